@@ -1,0 +1,3 @@
+"""fewstep: Adversarial Diffusion Distillation, and what makes it useful."""
+
+__version__ = "0.1.0"

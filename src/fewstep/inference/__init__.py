@@ -1,0 +1,1 @@
+"""Student -> pictures: pipeline, backends, budget, sessions."""

@@ -1,0 +1,1 @@
+"""Ways to train: one file each, composed of parts. ``method.py`` is the contract."""

@@ -1,0 +1,284 @@
+"""Adversarial Diffusion Distillation (Sauer, Lorenz, Blattmann, Rombach, arXiv 2311.17042), whole.
+
+===================  =======================================================================================
+paper                here
+===================  =======================================================================================
+theta, psi, phi      ``student``, ``teacher``, ``discriminator`` (heads only; ``features`` F is frozen)
+x_s, s               ``x_t, t`` from ``StudentInput``: real data noised to a student time, pure noise at the last
+x^_theta(x_s, s)     ``sample``
+x^_psi(x^_theta,t)   ``target``: the guided teacher's estimate from the re-noised, detached sample
+c(t), lambda         ``Options.weighting``, ``Options.distillation_weight``
+L_adv, L_distill     ``adversarial``, ``distillation``
+gamma R1             ``r1``, on the heads' inputs
+===================  =======================================================================================
+
+``L = L_adv + lambda L_distill`` (Eq. 1). What is not published, and is a choice here, is said in the option's docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion import losses
+from ..diffusion.schedule import add_noise
+from ..diffusion.weighting import WEIGHTINGS
+from ..parts.codec import Codec
+from ..parts.denoiser import Student, StudentInput, Teacher
+from ..parts.discriminator import Discriminator
+from ..parts.features import FeatureNetwork
+from ..rng import Rng
+from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
+
+
+@dataclass(frozen=True)
+class Options:
+    """ADD and its switches. The defaults are the paper's, where the paper says."""
+
+    adversarial_weight: float = 1.0
+    """Weight of L_adv; 0 leaves distillation only."""
+    distillation_weight: float = 2.5
+    """The paper's lambda, here on a mean over elements; 0 leaves the adversarial loss only."""
+    loss: Literal["hinge", "softplus", "relativistic"] = "hinge"
+    """Adversarial loss of both players."""
+    weighting: Literal["exponential", "sds", "nfsd"] = "exponential"
+    """c(t). The paper's final models use nfsd; its ablations, and the best diversity, exponential."""
+    space: Literal["latents", "media"] = "latents"
+    """Where the distillation distance is taken. The paper: media (pixels), at the price of two decodes."""
+    teacher_steps: int = 1
+    """DDIM steps of the teacher from the re-noised sample; more gave the paper no conclusive gain."""
+    teacher_times: tuple[float, float] = (0.02, 0.98)
+    """Range of the uniform re-noising time t of the teacher. Not published; DMD's range."""
+    r1: float = 1e-5
+    """gamma of R1 on the inputs of the heads; its scale belongs to the features (standardised ones take about 1)."""
+    approximate_r1: float = 0.0
+    """Weight of ``||D(x) - D(x + 0.01 n)||^2`` on real input: R1 without a second backward (APT)."""
+    renoised_input: float = 0.0
+    """Largest standard deviation of Gaussian noise added to what the features see, real and fake alike; 0 is off."""
+    image_conditioning: bool = True
+    """Show the discriminator the embedding of the real x0 (c_img); zeroed where the student saw pure noise."""
+    condition_dropout: float = 0.1
+    """Share of rows whose condition is hidden from the discriminator in its own turn."""
+    mismatched: float = 0.0
+    """Weight of real samples under a neighbour's prompt as additional fakes (SANA-Sprint)."""
+    reals_through_codec: bool = False
+    """Decode the encoded reals rather than show raw pixels, so that the codec's fingerprint proves nothing."""
+    backward: float = 0.0
+    """Share of batches that start from the student's own roll-out (DMD2's backward simulation)."""
+    discriminator_turns: int = 1
+    """Discriminator updates a step (two-time-scale updates)."""
+    student_every: int = 1
+    """The student moves every this many steps."""
+
+
+@dataclass
+class _Sample:
+    """What the student drew in this step, kept so that the discriminator's turn need not draw it again."""
+
+    batch: Batch
+    t: Time
+    features: Features
+
+
+class ADD:
+    """The game: a student against heads on frozen features, with a teacher's advice."""
+
+    def __init__(
+        self,
+        student: Student,
+        teacher: Teacher | None,
+        codec: Codec,
+        features: FeatureNetwork,
+        discriminator: Discriminator,
+        options: Options = Options(),
+        negative: Conditioning | None = None,
+    ) -> None:
+        """``teacher`` may be None when ``distillation_weight`` is 0; ``negative`` (one row) is NFSD's negative prompt."""
+        if options.distillation_weight and teacher is None:
+            raise ValueError("the distillation loss needs a teacher: give one, or set distillation_weight to 0")
+        if not (options.distillation_weight or options.adversarial_weight):
+            raise ValueError("both losses have weight 0: nothing would be trained")
+        self.student, self.teacher, self.codec = student, teacher, codec
+        self.features, self.discriminator, self.options = features, discriminator, options
+        self.negative = negative
+        self.input = StudentInput(student, options.backward)
+        self._discriminator_loss, self._student_loss = losses.ADVERSARIAL[options.loss]
+        self._sample: _Sample | None = None
+        self._observed: dict[str, float] = {}
+        self._norms: dict[str, Tensor] = {}
+
+    @property
+    def players(self) -> Mapping[str, nn.Module]:
+        """``student`` and, if it is asked, ``discriminator``."""
+        if not self.options.adversarial_weight:
+            return {"student": self.student.denoiser}
+        return {"student": self.student.denoiser, "discriminator": self.discriminator}
+
+    def turns(self, step: int) -> Sequence[str]:
+        """The student first, so that the discriminator judges what was just drawn."""
+        student = ("student",) if step % self.options.student_every == 0 else ()
+        if not self.options.adversarial_weight:
+            return student
+        return (*student, *("discriminator",) * self.options.discriminator_turns)
+
+    def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        """``adversarial``, ``distillation`` for the student; ``real``/``fake`` in one, ``r1`` ... for the discriminator."""
+        return self._student(batch, rng) if player == "student" else self._discriminator(batch, rng)
+
+    def observations(self) -> dict[str, float]:
+        """Logits, and the norm of each loss's gradient at the student's sample (read after the backward pass)."""
+        norms = {f"{name}_gradient_at_x0": float(value) for name, value in self._norms.items()}
+        self._norms = {}
+        return self._observed | norms
+
+    def after_step(self, step: int) -> None:
+        """Forget the sample: the next step draws its own."""
+        self._sample = None
+
+    # -- the student's turn
+
+    def _draw(self, batch: Batch, rng: Rng) -> tuple[Latents, Time]:
+        x_t, t = self.input(batch.x0, batch.cond, rng)
+        return self.student.denoiser(x_t, t, batch.cond), t
+
+    def _student(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        o = self.options
+        sample, t = self._draw(batch, rng)
+        self._observed = {
+            f"sample_{name}": float(value)
+            for name, value in (("mean", sample.detach().mean()), ("std", sample.detach().std()))
+        }
+        out: dict[str, Tensor] = {}
+        if o.adversarial_weight:
+            view = self._tap(sample, "adversarial")
+            features = self._look(self._view(view), batch.cond, rng)
+            real = self._real_logits(batch, t, rng) if o.loss == "relativistic" else None
+            logits = self.discriminator(features, self._condition(batch.cond, t))
+            out["adversarial"] = o.adversarial_weight * self._student_loss(real, logits)
+            self._sample = _Sample(batch, t, features.detach())
+        if o.distillation_weight:
+            advice = self.distillation(self._tap(sample, "distillation"), batch, rng)
+            out["distillation"] = o.distillation_weight * advice
+        return out
+
+    def _tap(self, sample: Latents, name: str) -> Latents:
+        """An alias of the sample that writes down the norm of the gradient that comes back through it."""
+        alias = sample.view_as(sample)
+        if alias.requires_grad:
+            alias.register_hook(lambda g: self._norms.__setitem__(name, g.detach().norm()))
+        return alias
+
+    def distillation(self, sample: Latents, batch: Batch, rng: Rng) -> Tensor:
+        """``E c(t) d(x^_theta, x^_psi(sg(x^_theta,t); t))`` (Eq. 4): the teacher's target is a constant."""
+        assert self.teacher is not None, "checked in __init__"
+        o, schedule = self.options, self.teacher.schedule
+        t = rng.uniform((len(sample),), *o.teacher_times).double()
+        with torch.no_grad():
+            x_t = add_noise(schedule, sample.detach(), rng.normal_like(sample), t)
+            target = self.target(sample.detach(), x_t, t, batch)
+        weight = WEIGHTINGS[o.weighting](schedule.alpha(t), schedule.sigma(t)).to(sample.dtype)
+        if o.space == "media":
+            with torch.no_grad():
+                target = self.codec.decode(target)
+            sample = self.codec.decode(sample)
+        return (weight * losses.squared(sample, target)).mean()
+
+    def target(self, sample: Latents, x_t: Latents, t: Time, batch: Batch) -> Latents:
+        """The teacher's estimate; under nfsd the noise-free direction instead (Katzir et al., arXiv 2310.17590).
+
+        ``x^ - (sigma/alpha)(delta_D + s delta_C)``; written in x0, where ``(sigma/alpha) delta_C = -(x0_cond - x0_null)``.
+        delta_D is the null estimate's whole noise for t < 0.2 and its difference from a negative prompt's above.
+        """
+        assert self.teacher is not None, "checked in __init__"
+        teacher = self.teacher
+        if self.options.weighting != "nfsd":
+            return teacher.refine(x_t, t, batch.cond, batch.null, self.options.teacher_steps)
+        conditional, null = teacher.both(x_t, t, batch.cond, batch.null)
+        towards_prompt = teacher.guidance_scale * (conditional - null)
+        low = match_dims((t < 0.2).to(x_t.dtype), x_t)
+        alpha = match_dims(teacher.schedule.alpha(t), x_t)
+        towards_data = low * (null - x_t / alpha.clamp(min=0.1))
+        if self.negative is not None:
+            rows = torch.zeros(len(x_t), dtype=torch.long, device=x_t.device)
+            away = teacher.denoiser(x_t, t, self.negative[rows])
+            towards_data = towards_data + (1 - low) * (null - away)
+        return sample + towards_data + towards_prompt
+
+    # -- the discriminator's turn
+
+    def _discriminator(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        o = self.options
+        t, fake_features = self._fake(batch, rng)
+        cond = self._dropped(self._condition(batch.cond, t), rng)
+        with torch.no_grad():
+            real_media = self._reals(batch)
+            real_features = self._look(real_media, batch.cond, rng)
+        inputs = [level.detach().requires_grad_(bool(o.r1)) for level in real_features.levels]
+        real = self.discriminator(Features(tuple(inputs), t=real_features.t), cond)
+        fake = self.discriminator(fake_features, cond)
+        out = {"adversarial": self._discriminator_loss(real, fake)}
+        if o.r1:
+            out["r1"] = o.r1 * losses.r1(real, inputs)
+        if o.approximate_r1:
+            with torch.no_grad():
+                nearby = self._look(real_media + 0.01 * rng.normal_like(real_media), batch.cond, rng)
+            out["approximate_r1"] = o.approximate_r1 * losses.approximate_r1(real, self.discriminator(nearby, cond))
+        if o.mismatched:
+            wrong = self.discriminator(real_features.detach(), cond.roll())
+            out["mismatched"] = o.mismatched * self._discriminator_loss(real.detach(), wrong)
+        self._observed = {
+            "real_logit": float(real.detach().mean()),
+            "fake_logit": float(fake.detach().mean()),
+            "real_right": float((real.detach() > 0).float().mean()),
+            "fake_right": float((fake.detach() < 0).float().mean()),
+        }
+        return out
+
+    def _fake(self, batch: Batch, rng: Rng) -> tuple[Time, Features]:
+        """The sample of this step's student turn, or a new one if the student did not move."""
+        if self._sample is not None and self._sample.batch is batch:
+            return self._sample.t, self._sample.features
+        with torch.no_grad():
+            sample, t = self._draw(batch, rng)
+            return t, self._look(self._view(sample), batch.cond, rng)
+
+    # -- what the discriminator is shown
+
+    def _view(self, latents: Latents) -> Tensor:
+        return self.codec.decode(latents) if self.features.space == "media" else latents
+
+    def _reals(self, batch: Batch) -> Tensor:
+        if self.features.space == "latents":
+            return batch.x0
+        if self.options.reals_through_codec or batch.media is None:
+            return self.codec.decode(batch.x0)
+        return batch.media
+
+    def _look(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
+        if self.options.renoised_input:
+            x = x + match_dims(rng.uniform((len(x),), 0, self.options.renoised_input), x) * rng.normal_like(x)
+        return self.features(x, cond, rng)
+
+    def _condition(self, cond: Conditioning, t: Time) -> Conditioning:
+        """Hide the real picture's embedding where the student could not have seen it: else a mismatch gives fakes away."""
+        if cond.image is None:
+            return cond
+        if not self.options.image_conditioning:
+            return replace(cond, image=torch.zeros_like(cond.image))
+        return replace(cond, image=cond.image * (t < 1).to(cond.image.dtype).unsqueeze(1))
+
+    def _dropped(self, cond: Conditioning, rng: Rng) -> Conditioning:
+        if not self.options.condition_dropout:
+            return cond
+        keep = rng.uniform((len(cond),)) >= self.options.condition_dropout
+        hide = lambda v: None if v is None else v * keep.to(v.dtype).unsqueeze(1)  # noqa: E731
+        return replace(cond, pooled=hide(cond.pooled), image=hide(cond.image))
+
+    def _real_logits(self, batch: Batch, t: Time, rng: Rng) -> Tensor:
+        with torch.no_grad():
+            features = self._look(self._reals(batch), batch.cond, rng)
+            return self.discriminator(features, self._condition(batch.cond, t))

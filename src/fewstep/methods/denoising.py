@@ -1,0 +1,70 @@
+"""Teacher training: regress the network's own kind of prediction on real data (DDPM, arXiv 2006.11239).
+
+=========  ==========================================================
+symbol     here
+=========  ==========================================================
+x_0, x_t   ``batch.x0``, ``x_t``
+epsilon    ``noise``
+w(t)       ``min(SNR, gamma)`` weighting, ``Options.min_snr_gamma``
+=========  ==========================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..diffusion import prediction
+from ..diffusion.losses import squared
+from ..parts.denoiser import Denoiser, noise_to
+from ..rng import Rng
+from ..tensors import Batch
+from .method import OnePlayer
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a teacher is trained."""
+
+    label_dropout: float = 0.1
+    """Share of samples trained without their prompt, so that the teacher can be guided (arXiv 2207.12598)."""
+    pure_noise: float = 0.1
+    """Share of samples at t = 1 exactly: the few-step student will start there."""
+    min_snr_gamma: float = 5.0
+    """Clamp of the signal-to-noise weighting (arXiv 2303.09556); 0 turns it off."""
+
+
+class Denoising(OnePlayer):
+    """Plain diffusion training with condition dropout."""
+
+    def __init__(self, denoiser: Denoiser, options: Options = Options()) -> None:
+        super().__init__("teacher", denoiser)
+        self.denoiser, self.options = denoiser, options
+
+    def weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """min-SNR-gamma weight of the x0 error ``min(SNR, gamma)``, turned into the weight of this kind's error."""
+        gamma = self.options.min_snr_gamma
+        if not gamma:
+            return torch.ones_like(alpha)
+        snr = alpha**2 / sigma.clamp(min=1e-6) ** 2
+        if self.denoiser.kind == "v":
+            return snr.clamp(max=gamma) / (snr + 1)  # ||x0 error||^2 = sigma^2 ||v error||^2 and SNR + 1 = 1/sigma^2
+        if self.denoiser.kind == "eps":
+            return snr.clamp(max=gamma) / snr.clamp(min=1e-8)
+        return snr.clamp(max=gamma) if self.denoiser.kind == "x0" else torch.ones_like(alpha)
+
+    def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        """``denoising``: the weighted squared error of the prediction."""
+        n, o, schedule = len(batch), self.options, self.denoiser.schedule
+        t = rng.uniform((n,), 1e-3, 1.0).double()
+        t = torch.where(rng.uniform((n,)) < o.pure_noise, torch.ones_like(t), t)
+        noise = rng.normal_like(batch.x0)
+        keep = rng.uniform((n,)) >= o.label_dropout
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        out = self.denoiser.predict(noise_to(schedule, batch.x0, noise, t), t, batch.cond.where(keep, batch.null))
+        error = squared(out.to(noise.dtype), prediction.target(self.denoiser.kind, batch.x0, noise, alpha, sigma))
+        weight = self.weight(alpha, sigma) if o.min_snr_gamma else torch.ones_like(alpha)
+        floor = 0.1 if self.denoiser.kind == "v" else 0.0  # min-SNR gives v no weight at t = 1, where students begin
+        return {"denoising": (weight.clamp(min=floor).to(error.dtype) * error).mean()}

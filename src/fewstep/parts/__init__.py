@@ -1,0 +1,1 @@
+"""The roles in the game: denoiser, codec, conditioner, features, discriminator, augmentation."""

@@ -1,0 +1,163 @@
+"""Denoisers: whatever a network predicts inside, its forward gives the clean estimate x0."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..diffusion import prediction, sampler
+from ..diffusion.guidance import guide
+from ..diffusion.schedule import NoiseSchedule, add_noise
+from ..rng import Rng
+from ..tensors import Conditioning, Features, Latents, Time
+
+
+class Denoiser(nn.Module):
+    """A network, its noise schedule, and what it predicts. Subclasses give ``predict`` and, if they can, ``features``."""
+
+    def __init__(self, schedule: NoiseSchedule, kind: str) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.kind = prediction.check_kind(kind)
+
+    def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
+        """The network's own output, of kind ``self.kind``: what teacher training regresses."""
+        raise NotImplementedError("a Denoiser subclass gives predict()")
+
+    def features(self, x_t: Latents, t: Time, cond: Conditioning) -> Features:
+        """Intermediate maps of the network at ``(x_t, t)``, shallow to deep: LADD's feature network."""
+        raise ValueError(f"{type(self).__name__} offers no features: choose another feature network")
+
+    def forward(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
+        """x0 estimate, in the dtype of ``x_t``."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        out = self.predict(x_t, t, cond)
+        return prediction.to_x0(self.kind, x_t, out.to(x_t.dtype), alpha, sigma)
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """Switch to eval and stop gradients to the parameters; gradients to inputs still flow."""
+    return module.eval().requires_grad_(False)
+
+
+class Teacher:
+    """A frozen denoiser under classifier-free guidance: always under ``no_grad``, never given a gradient."""
+
+    def __init__(self, denoiser: Denoiser, guidance_scale: float = 1.0) -> None:
+        self.denoiser = denoiser
+        freeze(denoiser)
+        self.guidance_scale = guidance_scale
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The teacher's own schedule, which its loss is computed on."""
+        return self.denoiser.schedule
+
+    @torch.no_grad()
+    def __call__(self, x_t: Latents, t: Time, cond: Conditioning, null: Conditioning) -> Latents:
+        """Guided x0 estimate."""
+        if self.guidance_scale == 1:
+            return self.denoiser(x_t, t, cond)
+        return guide(*self.both(x_t, t, cond, null), self.guidance_scale)
+
+    @torch.no_grad()
+    def both(self, x_t: Latents, t: Time, cond: Conditioning, null: Conditioning) -> tuple[Latents, Latents]:
+        """Conditional and unconditional x0 estimates from one call of twice the batch."""
+        x0 = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), Conditioning.cat([cond, null]))
+        conditional, unconditional = x0.chunk(2)
+        return conditional, unconditional
+
+    def draw(self, noise: Latents, cond: Conditioning, null: Conditioning, steps: int, kind: str = "ddim") -> Latents:
+        """Sample with ``steps`` steps on trailing times."""
+        times = sampler.trailing_times(steps)
+        estimates = sampler.sample(
+            lambda x, t: self(x, t, cond, null), noise, times, self.schedule, Rng.of(0, "teacher"), kind
+        )
+        return sampler.last(estimates)
+
+    def refine(self, x_t: Latents, t: Time, cond: Conditioning, null: Conditioning, steps: int = 1) -> Latents:
+        """x0 from ``(x_t, t)``, t differing from row to row, by ``steps`` DDIM steps down the rest of the way."""
+        x0 = self(x_t, t, cond, null)
+        for i in range(1, steps):
+            now, after = t * (steps - i + 1) / steps, t * (steps - i) / steps
+            x_t = sampler.ddim_step(self.schedule, x_t, x0, now, after)
+            x0 = self(x_t, after, cond, null)
+        return x0
+
+
+class Student:
+    """A trainable denoiser and the few times it is trained at: 1 (pure noise) first, falling."""
+
+    def __init__(
+        self, denoiser: Denoiser, times: Sequence[float] = (1.0, 0.75, 0.5, 0.25), probabilities: Sequence[float] = ()
+    ) -> None:
+        if not times or times[0] != 1 or any(b >= a for a, b in itertools.pairwise(times)) or times[-1] <= 0:
+            raise ValueError(f"student times {list(times)} must fall from 1.0 (pure noise) and stay above 0")
+        if probabilities and len(probabilities) != len(times):
+            raise ValueError(f"{len(probabilities)} probabilities for {len(times)} student times: give one for each")
+        self.denoiser = denoiser
+        self.times = tuple(times)
+        self.probabilities = tuple(probabilities) or tuple(1 / len(times) for _ in times)
+
+    def times_for(self, steps: int) -> tuple[float, ...]:
+        """Which of its times to visit in ``steps`` steps: evenly spread, the first always pure noise."""
+        n = len(self.times)
+        if not 1 <= steps <= n:
+            raise ValueError(f"this student was trained for 1 to {n} steps, not {steps}: choose one of those")
+        return tuple(self.times[i * n // steps] for i in range(steps))
+
+    def draw_times(self, n: int, rng: Rng) -> Time:
+        """n training times by their probabilities."""
+        return rng.choice(
+            torch.tensor(self.times, dtype=torch.float64), n, torch.tensor(self.probabilities, dtype=torch.float64)
+        )
+
+    def draw(self, noise: Latents, cond: Conditioning, steps: int, rng: Rng, kind: str = "ancestral") -> Latents:
+        """Sample in ``steps`` network calls, without guidance."""
+        schedule = self.denoiser.schedule
+        denoise = lambda x, t: self.denoiser(x, t, cond)  # noqa: E731
+        return sampler.last(sampler.sample(denoise, noise, self.times_for(steps), schedule, rng, kind))
+
+
+def noise_to(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> Latents:
+    """``add_noise``, but exactly pure noise at t = 1 even on a schedule whose alpha(1) is not 0 (add_spec A2)."""
+    x_t = add_noise(schedule, x0, noise, t)
+    pure = (t >= 1).reshape(-1, *([1] * (x0.dim() - 1)))
+    return torch.where(pure, noise, x_t)
+
+
+class StudentInput:
+    """What the student sees in training: real data noised to a student time, or its own output (backward simulation).
+
+    ``backward`` is the share of batches for which the student is rolled out from pure noise, without gradient, up to the
+    drawn time, as it will be when it is used (DMD2, arXiv 2405.14867, section 4.4). ADD itself uses 0.
+    """
+
+    def __init__(self, student: Student, backward: float = 0.0, kind: str = "ancestral") -> None:
+        if not 0 <= backward <= 1:
+            raise ValueError(f"backward simulation share {backward} must lie in [0, 1]")
+        self.student, self.backward, self.kind = student, backward, kind
+
+    def __call__(self, x0: Latents, cond: Conditioning, rng: Rng) -> tuple[Latents, Time]:
+        """Draw ``(x_t, t)`` for a batch."""
+        if self.backward and float(rng.uniform((1,))) < self.backward:
+            return self.simulate(x0, cond, rng)
+        t = self.student.draw_times(len(x0), rng).to(x0.device)
+        return noise_to(self.student.denoiser.schedule, x0, rng.normal_like(x0), t), t
+
+    @torch.no_grad()
+    def simulate(self, like: Latents, cond: Conditioning, rng: Rng) -> tuple[Latents, Time]:
+        """Roll out to one step index drawn for the whole batch; the values of ``like`` are never read."""
+        denoiser, times = self.student.denoiser, self.student.times
+        p = torch.tensor(self.student.probabilities, dtype=torch.float64)
+        k = int(rng.choice(torch.arange(len(times)), 1, p))
+        x_t = rng.normal_like(like)
+        for i in range(k):
+            t = sampler.at(times[i], like)
+            x0 = denoiser(x_t, t, cond)
+            t_next = sampler.at(times[i + 1], like)
+            x_t = sampler.stochastic_step(self.kind, denoiser.schedule, x_t, x0, t, t_next, rng)
+        return x_t, sampler.at(times[k], like)

@@ -1,0 +1,147 @@
+"""Feature networks: what the discriminator looks through. Frozen for ever, differentiable with respect to their input.
+
+Each one says which space it reads: ``media`` (pixels: ImageNet networks, DINOv2) or ``latents`` (the teacher's own
+features, LADD). Pretrained image networks stand in ``imagenet.py`` and ``pretrained.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..diffusion.schedule import add_noise
+from ..rng import Rng
+from ..tensors import Conditioning, Features, Latents, Media
+from .denoiser import Denoiser, freeze
+
+Space = Literal["media", "latents"]
+
+
+class FeatureNetwork(Protocol):
+    """Maps media or latents to a record of feature maps."""
+
+    space: Space
+
+    def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
+        """Features of ``x [B, C, *S]``; gradients reach ``x`` and nothing else."""
+
+
+class OfMedia:
+    """A frozen network on pixels, behind an optional differentiable augmentation (StyleGAN-T's order: augment, resize)."""
+
+    space: Space = "media"
+
+    def __init__(
+        self,
+        network: Callable[[Media], Features],
+        augment: Callable[[Media, Rng], Media] | None = None,
+    ) -> None:
+        self.network, self.augment = network, augment
+        if isinstance(network, nn.Module):
+            freeze(network)
+
+    def __call__(self, x: Media, cond: Conditioning, rng: Rng) -> Features:
+        """Features of the augmented media."""
+        return self.network(x if self.augment is None else self.augment(x, rng))
+
+
+class OfTeacher:
+    """The frozen teacher's own features of re-noised latents (LADD, arXiv 2403.12015).
+
+    The noise level ``t = sigmoid(mean + std * n)`` decides what the discriminator sees: high t the layout, low t detail.
+    """
+
+    space: Space = "latents"
+
+    def __init__(self, denoiser: Denoiser, mean: float = 1.0, std: float = 1.0) -> None:
+        self.denoiser, self.mean, self.std = denoiser, mean, std
+        freeze(denoiser)
+
+    def __call__(self, x: Latents, cond: Conditioning, rng: Rng) -> Features:
+        """Features at a noise level drawn for each row; the record carries it."""
+        t = torch.sigmoid(self.mean + self.std * rng.normal((len(x),))).double()
+        x_t = add_noise(self.denoiser.schedule, x, rng.normal_like(x), t)
+        return self.denoiser.features(x_t, t, cond)
+
+
+class Standardised:
+    """Features with zero mean and unit variance a channel over real data, so that heads start on equal terms.
+
+    Without it every adversarial run at tiny scale collapsed (see docs/log.md).
+    """
+
+    def __init__(self, inner: FeatureNetwork, means: Sequence[Tensor], stds: Sequence[Tensor]) -> None:
+        self.inner, self.space = inner, inner.space
+        self._means, self._stds = list(means), list(stds)
+
+    @classmethod
+    @torch.no_grad()
+    def fit(cls, inner: FeatureNetwork, batches: Iterable[tuple[Tensor, Conditioning]], rng: Rng) -> Standardised:
+        """Measure mean and standard deviation of every level over real batches ``(media or latents, cond)``."""
+        count, sums, squares = 0, [], []  # type: ignore[var-annotated]
+        for x, cond in batches:
+            flat = [level.double().transpose(0, 1).flatten(1) for level in inner(x, cond, rng).levels]
+            means, powers = [f.mean(1) for f in flat], [f.pow(2).mean(1) for f in flat]
+            sums = [a + b for a, b in zip(sums, means)] if sums else means
+            squares = [a + b for a, b in zip(squares, powers)] if squares else powers
+            count += 1
+        if not count:
+            raise ValueError("features cannot be standardised on no data: give at least one batch")
+        means = [s / count for s in sums]
+        stds = [(q / count - m**2).clamp(min=1e-6).sqrt() for q, m in zip(squares, means)]
+        return cls(inner, means, stds)
+
+    def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
+        """Standardised features."""
+        found = self.inner(x, cond, rng)
+        levels = []
+        for level, mean, std in zip(found.levels, self._means, self._stds):
+            shape = (1, -1, *([1] * (level.dim() - 2)))
+            levels.append((level - mean.to(level).reshape(shape)) / std.to(level).reshape(shape))
+        return Features(tuple(levels), found.pooled, found.t)
+
+
+class ConvClassifier(nn.Module):
+    """A small classifier for tiny pictures, trained here: the feature network and the judge of the digits rung."""
+
+    def __init__(self, channels: int = 1, classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        widths = (channels, width, 2 * width, 4 * width)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, 2 if i else 1, 1), nn.GroupNorm(8, b), nn.SiLU())
+            for i, (a, b) in enumerate(itertools.pairwise(widths))
+        )
+        self.classifier = nn.Linear(widths[-1], classes)
+
+    def forward(self, media: Media) -> Features:
+        """Maps after every convolution; ``pooled`` is the mean of the last one."""
+        levels = []
+        for layer in self.layers:
+            media = layer(media)
+            levels.append(media)
+        return Features(tuple(levels), pooled=media.flatten(2).mean(2))
+
+    def classify(self, media: Media) -> Tensor:
+        """Class logits ``[B, classes]``."""
+        return self.classifier(self(media).pooled)
+
+    def fit(self, media: Media, labels: Tensor, rng: Rng, steps: int = 300, batch: int = 64) -> ConvClassifier:
+        """Train with one-pixel shifts, then freeze."""
+        optimizer = torch.optim.AdamW(self.parameters(), 3e-3, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+        for _ in range(steps):
+            rows = rng.integers((batch,), len(media))
+            shift = rng.integers((2,), 3) - 1
+            x = media[rows].roll((int(shift[0]), int(shift[1])), (2, 3))
+            loss = F.cross_entropy(self.classify(x), labels[rows], label_smoothing=0.05)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        freeze(self)
+        return self

@@ -1,0 +1,160 @@
+"""Finding the mark again after a crop, a shift or a resize: every grid offset, every place in the tile, some scales.
+
+All hypotheses are counted: the p-value of what is found is multiplied by how many places could have been tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from PIL import Image
+
+from fewstep.provenance.blocks import CORNER, SIDE, Bytes, Floats, fold, forward_grey, luminance
+from fewstep.provenance.chips import LAYOUTS, Chips, Layout, keyed_chips
+from fewstep.provenance.watermark import Alignment, Detection, SpreadSpectrum, decide, despread, respond
+
+DISPLAY_SCALES = (1 / 2, 2 / 3, 4 / 5, 3 / 4, 8 / 9, 10 / 11, 10 / 9, 5 / 4, 4 / 3, 3 / 2, 2.0, 1 / 3, 1 / 4, 3.0, 1 / 8)
+"""Undoing the zooms of browsers and screens: 200%, 150%, 125%, 133%, 112%, 110%, 90%, 80%, 75%, 67%, 50% ..."""
+COMMON_SIDES = (64, 128, 256, 384, 512, 640, 768, 1024)
+"""Sides that a whole picture may have had before somebody resized it to an odd size."""
+LARGEST_AT_OWN_SCALE = 2048
+"""At most this many pixels a side are read where only offsets are searched, from the middle of the picture."""
+LARGEST_RESIZED = 640
+"""The same for every other scale: what bounds the time for a picture without a mark."""
+LARGEST_ENLARGED = 2400
+"""Pictures are not enlarged beyond this to look for a mark."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One scale to search, and the layouts that may be found at it."""
+
+    height: int
+    width: int
+    scale: float
+    layouts: tuple[Layout, ...]
+
+    @property
+    def hypotheses(self) -> int:
+        """Grid offsets times places in the tile."""
+        return SIDE * SIDE * sum(layout.tile**2 for layout in self.layouts)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The best place of one layout at one scale."""
+
+    score: float
+    alignment: Alignment
+    chips: Chips
+    heard: Floats
+
+
+def search(mark: SpreadSpectrum, picture: Bytes, aligned: Detection, scales: bool) -> Detection:
+    """Try all offsets, then (with ``scales``) other scales; stop at the first finding that stands.
+
+    Whatever is found pays for the whole plan, so that stopping early doesn't flatter it, and twice, because the aligned
+    look came first.
+    """
+    attempts = _plan(*picture.shape[:2], scales)
+    paid = 2 * sum(attempt.hypotheses for attempt in attempts)
+    grey = luminance(picture)
+    best = replace(aligned, hypotheses=paid)
+    for attempt in attempts:
+        for candidate in _best_places(mark, grey, attempt):
+            found = decide(despread(candidate.chips, candidate.heard), mark.options.false_positive_rate, paid)
+            if found.p_value < best.p_value:
+                best = replace(found, alignment=candidate.alignment)
+        if best.found:
+            break
+    return best
+
+
+def _plan(height: int, width: int, scales: bool) -> list[Attempt]:
+    """The picture's own scale first, then the zooms of displays, then the sizes that pictures commonly have."""
+    own = tuple(one for one in LAYOUTS if one.payload_bits or min(height, width) < 2 * one.min_side)
+    attempts = [Attempt(height, width, 1.0, own)]
+    for scale in _scales(height, width) if scales else ():
+        high, wide = round(height * scale), round(width * scale)
+        layouts = tuple(one for one in LAYOUTS if one.payload_bits and max(high, wide) >= one.min_side // 2)
+        if layouts and min(high, wide) >= SIDE * SIDE and max(high, wide) <= LARGEST_ENLARGED:
+            attempts.append(Attempt(high, wide, scale, layouts))
+    return attempts
+
+
+def _scales(height: int, width: int) -> list[float]:
+    """Every scale worth trying, once; those within half a pixel of another are the same."""
+    longest = max(height, width)
+    fits = [side / longest for side in COMMON_SIDES if 1 / 8 <= side / longest <= 3]
+    kept: list[float] = [1.0]
+    for scale in [*DISPLAY_SCALES, *fits]:
+        if all(abs(scale - other) * longest > 0.75 for other in kept):
+            kept.append(scale)
+    return kept[1:]
+
+
+def _best_places(mark: SpreadSpectrum, grey: Floats, attempt: Attempt) -> list[Candidate]:
+    """The best place of each layout: all 64 offsets at the own scale, else half of them and then the neighbours."""
+    if attempt.scale == 1.0:
+        grey = _middle(grey, LARGEST_AT_OWN_SCALE)
+        return list(_scan(mark, grey, attempt, product(range(SIDE), range(SIDE))).values())
+    image = Image.fromarray(grey).resize((attempt.width, attempt.height), Image.Resampling.BICUBIC)
+    grey = _middle(np.asarray(image, np.float32), LARGEST_RESIZED)
+    board = [(dy, dx) for dy, dx in product(range(SIDE), range(SIDE)) if (dy + dx) % 2 == 0]
+    coarse = _scan(mark, grey, attempt, board)
+    near = {
+        ((found.alignment.dy + dy) % SIDE, (found.alignment.dx + dx) % SIDE)
+        for found in coarse.values()
+        for dy, dx in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
+    }
+    return list(_scan(mark, grey, attempt, sorted(near)).values())
+
+
+def _middle(grey: Floats, side: int) -> Floats:
+    height, width = grey.shape
+    top, left = max(0, height - side) // 2, max(0, width - side) // 2
+    return grey[top : top + side, left : left + side]
+
+
+def _scan(
+    mark: SpreadSpectrum, grey: Floats, attempt: Attempt, offsets: Iterable[tuple[int, int]]
+) -> dict[str, Candidate]:
+    """The best place of each layout over these grid offsets and all places in the tile."""
+    best: dict[str, Candidate] = {}
+    for dy, dx in offsets:
+        response = respond(forward_grey(grey, dy, dx), mark.options.reach)
+        for layout in attempt.layouts:
+            heard = fold(response, layout.tile, layout.tile)
+            score, tile_y, tile_x = _best_place(mark.key, layout, heard)
+            if layout.name not in best or score > best[layout.name].score:
+                rolled = np.roll(heard, (-tile_y, -tile_x), (0, 2))
+                place = Alignment(dy, dx, tile_y, tile_x, attempt.scale)
+                best[layout.name] = Candidate(score, place, keyed_chips(mark.key, layout), rolled)
+    return best
+
+
+def _best_place(key: bytes, layout: Layout, heard: Floats) -> tuple[float, int, int]:
+    """Presence score of the pilot chips at every cyclic shift of the tile at once, by Fourier transform."""
+    signs, mask = _pilot_spectra(key, layout)
+    planes = heard.transpose(1, 3, 0, 2).reshape(CORNER * CORNER, layout.tile, layout.tile)[1:]
+    shape = (layout.tile, layout.tile)
+    totals = np.fft.irfft2((np.fft.rfft2(planes) * signs).sum(0), shape)
+    squares = np.fft.irfft2((np.fft.rfft2(np.square(planes)) * mask).sum(0), shape)
+    scores = totals / np.sqrt(np.maximum(squares, 0.0) + 1.0)
+    place = int(scores.argmax())
+    return float(scores.flat[place]), place // layout.tile, place % layout.tile
+
+
+@lru_cache(maxsize=16)
+def _pilot_spectra(key: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Conjugate spectra of the pilot's signs and of its places, one plane a coefficient (the mean left out)."""
+    chips = keyed_chips(key, layout)
+    pilot = np.zeros(len(chips.signs), np.float32)
+    pilot[chips.pilot] = chips.signs[chips.pilot]
+    planes = pilot.reshape(layout.tile, CORNER, layout.tile, CORNER).transpose(1, 3, 0, 2)
+    planes = planes.reshape(CORNER * CORNER, layout.tile, layout.tile)[1:]
+    return np.conj(np.fft.rfft2(planes)), np.conj(np.fft.rfft2(np.abs(planes)))

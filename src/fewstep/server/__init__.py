@@ -1,0 +1,1 @@
+"""The studio: protocol, worker, app, web page."""

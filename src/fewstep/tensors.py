@@ -1,0 +1,119 @@
+"""THE page of shapes, ranges and units. Everything that flows between rooms is named here, once.
+
+====================  ==============  ==========================================================================
+name                  shape           range and meaning
+====================  ==============  ==========================================================================
+media                 ``[B, C, *S]``  float in [-1, 1]: what a person sees or hears
+latents, x0, x_t      ``[B, C, *S]``  float, about unit variance: the codec's view of media
+noise                 ``[B, C, *S]``  float, standard Gaussian
+t                     ``[B]``         float in [0, 1]: 0 is clean, 1 is pure noise
+alpha, sigma          ``[B]``         float64: ``x_t = alpha(t) x0 + sigma(t) noise``
+logits                ``[B, K]``      float: one number for each place a head looks at; higher means "more real"
+====================  ==============  ==========================================================================
+
+``*S`` is ``(L)`` for audio, ``(H, W)`` for images, ``(T, H, W)`` for video: nothing here assumes two axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Media = Float[Tensor, "B C *S"]
+Latents = Float[Tensor, "B C *S"]
+Time = Float[Tensor, " B"]
+Logits = Float[Tensor, "B K"]
+
+
+def match_dims(per_sample: Tensor, like: Tensor) -> Tensor:
+    """Give ``per_sample [B]`` trailing axes so that it multiplies ``like [B, ...]``, in the dtype of ``like``."""
+    return per_sample.to(like.dtype).reshape(-1, *([1] * (like.dim() - 1)))
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the picture should show, encoded. Any field may be absent; all present fields share the batch axis."""
+
+    tokens: Float[Tensor, "B L D"] | None = None
+    """Token embeddings for cross-attention."""
+    pooled: Float[Tensor, "B P"] | None = None
+    """One vector a sample: the discriminator's ``c_text``, SDXL's added embedding."""
+    image: Float[Tensor, "B I"] | None = None
+    """Embedding of the real x0: the discriminator's ``c_img`` (ADD)."""
+    labels: Int[Tensor, " B"] | None = None
+    """Class labels, for class-conditional models; the null class is the last one."""
+
+    def _map(self, function) -> Conditioning:  # type: ignore[no-untyped-def]
+        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(self, **{name: function(value) for name, value in present.items()})
+
+    def to(self, *args: object, **kwargs: object) -> Conditioning:
+        """Move every present tensor; integer labels keep their dtype."""
+        device_only = [a for a in args if not isinstance(a, torch.dtype)]
+        return self._map(lambda v: v.to(*(args if v.is_floating_point() else device_only), **kwargs))
+
+    def __getitem__(self, index: Tensor | slice | list[int]) -> Conditioning:
+        return self._map(lambda v: v[index])
+
+    def __len__(self) -> int:
+        for f in fields(self):
+            if (value := getattr(self, f.name)) is not None:
+                return len(value)
+        return 0
+
+    def roll(self, shift: int = 1) -> Conditioning:
+        """Pair every sample with its neighbour's conditioning: the mismatched negatives of alignment losses."""
+        return self._map(lambda v: v.roll(shift, 0))
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """Concatenate along the batch axis; every part must have the same fields."""
+        first = parts[0]
+        present = [f.name for f in fields(first) if getattr(first, f.name) is not None]
+        return Conditioning(**{name: torch.cat([getattr(p, name) for p in parts]) for name in present})
+
+    def where(self, keep: Tensor, other: Conditioning) -> Conditioning:
+        """Take this conditioning where ``keep [B]`` (bool) is true, ``other`` elsewhere."""
+
+        def pick(name: str) -> Tensor | None:
+            a, b = getattr(self, name), getattr(other, name)
+            return None if a is None else torch.where(keep.reshape(-1, *([1] * (a.dim() - 1))), a, b)
+
+        return Conditioning(**{f.name: pick(f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch, already encoded."""
+
+    x0: Latents
+    cond: Conditioning
+    null: Conditioning
+    """The unconditional twin of ``cond``, row by row: for classifier-free guidance and condition dropout."""
+    media: Media | None = None
+    """The pixels behind ``x0``, where a part of the game looks at pixels."""
+    noise: Latents | None = None
+    """The start of the teacher's trajectory that ends in ``x0``, where the batch holds noise-to-sample pairs."""
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a frozen network sees: one map a tapped level, ``[B, C_k, *S_k]``."""
+
+    levels: tuple[Tensor, ...]
+    pooled: Float[Tensor, "B P"] | None = None
+    """One vector a sample: the embedding used as ``c_img`` and by metrics."""
+    t: Time | None = None
+    """Noise level at which the input was seen (LADD); None for clean input."""
+
+    def detach(self) -> Features:
+        """Cut the graph behind every level."""
+        pooled = None if self.pooled is None else self.pooled.detach()
+        return Features(tuple(level.detach() for level in self.levels), pooled, self.t)

@@ -1,0 +1,1 @@
+"""Optimisation: data, trainer, averaging, checkpoints, health, plan. Knows nothing of any method."""

@@ -1,0 +1,123 @@
+"""Training state on disk: safetensors and JSON only, written whole or not at all, bit-exact when read back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split nested dicts into tensors and plain values, keyed by their path joined with ``/``."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    for key, value in tree.items():
+        if "/" in str(key):
+            raise ValueError(f"checkpoint key {key!r} must not contain '/'")
+        path = f"{prefix}{key}"
+        if isinstance(value, dict):
+            inner, rest = flatten(value, path + "/")
+            tensors |= inner
+            plain |= rest
+        elif isinstance(value, Tensor):
+            tensors[path] = value.detach().cpu().contiguous()
+        else:
+            plain[path] = value
+    return tensors, plain
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """Inverse of ``flatten``."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def save(folder: Path, state: dict[str, Any]) -> Path:
+    """Write ``state`` to ``folder`` atomically: a reader sees the old state or the new one, never a mixture.
+
+    Raises ValueError, with the old state intact, when the disk is full or the folder cannot be written.
+    """
+    tensors, plain = flatten(state)
+    plain["format"] = FORMAT
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        save_file({k: v.clone() for k, v in tensors.items()}, temporary / "state.safetensors")
+        (temporary / "state.json").write_text(json.dumps(plain, indent=1, sort_keys=True))
+        for name in ("state.safetensors", "state.json"):
+            with open(temporary / name, "rb") as file:
+                os.fsync(file.fileno())
+        _swap(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise ValueError(
+            f"could not write the checkpoint {folder}: {error}; free space or choose another --out "
+            "(the previous checkpoint is intact)"
+        ) from error
+    return folder
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put ``new`` in the place of ``folder``. If we die between the two renames, ``load`` finds the ``.old`` one."""
+    old = folder.with_name(folder.name + ".old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def exists(folder: Path) -> bool:
+    """Is there a checkpoint here (or one that a crash left half renamed)?"""
+    return any((f / "state.json").is_file() for f in (folder, folder.with_name(folder.name + ".old")))
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """Read what ``save`` wrote. Raises ValueError with the fix if it is missing, damaged or from another format."""
+    if not (folder / "state.json").is_file() and exists(folder):
+        folder = folder.with_name(folder.name + ".old")
+    if not (folder / "state.json").is_file():
+        raise ValueError(f"no checkpoint in {folder}: run without --resume first, or give the right folder")
+    try:
+        plain = json.loads((folder / "state.json").read_text())
+        tensors = load_file(folder / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"the checkpoint {folder} is damaged ({error}): start again without --resume") from error
+    if plain.pop("format", None) != FORMAT:
+        raise ValueError(f"the checkpoint {folder} is of another format: start again without --resume")
+    return unflatten(plain | tensors)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Any]:
+    """An optimiser's state by parameter name, so that it survives a change of parameter order."""
+    state = optimizer.state_dict()["state"]
+    return {
+        name.replace("/", "."): {k: (v if isinstance(v, Tensor) else torch.tensor(v)) for k, v in state[i].items()}
+        for i, name in enumerate(names)
+        if i in state
+    }
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, names: list[str], saved: dict[str, Any]) -> None:
+    """Put ``optimizer_state`` back."""
+    state = optimizer.state_dict()
+    state["state"] = {i: saved[name] for i, name in enumerate(names) if name in saved}
+    optimizer.load_state_dict(state)

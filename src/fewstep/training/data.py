@@ -1,0 +1,128 @@
+"""Training batches as a pure function of the step number: encoded once, shuffled by seed, nothing to save on resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..parts.codec import Codec
+from ..parts.conditioner import Conditioner
+from ..rng import fold
+from ..tensors import Batch, Conditioning, Latents, Media
+
+Progress = Callable[[str, int, int], None]
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of n samples that depends on nothing but (seed, epoch)."""
+    return np.random.Generator(np.random.PCG64(fold(seed, "epoch", epoch))).permutation(n)
+
+
+def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Which samples step number ``step`` sees: every sample once an epoch, whatever the batch size."""
+    if n < 1:
+        raise ValueError("the training set is empty: build it first (fewstep data)")
+    first = step * batch_size
+    positions = np.arange(first, first + batch_size)
+    orders = {e: epoch_order(n, seed, int(e)) for e in np.unique(positions // n)}
+    return np.array([orders[int(p // n)][p % n] for p in positions])
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """Every distinct training prompt, encoded once (float16 on disk and in memory)."""
+
+    tokens: Tensor | None
+    pooled: Tensor | None
+    labels: Tensor | None = None
+
+    @classmethod
+    def encode(cls, prompts: Sequence[str], conditioner: Conditioner, progress: Progress | None = None) -> PromptTable:
+        """Encode in chunks; the text encoder is not needed afterwards."""
+        parts: list[Conditioning] = []
+        for i in range(0, len(prompts), 64):
+            parts.append(conditioner(prompts[i : i + 64]))
+            if progress:
+                progress("prompts", min(i + 64, len(prompts)), len(prompts))
+
+        def gather(name: str) -> Tensor | None:
+            values = [getattr(p, name) for p in parts]
+            if values[0] is None:
+                return None
+            table = torch.cat(values)
+            return table.half() if table.is_floating_point() else table
+
+        return cls(gather("tokens"), gather("pooled"), gather("labels"))
+
+    def __getitem__(self, rows: Tensor) -> Conditioning:
+        pick = lambda v: None if v is None else (v[rows].float() if v.is_floating_point() else v[rows])  # noqa: E731
+        return Conditioning(tokens=pick(self.tokens), pooled=pick(self.pooled), labels=pick(self.labels))
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Encoded samples and the prompts that each may be asked for with. Called with a step number, it gives a Batch."""
+
+    latents: Latents
+    prompts: PromptTable
+    choices: Sequence[Sequence[int]]
+    """For each sample, the rows of the prompt table that describe it."""
+    null: Conditioning
+    """One row: the null condition."""
+    batch_size: int
+    seed: int = 0
+    media: Callable[[np.ndarray], Media] | None = None
+    """Reads the pixels of samples by index; None where no part of the method looks at them."""
+    image: Tensor | None = None
+    """Embedding of each sample's picture ``[N, I]``: the discriminator's c_img."""
+    noise: Latents | None = None
+    """The start of the teacher's trajectory that ends in each sample (noise-to-sample pairs)."""
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of this step."""
+        return self.rows(batch_indices(len(self), self.batch_size, self.seed, step), fold(self.seed, "prompt", step))
+
+    def rows(self, indices: np.ndarray, prompt_seed: int = 0) -> Batch:
+        """The batch of these samples; which of its prompts a sample is asked for with is drawn from ``prompt_seed``."""
+        draw = np.random.Generator(np.random.PCG64(prompt_seed))
+        chosen = torch.tensor([self.choices[i][draw.integers(len(self.choices[i]))] for i in indices])
+        at = torch.from_numpy(indices)
+        cond = self.prompts[chosen]
+        if self.image is not None:
+            cond = Conditioning(cond.tokens, cond.pooled, self.image[at].float(), cond.labels)
+        null = self.null[torch.zeros(len(at), dtype=torch.long)]
+        if self.image is not None:
+            null = Conditioning(null.tokens, null.pooled, torch.zeros_like(self.image[at]).float(), null.labels)
+        return Batch(
+            x0=self.latents[at].float(),
+            cond=cond,
+            null=null,
+            media=None if self.media is None else self.media(indices),
+            noise=None if self.noise is None else self.noise[at].float(),
+        )
+
+
+def chunks(n: int, size: int) -> Iterator[np.ndarray]:
+    """Index ranges of at most ``size``."""
+    for i in range(0, n, size):
+        yield np.arange(i, min(i + size, n))
+
+
+@torch.no_grad()
+def encode_all(
+    n: int, media: Callable[[np.ndarray], Media], codec: Codec, progress: Progress | None = None, size: int = 64
+) -> Latents:
+    """Latents of every sample, float16."""
+    parts = []
+    for rows in chunks(n, size):
+        parts.append(codec.encode(media(rows)).half())
+        if progress:
+            progress("latents", int(rows[-1]) + 1, n)
+    return torch.cat(parts)

@@ -1,0 +1,155 @@
+"""Is my run healthy? Named rules over the step logs, each with a threshold, a reason and a remedy."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .trainer import StepLog
+
+
+@dataclass(frozen=True)
+class Options:
+    """Thresholds of the rules."""
+
+    window: int = 50
+    """Steps that a rule looks back over."""
+    saturated: float = 0.985
+    """Share of places judged right, on real and on fake alike, above which the discriminator teaches nothing more."""
+    gradient_ratio: tuple[float, float] = (1e-3, 1e2)
+    """Healthy range of the distillation gradient's norm over the adversarial one's, at the student's sample."""
+    nan_streak: int = 5
+    """Steps in a row without finite gradients after which the run stops, its last good state on disk."""
+    drift: float = 0.35
+    """Distance of the samples' mean from where it started, in latents' standard deviations."""
+    diversity: float = 0.5
+    """Share of the starting diversity on fixed prompts below which it counts as lost."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A rule that fired."""
+
+    rule: str
+    """Name of the rule."""
+    message: str
+    """What was seen, and what to try."""
+    fatal: bool = False
+    """The run must stop."""
+
+
+class Unhealthy(Exception):
+    """A fatal alarm: the run is stopped, the last good state is on disk."""
+
+
+@dataclass
+class Health:
+    """Looks at every StepLog; ``look`` returns the alarms that fire at this step (each rule speaks once a window)."""
+
+    options: Options = field(default_factory=Options)
+    _logs: deque[StepLog] = field(default_factory=deque)
+    _streak: int = 0
+    _start_mean: float | None = None
+    _start_diversity: float | None = None
+    _spoke: dict[str, int] = field(default_factory=dict)
+
+    def look(self, log: StepLog) -> list[Alarm]:
+        """Alarms of this step, fatal ones raised as Unhealthy."""
+        self._logs.append(log)
+        if len(self._logs) > self.options.window:
+            self._logs.popleft()
+        rules: list[Callable[[], Alarm | None]] = [self.nan_streak]
+        if len(self._logs) == self.options.window:
+            rules += [self.discriminator_saturated, self.gradient_ratio, self.colour_drift]
+        return self._speak([rule() for rule in rules], log.step)
+
+    def probe(self, step: int, diversity: float) -> list[Alarm]:
+        """Told the diversity of pictures drawn from fixed prompts; the first value is what later ones are held against."""
+        if self._start_diversity is None:
+            self._start_diversity = diversity
+        left = diversity / max(self._start_diversity, 1e-12)
+        if left >= self.options.diversity:
+            return []
+        return self._speak(
+            [
+                Alarm(
+                    "diversity_lost",
+                    f"fixed prompts keep {left:.0%} of their first diversity: stop here, keep the best checkpoint, "
+                    "raise R1 or the distillation weight",
+                )
+            ],
+            step,
+        )
+
+    def _speak(self, found: list[Alarm | None], step: int) -> list[Alarm]:
+        fresh = []
+        for alarm in found:
+            if alarm and step - self._spoke.get(alarm.rule, -self.options.window) >= self.options.window:
+                self._spoke[alarm.rule] = step
+                fresh.append(alarm)
+        for alarm in fresh:
+            if alarm.fatal:
+                raise Unhealthy(f"{alarm.rule}: {alarm.message}")
+        return fresh
+
+    def _mean(self, name: str) -> float | None:
+        seen = [log.observations[name] for log in self._logs if name in log.observations]
+        return sum(seen) / len(seen) if seen else None
+
+    # -- the rules
+
+    def nan_streak(self) -> Alarm | None:
+        """Losses or gradients that are not finite, step after step."""
+        self._streak = self._streak + 1 if self._logs[-1].skipped else 0
+        if self._streak < self.options.nan_streak:
+            return None
+        return Alarm(
+            "nan_streak",
+            f"{self._streak} steps in a row had no finite gradient: resume from the last checkpoint with a lower "
+            "learning rate or fp32",
+            fatal=True,
+        )
+
+    def discriminator_saturated(self) -> Alarm | None:
+        """The discriminator is right nearly everywhere, so its gradient says nothing."""
+        real, fake = self._mean("discriminator/real_right"), self._mean("discriminator/fake_right")
+        if real is None or fake is None or min(real, fake) < self.options.saturated:
+            return None
+        return Alarm(
+            "discriminator_saturated",
+            f"it is right on {real:.1%} of real and {fake:.1%} of fake places: lower its learning rate, raise R1, "
+            "standardise the features or warm-start the student",
+        )
+
+    def gradient_ratio(self) -> Alarm | None:
+        """One of the two losses drowns the other at the student's sample."""
+        adversarial = self._mean("student/adversarial_gradient_at_x0")
+        distillation = self._mean("student/distillation_gradient_at_x0")
+        if not adversarial or not distillation:
+            return None
+        ratio, (low, high) = distillation / adversarial, self.options.gradient_ratio
+        if low <= ratio <= high:
+            return None
+        return Alarm(
+            "gradient_ratio",
+            f"the distillation gradient is {ratio:.2g} times the adversarial one: change distillation_weight by about "
+            f"{1 / ratio:.2g}",
+        )
+
+    def colour_drift(self) -> Alarm | None:
+        """The mean of the samples wanders off."""
+        mean, std = self._mean("student/sample_mean"), self._mean("student/sample_std")
+        if mean is None or std is None or not math.isfinite(mean):
+            return None
+        if self._start_mean is None:
+            self._start_mean = mean
+        moved = abs(mean - self._start_mean) / max(std, 1e-6)
+        if moved <= self.options.drift:
+            return None
+        return Alarm(
+            "colour_drift",
+            f"the samples' mean moved by {moved:.2f} standard deviations: lower the student's learning rate or raise "
+            "distillation_weight",
+        )

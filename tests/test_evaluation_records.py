@@ -65,12 +65,12 @@ def test_recentring_puts_a_biased_statistic_inside_its_interval() -> None:
     x, y = Rng.of(10).normal((80, 12), torch.float64), Rng.of(11).normal((80, 12), torch.float64)
     statistic = fd.frechet_statistic(x, y)
     raw = boot.bootstrap(statistic, 80, Rng.of(12), resamples=60)
-    at = boot.bootstrap(statistic, 80, Rng.of(12), resamples=60, recentre=True, bounds=(0, 1e9))
+    at = boot.bootstrap(statistic, 80, Rng.of(12), resamples=60, recentre=True, bounds=(0.0, 1e9))
     assert raw.low > raw.value  # a resample holds fewer different samples, so its distance is larger
     assert at.low < at.value < at.high
     assert at.value == raw.value
     assert at.high - at.low == pytest.approx(raw.high - raw.low, rel=1e-6)
-    assert boot.bootstrap(lambda w: 0.5, 5, Rng.of(1), resamples=5, bounds=(0, 0.25)).high == 0.25
+    assert boot.bootstrap(lambda w: 0.5, 5, Rng.of(1), resamples=5, bounds=(0.0, 0.25)).high == 0.25
 
 
 # records
@@ -90,11 +90,16 @@ def test_like_records_compare_whatever_the_model_the_steps_and_the_guidance() ->
     assert comparison.difference == 1
     assert comparison.ratio == 1.5
     assert comparison.apart
+    assert compare(teacher, RECORD).apart
     assert not compare(RECORD, replace(teacher, high=2.6)).apart
     assert not compare(replace(teacher, high=2.6), RECORD).apart
 
 
-@pytest.mark.parametrize("field", LIKE)
+def test_nothing_that_decides_a_figure_is_left_out_of_the_comparison() -> None:
+    assert set(LIKE) == set(OTHER)
+
+
+@pytest.mark.parametrize("field", OTHER)
 def test_unlike_records_are_refused_by_name(field: str) -> None:
     with pytest.raises(ValueError, match=f"cannot be compared: {field} is"):
         compare(RECORD, replace(RECORD, model="teacher", **{field: OTHER[field]}))

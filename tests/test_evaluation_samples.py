@@ -114,6 +114,8 @@ def test_highs_hear_waves_above_half_of_nyquist_only() -> None:
     low, high = torch.cos(2 * math.pi * 4 / 32 * n), torch.cos(2 * math.pi * 12 / 32 * n)
     waves = torch.stack([low, high, low + high])[:, None]
     assert pixels.highs(waves).tolist() == pytest.approx([0, 0.5, 0.5], abs=1e-12)
+    just_low = torch.cos(2 * math.pi * 7 / 32 * n)[None, None]
+    assert pixels.highs(just_low).item() == pytest.approx(0, abs=1e-12)
     diagonal = torch.cos(2 * math.pi * 6 / 32 * (n[:, None] + n))[None, None]  # 0.1875 on each axis: 0.265 together
     assert pixels.highs(diagonal).item() == pytest.approx(0.5, abs=1e-12)
 
@@ -123,7 +125,7 @@ def test_midgreys_are_the_middle_half() -> None:
 
 
 def test_ratios_are_one_for_the_reference_itself_and_a_flat_reference_is_refused() -> None:
-    figures = pixels.sharpness(Rng.of(5).uniform((8, 3, 10, 10), -1, 1))
+    figures = pixels.sharpness(Rng.of(5).uniform((8, 3, 10, 10), -1.0, 1.0))
     assert {k: v.mean().item() for k, v in pixels.ratios(figures, figures).items()} == pytest.approx(
         {"edges": 1, "midgreys": 1, "highs": 1}
     )

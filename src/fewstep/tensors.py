@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Media = Float[Tensor, "B C *S"]
+Media = Float[Tensor, "B M *P"]  # names of their own: latents of the same picture have other channels and another size
 Latents = Float[Tensor, "B C *S"]
 Time = Float[Tensor, " B"]
 Logits = Float[Tensor, "B K"]

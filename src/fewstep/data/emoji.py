@@ -28,6 +28,7 @@ from fewstep.modality.image import flatten
 
 SUPERSAMPLING = 4
 """Drawings are rasterised at this many times the size, then averaged: clean seams and edges."""
+XML_NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 KEYWORDS = 4
 """At most this many keywords in a caption."""
 
@@ -181,7 +182,7 @@ def _iconify(package: NpmPackage) -> Callable[[Path], Drawings]:
         for code, name in names.items():
             icon = icons["icons"][name]
             width, height = (icon.get(side, icons[side]) for side in ("width", "height"))
-            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+            svg = f'<svg {XML_NAMESPACES} viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
             yield hex_key(code), partial(rasterise, svg)
 
     return drawings

@@ -55,7 +55,7 @@ ADVERSARIAL: dict[str, tuple[Callable[[Logits, Logits], Tensor], Callable[[Logit
 }
 
 
-def r1(logits: Logits, inputs: Sequence[Float[Tensor, "B *X"]]) -> Float[Tensor, ""]:
+def r1(logits: Logits, inputs: Sequence[Tensor]) -> Float[Tensor, ""]:
     """``E_x sum_k ||grad_{F_k} sum D||^2``, on the heads' INPUTS, not on pixels (arXiv 2311.17042, section 3; add_spec A5.5).
 
     ``inputs`` require grad and ``logits`` depend on them. The sum over a sample's logits is divided by their number K, so

@@ -127,8 +127,5 @@ def sample_from(
 
 def last(estimates: Iterator[Latents]) -> Latents:
     """Run a sampler to its end and keep the result."""
-    result = None
-    for result in estimates:
-        pass
-    assert result is not None, "a sampler yields at least one estimate"
+    *_, result = estimates
     return result

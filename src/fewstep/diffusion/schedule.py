@@ -5,7 +5,7 @@ Coefficients are float64 and are cast to the dtype of the data where they are ap
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..tensors import Latents, Time, match_dims
 
 
+@runtime_checkable
 class NoiseSchedule(Protocol):
     """Signal and noise scale at each time."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """A frozen network that looks at pictures; ``fewstep.parts.imagenet.ImageNetFeatures`` is one."""
 
@@ -244,7 +245,7 @@ def _records(
         at = median_interval(times, _rng(options, "latency_ms"))
         records.append(record("latency_ms", at, len(times), device=subject.device))
     if subject.nfe is not None:
-        records.append(record("nfe", Interval(subject.nfe, subject.nfe, subject.nfe), drawn))
+        records.append(record("nfe", Interval(*[float(subject.nfe)] * 3), drawn))
     return records
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from ..rng import Rng
 from ..tensors import Batch
 
 
+@runtime_checkable
 class Method(Protocol):
     """A way to train, as a game of one or more players.
 

@@ -21,6 +21,7 @@ import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -93,7 +94,13 @@ def load(
 
 
 def _open(source: bytes | Path) -> Image.Image:
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_installed_formats())
+
+
+@cache
+def _installed_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _explained(name: str, decode: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from .denoiser import Denoiser, freeze
 Space = Literal["media", "latents"]
 
 
+@runtime_checkable
 class FeatureNetwork(Protocol):
     """Maps media or latents to a record of feature maps."""
 

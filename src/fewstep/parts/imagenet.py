@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.tensors import Features
+from fewstep.tensors import Features, Media
 
 Resizer = Literal["bicubic", "bilinear"]
 Triple = tuple[float, float, float]
@@ -282,7 +282,7 @@ class ImageNetFeatures(nn.Module):
         """Stay in evaluation mode, whatever the network around this one does."""
         return super().train(False)
 
-    def prepare(self, media: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 R R"]:
+    def prepare(self, media: Float[Tensor, "B C *S"]) -> Float[Tensor, "B 3 R R"]:
         """Resize to the resolution and normalise as the network was trained."""
         if media.dim() != 4 or media.shape[1] != 3:
             raise ValueError(
@@ -293,7 +293,7 @@ class ImageNetFeatures(nn.Module):
             media = F.interpolate(media, size, mode=self.interpolation, antialias=True)
         return (media * self._scale + self._offset).contiguous(memory_format=torch.channels_last)
 
-    def forward(self, media: Float[Tensor, "B 3 H W"]) -> Features:
+    def forward(self, media: Media) -> Features:
         """See ``media`` in [-1, 1]: the tapped levels, and the global average of the last features as ``pooled``."""
         x = F.relu6(self.stem(self.prepare(media)), inplace=True)
         levels = []
@@ -303,7 +303,7 @@ class ImageNetFeatures(nn.Module):
                 levels.append(x)
         return Features(tuple(levels), F.relu6(self.head(x), inplace=True).mean((2, 3)))
 
-    def classify(self, media: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1000"]:
+    def classify(self, media: Media) -> Float[Tensor, "B 1000"]:
         """Logits of the 1,000 ImageNet classes: shows that the loading is right."""
         return self.classifier(self(media).pooled)
 

@@ -1,0 +1,173 @@
+"""Provenance, on by default: an invisible mark in the pixels and signed content credentials in the file.
+
+:func:`stamp` is what saving a picture calls: watermark, then encode, then sign. :func:`fewstep.provenance.verify.verify`
+reads both back. Streamed frames take only the mark (:class:`SpreadSpectrum`): credentials would outweigh a small frame.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image
+
+from fewstep.provenance.blocks import Bytes
+from fewstep.provenance.chips import SMALLEST_SIDE
+from fewstep.provenance.content_credentials import EMBEDDABLE, GenerationFacts, missing, sign, sign_beside
+from fewstep.provenance.identity import Identity, load_identity, own_identity
+from fewstep.provenance.payload import mark_payload
+from fewstep.provenance.watermark import PUBLIC_KEY, Detection, SpreadSpectrum, StreamDetector, Watermark, pool
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "PUBLIC_KEY",
+    "Detection",
+    "GenerationFacts",
+    "ProvenanceWarning",
+    "SpreadSpectrum",
+    "StampOptions",
+    "StreamDetector",
+    "Watermark",
+    "mark_payload",
+    "missing",
+    "pool",
+    "stamp",
+    "write",
+]
+
+Format = Literal["PNG", "JPEG", "WEBP"]
+SIDECAR = ".c2pa"
+
+
+class ProvenanceWarning(UserWarning):
+    """A picture was saved with less provenance than was asked for; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class StampOptions:
+    """What is put into a saved picture."""
+
+    watermark: bool = True
+    """Mark the pixels."""
+    credentials: bool = True
+    """Sign the file."""
+    include_prompt: bool = False
+    """Write the prompt into the credentials. Off by default: a prompt can be private, and a shared picture isn't."""
+    key: bytes = PUBLIC_KEY
+    """Watermark key. With the public one anybody can check the mark; with your own, only you can check or forge it."""
+    format: Format = "PNG"
+    """File format of :func:`stamp`; :func:`write` goes by the file's name."""
+    quality: int = 92
+    """Quality of JPEG and WebP."""
+    sidecar: bool = False
+    """Let :func:`write` put the credentials beside the picture even where they would fit inside."""
+    certificate_chain: Path | None = None
+    """PEM chain to sign with, the signer's certificate first; default: one generated at first run."""
+    private_key: Path | None = None
+    """PEM private key of the first certificate in ``certificate_chain``."""
+    home: Path | None = None
+    """Where the generated identity lives; default ``$FEWSTEP_HOME``, else ``~/.config/fewstep``."""
+
+
+DEFAULTS = StampOptions()
+
+
+def stamp(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS) -> bytes:
+    """Watermark, encode and sign one picture: uint8 ``[H, W, 3 or 4]``, or media ``[3, H, W]`` in [-1, 1].
+
+    Where the packages for credentials are missing, the picture is still marked and a :class:`ProvenanceWarning` says so.
+    """
+    data = encode(_marked(picture, facts, options), options.format, options.quality)
+    if options.credentials and (identity := _signer(options)):
+        return sign(data, Image.MIME[options.format], facts, identity, options.include_prompt)
+    return data
+
+
+def write(
+    path: Path | str, picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS
+) -> tuple[Path, ...]:
+    """Save a stamped picture, and its ``.c2pa`` sidecar where its format needs one; returns the files written."""
+    path = Path(path)
+    Image.init()
+    kind = Image.EXTENSION.get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ValueError(f"{path.name} has no picture format that can be written: end it in .png, .jpg or .webp")
+    data = encode(_marked(picture, facts, options), kind, options.quality)
+    mime = Image.MIME.get(kind, "application/octet-stream")
+    manifest: bytes | None = None
+    if options.credentials and (identity := _signer(options)):
+        if options.sidecar or mime not in EMBEDDABLE:
+            manifest = sign_beside(data, mime, facts, identity, options.include_prompt)
+        else:
+            data = sign(data, mime, facts, identity, options.include_prompt)
+    _replace(path, data)
+    if manifest is None:
+        return (path,)
+    beside = path.with_suffix(SIDECAR)
+    _replace(beside, manifest)
+    return path, beside
+
+
+def encode(picture: Bytes, kind: str, quality: int) -> bytes:
+    """Picture to file bytes with Pillow."""
+    if kind == "JPEG" and picture.shape[2] == 4:
+        raise ValueError("a JPEG holds no transparency: save as PNG or WebP, or drop the fourth channel")
+    output = io.BytesIO()
+    Image.fromarray(picture).save(output, kind, quality=quality)
+    return output.getvalue()
+
+
+def to_picture(picture: Bytes | Tensor) -> Bytes:
+    """Media ``[3, H, W]`` in [-1, 1] to uint8 ``[H, W, 3]``; uint8 pictures pass through."""
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (3, 4):
+            raise ValueError(f"a picture is uint8 [H, W, 3 or 4], this is {picture.dtype} {list(picture.shape)}")
+        return picture
+    media = picture.detach().float().cpu().numpy()
+    if media.ndim != 3 or media.shape[0] != 3:
+        raise ValueError(f"media to save is one picture [3, H, W] in [-1, 1], this is {list(media.shape)}")
+    return np.clip(np.rint(media * 127.5 + 127.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def _marked(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions) -> Bytes:
+    pixels = to_picture(picture)
+    if not options.watermark:
+        return np.ascontiguousarray(pixels)
+    if min(pixels.shape[:2]) < SMALLEST_SIDE:
+        _warn(f"no watermark: a side under {SMALLEST_SIDE} pixels carries none")
+        return np.ascontiguousarray(pixels)
+    marked = SpreadSpectrum(options.key).embed(pixels[..., :3], mark_payload(facts.bundle_hash))
+    return marked if pixels.shape[2] == 3 else np.concatenate([marked, pixels[..., 3:]], axis=2)
+
+
+def _signer(options: StampOptions) -> Identity | None:
+    """Who signs, or None (and a warning) where the packages are missing."""
+    if (options.certificate_chain is None) != (options.private_key is None):
+        raise ValueError("give both certificate_chain and private_key, or neither")
+    if sentence := missing():
+        _warn(f"saved without content credentials: {sentence}")
+        return None
+    if options.certificate_chain and options.private_key:
+        return load_identity(options.certificate_chain, options.private_key)
+    return own_identity(options.home)
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, ProvenanceWarning, stacklevel=4)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a whole file or none."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ def search(mark: SpreadSpectrum, picture: Bytes, aligned: Detection, scales: boo
     Whatever is found pays for the whole plan, so that stopping early doesn't flatter it, and twice, because the aligned
     look came first.
     """
-    attempts = _plan(*picture.shape[:2], scales)
+    attempts = _plan(picture.shape[0], picture.shape[1], scales)
     paid = 2 * sum(attempt.hypotheses for attempt in attempts)
     grey = luminance(picture)
     best = replace(aligned, hypotheses=paid)

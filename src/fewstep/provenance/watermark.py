@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fewstep.provenance.blocks import CORNER, SIDE, Bytes, Floats, backward_rgb, fold, forward_rgb, whole_blocks
 from fewstep.provenance.chips import (
@@ -30,6 +31,7 @@ from fewstep.provenance.chips import (
 
 PUBLIC_KEY = b"fewstep public watermark key 1"
 """The default key. It is public on purpose: anybody can check a mark made with it, and anybody can forge one."""
+ONES = np.ones((CORNER, CORNER), np.float32)
 PAYLOAD_LIMIT = 1 << 48
 BAND_VALUES = 1 << 17
 """Channel values marked at a time: more than this leaves the cache, and the allocator, in which the work is quick."""
@@ -43,16 +45,18 @@ class WatermarkOptions:
     false_positive_rate: float = 1e-6
     """Upper bound on the chance that an unmarked picture is called marked, after everything that was searched."""
     psnr_db: float = 42.0
-    """The mark never costs more than this on pictures of 128 px and up."""
+    """No picture of 128 px and up ends below this."""
     small_psnr_db: float = 41.0
     """The same under 128 px, where every chip is needed."""
     strength: float = 5.7
-    """Push of one coefficient in a flat block, in grey levels of the orthonormal transform."""
+    """Push of one coefficient in a flat block, in grey levels of the orthonormal transform: 128 to 511 px."""
     small_strength: float = 6.4
     """The same under 128 px."""
+    large_strength: float = 4.5
+    """The same from 512 px on, where there are chips to spare."""
     masking: float = 0.02
     """Relative growth of the push for every grey level of activity in the block."""
-    clipping_gain: float = 0.4
+    clipping_gain: float = 1.0
     """Extra push, relative, where a block sits at the white or black limit and half of the mark is cut off."""
     largest_push: float = 20.0
     """No coefficient is moved further than this, however busy its block."""
@@ -60,6 +64,13 @@ class WatermarkOptions:
     """Pushing stops where a coefficient is this far on the right side: the peak of the detector's response."""
     reach: float = 22.0
     """The detector ignores coefficients beyond this: there the picture speaks, not the mark."""
+
+
+class Force(NamedTuple):
+    """How hard a picture is marked."""
+
+    strength: float
+    floor_db: float
 
 
 @dataclass(frozen=True)
@@ -158,18 +169,20 @@ class SpreadSpectrum:
         signs = tiled_pattern(self.key, layout, payload, *blocks_of(height, width))
         marked = np.array(picture, order="C")
         blocks = whole_blocks(marked, layout.row_step)
+        force = self._force(min(height, width))
         band = max(1, BAND_VALUES // blocks[0].size)
         for start in range(0, len(blocks), band):
-            self._mark(blocks[start : start + band], signs[start : start + band], layout, small=min(height, width) < 128)
+            self._mark(blocks[start : start + band], signs[start : start + band], layout.row_step, force)
         return marked
 
-    def _mark(self, blocks: Bytes, signs: Floats, layout: Layout, small: bool) -> None:
+    def _mark(self, blocks: Bytes, signs: Floats, row_step: int, force: Force) -> None:
         """Mark one band of block rows in place, within its own noise budget."""
         values = blocks.astype(np.float32)
         coefficients = forward_rgb(values)
-        move = self._push(signs * coefficients, coefficients, small)
+        at_limit = np.abs(coefficients[:, 0, :, 0] - 127.5 * SIDE) > (127.5 - 4) * SIDE
+        move = self._push(signs * coefficients, self._allowed(coefficients, at_limit, force))
         move *= signs
-        move *= self._budget(move, layout.row_step * blocks.size // 3, small)
+        move *= within_budget(move, at_limit, row_step * blocks.size // 3, force)
         values += backward_rgb(move)
         np.rint(values, out=values)
         np.clip(values, 0, 255, out=values)
@@ -199,32 +212,43 @@ class SpreadSpectrum:
         """All frames of a stream as one piece of evidence; see :func:`pool`."""
         return pool(detections, self.options.false_positive_rate)
 
-    def _push(self, agreement: Floats, coefficients: Floats, small: bool) -> Floats:
-        """How far to move each coefficient towards its sign: nothing where it is there already or beyond hope."""
+    def _force(self, side: int) -> Force:
+        """How hard to mark a picture whose shorter side is ``side``."""
         options = self.options
-        strength = options.small_strength if small else options.strength
-        allowed = np.minimum(strength * self._tolerance(coefficients), options.largest_push)
-        push = np.clip(options.target - agreement, 0, allowed)
-        push *= agreement > -(options.target + 0.4 * allowed)
+        if side < 128:
+            return Force(options.small_strength, options.small_psnr_db)
+        return Force(options.strength if side < 512 else options.large_strength, options.psnr_db)
+
+    def _allowed(self, coefficients: Floats, at_limit: NDArray[np.bool_], force: Force) -> Floats:
+        """The furthest that each coefficient may go: more in a busy block, more where clipping will take half of it."""
+        options = self.options
+        energy = np.abs(coefficients)
+        energy[:, 0, :, 0] = at_limit * (options.clipping_gain / options.masking)
+        rows, _, columns, _ = energy.shape
+        down = np.matmul(ONES, energy.reshape(rows, CORNER, columns * CORNER))
+        allowed = down.reshape(-1, CORNER) @ (ONES * (force.strength * options.masking))
+        allowed += force.strength
+        np.minimum(allowed, options.largest_push, out=allowed)
+        return allowed.reshape(coefficients.shape)
+
+    def _push(self, agreement: Floats, allowed: Floats) -> Floats:
+        """How far to move each coefficient towards its sign: nothing where it is there already or beyond hope."""
+        target = self.options.target
+        push = np.clip(target - agreement, 0, allowed)
+        push *= agreement > -(target + 0.4 * allowed)
         return push
 
-    def _tolerance(self, coefficients: Floats) -> Floats:
-        """Relative push that each block bears: 1 in a flat one, more in a busy one or at the ends of the scale."""
-        energy = np.abs(coefficients)
-        level = coefficients[:, 0, :, 0]
-        at_limit = np.abs(level - 127.5 * SIDE) > (127.5 - 4) * SIDE
-        energy[:, 0, :, 0] = at_limit * (self.options.clipping_gain / self.options.masking)
-        ones = np.ones((CORNER, CORNER), np.float32)
-        rows, _, columns, _ = energy.shape
-        spread = np.matmul(ones, energy.reshape(rows, CORNER, columns * CORNER)).reshape(-1, CORNER) @ (ones * self.options.masking)
-        return 1.0 + spread.reshape(coefficients.shape)
 
-    def _budget(self, move: Floats, pixels: int, small: bool) -> float:
-        """Factor that keeps ``pixels`` within the PSNR; 2% are left for rounding."""
-        floor_db = self.options.small_psnr_db if small else self.options.psnr_db
-        allowed = 0.98 * pixels * 255.0**2 / 10 ** (floor_db / 10)
-        spent = float(np.vdot(move, move))
-        return min(1.0, math.sqrt(allowed / spent)) if spent else 1.0
+def within_budget(move: Floats, at_limit: NDArray[np.bool_], pixels: int, force: Force) -> float:
+    """Factor that keeps ``move`` within the PSNR over ``pixels``; 4% are left for rounding.
+
+    Of what is added to a block at the white or black limit, clipping takes half.
+    """
+    allowed = 0.96 * pixels * 255.0**2 / 10 ** (force.floor_db / 10)
+    spent = float(np.vdot(move, move))
+    if at_limit.any():
+        spent -= 0.5 * float(np.square(move).sum((1, 3))[at_limit].sum())
+    return min(1.0, math.sqrt(allowed / spent)) if spent else 1.0
 
 
 def check_picture(picture: Bytes) -> None:

@@ -6,25 +6,35 @@ predicts v, and a scheduler config. This file says what they are and how each is
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .. import bundle
-from ..data.dataset import Dataset
-from ..parts.codec import Codec
-from ..parts.conditioner import Conditioner
-from ..pretrained import SENTENCE_TOKENS, UNetDenoiser, VaeCodec, schedule_of
-from ..tensors import Media
-from ..training.data import Progress, PromptTable, TrainingSet, encode_all
-from ..training.trainer import Optimizer, Options
+from ..bundle import Card
+from ..data.dataset import Dataset, cache_dir
+from ..methods.autoencoding import Autoencoding
+from ..methods.denoising import Denoising
+from ..parts.denoiser import freeze
+from ..pretrained import (
+    UNetDenoiser,
+    VaeCodec,
+    load,
+    schedule_of,
+    sentence_encoder_folder,
+    text_conditioner,
+)
+from ..rng import fold
+from ..tensors import Batch, Conditioning
+from ..training.data import Progress, batch_indices, open_dataset, training_set
+from ..training.recipe import Phase
+from ..training.trainer import Optimizer, Options, Trainer
 
 SIZE = 64
 LATENT_CHANNELS = 4
@@ -106,6 +116,113 @@ def scheduler(role: str) -> Any:
     return bundle.scheduler_for(role, "v_prediction", **BETAS)
 
 
+@dataclass(frozen=True)
+class Teach:
+    """Train the teacher of emoji-64 from scratch: first its VAE, then its UNet."""
+
+    data: str = "emoji"
+    """Dataset folder, or the name of one that ``fewstep data`` has built."""
+    styles: tuple[str, ...] = ()
+    """Train on these style words only; empty takes all."""
+    size: Literal["small", "base"] = "small"
+    """How big the UNet is: 9 or 17 million parameters."""
+    codec_steps: int = 2000
+    """Steps of VAE training (16 whole pictures' worth of crops each)."""
+    codec: str = ""
+    """A bundle whose VAE is taken over instead of training one."""
+    steps: int = 20000
+    """Steps of teacher training."""
+    batch_size: int = 64
+    """Pictures a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of the teacher."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
+
+
+@dataclass
+class Teaching:
+    """A teacher run that is ready to begin."""
+
+    options: Teach
+    dataset: Dataset
+    vae: nn.Module
+    unet: nn.Module
+    phases: list[Phase]
+
+    def save(self, folder: Path, steps_taken: int, thin: bool = False, dtype: torch.dtype = torch.float32) -> Card:
+        """Write the teacher as a bundle; ``thin`` leaves the sentence encoder to its package."""
+        card = Card(
+            name=folder.name,
+            role="teacher",
+            method="denoising",
+            steps=(25, 50),
+            guidance_scale=GUIDANCE_SCALE,
+            sampler="ddim",
+            native_size=(SIZE, SIZE),
+            licence="Apache-2.0; trained on drawings under CC-BY-4.0, Apache-2.0 and MIT, see ATTRIBUTION.md",
+            data=f"{self.dataset.name} ({', '.join(self.options.styles) or 'all styles'}), {len(self.dataset)} pictures",
+            text_encoder="sentence" if thin else "",
+            training={
+                "steps": steps_taken,
+                "samples_seen": steps_taken * self.options.batch_size,
+                "options": json.loads(json.dumps(asdict(self.options), default=str)),
+                "dataset": self.dataset.fingerprint,
+            },
+        )
+        text = None if thin else sentence_encoder_folder(cache_dir())
+        return bundle.save(
+            folder, card, unet=self.unet, vae=self.vae, scheduler=scheduler("teacher"), text=text, dtype=dtype
+        )
+
+
+def teach(o: Teach, progress: Progress | None = None) -> Teaching:
+    """Lay out teacher training: phases *codec* and *teacher*."""
+    dataset = open_dataset(o.data, o.styles)
+    train = dataset.subset("train")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(o.seed)
+        encoder, network = vae(), unet(SIZES[o.size])
+    if o.codec:
+        encoder = load(bundle.locate(o.codec)).codec.vae  # type: ignore[assignment]
+
+    def codec_phase() -> tuple[Trainer, Callable[[int], Batch]]:
+        options = codec_options(o.codec_steps, seed=o.seed, precision=o.precision)
+        return Trainer(Autoencoding(codec(encoder)), options), Crops(train, o.seed)
+
+    def teacher_phase() -> tuple[Trainer, Callable[[int], Batch]]:
+        freeze(encoder)
+        text = text_conditioner(sentence_encoder_folder(cache_dir()))
+        data = training_set(dataset, codec(encoder), text, cache_dir(), o.batch_size, o.seed, progress=progress)
+        options = teacher_options(o.steps, o.batch_size, o.learning_rate, seed=o.seed, precision=o.precision)
+        return Trainer(Denoising(denoiser(network)), options), data
+
+    phases = [Phase("teacher", o.steps, teacher_phase)]
+    if not o.codec:
+        phases.insert(0, Phase("codec", o.codec_steps, codec_phase))
+    return Teaching(o, dataset, encoder, network, phases)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Batches for the codec: 64 crops of 32 px from 64 pictures, a pure function of the step."""
+
+    dataset: Dataset
+    seed: int
+
+    def __call__(self, step: int) -> Batch:
+        """The crops of this step."""
+        draw = np.random.Generator(np.random.PCG64(fold(self.seed, "crops", step)))
+        rows = batch_indices(len(self.dataset), 64, self.seed, step)
+        media = self.dataset.media(torch.from_numpy(rows))
+        corners = draw.integers(0, SIZE // 2 + 1, (len(rows), 2))
+        crops = [m[:, i : i + SIZE // 2, j : j + SIZE // 2] for m, (i, j) in zip(media, corners)]
+        nothing = Conditioning()
+        return Batch(torch.zeros(len(rows), 1), nothing, nothing, media=torch.stack(crops))
+
+
 def codec_options(steps: int = 2000, **options: Any) -> Options:
     """How the VAE is trained: 64 crops of 32 px a step."""
     adam = Optimizer(learning_rate=2e-3, beta1=0.9, beta2=0.99, decay=True, ema=0.998)
@@ -118,49 +235,3 @@ def teacher_options(steps: int = 20000, batch_size: int = 64, learning_rate: flo
         learning_rate=learning_rate, beta1=0.9, beta2=0.99, weight_decay=0.01, warmup=200, decay=True, ema=0.999
     )
     return Options(steps=steps, batch_size=batch_size, optimizers={"teacher": adam}, **options)
-
-
-def prompt_table(prompts: list[str], text: Conditioner, cache: Path, progress: Progress | None = None) -> PromptTable:
-    """Encoded prompts, from the cache if the same ones were encoded before (about 10 ms a prompt otherwise)."""
-    key = hashlib.sha256("\n".join([str(SENTENCE_TOKENS), *prompts]).encode()).hexdigest()[:16]
-    path = cache / f"prompts-{key}.safetensors"
-    if path.is_file():
-        saved = load_file(path)
-        return PromptTable(saved["tokens"], saved["pooled"])
-    table = PromptTable.encode(prompts, text, progress)
-    assert table.tokens is not None
-    assert table.pooled is not None
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({"tokens": table.tokens, "pooled": table.pooled}, partial)
-    partial.rename(path)
-    return table
-
-
-def training_set(
-    dataset: Dataset,
-    codec: Codec,
-    text: Conditioner,
-    cache: Path,
-    batch_size: int,
-    seed: int = 0,
-    media: bool = False,
-    progress: Progress | None = None,
-) -> TrainingSet:
-    """The train split, encoded: latents in memory, every distinct prompt once. ``media`` also hands out the pixels."""
-    train = dataset.subset("train")
-    prompts = sorted({p for item in train.items for p in item.prompts})
-    row = {p: i for i, p in enumerate(prompts)}
-
-    def read(rows: np.ndarray) -> Media:
-        return train.media(torch.from_numpy(rows))
-
-    return TrainingSet(
-        latents=encode_all(len(train), read, codec, progress),
-        prompts=prompt_table(prompts, text, cache, progress),
-        choices=[[row[p] for p in item.prompts] for item in train.items],
-        null=text.null(1),
-        batch_size=batch_size,
-        seed=seed,
-        media=read if media else None,
-    )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..data.dataset import Dataset, cache_dir
 from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner
 from ..rng import fold
@@ -126,3 +130,73 @@ def encode_all(
         if progress:
             progress("latents", int(rows[-1]) + 1, n)
     return torch.cat(parts)
+
+
+def open_dataset(name: str, styles: tuple[str, ...] = ()) -> Dataset:
+    """A built dataset, by folder or by the name it was built under; ``styles`` keeps only these style words.
+
+    Raises ValueError with the command that builds it.
+    """
+    folder = Path(name)
+    if not (folder / "dataset.json").is_file():
+        folder = cache_dir() / "data" / name
+    if not (folder / "dataset.json").is_file():
+        raise ValueError(f"there is no dataset {name!r}: build it with `fewstep data {name}`, or give its folder")
+    dataset = Dataset.open(folder)
+    if not styles:
+        return dataset
+    chosen = dataset.subset(where=lambda item: item.style in styles)
+    if not len(chosen):
+        known = sorted({item.style for item in dataset.items if item.style})
+        raise ValueError(f"no picture has the style {', '.join(styles)}: this dataset has {', '.join(known)}")
+    return chosen
+
+
+def prompt_table(prompts: list[str], text: Conditioner, cache: Path, progress: Progress | None = None) -> PromptTable:
+    """Encoded prompts, from the cache if the same ones were encoded before (about 10 ms a prompt otherwise)."""
+    encoder = text([""])  # what an encoder makes of nothing tells it from every other encoder
+    assert encoder.tokens is not None
+    digest = hashlib.sha256(encoder.tokens.numpy().tobytes())
+    digest.update("\n".join(prompts).encode())
+    key = digest.hexdigest()[:16]
+    path = cache / f"prompts-{key}.safetensors"
+    if path.is_file():
+        saved = load_file(path)
+        return PromptTable(saved["tokens"], saved["pooled"])
+    table = PromptTable.encode(prompts, text, progress)
+    assert table.tokens is not None
+    assert table.pooled is not None
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({"tokens": table.tokens, "pooled": table.pooled}, partial)
+    partial.rename(path)
+    return table
+
+
+def training_set(
+    dataset: Dataset,
+    codec: Codec,
+    text: Conditioner,
+    cache: Path,
+    batch_size: int,
+    seed: int = 0,
+    media: bool = False,
+    progress: Progress | None = None,
+) -> TrainingSet:
+    """The train split, encoded: latents in memory, every distinct prompt once. ``media`` also hands out the pixels."""
+    train = dataset.subset("train")
+    prompts = sorted({p for item in train.items for p in item.prompts})
+    row = {p: i for i, p in enumerate(prompts)}
+
+    def read(rows: np.ndarray) -> Media:
+        return train.media(torch.from_numpy(rows))
+
+    return TrainingSet(
+        latents=encode_all(len(train), read, codec, progress),
+        prompts=prompt_table(prompts, text, cache, progress),
+        choices=[[row[p] for p in item.prompts] for item in train.items],
+        null=text.null(1),
+        batch_size=batch_size,
+        seed=seed,
+        media=read if media else None,
+    )

@@ -1,0 +1,249 @@
+"""The command line. Help is made from the option dataclasses; every user error is one sentence and a non-zero exit."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from . import __version__
+from .console import TrainingDisplay, console, progress_bars
+
+
+
+def flat(options: type) -> Any:
+    """An option dataclass whose own fields stand without a prefix; nested ones keep theirs (``--warm.steps``)."""
+    return Annotated[options, tyro.conf.arg(name="")]
+
+
+def families(package: str, attribute: str) -> dict[str, Any]:
+    """Modules of a family that offer ``attribute``, by file name: adding one is one file."""
+    root = importlib.import_module(package)
+    names = [m.name for m in pkgutil.iter_modules(root.__path__) if not m.name.startswith("_")]
+    modules = {name: importlib.import_module(f"{package}.{name}") for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, attribute)}
+
+
+def data_commands() -> dict[str, Callable[..., None]]:
+    """``fewstep data NAME`` for every file of the data family."""
+
+    def command(name: str, module: Any) -> Callable[..., None]:
+        def build(options: Any, out: Path | None = None) -> None:
+            from .data.dataset import cache_dir
+
+            folder = out or cache_dir() / "data" / name
+            with progress_bars() as report:
+                dataset = module.build(options, folder, report)
+            console.print(f"{len(dataset):,} pictures of {len(dataset.concepts):,} concepts in [bold]{folder}[/]")
+
+        build.__annotations__ = {"options": flat(module.Options), "out": Path | None, "return": None}
+        build.__doc__ = f"{(module.__doc__ or '').strip().splitlines()[0]}\n\nArgs:\n    out: Folder to write to; default: the cache, where training finds it by name."
+        return build
+
+    return {f"data:{name}": command(name, module) for name, module in families("fewstep.data", "build").items()}
+
+
+def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, save_every: float) -> int:
+    """Run phases under the live display; returns the steps taken in the last one."""
+    from .training.recipe import run_phases
+    from .training.run import Saving
+
+    started = time.monotonic()
+    taken = 0
+
+    def watch(phase: Any, trainer: Any, log: Any) -> None:
+        nonlocal taken
+        taken = log.step
+        display.watch(phase, trainer, log)
+
+    with TrainingDisplay(title) as display:
+        run_phases(phases, Saving(out, save_every, resume, minutes), watch)
+    console.print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+    return taken
+
+
+def teach(
+    options: Any,
+    out: Path = Path("runs/teacher"),
+    resume: bool = False,
+    minutes: float = 0.0,
+    save_every: float = 60.0,
+    thin: bool = False,
+) -> None:
+    """Train the teacher of emoji-64 from scratch: VAE, then UNet.
+
+    Args:
+        out: Folder of the run; the finished bundle goes into its ``bundle`` folder.
+        resume: Continue from the state in ``out``.
+        minutes: Stop cleanly after this many minutes, state saved; 0 runs to the end.
+        save_every: Seconds between saved states.
+        thin: Leave the text encoder out of the bundle; it is added from its package when the bundle is opened.
+    """
+    from .recipes import emoji
+
+    with progress_bars() as report:
+        run = emoji.teach(options, report)
+    taken = _train("teach emoji-64", run.phases, out, resume, minutes, save_every)
+    run.save(out / "bundle", taken, thin)
+    console.print(f"the teacher is in [bold]{out / 'bundle'}[/]")
+
+
+def distill(
+    options: Any,
+    out: Path = Path("runs/student"),
+    resume: bool = False,
+    minutes: float = 0.0,
+    save_every: float = 60.0,
+    thin: bool = False,
+) -> None:
+    """Distil a teacher into a student that draws in one to four steps (ADD, arXiv 2311.17042).
+
+    Args:
+        out: Folder of the run; the finished student goes into its ``bundle`` folder, which every diffusers tool loads.
+        resume: Continue from the state in ``out``.
+        minutes: Stop cleanly after this many minutes, state saved; 0 runs to the end.
+        save_every: Seconds between saved states.
+        thin: Leave the text encoder out of the bundle; it is added from its package when the bundle is opened.
+    """
+    from .recipes import distillation
+
+    with progress_bars() as report:
+        run = distillation.prepare(options, out, report)
+    taken = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)
+    run.save(out / "bundle", taken, thin)
+    console.print(f"the student is in [bold]{out / 'bundle'}[/]: try `fewstep draw \"a red heart\" --model {out / 'bundle'}`")
+
+
+def draw(
+    prompt: Annotated[str, tyro.conf.Positional],
+    model: str = "emoji-64",
+    steps: int | None = None,
+    seed: int = 0,
+    n: int = 1,
+    guidance_scale: float | None = None,
+    sampler: str | None = None,
+    image: Path | None = None,
+    strength: float = 0.5,
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
+    scale: int = 1,
+) -> None:
+    """Draw a prompt.
+
+    Args:
+        prompt: What to draw.
+        model: A shipped bundle's name, or a bundle's folder.
+        steps: Steps; default 1 for a student, the card's most for a teacher.
+        seed: Seed of the first picture; the others count up.
+        n: How many pictures; more than one are numbered.
+        guidance_scale: Guidance for a teacher; default from its card. Students need none.
+        sampler: ancestral, renoise, ddim or heun; default from the card.
+        image: Start from this picture instead of from noise.
+        strength: How far the picture may be changed, in (0, 1].
+        output: PNG, JPEG or WebP file.
+        scale: Enlarge this many times, without smoothing.
+    """
+    from . import bundle
+    from .inference.pipeline import Pipeline, Request
+    from .modality import image as pictures
+
+    if n < 1:
+        raise ValueError(f"cannot draw {n} pictures: use --n 1 or more")
+    if output.suffix.lower().lstrip(".") not in pictures.WRITTEN:
+        raise ValueError(f"cannot write {output.name}: give a name that ends in .png, .jpg or .webp")
+    pipeline = Pipeline.open(bundle.locate(model))
+    card = pipeline.card
+    steps = steps if steps is not None else (1 if card.role == "student" else max(card.steps))
+    start = None
+    if image is not None:
+        start = pictures.read(image, size=card.native_size[0])[None].expand(n, -1, -1, -1)
+    seeds = [seed + i for i in range(n)]
+    request = Request([prompt] * n, seeds, steps, guidance_scale, sampler, start, strength)
+    began = time.perf_counter()
+    media = pipeline(request)
+    milliseconds = (time.perf_counter() - began) * 1000
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(media):
+        path = output if n == 1 else output.with_stem(f"{output.stem}-{seeds[i]}")
+        if scale > 1:
+            picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+        pictures.write(picture, path)
+        console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {seeds[i]}")
+    console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
+
+
+def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
+    """What a bundle is, or what is shipped and installed.
+
+    Args:
+        model: A shipped bundle's name or a bundle's folder; without it, an overview.
+    """
+    import platform
+
+    import torch
+    from rich.table import Table
+
+    from . import bundle
+
+    if not model:
+        console.print(f"fewstep {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+        table = Table("bundle", "role", "method", "steps", "teacher", "licence", box=None)
+        for name, folder in bundle.shipped().items():
+            c = bundle.Card.read(folder)
+            table.add_row(name, c.role, c.method, ", ".join(map(str, c.steps)), c.teacher, c.licence)
+        console.print(table)
+        return
+    folder = bundle.locate(model)
+    bundle.verify(folder)
+    c = bundle.Card.read(folder)
+    table = Table(box=None, show_header=False)
+    for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler", "native_size", "teacher",
+                "licence", "data", "version"):  # fmt: skip
+        table.add_row(key.replace("_", " "), str(getattr(c, key)))
+    table.add_row("folder", str(folder))
+    table.add_row("weights", f"{len(c.hashes)} files, every hash as the card has it")
+    console.print(table)
+
+
+def commands() -> dict[str, Callable[..., None]]:
+    """Every command by name; option dataclasses are bound here so that ``--help`` is complete."""
+    from .recipes import distillation, emoji
+
+    teach.__annotations__["options"] = flat(emoji.Teach)
+    distill.__annotations__["options"] = flat(distillation.Options)
+    for command, default in ((teach, emoji.Teach()), (distill, distillation.Options())):
+        command.__defaults__ = (default, *command.__defaults__[-5:])  # type: ignore[index]
+    return {**data_commands(), "teach": teach, "distill": distill, "draw": draw, "info": info}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C (state saved)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["data"] and len(arguments) > 1 and not arguments[1].startswith("-"):
+        arguments = [f"data:{arguments[1]}", *arguments[2:]]
+    warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {message}")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from .training.health import Unhealthy
+    from .training.run import Stopped
+
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands(), prog="fewstep", args=arguments)
+    except (ValueError, Unhealthy) as error:
+        console.file.flush()
+        print(f"fewstep: {error}", file=sys.stderr)
+        sys.exit(3 if isinstance(error, Unhealthy) else 2)
+    except Stopped as stopped:
+        console.print(str(stopped))
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What a person sees in the terminal while something long is running."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .training.health import Alarm, Health
+from .training.recipe import Phase
+from .training.trainer import StepLog, Trainer
+
+console = Console()
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback ``(what, done, total)`` that keeps one bar for every ``what``."""
+    with Progress(
+        TextColumn("  {task.description:<28}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def spark(values: list[float], width: int = 24) -> str:
+    """The course of a number as a line of little bars."""
+    if not values:
+        return ""
+    every = max(1, len(values) // width)
+    means = [sum(chunk) / len(chunk) for i in range(0, len(values), every) if (chunk := values[i : i + every])]
+    low, high = min(means), max(means)
+    span = (high - low) or 1.0
+    return "".join(SPARKS[int((m - low) / span * (len(SPARKS) - 1))] for m in means[-width:])
+
+
+class TrainingDisplay:
+    """Live panel of a run: progress, images a second, time left, every loss with its course, health."""
+
+    def __init__(self, title: str, now: Callable[[], float] = time.monotonic) -> None:
+        self.title, self.now = title, now
+        self.health = Health()
+        self.alarms: deque[Alarm] = deque(maxlen=3)
+        self._courses: dict[str, list[float]] = {}
+        self._phase: str | None = None
+        self._began, self._first, self._last_drawn = now(), 0, 0.0
+        self.rates: dict[str, float] = {}
+        self._live = Live(console=console, refresh_per_second=4, transient=False)
+
+    def __enter__(self) -> TrainingDisplay:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._live.__exit__(*error)
+
+    def watch(self, phase: Phase, trainer: Trainer, log: StepLog) -> None:
+        """Called after every step; raises Unhealthy when a fatal rule fires."""
+        if phase.name != self._phase:
+            self._phase, self._courses, self.health = phase.name, {}, Health()
+            self._began, self._first = self.now(), log.step - 1
+        for name, value in log.losses.items():
+            self._courses.setdefault(name, []).append(value)
+        self.alarms.extend(self.health.look(log))
+        done = log.step == phase.steps
+        if self.now() - self._last_drawn > 0.25 or done:
+            self._last_drawn = self.now()
+            self._live.update(self._panel(phase, trainer, log))
+
+    def _panel(self, phase: Phase, trainer: Trainer, log: StepLog) -> Panel:
+        taken = max(1, log.step - self._first)
+        seconds = max(1e-6, self.now() - self._began)
+        rate = taken * trainer.options.batch_size / seconds
+        self.rates[phase.name] = rate
+        left = (phase.steps - log.step) * seconds / taken
+        head = Text.assemble(
+            (f"{phase.name} ", "bold"),
+            (f"step {log.step:,} of {phase.steps:,}", ""),
+            (f"   {rate:,.0f} images/s   ", "cyan"),
+            (f"{int(left // 60)}:{int(left % 60):02d} left", "magenta"),
+        )
+        bar = Progress(BarColumn(bar_width=60))
+        bar.add_task("", total=phase.steps, completed=log.step)
+        losses = Table.grid(padding=(0, 2))
+        for name, values in self._courses.items():
+            recent = values[-50:]
+            losses.add_row(name, f"{sum(recent) / len(recent):.4g}", Text(spark(values), "cyan"))
+        health = Text("health: no rule has fired", "green")
+        if self.alarms:
+            health = Text("\n".join(f"health: {a.rule}: {a.message}" for a in self.alarms), "yellow")
+        return Panel(Group(head, bar, losses, health), title=self.title, border_style="blue", expand=False)

@@ -1,0 +1,187 @@
+"""C2PA content credentials: a signed statement in the file, or beside it, of what made the picture and how.
+
+Anyone can read them with any C2PA tool. Any program that re-encodes the picture drops them: that is what the watermark
+is for. Needs the ``provenance`` extra (``c2pa-python`` and ``cryptography``); everything else works without it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from fewstep import __version__
+
+if TYPE_CHECKING:
+    from fewstep.provenance.identity import Identity
+
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+GENERATION = "org.fewstep.generation"
+"""Label of the assertion that holds this program's own facts."""
+EMBEDDABLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/tiff"})
+"""Formats that carry their credentials inside; all others need a ``.c2pa`` sidecar."""
+CHANGED = ("mismatch", "missing", "multipleHardBindings", "malformed")
+State = Literal["trusted", "valid", "tampered", "invalid", "absent", "unreadable", "unchecked"]
+
+
+@dataclass(frozen=True)
+class GenerationFacts:
+    """What is said about a picture."""
+
+    model: str
+    """Name of the student."""
+    bundle_hash: str
+    """Hash of the bundle, so that the very weights can be found again."""
+    steps: int
+    """Network evaluations spent on the picture."""
+    seed: int
+    """The seed it was drawn from."""
+    prompt: str | None = None
+    """What was asked for. Only written where the caller says so: prompts are private by default."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What the credentials of a file say, and how far they can be believed."""
+
+    state: State
+    """``trusted``: intact, signer on the trust list. ``valid``: intact, signer not known. ``tampered``: the file was
+    changed after signing. ``invalid``: something else is wrong with them. ``absent``: there are none. ``unreadable``: the
+    file or its credentials are broken. ``unchecked``: c2pa-python is not installed."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Model, bundle hash, steps, seed (and prompt, where it was included), if fewstep wrote them."""
+    software: str | None = None
+    """The program that made the picture, by its own account."""
+    ai_generated: bool = False
+    """Whether they state that a trained model made the picture."""
+    signer: str | None = None
+    """Common name of the signing certificate."""
+    sidecar: bool = False
+    """Whether they were read from a file beside the picture."""
+    reasons: tuple[str, ...] = ()
+    """C2PA's codes for what failed."""
+
+
+def missing() -> str | None:
+    """One sentence about what has to be installed, or None where credentials can be written and read."""
+    absent = [name for name in ("c2pa", "cryptography") if importlib.util.find_spec(name) is None]
+    if not absent:
+        return None
+    return f"{' and '.join(absent)} is missing: pip install 'fewstep[provenance]'"
+
+
+def sign(data: bytes, mime: str, facts: GenerationFacts, identity: Identity, include_prompt: bool = False) -> bytes:
+    """Return ``data`` with credentials inside."""
+    if mime not in EMBEDDABLE:
+        raise ValueError(f"{mime} can't carry content credentials inside: write a .c2pa sidecar instead")
+    signed, _ = _sign(data, mime, facts, identity, include_prompt, embed=True)
+    return signed
+
+
+def sign_beside(
+    data: bytes, mime: str, facts: GenerationFacts, identity: Identity, include_prompt: bool = False
+) -> bytes:
+    """Return the content of a ``.c2pa`` sidecar for ``data``, which stays as it is."""
+    _, manifest = _sign(data, mime, facts, identity, include_prompt, embed=False)
+    return manifest
+
+
+def _sign(
+    data: bytes, mime: str, facts: GenerationFacts, identity: Identity, include_prompt: bool, embed: bool
+) -> tuple[bytes, bytes]:
+    import c2pa
+
+    settings = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"verify_after_sign": False}}
+    algorithm = c2pa.C2paSigningAlg[identity.algorithm]
+    info = c2pa.C2paSignerInfo(algorithm, identity.chain_pem, identity.key_pem, None)
+    output = io.BytesIO()
+    try:
+        builder = c2pa.Builder(json.dumps(manifest_of(facts, include_prompt)), c2pa.Context.from_dict(settings))
+        if not embed:
+            builder.set_no_embed()
+        manifest = builder.sign(c2pa.Signer.from_info(info), mime, io.BytesIO(data), output)
+    except c2pa.C2paError as error:
+        raise ValueError(f"can't sign this {mime} ({error}): check the file and the certificate chain") from error
+    return output.getvalue(), bytes(manifest)
+
+
+def manifest_of(facts: GenerationFacts, include_prompt: bool = False) -> dict[str, Any]:
+    """The manifest to sign: one ``c2pa.created`` action and one assertion with the facts."""
+    agent = {"name": "fewstep", "version": __version__}
+    created = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE, "softwareAgent": agent}
+    said: dict[str, Any] = {
+        "model": facts.model,
+        "bundle_hash": facts.bundle_hash,
+        "steps": facts.steps,
+        "seed": facts.seed,
+    }
+    if include_prompt and facts.prompt is not None:
+        said["prompt"] = facts.prompt
+    return {
+        "claim_generator_info": [agent],
+        "assertions": [
+            {"label": "c2pa.actions.v2", "data": {"actions": [created]}},
+            {"label": GENERATION, "data": said},
+        ],
+    }
+
+
+def read(data: bytes, mime: str, anchors: bytes = b"", sidecar: bytes | None = None) -> Credentials:
+    """Read and check the credentials in ``data``, or those in ``sidecar``; ``anchors`` are trusted roots in PEM.
+
+    Nothing is fetched from the network: no remote manifests, no revocation lists.
+    """
+    if missing():
+        return Credentials("unchecked")
+    import c2pa
+
+    settings: dict[str, Any] = {"verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False}}
+    if anchors:
+        settings["trust"] = {"trust_anchors": anchors.decode("ascii", "replace")}
+    try:
+        context = c2pa.Context.from_dict(settings)
+        reader = c2pa.Reader.try_create(mime, io.BytesIO(data), manifest_data=sidecar, context=context)
+        if reader is None:
+            return Credentials("absent")
+        with reader:
+            manifest = reader.get_active_manifest() or {}
+            results = reader.get_validation_results() or {}
+            state = reader.get_validation_state() or ""
+            beside = not reader.is_embedded()
+    except (c2pa.C2paError, ValueError) as error:
+        return Credentials("unreadable", reasons=(str(error),))
+    return _credentials(manifest, results, state, beside)
+
+
+def _credentials(manifest: dict[str, Any], results: dict[str, Any], state: str, beside: bool) -> Credentials:
+    failures = tuple(failure["code"] for failure in results.get("activeManifest", {}).get("failure", ()))
+    judged: State = "invalid"
+    if state in ("Trusted", "Valid"):
+        judged = "trusted" if state == "Trusted" else "valid"
+    elif any(word in code for code in failures for word in CHANGED):
+        judged = "tampered"
+    said: dict[str, Any] = {}
+    created: dict[str, Any] = {}
+    for assertion in manifest.get("assertions", ()):
+        content = assertion.get("data")
+        if not isinstance(content, dict):
+            continue
+        if assertion.get("label") == GENERATION:
+            said = content
+        for action in content.get("actions", ()):
+            if action.get("action") == "c2pa.created":
+                created = action
+    agent = created.get("softwareAgent") or {}
+    agent = agent if isinstance(agent, dict) else {"name": str(agent)}
+    return Credentials(
+        state=judged,
+        facts=said,
+        software=f"{agent.get('name', '')} {agent.get('version', '')}".strip() or None,
+        ai_generated=created.get("digitalSourceType") == SOURCE_TYPE,
+        signer=(manifest.get("signature_info") or {}).get("common_name"),
+        sidecar=beside,
+        reasons=failures,
+    )

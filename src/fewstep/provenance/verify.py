@@ -1,0 +1,171 @@
+"""``fewstep verify FILE``: what a picture's credentials and its watermark say together, in plain sentences."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from fewstep.provenance.blocks import Bytes
+from fewstep.provenance.chips import SMALLEST_SIDE
+from fewstep.provenance.content_credentials import Credentials, read
+from fewstep.provenance.identity import own_root
+from fewstep.provenance.payload import mark_payload
+from fewstep.provenance.watermark import PUBLIC_KEY, Detection, Effort, SpreadSpectrum, Watermark
+
+SIDECAR = ".c2pa"
+MOST_PIXELS = 50_000_000
+REASONS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to look at a file."""
+
+    key: bytes = PUBLIC_KEY
+    """Watermark key; the public one unless the pictures were marked with a key of your own."""
+    trust_anchors: tuple[Path, ...] = ()
+    """PEM files of roots to trust, beside the one that this machine made for itself."""
+    effort: Effort = "scales"
+    """``aligned`` looks where the mark was put, ``offsets`` also after a crop, ``scales`` also after a resize."""
+    home: Path | None = None
+    """Where fewstep keeps its identity; default ``$FEWSTEP_HOME``, else ``~/.config/fewstep``."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known about where a picture came from."""
+
+    credentials: Credentials
+    """What the content credentials say."""
+    watermark: Detection | None
+    """What the watermark says; None where the picture is too small to carry one."""
+    stripped: bool
+    """The watermark is there and the credentials are not: the picture was saved again by another program."""
+    same_bundle: bool | None
+    """Whether the watermark names the bundle that the credentials name; None where one of them is silent."""
+    sentences: tuple[str, ...]
+    """All of this for a person."""
+
+    @property
+    def made_by_fewstep(self) -> bool:
+        """Whether intact credentials or the watermark say so."""
+        intact = self.credentials.state in ("trusted", "valid") and bool(self.credentials.facts)
+        return intact or (self.watermark is not None and self.watermark.found)
+
+    def __str__(self) -> str:
+        return "\n".join(self.sentences)
+
+
+def verify(path: Path | str, options: VerifyOptions | None = None, watermark: Watermark | None = None) -> Verdict:
+    """Check the credentials and the watermark of a picture file; a file that is no picture is a ValueError."""
+    options = options or VerifyOptions()
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"can't read {path}: {error.strerror or error}") from error
+    picture, mime = decode(data, path.name)
+    beside = path.with_suffix(SIDECAR)
+    credentials = read(data, mime, _anchors(options))
+    if credentials.state == "absent" and beside.is_file():
+        credentials = read(data, mime, _anchors(options), sidecar=beside.read_bytes())
+    found = None
+    if min(picture.shape[:2]) >= SMALLEST_SIDE:
+        found = (watermark or SpreadSpectrum(options.key)).detect(picture, options.effort)
+    return conclude(credentials, found)
+
+
+def decode(data: bytes, name: str = "this file") -> tuple[Bytes, str]:
+    """Read a picture's pixels ``[H, W, 3]`` (transparency ignored) and its media type; anything else is a ValueError."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{name} has {image.width}x{image.height} pixels: at most {MOST_PIXELS:,} are read")
+            mime = Image.MIME.get(image.format or "", "application/octet-stream")
+            return np.asarray(image.convert("RGB"), np.uint8), mime
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is not a picture that can be read: give a PNG, JPEG or WebP file") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is far too large: at most {MOST_PIXELS:,} pixels are read") from error
+    except (OSError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{name} is broken ({error}): get a whole copy of it") from error
+
+
+def conclude(credentials: Credentials, found: Detection | None) -> Verdict:
+    """Put both testimonies together."""
+    marked = found is not None and found.found
+    bundle = credentials.facts.get("bundle_hash")
+    same = None
+    if marked and found is not None and found.payload is not None and bundle is not None:
+        mask = (1 << found.payload_bits) - 1
+        same = found.payload == mark_payload(str(bundle)) & mask
+    stripped = marked and credentials.state == "absent"
+    sentences = [_about_credentials(credentials, stripped), *_made_how(credentials), _about_watermark(found)]
+    if same is False:
+        sentences.append("The watermark and the credentials name different bundles: one of them was put there later.")
+    return Verdict(credentials, found, stripped, same, tuple(sentences))
+
+
+def _anchors(options: VerifyOptions) -> bytes:
+    """Every trusted root, as one PEM text."""
+    try:
+        given = [path.read_bytes() for path in options.trust_anchors]
+    except OSError as error:
+        raise ValueError(f"can't read a trust anchor ({error}): give PEM files of root certificates") from error
+    own = own_root(options.home)
+    return b"\n".join([*given, *([own] if own else [])])
+
+
+def _about_credentials(credentials: Credentials, stripped: bool) -> str:
+    by = f"signed by {credentials.signer!r}" if credentials.signer else "signed"
+    why = ", ".join(credentials.reasons[:REASONS_SHOWN])
+    absent = "Content credentials: none."
+    if stripped:
+        absent = "Content credentials: stripped; the watermark is there, so another program has saved this picture again."
+    return {
+        "trusted": f"Content credentials: intact and trusted, {by}.",
+        "valid": f"Content credentials: intact, {by}, who is not on your trust list.",
+        "tampered": f"Content credentials: TAMPERED; the file was changed after it was signed ({why}).",
+        "invalid": f"Content credentials: not valid ({why}).",
+        "unreadable": f"Content credentials: unreadable ({why}).",
+        "unchecked": "Content credentials: not checked; pip install 'fewstep[provenance]' to read them.",
+        "absent": absent,
+    }[credentials.state]
+
+
+def _made_how(credentials: Credentials) -> list[str]:
+    """What the credentials claim, worded as a claim where they are not intact."""
+    if not credentials.software:
+        return []
+    verb = "They say it was" if credentials.state in ("trusted", "valid") else "They claimed it was"
+    sentence = f"{verb} made by {credentials.software}"
+    facts = credentials.facts
+    if facts:
+        sentence += f" with {facts.get('model')} (bundle {str(facts.get('bundle_hash'))[:12]}), "
+        sentence += f"steps {facts.get('steps')}, seed {facts.get('seed')}"
+    if credentials.ai_generated:
+        sentence += "; a trained model made the whole picture"
+    return [sentence + "."]
+
+
+def _about_watermark(found: Detection | None) -> str:
+    if found is None:
+        return f"Watermark: none possible; a side under {SMALLEST_SIDE} pixels carries no mark."
+    if not found.found:
+        return "Watermark: not found; that proves nothing, since heavy editing or another key looks the same."
+    chance = "under 1e-300" if found.p_value < 1e-300 else f"at most 1e{math.ceil(math.log10(found.p_value))}"
+    sentence = f"Watermark: found; the chance of this in an unmarked picture is {chance}"
+    place = found.alignment
+    if place.scale != 1.0:
+        sentence += f", read after resizing by {place.scale:.3g}"
+    if place.dy or place.dx or place.tile_y or place.tile_x:
+        sentence += ", on a shifted grid (cropped or pasted)"
+    if found.payload is not None:
+        sentence += f"; it names bundle mark {found.payload:0{found.payload_bits // 4}x}"
+        sentence += "" if found.payload_confidence == 1.0 else f" ({found.payload_confidence:.1%} sure)"
+    return sentence + "."

@@ -1,0 +1,320 @@
+"""Teacher -> student: the whole of ADD on any bundle or diffusers folder, with a warm start. One place for every model.
+
+Three phases, each resumable: *pairs* (the teacher draws noise-to-sample pairs, cached), *warm* (the student regresses onto
+them) and *add* (the game). Turning phases off gives the ablations: no warm start, adversarial only, distillation only.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .. import bundle, pretrained
+from ..data.dataset import cache_dir
+from ..methods import add, regression
+from ..parts import discriminator
+from ..parts.augment import Augment
+from ..parts.denoiser import Student, Teacher, freeze
+from ..parts.discriminator import Discriminator
+from ..parts.features import FeatureNetwork, OfMedia, OfTeacher, Standardised
+from ..parts.imagenet import ImageNetFeatures
+from ..rng import Rng
+from ..tensors import Batch, Conditioning, Media
+from ..training.data import Progress, TrainingSet, chunks, open_dataset, training_set
+from ..training.recipe import Phase
+from ..training.trainer import Optimizer, Trainer
+from ..training.trainer import Options as TrainerOptions
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Regression onto the teacher's own trajectories before the game begins."""
+
+    steps: int = 300
+    """Training steps; 0 leaves the warm start out."""
+    pairs: int = 1024
+    """Noise-to-sample pairs that the teacher draws (cached beside the run)."""
+    teacher_steps: int = 16
+    """DDIM steps of a pair."""
+    learning_rate: float = 5e-4
+    """Adam's learning rate."""
+    batch_size: int = 32
+    """Pairs a step."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Distil a teacher into a few-step student."""
+
+    teacher: str = "emoji-64-teacher"
+    """Name of a shipped bundle, or a diffusers text-to-image folder."""
+    data: str = "emoji"
+    """Dataset folder, or the name of one that ``fewstep data`` has built."""
+    styles: tuple[str, ...] = ()
+    """Train on these style words only; empty takes all."""
+    steps: int = 1000
+    """Steps of the adversarial game; 0 stops after the warm start."""
+    batch_size: int = 16
+    """Samples a step; a multiple of 8 above 8 for heads with local batch norm."""
+    student_learning_rate: float = 2e-4
+    """Adam's learning rate of the student."""
+    heads_learning_rate: float = 1e-3
+    """Adam's learning rate of the discriminator's heads."""
+    ema: float = 0.99
+    """Decay of the student's weight average, which is what is saved."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
+    init: Literal["teacher", "random"] = "teacher"
+    """Where the student's weights come from. ``random`` is the paper's Table 1c: it fails."""
+    times: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    """The student's times."""
+    probabilities: tuple[float, ...] = ()
+    """How often each time is trained; empty is uniform, as the paper has it."""
+    guidance_scale: float | None = None
+    """The teacher's guidance; None takes its card's."""
+    features: Literal["efficientnet-lite0", "teacher"] = "efficientnet-lite0"
+    """What the discriminator looks through."""
+    resolution: int = 64
+    """Side that pictures are resized to for an image feature network."""
+    augment: tuple[str, ...] = ()
+    """Differentiable augmentation in front of the features: color, translation, cutout."""
+    warm: WarmStart = field(default_factory=WarmStart)
+    """The warm start."""
+    add: add.Options = field(default_factory=lambda: add.Options(r1=1.0))
+    """The game."""
+    heads: discriminator.Options = field(default_factory=discriminator.Options)
+    """The discriminator's heads."""
+
+
+@dataclass
+class Distillation:
+    """A run that is ready to begin: its phases, and what to do at the end."""
+
+    options: Options
+    teacher_card: bundle.Card
+    model: pretrained.Pretrained
+    student: Student
+    phases: list[Phase]
+    folder: Path
+
+    def card(self, steps_taken: int) -> bundle.Card:
+        """The facts of the student as it stands."""
+        o, t = self.options, self.teacher_card
+        n = len(o.times)
+        return bundle.Card(
+            name=self.folder.name,
+            role="student",
+            method=method_name(o),
+            steps=tuple(range(1, n + 1)),
+            times=o.times,
+            native_size=t.native_size,
+            teacher=t.name,
+            licence=t.licence,
+            data=t.data,
+            text_encoder="",
+            training={"steps": steps_taken, "options": json.loads(json.dumps(asdict(o), default=str))},
+        )
+
+    def save(
+        self, folder: Path, steps_taken: int, thin: bool = False, dtype: torch.dtype = torch.float32
+    ) -> bundle.Card:
+        """Write the student as a bundle. ``thin`` leaves the text encoder to the package it comes from."""
+        card, source = self.card(steps_taken), self.model.folder
+        if thin:
+            card = replace(card, text_encoder="sentence")
+        config = pretrained.read_config(source / "scheduler" / "scheduler_config.json")
+        betas = {k: config[k] for k in BETA_KEYS if k in config}
+        return bundle.save(
+            folder,
+            replace(card, name=folder.name),
+            unet=self.student.denoiser.network,  # type: ignore[arg-type]
+            vae=self.model.codec.vae,  # type: ignore[arg-type]
+            scheduler=bundle.scheduler_for("student", config.get("prediction_type", "epsilon"), **betas),
+            text=None if thin else source,
+            dtype=dtype,
+        )
+
+
+BETA_KEYS = (
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "num_train_timesteps",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+
+
+def method_name(o: Options) -> str:
+    """What the student's method is called in tables: add, or which part of it is missing."""
+    if not o.steps:
+        return "regression"
+    if o.init == "random":
+        return "random_init"
+    if not o.add.adversarial_weight:
+        return "distillation_only"
+    return "add" if o.add.distillation_weight else "adversarial_only"
+
+
+def prepare(options: Options, folder: Path, progress: Progress | None = None) -> Distillation:
+    """Read the teacher and the data, and lay out the phases. Raises ValueError with the fix for anything that is missing."""
+    o = options
+    source = bundle.locate(o.teacher)
+    model = pretrained.load(source)
+    card = bundle.Card.read(source) if (source / bundle.CARD).is_file() else foreign_card(source, model)
+    if card.role == "student":
+        raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher})")
+    freeze(model.codec)
+    scale = card.guidance_scale if o.guidance_scale is None else o.guidance_scale
+    student = Student(copy.deepcopy(model.denoiser).requires_grad_(True), o.times, o.probabilities)
+    if o.init == "random":
+        randomise(student.denoiser, o.seed)
+    teacher = Teacher(model.denoiser, scale)
+    dataset = open_dataset(o.data, o.styles)
+    data = training_set(dataset, model.codec, model.conditioner, cache_dir(), o.batch_size, o.seed, True, progress)
+    phases = []
+    if o.warm.steps:
+        phases.append(Phase("warm", o.warm.steps, lambda: warm_start(o, student, teacher, data, folder, progress)))
+    if o.steps:
+        phases.append(Phase("add", o.steps, lambda: game(o, student, teacher, model, data, progress)))
+    if not phases:
+        raise ValueError("nothing to train: give --steps or --warm.steps")
+    return Distillation(o, card, model, student, phases, folder)
+
+
+def foreign_card(folder: Path, model: pretrained.Pretrained) -> bundle.Card:
+    """A card for somebody's own diffusers folder, which has none."""
+    size = tuple(8 * s for s in model.latent_shape[1:])
+    return bundle.Card(
+        folder.name, "teacher", "unknown", (25, 50), guidance_scale=7.5, sampler="ddim", native_size=size
+    )
+
+
+def randomise(network: nn.Module, seed: int) -> None:
+    """Fresh weights (the paper's random-init ablation)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+
+
+# -- phase one: pairs and regression
+
+
+def warm_start(
+    o: Options, student: Student, teacher: Teacher, data: TrainingSet, folder: Path, progress: Progress | None
+) -> tuple[Trainer, Callable[[int], Batch]]:
+    """Regression onto the teacher's trajectories."""
+    pairs = draw_pairs(o, teacher, data, folder / "pairs.safetensors", progress)
+    adam = Optimizer(learning_rate=o.warm.learning_rate, beta1=0.9, beta2=0.99, warmup=20, decay=True, ema=0.98)
+    options = TrainerOptions(o.warm.steps, o.warm.batch_size, o.seed, o.precision, optimizers={"student": adam})
+    return Trainer(regression.Regression(student), options), pairs
+
+
+def draw_pairs(o: Options, teacher: Teacher, data: TrainingSet, path: Path, progress: Progress | None) -> TrainingSet:
+    """Noise, the guided teacher's sample from it, and the prompt row it was drawn for. Kept at ``path``, drawn once."""
+    key = f"{o.teacher}|{teacher.guidance_scale}|{o.warm.teacher_steps}|{o.warm.pairs}|{o.seed}|{len(data)}"
+    if path.is_file():
+        saved = load_file(path)
+        if _key_of(path) == key:
+            return _paired(o, data, saved)
+    rng = np.random.Generator(np.random.PCG64(o.seed))
+    rows = np.concatenate([rng.permutation(len(data)) for _ in range(-(-o.warm.pairs // len(data)))])[: o.warm.pairs]
+    prompts = torch.tensor([int(rng.choice(list(data.choices[i]))) for i in rows])
+    noise = Rng.of(o.seed, "pairs").normal((len(rows), *data.latents.shape[1:]))
+    drawn = []
+    for at in chunks(len(rows), 32):
+        cond = data.prompts[prompts[at]]
+        null = data.null[torch.zeros(len(at), dtype=torch.long)]
+        drawn.append(teacher.draw(noise[at], cond, null, o.warm.teacher_steps).half())
+        if progress:
+            progress("teacher's trajectories", int(at[-1]) + 1, len(rows))
+    saved = {"noise": noise.half(), "x0": torch.cat(drawn), "prompts": prompts}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(saved, path, metadata={"key": key})
+    return _paired(o, data, saved)
+
+
+def _key_of(path: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("key", "")
+
+
+def _paired(o: Options, data: TrainingSet, saved: dict[str, Tensor]) -> TrainingSet:
+    choices = [[int(p)] for p in saved["prompts"]]
+    return TrainingSet(saved["x0"], data.prompts, choices, data.null, o.warm.batch_size, o.seed, noise=saved["noise"])
+
+
+# -- phase two: the game
+
+
+def game(
+    o: Options,
+    student: Student,
+    teacher: Teacher,
+    model: pretrained.Pretrained,
+    data: TrainingSet,
+    progress: Progress | None,
+) -> tuple[Trainer, Callable[[int], Batch]]:
+    """ADD, with its features standardised over real data."""
+    features, image = look(o, teacher, data, progress)
+    data = replace(data, image=image, media=data.media if features.space == "media" else None)
+    example = data.rows(np.arange(8))
+    view = example.media if features.space == "media" else example.x0
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(o.seed)
+        heads = Discriminator.over(features(view, example.cond, Rng.of(o.seed, "example")), example.cond, o.heads)
+    advice = teacher if o.add.distillation_weight else None
+    method = add.ADD(student, advice, model.codec, features, heads, o.add)
+    optimizers = {
+        "student": Optimizer(o.student_learning_rate, warmup=20, ema=o.ema),
+        "discriminator": Optimizer(o.heads_learning_rate, warmup=0, max_gradient_norm=0.0),
+    }
+    options = TrainerOptions(o.steps, o.batch_size, o.seed, o.precision, optimizers=optimizers)
+    return Trainer(method, options), data
+
+
+def look(
+    o: Options, teacher: Teacher, data: TrainingSet, progress: Progress | None
+) -> tuple[FeatureNetwork, Tensor | None]:
+    """The standardised feature network, and the embedding of every training picture (c_img) if it gives one."""
+    if o.features == "teacher":
+        inner: FeatureNetwork = OfTeacher(copy.deepcopy(teacher.denoiser))
+        some = [data.rows(at) for at in chunks(min(256, len(data)), 32)]
+        return Standardised.fit(inner, [(b.x0, b.cond) for b in some], Rng.of(o.seed, "fit")), None
+    network = ImageNetFeatures.load(o.features, o.resolution)
+    read = data.media
+    assert read is not None, "prepare() reads the media"
+    augmented = OfMedia(network, Augment(o.augment) if o.augment else None)
+    samples = ((read(at), Conditioning()) for at in chunks(min(512, len(data)), 32))
+    features = Standardised.fit(augmented, samples, Rng.of(o.seed, "fit"))
+    if not (o.add.image_conditioning and o.heads.image):
+        return features, None
+    return features, embed(network, read, len(data), progress)
+
+
+@torch.no_grad()
+def embed(network: ImageNetFeatures, read: Callable[[np.ndarray], Media], n: int, progress: Progress | None) -> Tensor:
+    """Pooled features of every picture ``[N, P]``, float16."""
+    parts = []
+    for at in chunks(n, 32):
+        pooled = network(read(at)).pooled
+        assert pooled is not None
+        parts.append(pooled.half())
+        if progress:
+            progress("image embeddings", int(at[-1]) + 1, n)
+    return torch.cat(parts)

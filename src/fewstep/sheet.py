@@ -1,0 +1,65 @@
+"""Contact sheets: pictures in a grid with captions, the way results are shown here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+INK, FAINT, PAPER = (28, 30, 38), (120, 124, 138), (255, 255, 255)
+
+
+def _font(size: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _fitted(draw: ImageDraw.ImageDraw, text: str, font: object, width: int) -> str:
+    """Cut with an ellipsis to fit."""
+    if draw.textlength(text, font=font) <= width:  # type: ignore[arg-type]
+        return text
+    while text and draw.textlength(text + "…", font=font) > width:  # type: ignore[arg-type]
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def sheet(
+    rows: Sequence[tuple[str, str, Sequence[Image.Image]]],
+    columns: Sequence[str],
+    title: str = "",
+    cell: int = 128,
+) -> Image.Image:
+    """A grid: each row is (name, note, pictures), each column a prompt. Pictures are enlarged without smoothing to ``cell``.
+
+    Raises ValueError if a row does not have one picture a column.
+    """
+    if any(len(pictures) != len(columns) for _, _, pictures in rows):
+        raise ValueError("every row of a sheet needs one picture for each column")
+    gap, left, top = 10, 176, (54 if title else 16) + 26
+    width = left + len(columns) * (cell + gap) + gap
+    height = top + len(rows) * (cell + gap) + gap
+    canvas = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    small, body, large = _font(13), _font(16), _font(22)
+    if title:
+        draw.text((16, 16), title, INK, font=large)
+    for j, text in enumerate(columns):
+        x = left + j * (cell + gap) + cell / 2
+        draw.text((x, top - 12), _fitted(draw, text, small, cell), FAINT, font=small, anchor="ms")
+    for i, (name, note, pictures) in enumerate(rows):
+        y = top + i * (cell + gap)
+        draw.text((16, y + cell / 2 - 4), _fitted(draw, name, body, left - 24), INK, font=body, anchor="ls")
+        draw.text((16, y + cell / 2 + 16), _fitted(draw, note, small, left - 24), FAINT, font=small, anchor="ls")
+        for j, picture in enumerate(pictures):
+            scale = max(1, cell // max(picture.size))
+            resample = Image.Resampling.NEAREST if picture.width * scale == cell else Image.Resampling.LANCZOS
+            shown = picture.convert("RGB").resize((cell, cell), resample)
+            canvas.paste(shown, (left + j * (cell + gap), y))
+    return canvas
+
+
+def save(picture: Image.Image, path: Path) -> Path:
+    """Write a PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, optimize=True)
+    return path

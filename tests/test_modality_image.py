@@ -1,0 +1,221 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fewstep.modality import image
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def pixels(media: torch.Tensor) -> np.ndarray:
+    return image.to_uint8(media).permute(1, 2, 0).numpy()
+
+
+def test_every_8_bit_value_is_read_as_documented_and_written_back() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    media = image.read(encoded(Image.fromarray(np.stack([values, values[::-1], values.T], -1))))
+    assert media.shape == (3, 16, 16)
+    assert media.dtype == torch.float32
+    expected = torch.from_numpy(values.astype(np.float32)) * 2 / 255 - 1
+    torch.testing.assert_close(media[0], expected, rtol=0, atol=1e-6)
+    assert (media.min(), media.max()) == (-1, 1)
+    assert torch.equal(image.read(image.write(media, "png")), media)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "webp"])
+def test_lossy_formats_stay_close_and_obey_quality(kind: str) -> None:
+    ramp = torch.linspace(-1, 1, 64).expand(3, 64, 64).contiguous()
+    assert (image.read(image.write(ramp, kind, quality=95)) - ramp).abs().max() < 0.1
+    media = image.from_pil(Image.fromarray(noise(64, 64)))
+    assert len(image.write(media, kind, quality=20)) < len(image.write(media, kind, quality=95)) / 2
+
+
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256], [257, 32768, 65535]], dtype=np.uint16)
+    for name in ("grey.png", "grey.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        media = image.read(tmp_path / name)
+        expected = torch.from_numpy(values.astype(np.float64) * 2 / 65535 - 1).float().expand(3, 2, 3)
+        torch.testing.assert_close(media, expected, rtol=0, atol=1e-6)
+    assert "16-bit" in image.load(tmp_path / "grey.png").notes[0]
+    assert torch.equal(image.from_pil(Image.fromarray(values)), media)
+
+
+def test_16_bit_grey_keeps_its_range_when_resized() -> None:
+    values = np.zeros((32, 64), dtype=np.uint16)
+    values[:, 32:] = 65535
+    media = image.read(encoded(Image.fromarray(values)), 8)
+    assert media.shape == (3, 8, 8)
+    assert (media.min(), media.max()) == (-1, 1)
+    torch.testing.assert_close(media[0, :, :3], torch.full((8, 3), -1.0), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_put_on_the_background(mode: str) -> None:
+    alpha = np.array([[0, 51, 255]], dtype=np.uint8).repeat(2, 0)
+    colour = Image.new("L" if mode == "LA" else "RGB", (3, 2), 0)
+    colour.putalpha(Image.fromarray(alpha))
+    assert colour.mode == mode
+    data = encoded(colour)
+    assert pixels(image.read(data))[0, :, 0].tolist() == [255, 204, 0]
+    assert pixels(image.read(data, background=(0, 100, 200)))[0].tolist() == [[0, 100, 200], [0, 80, 160], [0, 0, 0]]
+
+
+def test_palette_transparency_is_put_on_the_background() -> None:
+    palette = Image.new("P", (2, 2))
+    palette.putpalette([10, 20, 30, 200, 0, 0])
+    palette.putpixel((1, 0), 1)
+    data = encoded(palette, transparency=0)
+    assert pixels(image.read(data))[0].tolist() == [[255, 255, 255], [200, 0, 0]]
+    assert pixels(image.read(encoded(palette)))[0].tolist() == [[10, 20, 30], [200, 0, 0]]
+
+
+def test_invisible_colours_do_not_bleed_into_edges_when_resized() -> None:
+    rgba = np.zeros((64, 64, 4), dtype=np.uint8)
+    rgba[:, 32:] = (255, 255, 255, 255)  # white beside fully transparent black: on white, all is white
+    media = image.read(encoded(Image.fromarray(rgba)), 10)
+    assert torch.equal(media, torch.ones(3, 10, 10))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "undo"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.transpose(1, 0, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: a[::-1, ::-1].transpose(1, 0, 2)),
+        (8, lambda a: np.rot90(a, 1)),
+    ],
+)
+def test_exif_orientation_is_applied_pixel_by_pixel(orientation: int, undo) -> None:
+    stored = noise(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    loaded = image.load(encoded(Image.fromarray(stored), exif=exif.tobytes()))
+    assert np.array_equal(np.asarray(loaded.image), undo(stored))
+    assert bool(loaded.notes) == (orientation != 1)
+
+
+def test_cmyk_becomes_rgb_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "print.jpg"
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path, quality=100)
+    loaded = image.load(path)
+    assert loaded.notes == ("CMYK converted to RGB",)
+    red = pixels(loaded.media()).reshape(-1, 3).astype(int)
+    assert (abs(red - [255, 0, 0]) < 8).all()
+
+
+def test_the_middle_square_is_cut_and_resized_with_antialiasing() -> None:
+    wide = np.zeros((32, 96, 3), dtype=np.uint8)
+    wide[:, 32:64] = np.indices((32, 32)).sum(0)[..., None] % 2 * 255  # a one-pixel checkerboard in the middle
+    media = image.read(encoded(Image.fromarray(wide)), 8)
+    assert media[:, 2:6, 2:6].abs().max() < 0.05, "grey in the mean, not one of the two colours"
+    exact = image.read(encoded(Image.fromarray(wide)), 32)
+    assert np.array_equal(pixels(exact), wide[:, 32:64])
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (20_000, 2), (9_000, 9_000), (65_000, 65_000)])
+def test_huge_pictures_are_refused_from_the_header(width: int, height: int) -> None:
+    with pytest.raises(ValueError, match="smaller"):
+        image.read(png_header(width, height))
+
+
+def test_an_acceptable_header_without_pixels_is_refused_as_damaged() -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        image.read(png_header(64, 64))
+
+
+def test_tiny_pictures_are_refused() -> None:
+    with pytest.raises(ValueError, match="1x1 pixels, less than 2"):
+        image.read(encoded(Image.new("RGB", (1, 1))))
+    assert image.read(encoded(Image.new("RGB", (1, 1))), min_side=1).shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_animations_are_refused_and_their_first_frame_is_not_taken_silently(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    with pytest.raises(ValueError, match=r"3 frames.*save the frame"):
+        image.read(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+
+
+def test_a_photograph_with_an_embedded_preview_is_one_picture() -> None:
+    data = encoded(Image.new("RGB", (8, 8), "red"), "MPO", save_all=True, append_images=[Image.new("RGB", (4, 4))])
+    assert image.read(data).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_a_file_cut_at_any_place_is_refused_never_half_read(kind: str) -> None:
+    data = encoded(Image.fromarray(noise(32, 32)), kind)
+    for share in (0, 0.05, 0.3, 0.6, 0.9):
+        with pytest.raises(ValueError, match="; "):
+            image.read(data[: int(len(data) * share)])
+
+
+def test_what_is_no_picture_is_refused_with_the_files_name(tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("hello")
+    with pytest.raises(ValueError, match=r"notes\.png: not a picture"):
+        image.read(tmp_path / "notes.png")
+    with pytest.raises(ValueError, match=r"gone\.png: cannot be read \(No such file"):
+        image.read(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match="directory"):
+        image.read(tmp_path)
+    (tmp_path / "program.eps").write_bytes(encoded(Image.new("RGB", (8, 8)), "EPS"))
+    with pytest.raises(ValueError, match="not a picture"):
+        image.read(tmp_path / "program.eps")
+
+
+def test_pixels_without_a_stated_range_are_refused() -> None:
+    floats = Image.fromarray(np.ones((4, 4), dtype=np.float32))
+    with pytest.raises(ValueError, match="32-bit"):
+        image.read(encoded(floats, "TIFF"))
+    with pytest.raises(ValueError, match="float pixels"):
+        image.from_pil(floats)
+
+
+def test_writing_a_path_is_atomic_and_returns_the_bytes(tmp_path: Path) -> None:
+    media = torch.zeros(3, 8, 8)
+    path = tmp_path / "grey.PNG"
+    assert image.write(media, path) == path.read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["grey.PNG"]
+    with pytest.raises(ValueError, match=r"absent.*cannot be written"):
+        image.write(media, tmp_path / "absent" / "x.png")
+    with pytest.raises(ValueError, match="png, jpeg"):
+        image.write(media, tmp_path / "x.xyz")
+    with pytest.raises(ValueError, match="quality 0"):
+        image.write(media, "jpeg", quality=0)
+
+
+def test_writing_clips_and_rounds_and_refuses_nan() -> None:
+    media = torch.tensor([-9.0, -1.0, 0.0, 0.003, 1.0, 9.0]).reshape(1, 2, 3)
+    assert np.asarray(image.to_pil(media)).tolist() == [[0, 0, 128], [128, 255, 255]]
+    with pytest.raises(ValueError, match="NaN"):
+        image.write(torch.full((3, 4, 4), float("nan")))
+    with pytest.raises(ValueError, match="one picture"):
+        image.write(torch.zeros(2, 3, 4, 4))

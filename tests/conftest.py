@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import os
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-from jaxtyping import install_import_hook
-
-# before anything imports fewstep; an int is a float here, as it is for every other type checker
-install_import_hook("fewstep", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-
 import pytest
 import pytest_socket
 import torch
+from jaxtyping import install_import_hook
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+# before anything imports fewstep; an int is a float here, as it is for every other type checker
+install_import_hook("fewstep", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
 @pytest.fixture(autouse=True)
 def _quiet_machine() -> None:
-    """The same machine for every test, whatever ran before it."""
+    """The same machine for every test, whatever ran before it; nothing outside it can be reached."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     pytest_socket.socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -149,7 +150,9 @@ def tiny_vae(seed: int = 0) -> VaeCodec:
     return VaeCodec(freeze(vae))
 
 
-def make_batch(n: int = 4, axes: int = 2, channels: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
+def make_batch(
+    n: int = 4, axes: int = 2, channels: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Batch:
     """Random samples, each with a pooled condition and an image embedding."""
     rng = Rng.of(seed, "batch")
     cond = Conditioning(pooled=rng.normal((n, 3), dtype), image=rng.normal((n, 5), dtype))
@@ -187,20 +190,23 @@ def make_game(
     axes: int = 2,
     n: int = 4,
     dtype: torch.dtype = torch.float32,
-    heads: HeadOptions = HeadOptions(),
+    heads: HeadOptions | None = None,
     guidance_scale: float = 2.0,
     student_options: dict[str, Any] | None = None,
     features: Callable[[nn.Module, Denoiser], FeatureNetwork] | None = None,
     codec: Codec | None = None,
     negative: Conditioning | None = None,
+    schedule: NoiseSchedule | None = None,
+    kind: str = "v",
+    teacher_network: Denoiser | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Game:
     """A whole game of tiny networks; ``options`` go to ``add.Options``."""
     torch.manual_seed(seed)
-    teacher_network = ConvDenoiser(axes).to(dtype)
-    student_network = ConvDenoiser(axes).to(dtype)
-    student_network.load_state_dict(teacher_network.state_dict())
+    student_network = ConvDenoiser(axes, kind=kind, schedule=schedule).to(dtype)
+    if teacher_network is None:
+        teacher_network = copy.deepcopy(student_network)
     with torch.no_grad():  # a student that has moved: equal to its teacher some gradients would vanish
         for p in student_network.parameters():
             p.add_(0.1 * torch.randn_like(p))
@@ -208,7 +214,7 @@ def make_game(
     eyes = freeze(Eyes(axes).to(dtype))
     looking = OfMedia(eyes) if features is None else features(eyes, teacher_network)
     seen = looking(batch.x0, batch.cond, Rng.of(0))
-    discriminator = Discriminator.over(seen, batch.cond, heads).to(dtype)
+    discriminator = Discriminator.over(seen, batch.cond, heads or HeadOptions()).to(dtype)
     student, teacher = Student(student_network, **(student_options or {})), Teacher(teacher_network, guidance_scale)
     codec = codec or IdentityCodec()
     add = ADD(student, teacher, codec, looking, discriminator, Options(**options), negative)

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 from pathlib import Path
@@ -107,7 +108,7 @@ def test_a_disk_that_fills_while_pixels_are_written_is_the_same_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = written(tmp_path / "d").fingerprint
-    monkeypatch.setattr(module, "open", lambda path, mode: open("/dev/full", mode, 0), raising=False)
+    monkeypatch.setattr(module, "open", lambda path, mode: io.FileIO("/dev/full", mode), raising=False)
     with pytest.raises(ValueError, match="No space left on device"):
         written(tmp_path / "d", seed=1)
     monkeypatch.undo()
@@ -153,10 +154,11 @@ def test_a_folder_that_is_no_dataset_is_never_replaced(tmp_path: Path) -> None:
 def test_no_items_and_repeated_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not one item"):
         written(tmp_path / "d", count=0)
-    writer = DatasetWriter(tmp_path / "d", name="x", shape=SHAPE, licences=[], attribution="", build={})
-    with pytest.raises(ValueError, match="k: two items"), writer:
-        for pixels in pictures(2):
-            writer.add(pixels, Item("k", "c", ("p",)))
+    first, second = pictures(2)
+    with DatasetWriter(tmp_path / "e", name="x", shape=SHAPE, licences=[], attribution="", build={}) as writer:
+        writer.add(first, Item("k", "c", ("p",)))
+        with pytest.raises(ValueError, match="k: two items"):
+            writer.add(second, Item("k", "c", ("p",)))
     assert not (tmp_path / "d").exists()
 
 

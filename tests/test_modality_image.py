@@ -218,4 +218,4 @@ def test_writing_clips_and_rounds_and_refuses_nan() -> None:
     with pytest.raises(ValueError, match="NaN"):
         image.write(torch.full((3, 4, 4), float("nan")))
     with pytest.raises(ValueError, match="one picture"):
-        image.write(torch.zeros(2, 3, 4, 4))
+        image.write(torch.zeros(2, 4, 4))

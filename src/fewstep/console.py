@@ -68,11 +68,13 @@ class TrainingDisplay:
         self._live = Live(console=console, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> TrainingDisplay:
-        self._live.__enter__()
+        if console.is_terminal:
+            self._live.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._live.__exit__(*error)
+        if console.is_terminal:
+            self._live.__exit__(*error)
 
     def watch(self, phase: Phase, trainer: Trainer, log: StepLog) -> None:
         """Called after every step; raises Unhealthy when a fatal rule fires."""
@@ -83,9 +85,16 @@ class TrainingDisplay:
             self._courses.setdefault(name, []).append(value)
         self.alarms.extend(self.health.look(log))
         done = log.step == phase.steps
-        if self.now() - self._last_drawn > 0.25 or done:
+        every = 0.25 if console.is_terminal else 30.0
+        if self.now() - self._last_drawn > every or done:
             self._last_drawn = self.now()
-            self._live.update(self._panel(phase, trainer, log))
+            panel = self._panel(phase, trainer, log)
+            if console.is_terminal:
+                self._live.update(panel)
+            else:
+                losses = "  ".join(f"{k} {sum(v[-50:]) / len(v[-50:]):.4g}" for k, v in self._courses.items())
+                rate = self.rates[phase.name]
+                console.print(f"{phase.name} {log.step}/{phase.steps}  {rate:.0f} images/s  {losses}", highlight=False)
 
     def _panel(self, phase: Phase, trainer: Trainer, log: StepLog) -> Panel:
         taken = max(1, log.step - self._first)

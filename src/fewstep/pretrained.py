@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,26 @@ def refuse_pickles(folder: Path) -> None:
             )
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the two libraries' own progress bars and remarks off the terminal; errors still come as exceptions."""
+    import diffusers.utils.logging as ours
+    import transformers.utils.logging as theirs
+
+    levels = ours.get_verbosity(), theirs.get_verbosity()
+    bars = theirs.is_progress_bar_enabled()
+    ours.set_verbosity_error()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        ours.set_verbosity(levels[0])
+        theirs.set_verbosity(levels[1])
+        if bars:
+            theirs.enable_progress_bar()
+
+
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     """A diffusers text-to-image folder -> Denoiser, Codec and Conditioner; raises ValueError with the fix on bad input."""
     index = read_config(folder / "model_index.json")
@@ -211,8 +232,9 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
 
     config = read_config(folder / "scheduler" / "scheduler_config.json")
     schedule, kind = schedule_of(config), kind_of(config)
-    unet, vae = part("unet"), part("vae")
-    conditioner = TextConditioner(part("tokenizer", transformers), part("text_encoder", transformers))
+    with quiet():
+        unet, vae = part("unet"), part("vae")
+        conditioner = TextConditioner(part("tokenizer", transformers), part("text_encoder", transformers))
     width, wanted = conditioner.encoder.config.hidden_size, unet.config.cross_attention_dim
     if width != wanted:
         raise ValueError(
@@ -240,11 +262,12 @@ def sentence_encoder_folder(cache: Path) -> Path:
     source = str(Path(package.__file__).parent / "model")
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, model_max_length=SENTENCE_TOKENS)
-    encoder = AutoModel.from_pretrained(source, local_files_only=True, use_safetensors=True, dtype=torch.float32)
-    encoder.config.use_attention_mask = True
-    tokenizer.save_pretrained(temporary / "tokenizer")
-    encoder.save_pretrained(temporary / "text_encoder")
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, model_max_length=SENTENCE_TOKENS)
+        encoder = AutoModel.from_pretrained(source, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        encoder.config.use_attention_mask = True
+        tokenizer.save_pretrained(temporary / "tokenizer")
+        encoder.save_pretrained(temporary / "text_encoder")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return folder
@@ -254,8 +277,9 @@ def text_conditioner(folder: Path) -> TextConditioner:
     """Tokenizer and text encoder from a folder that holds ``tokenizer/`` and ``text_encoder/``."""
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    encoder = AutoModel.from_pretrained(
-        folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder = AutoModel.from_pretrained(
+            folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
     return TextConditioner(tokenizer, encoder)

@@ -39,6 +39,10 @@ class Rng:
         """One stream a sample, seeded as diffusers seeds a generator list: same seed, same noise as a stock pipeline."""
         return cls([torch.Generator().manual_seed(check_seed(s)) for s in seeds], device)
 
+    def copy(self) -> Rng:
+        """A second stream that will draw what this one is about to draw."""
+        return Rng([g.clone_state() for g in self._generators], self._device)
+
     def _draw(self, shape: Sequence[int], draw) -> Tensor:  # type: ignore[no-untyped-def]
         if len(self._generators) == 1:
             return draw(tuple(shape), self._generators[0]).to(self._device)

@@ -38,6 +38,8 @@ NAMES = NpmPackage(
     "sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
 )
 EMOJIBASE_COMPONENTS, EMOJIBASE_FLAGS = 2, 9
+FLAGS = frozenset((0x1F3F3, 0x1F3F4, 0x1F3C1, 0x1F6A9, 0x1F38C))
+"""White, black, chequered, triangular, crossed, and every sequence that begins with one; nations are letter pairs."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def package_concepts() -> dict[str, Concept]:
     for text, entry in emoji.EMOJI_DATA.items():
         points = [ord(character) for character in text]
         toned = any(0x1F3FB <= point <= 0x1F3FF for point in points)
-        flag = "flag" in entry["en"] or any(0x1F1E6 <= point <= 0x1F1FF or point >= 0xE0000 for point in points)
+        flag = points[0] in FLAGS or 0x1F1E6 <= points[0] <= 0x1F1FF
         if entry["status"] != emoji.STATUS["fully_qualified"] or toned or flag:
             continue
         name, *aliases = (alias.strip(":").replace("_", " ") for alias in (entry["en"], *entry.get("alias", ())))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +78,7 @@ def _idx(path: Path, axes: int) -> np.ndarray:
     except (OSError, EOFError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); get the file anew") from error
     head = 4 + 4 * axes
-    shape = tuple(np.frombuffer(data[4:head], ">u4").tolist())
-    if data[:4] != bytes((0, 0, 8, axes)) or len(data) - head != int(np.prod(shape)):
-        raise ValueError(f"{path}: not an IDX file of {axes} axes of bytes, or cut short; get the file anew")
+    shape = struct.unpack_from(f">{axes}I", data, 4) if len(data) >= head else ()
+    if data[:4] != bytes((0, 0, 8, axes)) or len(data) - head != math.prod(shape):
+        raise ValueError(f"{path}: not an IDX file of bytes with {axes} axes, or cut short; get the file anew")
     return np.frombuffer(data, np.uint8, offset=head).reshape(shape)

@@ -60,7 +60,7 @@ class Options:
     renoised_input: float = 0.0
     """Largest standard deviation of Gaussian noise added to what the features see, real and fake alike; 0 is off."""
     image_conditioning: bool = True
-    """Show the discriminator the embedding of the real x0 (c_img); zeroed where the student saw pure noise."""
+    """Show the discriminator the embedding of the real x0 (c_img); zeroed where the student saw nothing of it."""
     condition_dropout: float = 0.1
     """Share of rows whose condition is hidden from the discriminator in its own turn."""
     mismatched: float = 0.0
@@ -80,7 +80,7 @@ class _Sample:
     """What the student drew in this step, kept so that the discriminator's turn need not draw it again."""
 
     batch: Batch
-    t: Time
+    seen: Tensor
     features: Features
 
 
@@ -141,13 +141,13 @@ class ADD:
 
     # -- the student's turn
 
-    def _draw(self, batch: Batch, rng: Rng) -> tuple[Latents, Time]:
-        x_t, t = self.input(batch.x0, batch.cond, rng)
-        return self.student.denoiser(x_t, t, batch.cond), t
+    def _draw(self, batch: Batch, rng: Rng) -> tuple[Latents, Tensor]:
+        x_t, t, seen = self.input(batch.x0, batch.cond, rng)
+        return self.student.denoiser(x_t, t, batch.cond), seen
 
     def _student(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         o = self.options
-        sample, t = self._draw(batch, rng)
+        sample, seen = self._draw(batch, rng)
         self._observed = {
             f"sample_{name}": float(value)
             for name, value in (("mean", sample.detach().mean()), ("std", sample.detach().std()))
@@ -156,10 +156,10 @@ class ADD:
         if o.adversarial_weight:
             view = self._tap(sample, "adversarial")
             features = self._look(self._view(view), batch.cond, rng)
-            real = self._real_logits(batch, t, rng) if o.loss == "relativistic" else None
-            logits = self.discriminator(features, self._condition(batch.cond, t))
+            real = self._real_logits(batch, seen, rng) if o.loss == "relativistic" else None
+            logits = self.discriminator(features, self._condition(batch.cond, seen))
             out["adversarial"] = o.adversarial_weight * self._student_loss(real, logits)
-            self._sample = _Sample(batch, t, features.detach())
+            self._sample = _Sample(batch, seen, features.detach())
         if o.distillation_weight:
             advice = self.distillation(self._tap(sample, "distillation"), batch, rng)
             out["distillation"] = o.distillation_weight * advice
@@ -212,10 +212,12 @@ class ADD:
 
     def _discriminator(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         o = self.options
-        t, fake_features = self._fake(batch, rng)
-        cond = self._dropped(self._condition(batch.cond, t), rng)
+        seen, fake_features = self._fake(batch, rng)
+        shown = self._condition(batch.cond, seen)
+        cond = self._dropped(shown, rng)
         with torch.no_grad():
             real_media = self._reals(batch)
+            again = rng.copy()  # approximate R1 compares two looks under one augmentation
             real_features = self._look(real_media, batch.cond, rng)
         inputs = [level.detach().requires_grad_(bool(o.r1)) for level in real_features.levels]
         real = self.discriminator(Features(tuple(inputs), t=real_features.t), cond)
@@ -225,10 +227,10 @@ class ADD:
             out["r1"] = o.r1 * losses.r1(real, inputs)
         if o.approximate_r1:
             with torch.no_grad():
-                nearby = self._look(real_media + 0.01 * rng.normal_like(real_media), batch.cond, rng)
+                nearby = self._look(real_media + 0.01 * rng.normal_like(real_media), batch.cond, again)
             out["approximate_r1"] = o.approximate_r1 * losses.approximate_r1(real, self.discriminator(nearby, cond))
         if o.mismatched:
-            wrong = self.discriminator(real_features.detach(), cond.roll())
+            wrong = self.discriminator(real_features.detach(), shown.roll())  # a hidden prompt is not a wrong one
             out["mismatched"] = o.mismatched * self._discriminator_loss(real.detach(), wrong)
         self._observed = {
             "real_logit": float(real.detach().mean()),
@@ -238,13 +240,13 @@ class ADD:
         }
         return out
 
-    def _fake(self, batch: Batch, rng: Rng) -> tuple[Time, Features]:
+    def _fake(self, batch: Batch, rng: Rng) -> tuple[Tensor, Features]:
         """The sample of this step's student turn, or a new one if the student did not move."""
         if self._sample is not None and self._sample.batch is batch:
-            return self._sample.t, self._sample.features
+            return self._sample.seen, self._sample.features
         with torch.no_grad():
-            sample, t = self._draw(batch, rng)
-            return t, self._look(self._view(sample), batch.cond, rng)
+            sample, seen = self._draw(batch, rng)
+            return seen, self._look(self._view(sample), batch.cond, rng)
 
     # -- what the discriminator is shown
 
@@ -263,13 +265,13 @@ class ADD:
             x = x + match_dims(rng.uniform((len(x),), 0, self.options.renoised_input), x) * rng.normal_like(x)
         return self.features(x, cond, rng)
 
-    def _condition(self, cond: Conditioning, t: Time) -> Conditioning:
+    def _condition(self, cond: Conditioning, seen: Tensor) -> Conditioning:
         """Hide the real picture's embedding where the student could not have seen it: else a mismatch gives fakes away."""
         if cond.image is None:
             return cond
         if not self.options.image_conditioning:
             return replace(cond, image=torch.zeros_like(cond.image))
-        return replace(cond, image=cond.image * (t < 1).to(cond.image.dtype).unsqueeze(1))
+        return replace(cond, image=cond.image * seen.to(cond.image.dtype).unsqueeze(1))
 
     def _dropped(self, cond: Conditioning, rng: Rng) -> Conditioning:
         if not self.options.condition_dropout:
@@ -278,7 +280,7 @@ class ADD:
         hide = lambda v: None if v is None else v * keep.to(v.dtype).unsqueeze(1)  # noqa: E731
         return replace(cond, pooled=hide(cond.pooled), image=hide(cond.image))
 
-    def _real_logits(self, batch: Batch, t: Time, rng: Rng) -> Tensor:
+    def _real_logits(self, batch: Batch, seen: Tensor, rng: Rng) -> Tensor:
         with torch.no_grad():
             features = self._look(self._reals(batch), batch.cond, rng)
-            return self.discriminator(features, self._condition(batch.cond, t))
+            return self.discriminator(features, self._condition(batch.cond, seen))

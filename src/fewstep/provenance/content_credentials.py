@@ -151,6 +151,8 @@ def read(data: bytes, mime: str, anchors: bytes = b"", sidecar: bytes | None = N
             results = reader.get_validation_results() or {}
             state = reader.get_validation_state() or ""
             beside = not reader.is_embedded()
+    except c2pa.C2paError.NotSupported:
+        return Credentials("absent")
     except (c2pa.C2paError, ValueError) as error:
         return Credentials("unreadable", reasons=(str(error),))
     return _credentials(manifest, results, state, beside)

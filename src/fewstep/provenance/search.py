@@ -9,15 +9,35 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from fewstep.provenance.blocks import CORNER, SIDE, Bytes, Floats, fold, forward_grey, luminance
 from fewstep.provenance.chips import LAYOUTS, Chips, Layout, keyed_chips
-from fewstep.provenance.watermark import Alignment, Detection, SpreadSpectrum, decide, despread, respond
+from fewstep.provenance.detection import Alignment, Detection, decide, despread, respond
 
-DISPLAY_SCALES = (1 / 2, 2 / 3, 4 / 5, 3 / 4, 8 / 9, 10 / 11, 10 / 9, 5 / 4, 4 / 3, 3 / 2, 2.0, 1 / 3, 1 / 4, 3.0, 1 / 8)
+if TYPE_CHECKING:
+    from fewstep.provenance.watermark import SpreadSpectrum
+
+DISPLAY_SCALES = (
+    1 / 2,
+    2 / 3,
+    4 / 5,
+    3 / 4,
+    8 / 9,
+    10 / 11,
+    10 / 9,
+    5 / 4,
+    4 / 3,
+    3 / 2,
+    2.0,
+    1 / 3,
+    1 / 4,
+    3.0,
+    1 / 8,
+)
 """Undoing the zooms of browsers and screens: 200%, 150%, 125%, 133%, 112%, 110%, 90%, 80%, 75%, 67%, 50% ..."""
 COMMON_SIDES = (64, 128, 256, 384, 512, 640, 768, 1024)
 """Sides that a whole picture may have had before somebody resized it to an odd size."""

@@ -13,9 +13,10 @@ from PIL import Image, UnidentifiedImageError
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
 from fewstep.provenance.content_credentials import Credentials, read
+from fewstep.provenance.detection import Detection
 from fewstep.provenance.identity import own_root
 from fewstep.provenance.payload import mark_payload
-from fewstep.provenance.watermark import PUBLIC_KEY, Detection, Effort, SpreadSpectrum, Watermark
+from fewstep.provenance.watermark import PUBLIC_KEY, Effort, SpreadSpectrum, Watermark
 
 SIDECAR = ".c2pa"
 MOST_PIXELS = 50_000_000
@@ -126,7 +127,7 @@ def _about_credentials(credentials: Credentials, stripped: bool) -> str:
     why = ", ".join(credentials.reasons[:REASONS_SHOWN])
     absent = "Content credentials: none."
     if stripped:
-        absent = "Content credentials: stripped; the watermark is there, so another program has saved this picture again."
+        absent = "Content credentials: stripped; the watermark is there, so another program saved this picture again."
     return {
         "trusted": f"Content credentials: intact and trusted, {by}.",
         "valid": f"Content credentials: intact, {by}, who is not on your trust list.",

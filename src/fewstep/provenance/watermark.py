@@ -1,33 +1,24 @@
 """An invisible mark in the pixels: keyed spread spectrum in the block transform, informed by the picture under it.
 
 Embedding pushes low-corner DCT coefficients of the luminance towards keyed signs, only as far as each still counts for
-the detector and only where a push pays; busy blocks take more, blocks at the white or black limit are driven harder
-because half of their mark is clipped away. Detection is one self-normalised sum per hypothesis: for any picture made
-without knowledge of the key, ``P(score > z) <= exp(-z^2 / 2)`` (Hoeffding), whatever the picture.
+the detector and only where a push pays; busy blocks take more, and blocks at the white or black limit are driven harder,
+because half of their mark is clipped away. What a detection means stands in :mod:`fewstep.provenance.detection`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.provenance.blocks import CORNER, SIDE, Bytes, Floats, backward_rgb, fold, forward_rgb, whole_blocks
-from fewstep.provenance.chips import (
-    SMALLEST_SIDE,
-    Chips,
-    Layout,
-    blocks_of,
-    decode,
-    from_words,
-    keyed_chips,
-    layout_of,
-    tiled_pattern,
-)
+from fewstep.provenance.chips import SMALLEST_SIDE, blocks_of, keyed_chips, layout_of, tiled_pattern
+from fewstep.provenance.detection import FALSE_POSITIVE_RATE, Detection, Evidence, decide, despread, pool, respond
+from fewstep.provenance.search import search
 
 PUBLIC_KEY = b"fewstep public watermark key 1"
 """The default key. It is public on purpose: anybody can check a mark made with it, and anybody can forge one."""
@@ -42,7 +33,7 @@ Effort = Literal["aligned", "offsets", "scales"]
 class WatermarkOptions:
     """How strong the mark is and how sure a finding must be."""
 
-    false_positive_rate: float = 1e-6
+    false_positive_rate: float = FALSE_POSITIVE_RATE
     """Upper bound on the chance that an unmarked picture is called marked, after everything that was searched."""
     psnr_db: float = 42.0
     """No picture of 128 px and up ends below this."""
@@ -71,63 +62,6 @@ class Force(NamedTuple):
 
     strength: float
     floor_db: float
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Where the tile was found: aligned pictures have all zeros and scale 1."""
-
-    dy: int = 0
-    dx: int = 0
-    tile_y: int = 0
-    tile_x: int = 0
-    scale: float = 1.0
-    """Factor by which the picture was resized before it was read."""
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What one or more pictures say, with the key's signs already taken out: evidence adds up over frames."""
-
-    chips: Chips
-    pilot: Floats
-    data: Floats
-
-    def __add__(self, other: Evidence) -> Evidence:
-        if self.chips is not other.chips:
-            raise ValueError("these detections come from different keys or picture sizes: pool frames of one stream only")
-        return Evidence(self.chips, self.pilot + other.pilot, self.data + other.data)
-
-
-@dataclass(frozen=True)
-class Detection:
-    """What the detector says about a picture, or about the frames of a stream together."""
-
-    score: float
-    """Presence score of the pilot chips: about N(0, 1) on unmarked pictures at one alignment."""
-    p_value: float
-    """Upper bound on the chance of evidence this strong without a mark, all searched hypotheses counted."""
-    found: bool
-    """Whether ``p_value`` is at most the stated false positive rate."""
-    payload: int | None
-    """The embedded number; None where no mark was found, the check failed, or the picture is too small to carry one."""
-    payload_bits: int
-    """How many bits of payload a picture of this layout carries: 48, 16 or 0."""
-    payload_confidence: float
-    """Estimated chance that ``payload`` is right (1.0 where its CRC-16 agrees)."""
-    frames: int = 1
-    """Pictures pooled into this."""
-    hypotheses: int = 1
-    """Alignments, scales and layouts that were tried."""
-    alignment: Alignment = Alignment()
-    """Where the mark was read."""
-    evidence: Evidence | None = field(default=None, repr=False, compare=False)
-    """For pooling."""
-
-    @property
-    def confidence(self) -> float:
-        """``1 - p_value``."""
-        return 1.0 - self.p_value
 
 
 class Watermark(Protocol):
@@ -194,8 +128,6 @@ class SpreadSpectrum:
         found = self.read(picture, looks=1 if effort == "aligned" else 2)
         if found.found or effort == "aligned":
             return found
-        from fewstep.provenance.search import search  # it stands on this module
-
         return search(self, picture, found, scales=effort == "scales")
 
     def read(self, picture: Bytes, looks: int = 1) -> Detection:
@@ -209,7 +141,7 @@ class SpreadSpectrum:
         return decide(despread(chips, heard), self.options.false_positive_rate, hypotheses=looks)
 
     def pool(self, detections: Iterable[Detection]) -> Detection:
-        """All frames of a stream as one piece of evidence; see :func:`pool`."""
+        """All frames of a stream as one piece of evidence; see :func:`fewstep.provenance.detection.pool`."""
         return pool(detections, self.options.false_positive_rate)
 
     def _force(self, side: int) -> Force:
@@ -257,92 +189,6 @@ def check_picture(picture: Bytes) -> None:
         raise ValueError(f"a picture to mark is uint8 [H, W, 3], this is {picture.dtype} {list(picture.shape)}")
     if min(picture.shape[:2]) < SMALLEST_SIDE:
         layout_of(*picture.shape[:2])
-
-
-def respond(coefficients: Floats, reach: float) -> Floats:
-    """Tukey's biweight: linear for coefficients of the mark's own size, nothing for those the picture made."""
-    weight = np.square(coefficients)
-    weight *= -1.0 / reach**2
-    weight += 1.0
-    np.maximum(weight, 0.0, out=weight)
-    np.square(weight, out=weight)
-    weight *= coefficients
-    return weight
-
-
-def despread(chips: Chips, heard: Floats) -> Evidence:
-    """Take the key's signs out of a folded response ``[tile, CORNER, tile, 4]``."""
-    flat = heard.reshape(-1) * chips.signs
-    return Evidence(chips, flat[chips.pilot], flat[chips.data])
-
-
-def self_normalised(total: float, squares: float) -> float:
-    """``total / sqrt(squares)``: about N(0, 1) for keyed signs; nearly empty evidence counts as nothing."""
-    return total / math.sqrt(squares + 1.0)
-
-
-def decide(evidence: Evidence, false_positive_rate: float, hypotheses: int = 1) -> Detection:
-    """Turn evidence into a verdict: the better of the pilot chips alone and all chips under the best payload."""
-    layout = evidence.chips.layout
-    squares = float(np.vdot(evidence.pilot, evidence.pilot))
-    score = self_normalised(float(evidence.pilot.sum()), squares)
-    log_p = tail(score)
-    payload, confidence = None, 0.0
-    if layout.words:
-        words, correlations = decode(evidence.chips.symbols(evidence.data))
-        squares += float(np.vdot(evidence.data, evidence.data))
-        joint = self_normalised(float(evidence.pilot.sum() + correlations.max(1).sum()), squares)
-        log_p = min(log_p, tail(joint) + layout.words * 8 * math.log(2)) + math.log(2)
-        payload, confidence = read_payload(words, correlations, evidence, layout)
-    p_value = math.exp(max(-700.0, min(0.0, log_p + math.log(hypotheses))))
-    found = p_value <= false_positive_rate
-    return Detection(
-        score=score,
-        p_value=p_value,
-        found=found,
-        payload=payload if found else None,
-        payload_bits=layout.payload_bits,
-        payload_confidence=confidence if found else 0.0,
-        hypotheses=hypotheses,
-        evidence=evidence,
-    )
-
-
-def tail(score: float) -> float:
-    """Logarithm of Hoeffding's bound on ``P(score > z)`` for keyed signs."""
-    return -0.5 * score**2 if score > 0 else 0.0
-
-
-def read_payload(
-    words: list[int], correlations: Floats, evidence: Evidence, layout: Layout
-) -> tuple[int | None, float]:
-    """The payload and how likely it is right: by its CRC, or by each word's lead over the 255 others."""
-    payload = from_words(words, layout)
-    if layout.checked:
-        return payload, 0.0 if payload is None else 1.0
-    noise = math.sqrt(float(np.vdot(evidence.data, evidence.data)) / layout.words + 1.0)
-    scores = correlations.astype(np.float64) / noise
-    best = scores.max(1, keepdims=True)
-    confidence = float(np.prod(1.0 / np.exp(best * (scores - best)).sum(1)))
-    return (payload, confidence) if confidence >= 0.99 else (None, confidence)
-
-
-def pool(detections: Iterable[Detection], false_positive_rate: float = WatermarkOptions.false_positive_rate) -> Detection:
-    """Decide over all frames of a stream together.
-
-    Evidence is added chip by chip before it is normalised, so that a hundred copies of one frame say no more than one
-    of them: only frames that differ add certainty. The frames must have been read at one alignment, without a search.
-    """
-    total: Evidence | None = None
-    frames = 0
-    for detection in detections:
-        if detection.hypotheses != 1 or detection.evidence is None:
-            raise ValueError('only detections made with effort "aligned" can be pooled: a search picks its luckiest place')
-        total = detection.evidence if total is None else total + detection.evidence
-        frames += detection.frames
-    if total is None:
-        raise ValueError("nothing to pool: give at least one detection")
-    return replace(decide(total, false_positive_rate), frames=frames)
 
 
 class StreamDetector:

@@ -98,6 +98,8 @@ def unet(size: Size = Size()) -> nn.Module:
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=tuple(max(1, c // 32) for c in size.channels),  # diffusers reads this as a number of heads
         norm_num_groups=16,
+        addition_embed_type="text",  # pooled text joins the time embedding: every block is told what to draw
+        resnet_time_scale_shift="scale_shift",
     )
 
 

@@ -58,6 +58,8 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for stale in folder.parent.glob(f".{folder.name}.*"):  # a run that was killed while it wrote
+            shutil.rmtree(stale, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         save_file({k: v.clone() for k, v in tensors.items()}, temporary / "state.safetensors")
         (temporary / "state.json").write_text(json.dumps(plain, indent=1, sort_keys=True))

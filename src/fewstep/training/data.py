@@ -183,7 +183,10 @@ def training_set(
     media: bool = False,
     progress: Progress | None = None,
 ) -> TrainingSet:
-    """The train split, encoded: latents in memory, every distinct prompt once. ``media`` also hands out the pixels."""
+    """The train split, encoded: latents in memory, every distinct prompt once. ``media`` also hands out the pixels.
+
+    Half of the time a sample is asked for by its first prompt, its plain name; else by any of its prompts.
+    """
     train = dataset.subset("train")
     prompts = sorted({p for item in train.items for p in item.prompts})
     row = {p: i for i, p in enumerate(prompts)}
@@ -194,7 +197,7 @@ def training_set(
     return TrainingSet(
         latents=encode_all(len(train), read, codec, progress),
         prompts=prompt_table(prompts, text, cache, progress),
-        choices=[[row[p] for p in item.prompts] for item in train.items],
+        choices=[[row[item.prompts[0]]] * len(item.prompts) + [row[p] for p in item.prompts] for item in train.items],
         null=text.null(1),
         batch_size=batch_size,
         seed=seed,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ..tensors import Batch
+from .journal import Journal
 from .run import Saving, run
 from .trainer import StepLog, Trainer
 
@@ -32,8 +33,10 @@ def run_phases(phases: Sequence[Phase], saving: Saving, watch: Watch) -> None:
     """
     for phase in phases:
         trainer, batches = phase.build()
+        journal = Journal(saving.out / phase.name / "journal.jsonl")
 
-        def listen(log: StepLog, phase: Phase = phase, trainer: Trainer = trainer) -> None:
+        def listen(log: StepLog, phase: Phase = phase, trainer: Trainer = trainer, journal: Journal = journal) -> None:
+            journal.write(log)
             watch(phase, trainer, log)
 
         run(trainer, batches, replace(saving, out=saving.out / phase.name), listen)

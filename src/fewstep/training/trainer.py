@@ -211,8 +211,10 @@ class Trainer:
             network.load_state_dict(_own(network.state_dict(), state["players"][name]))
             saved = state.get("optimizers", {}).get(name, {})
             checkpoint.load_optimizer_state(self.optimizers[name], self._names[name], saved)
+        if set(state.get("averages", {})) != set(self.averages):
+            raise ValueError("the checkpoint was made with another --ema: resume with the options the run was started with")
         for name, average in self.averages.items():
-            saved = state.get("averages", {})[name]
+            saved = state["averages"][name]
             average.updates = int(saved["updates"])
             average.average = {k: v.clone() for k, v in _own(average.average, saved["weights"]).items()}
         self.step = int(state["step"])

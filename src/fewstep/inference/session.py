@@ -1,0 +1,205 @@
+"""One user's state, and whose turn it is. Pure: time is an argument, nothing here waits, draws or locks.
+
+A slot holds one thing, the newest. What is overwritten is counted and gone: a queue would only make every later picture
+older. Sessions take turns, the one served longest ago first; requests that fit into the same network call may join it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
+
+
+@dataclass(frozen=True)
+class Held(Generic[T]):
+    """What a slot gave out."""
+
+    value: T
+    put_at: float
+    """When it was put in, in seconds of the caller's clock."""
+    overwritten: int
+    """How many were overwritten since the one given out before this."""
+
+
+class Slot(Generic[T]):
+    """Room for one, the newest. Putting into a full slot overwrites, and counts it."""
+
+    def __init__(self) -> None:
+        self._held: tuple[T, float] | None = None
+        self._overwritten_since = 0
+        self.put_count = 0
+        self.overwritten = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether something waits here."""
+        return self._held is not None
+
+    def put(self, value: T, now: float) -> bool:
+        """Leave ``value`` here; True if an older one was overwritten."""
+        overwrote = self._held is not None
+        self._held = (value, now)
+        self.put_count += 1
+        self.overwritten += overwrote
+        self._overwritten_since += overwrote
+        return overwrote
+
+    def peek(self) -> T | None:
+        """What waits here, left in place."""
+        return None if self._held is None else self._held[0]
+
+    def take(self) -> Held[T] | None:
+        """Empty the slot; None if nothing waits."""
+        if self._held is None:
+            return None
+        (value, put_at), self._held = self._held, None
+        held = Held(value, put_at, self._overwritten_since)
+        self._overwritten_since = 0
+        return held
+
+    def clear(self) -> None:
+        """Forget what waits, without counting it."""
+        self._held = None
+
+
+@dataclass
+class Session(Generic[Asked, Answered]):
+    """One user: a slot each way and what has been counted. Settings travel inside each request, so nothing goes stale."""
+
+    id: str
+    inbox: Slot[Asked] = field(default_factory=Slot)
+    """The newest request not yet drawn."""
+    outbox: Slot[Answered] = field(default_factory=Slot)
+    """The newest answer not yet sent: a client that does not read holds one picture, never a heap of them."""
+    turn: int = 0
+    """Number of the turn it was last served in; what fairness is decided by."""
+    served: int = 0
+    """Requests taken from the inbox."""
+    asked_at: float = 0.0
+    """When it last asked for something."""
+
+    def ask(self, request: Asked, now: float) -> bool:
+        """Put a request into the inbox; True if it overwrote one that was never drawn."""
+        self.asked_at = now
+        return self.inbox.put(request, now)
+
+    @property
+    def drops(self) -> int:
+        """Requests that were overwritten, and answers that were."""
+        return self.inbox.overwritten + self.outbox.overwritten
+
+
+@dataclass(frozen=True)
+class Turn(Generic[Asked, Answered]):
+    """One session's part in a batch."""
+
+    session: Session[Asked, Answered]
+    held: Held[Asked]
+
+
+class Turns(Generic[Asked, Answered]):
+    """Fair turns over sessions: whoever was served longest ago comes first; a newcomer stands behind all who are here."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session[Asked, Answered]] = {}
+        self._clock = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session[Asked, Answered]]:
+        return iter(self._sessions.values())
+
+    def join(self, session: Session[Asked, Answered]) -> None:
+        """Let a session take turns from now on: coming anew gains nothing over staying."""
+        session.turn = next(self._clock)
+        self._sessions[session.id] = session
+
+    def leave(self, session_id: str) -> None:
+        """Take a session out; what waits in its slots is forgotten."""
+        if (session := self._sessions.pop(session_id, None)) is not None:
+            session.inbox.clear()
+            session.outbox.clear()
+
+    @property
+    def waiting(self) -> int:
+        """How many sessions have a request waiting."""
+        return sum(session.inbox.full for session in self._sessions.values())
+
+    def next_batch(
+        self, key: Callable[[Session[Asked, Answered], Asked], Hashable], sizes: Sequence[int] = (1,)
+    ) -> list[Turn[Asked, Answered]]:
+        """The next requests to draw together, never waiting for more: empty if nobody asks.
+
+        The session served longest ago is always in it. Others join, in their order, if their ``key`` equals its own,
+        as many as make one of ``sizes`` (rising, the first is 1): the batch sizes that networks are compiled for.
+        """
+        order = sorted((s for s in self._sessions.values() if s.inbox.full), key=lambda s: s.turn)
+        if not order:
+            return []
+        keys = [key(s, s.inbox.peek()) for s in order]  # type: ignore[arg-type]
+        same = [s for s, k in zip(order, keys) if k == keys[0]]
+        n = max(size for size in sizes if size <= len(same))
+        return [self._serve(session) for session in same[:n]]
+
+    def _serve(self, session: Session[Asked, Answered]) -> Turn[Asked, Answered]:
+        held = session.inbox.take()
+        assert held is not None, "only sessions whose inbox is full are served"
+        session.turn = next(self._clock)
+        session.served += 1
+        return Turn(session, held)
+
+
+class Full(Exception):
+    """Neither a place nor a place in the queue is free."""
+
+
+class Room:
+    """A number of places and a queue in front of them. Whoever leaves, the first in the queue comes in."""
+
+    def __init__(self, places: int, queue: int) -> None:
+        self.places, self.queue = places, queue
+        self._inside: dict[str, None] = {}
+        self._waiting: dict[str, None] = {}
+
+    def enter(self, session_id: str) -> int:
+        """Ask for a place: 0 is inside, 1 is first in the queue. Raises Full when the queue is full, too."""
+        if len(self._inside) < self.places and not self._waiting:
+            self._inside[session_id] = None
+            return 0
+        if len(self._waiting) >= self.queue:
+            raise Full(f"all {self.places} places and {self.queue} places in the queue are taken: try again later")
+        self._waiting[session_id] = None
+        return len(self._waiting)
+
+    def position(self, session_id: str) -> int:
+        """0 is inside; otherwise the place in the queue, from 1."""
+        return 0 if session_id in self._inside else list(self._waiting).index(session_id) + 1
+
+    def leave(self, session_id: str) -> list[str]:
+        """Give a place up, inside or in the queue; returns whom it lets in."""
+        self._inside.pop(session_id, None)
+        self._waiting.pop(session_id, None)
+        moved = []
+        while self._waiting and len(self._inside) < self.places:
+            first = next(iter(self._waiting))
+            del self._waiting[first]
+            self._inside[first] = None
+            moved.append(first)
+        return moved
+
+    @property
+    def inside(self) -> int:
+        """Places taken."""
+        return len(self._inside)
+
+    @property
+    def waiting(self) -> int:
+        """Length of the queue."""
+        return len(self._waiting)

@@ -1,0 +1,133 @@
+"""How long each stage takes: percentiles over a sliding window, and how busy the machine is against its idle costs.
+
+The planner asks what a choice would cost that nobody has drawn with for an hour. So costs are measured once, idle, for
+every choice (`Costs`), and while serving only the ratio of now to then is tracked, stage by stage: one slow neighbour
+slows every choice, and when it goes away every choice recovers, whether it was in use or not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+STAGES = ("decode", "wait", "text", "codec_in", "network", "codec_out", "watermark", "encode", "wire")
+"""In the order a frame meets them. ``wait``: for its turn. ``wire``: both ways, half of the browser's round trip each."""
+
+
+class Percentiles:
+    """Percentiles of the newest values: at most ``size`` of them, none older than ``seconds``."""
+
+    def __init__(self, size: int = 256, seconds: float = 30.0) -> None:
+        self._values: deque[tuple[float, float]] = deque(maxlen=size)
+        self._seconds = seconds
+
+    def add(self, value: float, now: float) -> None:
+        """Note one value."""
+        self._values.append((now, value))
+
+    def _fresh(self, now: float) -> list[float]:
+        while self._values and now - self._values[0][0] > self._seconds:
+            self._values.popleft()
+        return sorted(value for _, value in self._values)
+
+    def at(self, quantile: float, now: float) -> float | None:
+        """The value at ``quantile`` in [0, 1], between neighbours linearly; None where nothing is fresh."""
+        return self.many((quantile,), now)[0]
+
+    def many(self, quantiles: Iterable[float], now: float) -> list[float | None]:
+        """Several quantiles at the price of one sorting."""
+        values = self._fresh(now)
+        if not values:
+            return [None for _ in quantiles]
+        found: list[float | None] = []
+        for quantile in quantiles:
+            place = quantile * (len(values) - 1)
+            low = int(place)
+            high = min(low + 1, len(values) - 1)
+            found.append(values[low] + (values[high] - values[low]) * (place - low))
+        return found
+
+    def rate(self, now: float) -> float:
+        """Values a second, over the time that the window really covers."""
+        values = self._fresh(now)
+        if not values:
+            return 0.0
+        covered = self._seconds if len(values) < (self._values.maxlen or 0) else now - self._values[0][0]
+        return len(values) / max(covered, 1e-6)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Milliseconds of each stage for each choice, measured on an idle machine before serving. Sizes are pixels a side."""
+
+    network: Mapping[tuple[str, int], float]
+    """One evaluation, by (backend, size)."""
+    encode: Mapping[tuple[str, int], float]
+    """By (encoder, size)."""
+    codec_out: Mapping[int, float]
+    """By size."""
+    codec_in: Mapping[int, float] = field(default_factory=dict)
+    """By size; for requests that bring a picture."""
+    watermark: Mapping[int, float] = field(default_factory=dict)
+    """By size; empty where no mark is made."""
+    decode: float = 0.0
+    """A picture that a request brings."""
+    text: float = 0.0
+    """A prompt seen for the first time."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What the planner knows at one moment."""
+
+    costs: Costs
+    load: Mapping[str, float] = field(default_factory=dict)
+    """By stage: measured now over idle; 1 where nothing was measured lately."""
+    wire_ms: float = 0.0
+    """There and back, beyond the server."""
+    wait_ratio: float = 0.0
+    """Time waited for one's turn over time served: 0 alone, about n - 1 among n busy sessions."""
+    text_ms: float = 0.0
+    """Of the prompts that were asked for lately: 0 while they are remembered."""
+
+    def factor(self, stage: str) -> float:
+        """The load on a stage."""
+        return self.load.get(stage, 1.0)
+
+
+class StageClock:
+    """Live stage times: percentiles for people, load ratios for the planner."""
+
+    def __init__(self, costs: Costs, quantile: float = 0.9) -> None:
+        self.costs = costs
+        self._quantile = quantile
+        self._stages: dict[str, Percentiles] = {}
+        self._loads: dict[str, Percentiles] = {}
+        self._waits = Percentiles(64, 5.0)
+
+    def note(self, stage: str, ms: float, now: float, idle_ms: float | None = None) -> None:
+        """One measurement; with the idle cost of the same work, it counts towards the load of its stage."""
+        self._stages.setdefault(stage, Percentiles()).add(ms, now)
+        if idle_ms:
+            self._loads.setdefault(stage, Percentiles(64, 5.0)).add(ms / idle_ms, now)
+
+    def note_wait(self, wait_ms: float, served_ms: float, now: float) -> None:
+        """How long a request waited for its turn, and how long serving it took."""
+        self.note("wait", wait_ms, now)
+        self._waits.add(wait_ms / max(served_ms, 1e-3), now)
+
+    def percentiles(self, now: float, quantiles: tuple[float, ...] = (0.5, 0.95, 0.99)) -> dict[str, list[float | None]]:
+        """By stage, in the order of STAGES, then anything else that was noted."""
+        names = [s for s in STAGES if s in self._stages] + [s for s in self._stages if s not in STAGES]
+        return {name: self._stages[name].many(quantiles, now) for name in names}
+
+    def timings(self, now: float) -> Timings:
+        """What the planner should know now."""
+        load = {name: value for name, p in self._loads.items() if (value := p.at(self._quantile, now)) is not None}
+        wire, text = self._recent("wire", now), self._recent("text", now)
+        return Timings(self.costs, load, wire, self._waits.at(0.5, now) or 0.0, text)
+
+    def _recent(self, stage: str, now: float) -> float:
+        known = self._stages.get(stage)
+        return 0.0 if known is None else known.at(self._quantile, now) or 0.0

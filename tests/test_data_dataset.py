@@ -138,6 +138,17 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path: Path) -> None:
         written(tmp_path / "d")
 
 
+def test_a_folder_that_may_not_be_looked_into_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    with pytest.raises(ValueError, match=r"cannot write the dataset \(Permission denied\)"):
+        written(tmp_path / "d")
+    with pytest.raises(ValueError, match="no dataset here"):
+        Dataset.open(tmp_path / "d")
+
+
 def test_a_parent_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot write the dataset"):

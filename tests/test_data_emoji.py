@@ -79,6 +79,8 @@ def test_the_split_is_by_concept_and_on_both_sides(twemoji: Dataset) -> None:
 def test_building_twice_gives_one_fingerprint(twemoji: Dataset, tmp_path: Path) -> None:
     again = emoji.build(options(tmp_path, limit=LIMIT, heldout=0.3), tmp_path / "elsewhere")
     assert again.fingerprint == twemoji.fingerprint
+    order = [item.concept for item in again.items]
+    assert order == sorted(order), "and no set's order, which changes from run to run, shows through"
 
 
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from . import __version__
 from .console import TrainingDisplay, console, progress_bars
 
 
-
 def flat(options: type) -> Any:
     """An option dataclass whose own fields stand without a prefix; nested ones keep theirs (``--warm.steps``)."""
     return Annotated[options, tyro.conf.arg(name="")]
@@ -118,7 +117,9 @@ def distill(
         run = distillation.prepare(options, out, report)
     taken = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)
     run.save(out / "bundle", taken, thin)
-    console.print(f"the student is in [bold]{out / 'bundle'}[/]: try `fewstep draw \"a red heart\" --model {out / 'bundle'}`")
+    console.print(
+        f'the student is in [bold]{out / "bundle"}[/]: try `fewstep draw "a red heart" --model {out / "bundle"}`'
+    )
 
 
 def draw(
@@ -211,15 +212,70 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     console.print(table)
 
 
+def evaluate(
+    options: Any,
+    model: Annotated[str, tyro.conf.Positional] = "emoji-64",
+    steps: tuple[int, ...] = (1,),
+    data: str = "emoji",
+    name: str = "",
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/metrics.json"),
+) -> None:
+    """Measure a bundle: Fréchet distance, KID, precision/recall, retrieval, diversity, sharpness, latency.
+
+    Args:
+        model: A shipped bundle's name, or a bundle's folder.
+        steps: Step counts to measure, one after the other.
+        data: Dataset folder or name; its train split is the reference, in the styles the model was trained on.
+        name: What the records call the model; default its method.
+        output: JSON file of metric records; records of other models in it are kept.
+    """
+    from . import bundle
+    from .evaluation.record import merge, read_records, table, write_records
+    from .evaluation.suite import Bench
+    from .inference.pipeline import Pipeline
+    from .training.data import open_dataset
+
+    pipeline = Pipeline.open(bundle.locate(model))
+    styles = tuple(pipeline.card.training.get("options", {}).get("styles", ()))
+    records = read_records(output) if output.exists() else []
+    with progress_bars() as report:
+        bench = Bench(open_dataset(data, styles), options, report)
+    for n in steps:
+        with progress_bars() as report:
+            command = f"fewstep evaluate {model} --steps {n}"
+            records = merge(records, bench.measure(pipeline, n, name, command, report))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_records(output, records)
+    console.print(table(records), highlight=False, soft_wrap=True)
+    console.print(f"records: [bold]{output}[/]")
+
+
+def demo(options: Any) -> None:
+    """Draw with the shipped student and teacher, then make a student in about three minutes."""
+    from . import demo as show
+
+    show.run(options)
+
+
 def commands() -> dict[str, Callable[..., None]]:
     """Every command by name; option dataclasses are bound here so that ``--help`` is complete."""
+    from . import demo as show
+    from .evaluation import suite
     from .recipes import distillation, emoji
 
     teach.__annotations__["options"] = flat(emoji.Teach)
     distill.__annotations__["options"] = flat(distillation.Options)
-    for command, default in ((teach, emoji.Teach()), (distill, distillation.Options())):
-        command.__defaults__ = (default, *command.__defaults__[-5:])  # type: ignore[index]
-    return {**data_commands(), "teach": teach, "distill": distill, "draw": draw, "info": info}
+    evaluate.__annotations__["options"] = flat(suite.Options)
+    demo.__annotations__["options"] = flat(show.Options)
+    return {
+        "demo": demo,
+        **data_commands(),
+        "teach": teach,
+        "distill": distill,
+        "draw": draw,
+        "evaluate": evaluate,
+        "info": info,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

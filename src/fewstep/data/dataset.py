@@ -89,7 +89,7 @@ class Dataset:
     def open(cls, folder: Path | str) -> Dataset:
         """Open a dataset folder. Sizes are checked; `verify` reads every byte."""
         folder = Path(folder)
-        if not (folder / "dataset.json").is_file():
+        if not os.path.isfile(folder / "dataset.json"):  # false, not an error, where it may not even be looked for
             raise ValueError(f"{folder}: no dataset here; build one with `fewstep data emoji`, or pass another folder")
         with _damage_explained(folder):
             info = json.loads((folder / "dataset.json").read_text("utf-8"))
@@ -191,9 +191,9 @@ class DatasetWriter:
         self._keys: set[str] = set()
 
     def __enter__(self) -> DatasetWriter:
-        if self.folder.exists() and not (self.folder / "dataset.json").is_file() and not _is_empty(self.folder):
-            raise ValueError(f"{self.folder}: holds something that is not a dataset; pass an empty or a new folder")
         with self._failure_explained():
+            if self.folder.exists() and not (self.folder / "dataset.json").is_file() and not _is_empty(self.folder):
+                raise ValueError(f"{self.folder}: holds something that is not a dataset; pass an empty or a new folder")
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._temporary.mkdir(parents=True)
             self._stream = open(self._temporary / "media.npy", "wb")

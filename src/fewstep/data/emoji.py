@@ -44,7 +44,7 @@ FLAGS = frozenset((0x1F3F3, 0x1F3F4, 0x1F3C1, 0x1F6A9, 0x1F38C))
 
 @dataclass(frozen=True)
 class Options:
-    """What to build."""
+    """Emoji drawn by four vendors, with names and keywords."""
 
     size: int = 64
     """Side of the pictures in pixels."""
@@ -53,8 +53,7 @@ class Options:
     heldout: float = 0.05
     """Share of the concepts kept out of training."""
     names: Literal["auto", "emojibase", "emoji"] = "auto"
-    """Source of names and keywords. auto: emojibase, or the `emoji` package when only twemoji is drawn and emojibase
-    cannot be had."""
+    """Source of names and keywords. auto: emojibase; without it, and twemoji alone, the `emoji` package."""
     limit: int | None = None
     """Only this many concepts, drawn evenly: for a quick try."""
     cache: Path | None = None

@@ -24,7 +24,7 @@ LICENCE = {
 
 @dataclass(frozen=True)
 class Options:
-    """What to build."""
+    """70,000 pictures of clothes, from Debian's dataset-fashion-mnist."""
 
     size: int = 28
     """Side of the pictures in pixels; the originals have 28."""

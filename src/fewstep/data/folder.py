@@ -37,7 +37,7 @@ before the dataset, or a model trained on it, is passed on.
 
 @dataclass(frozen=True)
 class Options:
-    """What to build."""
+    """Your own pictures: a folder of image files with captions."""
 
     source: Path
     """The folder of pictures and captions."""

@@ -10,8 +10,8 @@ predicted time fits. What is given up, in this order, as little of it as will do
 
 Each thing given up earlier is taken back before the next is touched (an odometer, ``encoder`` its fastest wheel). The
 plan sheds when the target has been missed for ``patience_s``, and takes back when a better rung has fitted with room to
-spare for ``hold_s``; each time taking back proves too early, ``hold_s`` doubles, so that the picture never flips between two
-qualities.
+spare for ``hold_s``. Each time that taking back proves too early ``hold_s`` doubles, and only a plan that was taken back
+and stood for ``settled_s`` halves it again: attempts die out, so the picture never flips between two qualities.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from .timings import STAGES, Timings
 
@@ -39,10 +40,10 @@ class Budget:
     """The target must be missed for this long before anything is shed."""
     hold_s: float = 1.5
     """A better rung must fit for this long before it is taken."""
-    longest_hold_s: float = 600.0
+    longest_hold_s: float = 300.0
     """``hold_s`` doubles up to this."""
     settled_s: float = 60.0
-    """A plan that has stood for this long halves the grown ``hold_s``."""
+    """A plan that was taken back and has stood for this long halves the grown ``hold_s``."""
 
     def __post_init__(self) -> None:
         if not self.target_ms > 0:
@@ -104,10 +105,11 @@ class Plan:
     """How often the rung has changed."""
 
 
-def ladder(choices: Choices) -> list[Rung]:
+@lru_cache(256)
+def ladder(choices: Choices) -> tuple[Rung, ...]:
     """Every way to draw, best first."""
     everything = itertools.product(choices.sizes, choices.steps, choices.backends, choices.encoders)
-    return [Rung(steps, size, backend, encoder) for size, steps, backend, encoder in everything]
+    return tuple(Rung(steps, size, backend, encoder) for size, steps, backend, encoder in everything)
 
 
 def predict(rung: Rung, timings: Timings, with_picture: bool = False) -> dict[str, float]:
@@ -127,6 +129,31 @@ def predict(rung: Rung, timings: Timings, with_picture: bool = False) -> dict[st
     return {name: stages[name] for name in STAGES}
 
 
+def totals(rungs: Sequence[Rung], timings: Timings, with_picture: bool = False) -> list[float]:
+    """`predict`, summed, for many rungs: a plan is made for every picture, so this does no work twice."""
+    costs, factor = timings.costs, timings.factor
+    slow = {stage: factor(stage) for stage in ("network", "codec_in", "codec_out", "watermark", "encode")}
+    same = timings.text_ms + (costs.decode * factor("decode") if with_picture else 0.0)
+    by_size = {
+        size: same
+        + (costs.codec_in.get(size, 0.0) * slow["codec_in"] if with_picture else 0.0)
+        + costs.codec_out[size] * slow["codec_out"]
+        + costs.watermark.get(size, 0.0) * slow["watermark"]
+        for size in {rung.size for rung in rungs}
+    }
+    waiting = 1 + timings.wait_ratio
+    return [
+        timings.wire_ms
+        + waiting
+        * (
+            by_size[r.size]
+            + r.steps * costs.network[r.backend, r.size] * slow["network"]
+            + costs.encode[r.encoder, r.size] * slow["encode"]
+        )
+        for r in rungs
+    ]
+
+
 def plan(
     budget: Budget,
     choices: Choices,
@@ -137,7 +164,7 @@ def plan(
 ) -> Plan:
     """The plan for the next picture; ``previous`` is the one before it, made from the same choices."""
     rungs = ladder(choices)
-    costs = [sum(predict(rung, timings, with_picture).values()) for rung in rungs]
+    costs = totals(rungs, timings, with_picture)
     if previous is None:
         level = _first(costs, range(len(rungs)), budget.target_ms * budget.room)
         return _at(budget, choices, rungs, costs, Plan(0, 0, "", "", 0, True, hold_s=budget.hold_s, since=now), level)
@@ -169,8 +196,8 @@ def _meeting(
     budget: Budget, choices: Choices, rungs: Sequence[Rung], costs: Sequence[float], state: Plan, now: float
 ) -> Plan:
     """The target is met: take something back, if it would have fitted for long enough."""
-    if now - state.since >= budget.settled_s and state.hold_s > budget.hold_s:
-        state = replace(state, since=now, hold_s=max(budget.hold_s, state.hold_s / 2), took_back=False)
+    if state.took_back and now - state.since >= budget.settled_s:
+        state = replace(state, took_back=False, hold_s=max(budget.hold_s, state.hold_s / 2))
     state = replace(state, missing_since=None)
     fitting = [i for i in range(state.level) if costs[i] <= budget.target_ms * budget.room]
     if not fitting:

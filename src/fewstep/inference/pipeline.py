@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from .. import pretrained
@@ -39,6 +42,12 @@ class Request:
     """Start from these pictures instead of from noise."""
     strength: float = 1.0
     """How far ``image`` may be changed, in (0, 1]: mapped onto the nearest time the model can start from."""
+    mask: Float[Tensor, "B 1 *P"] | None = None
+    """Where ``image`` is drawn anew: 1; where it is kept: 0; in between, both. None is everywhere."""
+    size: tuple[int, ...] | None = None
+    """Media size; None takes the native one, or that of ``image``."""
+    cond: Conditioning | None = None
+    """The prompts, encoded already (a blend of two, say); None encodes ``prompts``."""
 
 
 class Pipeline:
@@ -53,11 +62,19 @@ class Pipeline:
             self._student = Student(model.denoiser, card.times or (1.0,))
 
     @classmethod
-    def open(cls, folder: Path | str) -> Pipeline:
+    def open(cls, folder: Path | str, device: torch.device | str = "cpu") -> Pipeline:
         """Load a bundle folder. Raises ValueError with the fix if it is not one."""
         folder = Path(folder)
         card = Card.read(folder)
-        return cls(pretrained.load(folder), card)
+        model = pretrained.load(folder)
+        for part in (model.denoiser, model.codec, model.conditioner):
+            part.to(device)
+        return cls(model, card)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        return next(self.model.denoiser.parameters()).device
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of the prompts; each distinct prompt is encoded once and remembered."""
@@ -79,20 +96,33 @@ class Pipeline:
             return self._student.times_for(steps)
         return sampler.trailing_times(steps)
 
-    def start(self, request: Request, rng: Rng) -> tuple[Latents, Sequence[float]]:
-        """Where sampling begins: pure noise and all times, or the noised picture and the times that are left."""
-        times = self.times(request.steps)
-        noise = rng.normal((len(request.prompts), *self.model.latent_shape))
+    def times_from(self, steps: int, strength: float) -> Sequence[float]:
+        """The times that ``steps`` steps visit from a picture on: from the known time nearest to ``strength``, never none."""
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength {strength} is out of range: use more than 0 and at most 1")
+        every = self.times(max(self.card.steps) if self.card.role == "student" else steps)
+        nearest = min(every, key=lambda t: abs(t - strength))
+        return [t for t in every if t <= nearest][:steps]
+
+    def latent_shape(self, size: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Shape of one sample's latents for a media size. Raises ValueError for a size that the codec cannot make."""
+        channels, *native = self.model.latent_shape
+        if size is None:
+            return (channels, *native)
+        factors = [m // n for m, n in zip(self.card.native_size, native)]
+        if len(size) != len(native) or any(s % f or s <= 0 for s, f in zip(size, factors)):
+            multiple = "x".join(map(str, factors))
+            raise ValueError(f"cannot draw {'x'.join(map(str, size))}: every side must be a multiple of {multiple}")
+        return (channels, *(s // f for s, f in zip(size, factors)))
+
+    def start(self, request: Request, rng: Rng) -> tuple[Latents, Sequence[float], Latents | None]:
+        """Where sampling begins: noise and times; or a noised picture, the times that are left, and its clean latents."""
         if request.image is None:
-            return noise, times
-        if not 0 < request.strength <= 1:
-            raise ValueError(f"strength {request.strength} is out of range: use more than 0 and at most 1")
-        every = self.times(max(self.card.steps)) if self.card.role == "student" else times
-        nearest = min(every, key=lambda t: abs(t - request.strength))
-        left = [t for t in every if t <= nearest][: request.steps]
+            noise = rng.normal((len(request.seeds), *self.latent_shape(request.size)))
+            return noise, self.times(request.steps), None
+        times = self.times_from(request.steps, request.strength)
         x0 = self.model.codec.encode(request.image)
-        t = sampler.at(left[0], x0)
-        return noise_to(self._schedule, x0, noise, t), left
+        return noise_to(self._schedule, x0, rng.normal_like(x0), sampler.at(times[0], x0)), times, x0
 
     def estimates(self, request: Request) -> Iterator[Latents]:
         """Yield the x0 estimate of every step, as latents."""
@@ -102,14 +132,16 @@ class Pipeline:
             )
         for seed in request.seeds:
             check_seed(seed)
-        self.card.check_use(request.steps, request.guidance_scale)
-        cond = self.encode(request.prompts)
-        rng = Rng.per_sample(request.seeds)
-        x_t, times = self.start(request, rng)
+        self.card.check_use(request.steps, request.guidance_scale, request.size)
+        cond = self.encode(request.prompts) if request.cond is None else request.cond
+        rng = Rng.per_sample(request.seeds, self.device)
+        x_t, times, x0 = self.start(request, rng)
         kind = request.sampler or self.card.sampler
         denoise = self._bind(cond, request)
-        if request.image is None:
+        if x0 is None:
             return sampler.sample(denoise, x_t, times, self._schedule, rng, kind)
+        if request.mask is not None:
+            denoise = keeping(denoise, x0, request.mask)
         return sampler.sample_from(denoise, x_t, times, self._schedule, rng, kind)
 
     def _bind(self, cond: Conditioning, request: Request) -> Callable[[Latents, Tensor], Latents]:
@@ -127,7 +159,10 @@ class Pipeline:
     @torch.inference_mode()
     def __call__(self, request: Request) -> Media:
         """Draw: media ``[B, 3, H, W]`` in [-1, 1]."""
-        return self.model.codec.decode(sampler.last(self.estimates(request))).clamp(-1, 1)
+        media = self.model.codec.decode(sampler.last(self.estimates(request))).clamp(-1, 1)
+        if request.image is None or request.mask is None:
+            return media
+        return torch.lerp(request.image, media, request.mask)
 
     def draw(
         self, prompt: str | Sequence[str], steps: int = 1, seed: int | Sequence[int] = 0, **options: object
@@ -143,3 +178,27 @@ class Pipeline:
         guided = 2 if self.card.role != "student" and scale not in (0, 1) else 1
         kind = request.sampler or self.card.sampler
         return guided * (2 * request.steps - 1 if kind == "heun" else request.steps)
+
+
+def keeping(
+    denoise: Callable[[Latents, Tensor], Latents], x0: Latents, mask: Float[Tensor, "B 1 *P"]
+) -> Callable[[Latents, Tensor], Latents]:
+    """Inpainting: the estimate of every step is ``x0`` itself wherever ``mask`` (media-sized) is 0."""
+    change = F.interpolate(mask.to(x0), size=x0.shape[2:], mode="area")
+    return lambda x, t: torch.lerp(x0, denoise(x, t), change)
+
+
+def blend(parts: Sequence[Conditioning], weights: Sequence[float]) -> Conditioning:
+    """Weighted mean of encoded prompts, weights made to add up to 1. Raises ValueError for weights that cannot."""
+    total = math.fsum(weights)
+    if len(parts) != len(weights) or not parts or min(weights) < 0 or not total > 0:
+        raise ValueError("give one weight of 0 or more for each prompt, at least one above 0")
+    if parts[0].labels is not None:
+        raise ValueError("classes cannot be blended: this model takes one class name")
+
+    def mean(name: str) -> Tensor | None:
+        if getattr(parts[0], name) is None:
+            return None
+        return torch.stack([getattr(part, name) * (weight / total) for part, weight in zip(parts, weights)]).sum(0)
+
+    return Conditioning(tokens=mean("tokens"), pooled=mean("pooled"), image=mean("image"))

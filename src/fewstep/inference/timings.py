@@ -117,7 +117,9 @@ class StageClock:
         self.note("wait", wait_ms, now)
         self._waits.add(wait_ms / max(served_ms, 1e-3), now)
 
-    def percentiles(self, now: float, quantiles: tuple[float, ...] = (0.5, 0.95, 0.99)) -> dict[str, list[float | None]]:
+    def percentiles(
+        self, now: float, quantiles: tuple[float, ...] = (0.5, 0.95, 0.99)
+    ) -> dict[str, list[float | None]]:
         """By stage, in the order of STAGES, then anything else that was noted."""
         names = [s for s in STAGES if s in self._stages] + [s for s in self._stages if s not in STAGES]
         return {name: self._stages[name].many(quantiles, now) for name in names}

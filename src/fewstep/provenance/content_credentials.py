@@ -147,21 +147,21 @@ def read(data: bytes, mime: str, anchors: bytes = b"", sidecar: bytes | None = N
         if reader is None:
             return Credentials("absent")
         with reader:
-            manifest = reader.get_active_manifest() or {}
-            results = reader.get_validation_results() or {}
-            state = reader.get_validation_state() or ""
-            beside = not reader.is_embedded()
+            store, beside = json.loads(reader.json()), not reader.is_embedded()
     except c2pa.C2paError.NotSupported:
         return Credentials("absent")
     except (c2pa.C2paError, ValueError) as error:
         return Credentials("unreadable", reasons=(str(error),))
-    return _credentials(manifest, results, state, beside)
+    return _credentials(store, beside)
 
 
-def _credentials(manifest: dict[str, Any], results: dict[str, Any], state: str, beside: bool) -> Credentials:
-    failures = tuple(failure["code"] for failure in results.get("activeManifest", {}).get("failure", ()))
+def _credentials(store: dict[str, Any], beside: bool) -> Credentials:
+    """Read a manifest store as c2pa reports it; a broken or foreign one may lack anything."""
+    manifest = store.get("manifests", {}).get(store.get("active_manifest"), {})
+    results = store.get("validation_results", {}).get("activeManifest", {})
+    failures = tuple(failure["code"] for failure in results.get("failure", ()))
     judged: State = "invalid"
-    if state in ("Trusted", "Valid"):
+    if (state := store.get("validation_state")) in ("Trusted", "Valid"):
         judged = "trusted" if state == "Trusted" else "valid"
     elif any(word in code for code in failures for word in CHANGED):
         judged = "tampered"

@@ -147,23 +147,34 @@ def _scan(
     best: dict[str, Candidate] = {}
     for dy, dx in offsets:
         response = respond(forward_grey(grey, dy, dx), mark.options.reach)
+        tiles = {layout.tile: fold(response, layout.tile, layout.tile) for layout in attempt.layouts}
+        spectra = {side: _spectra(heard) for side, heard in tiles.items()}
         for layout in attempt.layouts:
-            heard = fold(response, layout.tile, layout.tile)
-            score, tile_y, tile_x = _best_place(mark.key, layout, heard)
+            score, tile_y, tile_x = _best_place(mark.key, layout, *spectra[layout.tile])
             if layout.name not in best or score > best[layout.name].score:
-                rolled = np.roll(heard, (-tile_y, -tile_x), (0, 2))
+                rolled = np.roll(tiles[layout.tile], (-tile_y, -tile_x), (0, 2))
                 place = Alignment(dy, dx, tile_y, tile_x, attempt.scale)
                 best[layout.name] = Candidate(score, place, keyed_chips(mark.key, layout), rolled)
     return best
 
 
-def _best_place(key: bytes, layout: Layout, heard: Floats) -> tuple[float, int, int]:
+def _planes(tile: Floats) -> Floats:
+    """One plane a coefficient, the mean left out: ``[tile, 3, tile, 3]`` to ``[8, tile, tile]``."""
+    return tile.transpose(1, 3, 0, 2).reshape(CORNER * CORNER, tile.shape[0], tile.shape[2])[1:]
+
+
+def _spectra(heard: Floats) -> tuple[np.ndarray, np.ndarray]:
+    """Fourier transforms of what was heard, and of its squares."""
+    planes = _planes(heard)
+    return np.fft.rfft2(planes), np.fft.rfft2(np.square(planes))
+
+
+def _best_place(key: bytes, layout: Layout, heard: np.ndarray, squared: np.ndarray) -> tuple[float, int, int]:
     """Presence score of the pilot chips at every cyclic shift of the tile at once, by Fourier transform."""
     signs, mask = _pilot_spectra(key, layout)
-    planes = heard.transpose(1, 3, 0, 2).reshape(CORNER * CORNER, layout.tile, layout.tile)[1:]
     shape = (layout.tile, layout.tile)
-    totals = np.fft.irfft2((np.fft.rfft2(planes) * signs).sum(0), shape)
-    squares = np.fft.irfft2((np.fft.rfft2(np.square(planes)) * mask).sum(0), shape)
+    totals = np.fft.irfft2(np.einsum("kyx,kyx->yx", heard, signs), shape)
+    squares = np.fft.irfft2(np.einsum("kyx,kyx->yx", squared, mask), shape)
     scores = totals / np.sqrt(np.maximum(squares, 0.0) + 1.0)
     place = int(scores.argmax())
     return float(scores.flat[place]), place // layout.tile, place % layout.tile
@@ -175,6 +186,5 @@ def _pilot_spectra(key: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     chips = keyed_chips(key, layout)
     pilot = np.zeros(len(chips.signs), np.float32)
     pilot[chips.pilot] = chips.signs[chips.pilot]
-    planes = pilot.reshape(layout.tile, CORNER, layout.tile, CORNER).transpose(1, 3, 0, 2)
-    planes = planes.reshape(CORNER * CORNER, layout.tile, layout.tile)[1:]
+    planes = _planes(pilot.reshape(layout.tile, CORNER, layout.tile, CORNER))
     return np.conj(np.fft.rfft2(planes)), np.conj(np.fft.rfft2(np.abs(planes)))

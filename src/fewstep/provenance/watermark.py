@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,15 +39,11 @@ class WatermarkOptions:
     """No picture of 128 px and up ends below this."""
     small_psnr_db: float = 41.0
     """The same under 128 px, where every chip is needed."""
-    strength: float = 5.7
-    """Push of one coefficient in a flat block, in grey levels of the orthonormal transform: 128 to 511 px."""
-    small_strength: float = 6.4
-    """The same under 128 px."""
-    large_strength: float = 4.5
-    """The same from 512 px on, where there are chips to spare."""
+    strength: float = 6.5
+    """Push of one coefficient in a flat block, in grey levels of the orthonormal transform: WebP 75 forgets less."""
     masking: float = 0.02
     """Relative growth of the push for every grey level of activity in the block."""
-    clipping_gain: float = 1.0
+    clipping_gain: float = 0.6
     """Extra push, relative, where a block sits at the white or black limit and half of the mark is cut off."""
     largest_push: float = 20.0
     """No coefficient is moved further than this, however busy its block."""
@@ -57,13 +53,7 @@ class WatermarkOptions:
     """The detector ignores coefficients beyond this: there the picture speaks, not the mark."""
 
 
-class Force(NamedTuple):
-    """How hard a picture is marked."""
-
-    strength: float
-    floor_db: float
-
-
+@runtime_checkable
 class Watermark(Protocol):
     """The one interface: ours below, TrustMark or another behind a small adapter."""
 
@@ -103,20 +93,20 @@ class SpreadSpectrum:
         signs = tiled_pattern(self.key, layout, payload, *blocks_of(height, width))
         marked = np.array(picture, order="C")
         blocks = whole_blocks(marked, layout.row_step)
-        force = self._force(min(height, width))
+        floor_db = self.options.small_psnr_db if min(height, width) < 128 else self.options.psnr_db
         band = max(1, BAND_VALUES // blocks[0].size)
         for start in range(0, len(blocks), band):
-            self._mark(blocks[start : start + band], signs[start : start + band], layout.row_step, force)
+            self._mark(blocks[start : start + band], signs[start : start + band], layout.row_step, floor_db)
         return marked
 
-    def _mark(self, blocks: Bytes, signs: Floats, row_step: int, force: Force) -> None:
+    def _mark(self, blocks: Bytes, signs: Floats, row_step: int, floor_db: float) -> None:
         """Mark one band of block rows in place, within its own noise budget."""
         values = blocks.astype(np.float32)
         coefficients = forward_rgb(values)
         at_limit = np.abs(coefficients[:, 0, :, 0] - 127.5 * SIDE) > (127.5 - 4) * SIDE
-        move = self._push(signs * coefficients, self._allowed(coefficients, at_limit, force))
+        move = self._push(signs * coefficients, self._allowed(coefficients, at_limit))
         move *= signs
-        move *= within_budget(move, at_limit, row_step * blocks.size // 3, force)
+        move *= within_budget(move, at_limit, row_step * blocks.size // 3, floor_db)
         values += backward_rgb(move)
         np.rint(values, out=values)
         np.clip(values, 0, 255, out=values)
@@ -144,22 +134,15 @@ class SpreadSpectrum:
         """All frames of a stream as one piece of evidence; see :func:`fewstep.provenance.detection.pool`."""
         return pool(detections, self.options.false_positive_rate)
 
-    def _force(self, side: int) -> Force:
-        """How hard to mark a picture whose shorter side is ``side``."""
-        options = self.options
-        if side < 128:
-            return Force(options.small_strength, options.small_psnr_db)
-        return Force(options.strength if side < 512 else options.large_strength, options.psnr_db)
-
-    def _allowed(self, coefficients: Floats, at_limit: NDArray[np.bool_], force: Force) -> Floats:
+    def _allowed(self, coefficients: Floats, at_limit: NDArray[np.bool_]) -> Floats:
         """The furthest that each coefficient may go: more in a busy block, more where clipping will take half of it."""
         options = self.options
         energy = np.abs(coefficients)
         energy[:, 0, :, 0] = at_limit * (options.clipping_gain / options.masking)
         rows, _, columns, _ = energy.shape
         down = np.matmul(ONES, energy.reshape(rows, CORNER, columns * CORNER))
-        allowed = down.reshape(-1, CORNER) @ (ONES * (force.strength * options.masking))
-        allowed += force.strength
+        allowed = down.reshape(-1, CORNER) @ (ONES * (options.strength * options.masking))
+        allowed += options.strength
         np.minimum(allowed, options.largest_push, out=allowed)
         return allowed.reshape(coefficients.shape)
 
@@ -171,12 +154,12 @@ class SpreadSpectrum:
         return push
 
 
-def within_budget(move: Floats, at_limit: NDArray[np.bool_], pixels: int, force: Force) -> float:
+def within_budget(move: Floats, at_limit: NDArray[np.bool_], pixels: int, floor_db: float) -> float:
     """Factor that keeps ``move`` within the PSNR over ``pixels``; 4% are left for rounding.
 
     Of what is added to a block at the white or black limit, clipping takes half.
     """
-    allowed = 0.96 * pixels * 255.0**2 / 10 ** (force.floor_db / 10)
+    allowed = 0.96 * pixels * 255.0**2 / 10 ** (floor_db / 10)
     spent = float(np.vdot(move, move))
     if at_limit.any():
         spent -= 0.5 * float(np.square(move).sum((1, 3))[at_limit].sum())

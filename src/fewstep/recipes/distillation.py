@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import bundle, pretrained
-from ..data.dataset import cache_dir
+from ..data.dataset import Dataset, cache_dir
 from ..methods import add, regression
 from ..parts import discriminator
 from ..parts.augment import Augment
@@ -61,8 +62,14 @@ class Options:
     """Dataset folder, or the name of one that ``fewstep data`` has built."""
     styles: tuple[str, ...] = ()
     """Train on these style words only; empty takes all."""
+    concepts: int = 0
+    """Train on this many concepts only, spread evenly; 0 takes all. For quick tries."""
+    captions: Literal["all", "name"] = "all"
+    """``name`` asks for a sample by its plain name only, which saves encoding the other prompts."""
     steps: int = 1000
     """Steps of the adversarial game; 0 stops after the warm start."""
+    seconds: tuple[float, float] = (0.0, 0.0)
+    """End the warm start and the game after this long each, steps or no steps; 0 never does."""
     batch_size: int = 16
     """Samples a step; a multiple of 8 above 8 for heads with local batch norm."""
     student_learning_rate: float = 2e-4
@@ -167,8 +174,11 @@ def method_name(o: Options) -> str:
     return "add" if o.add.distillation_weight else "adversarial_only"
 
 
-def prepare(options: Options, folder: Path, progress: Progress | None = None) -> Distillation:
-    """Read the teacher and the data, and lay out the phases. Raises ValueError with the fix for anything that is missing."""
+def prepare(options: Options, folder: Path, progress: Progress | None = None, keep: Sequence[str] = ()) -> Distillation:
+    """Read the teacher and the data, and lay out the phases. Raises ValueError with the fix for anything that is missing.
+
+    ``keep`` names prompts whose concepts are trained on whatever ``options.concepts`` leaves out.
+    """
     o = options
     source = bundle.locate(o.teacher)
     model = pretrained.load(source)
@@ -181,13 +191,23 @@ def prepare(options: Options, folder: Path, progress: Progress | None = None) ->
     if o.init == "random":
         randomise(student.denoiser, o.seed)
     teacher = Teacher(model.denoiser, scale)
-    dataset = open_dataset(o.data, o.styles)
-    data = training_set(dataset, model.codec, model.conditioner, cache_dir(), o.batch_size, o.seed, True, progress)
+    data = training_set(
+        choose(open_dataset(o.data, o.styles), o.concepts, keep),
+        model.codec,
+        model.conditioner,
+        cache_dir(),
+        o.batch_size,
+        o.seed,
+        media=True,
+        names_only=o.captions == "name",
+        progress=progress,
+    )
     phases = []
     if o.warm.steps:
-        phases.append(Phase("warm", o.warm.steps, lambda: warm_start(o, student, teacher, data, folder, progress)))
+        build = partial(warm_start, o, student, teacher, data, folder, progress)
+        phases.append(Phase("warm", o.warm.steps, build, o.seconds[0]))
     if o.steps:
-        phases.append(Phase("add", o.steps, lambda: game(o, student, teacher, model, data, progress)))
+        phases.append(Phase("add", o.steps, partial(game, o, student, teacher, model, data, progress), o.seconds[1]))
     if not phases:
         raise ValueError("nothing to train: give --steps or --warm.steps")
     return Distillation(o, card, model, student, phases, folder)
@@ -199,6 +219,14 @@ def foreign_card(folder: Path, model: pretrained.Pretrained) -> bundle.Card:
     return bundle.Card(
         folder.name, "teacher", "unknown", (25, 50), guidance_scale=7.5, sampler="ddim", native_size=size
     )
+
+
+def choose(dataset: Dataset, concepts: int, keep: Sequence[str] = ()) -> Dataset:
+    """Every k-th concept, so that about ``concepts`` remain, and those named in ``keep``; 0 keeps all."""
+    if not concepts or concepts >= len(dataset.concepts):
+        return dataset
+    kept = set(dataset.concepts[:: len(dataset.concepts) // concepts][:concepts])
+    return dataset.subset(where=lambda item: item.concept in kept or item.prompts[0] in keep)
 
 
 def randomise(network: nn.Module, seed: int) -> None:

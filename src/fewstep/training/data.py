@@ -181,6 +181,7 @@ def training_set(
     batch_size: int,
     seed: int = 0,
     media: bool = False,
+    names_only: bool = False,
     progress: Progress | None = None,
 ) -> TrainingSet:
     """The train split, encoded: latents in memory, every distinct prompt once. ``media`` also hands out the pixels.
@@ -188,7 +189,8 @@ def training_set(
     Half of the time a sample is asked for by its first prompt, its plain name; else by any of its prompts.
     """
     train = dataset.subset("train")
-    prompts = sorted({p for item in train.items for p in item.prompts})
+    captions = [item.prompts[:1] if names_only else item.prompts for item in train.items]
+    prompts = sorted({p for own in captions for p in own})
     row = {p: i for i, p in enumerate(prompts)}
 
     def read(rows: np.ndarray) -> Media:
@@ -197,7 +199,7 @@ def training_set(
     return TrainingSet(
         latents=encode_all(len(train), read, codec, progress),
         prompts=prompt_table(prompts, text, cache, progress),
-        choices=[[row[item.prompts[0]]] * len(item.prompts) + [row[p] for p in item.prompts] for item in train.items],
+        choices=[[row[own[0]]] * len(own) + [row[p] for p in own] for own in captions],
         null=text.null(1),
         batch_size=batch_size,
         seed=seed,

@@ -21,6 +21,8 @@ class Phase:
     """Training steps."""
     build: Callable[[], tuple[Trainer, Callable[[int], Batch]]]
     """Makes the trainer and its batches."""
+    seconds: float = 0.0
+    """End the phase after this long even if steps are left: for a demo on a machine of unknown speed; 0 never does."""
 
 
 Watch = Callable[[Phase, Trainer, StepLog], None]
@@ -39,5 +41,5 @@ def run_phases(phases: Sequence[Phase], saving: Saving, watch: Watch) -> None:
             journal.write(log)
             watch(phase, trainer, log)
 
-        run(trainer, batches, replace(saving, out=saving.out / phase.name), listen)
+        run(trainer, batches, replace(saving, out=saving.out / phase.name), listen, seconds=phase.seconds)
         trainer.adopt_averages()

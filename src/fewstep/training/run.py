@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..tensors import Batch
+from . import checkpoint
 from .trainer import StepLog, Trainer
 
 
@@ -65,14 +66,13 @@ def run(
     saving: Saving,
     watch: Callable[[StepLog], None] = lambda log: None,
     now: Callable[[], float] = time.monotonic,
+    seconds: float = 0.0,
 ) -> None:
     """Train to the end, saving on the way. Raises Stopped, after saving, when asked to stop earlier.
 
-    ``watch`` is called after every step and may raise: the state of the last good step is then already on disk or is
+    ``seconds`` ends the run early as if it were done. ``watch`` is called after every step and may raise: the state of the last good step is then already on disk or is
     saved by the caller's own handling.
     """
-    from . import checkpoint
-
     if saving.resume and checkpoint.exists(saving.checkpoint):
         trainer.resume(saving.checkpoint)
     started = saved = now()
@@ -86,6 +86,8 @@ def run(
                     f"stopped after step {trainer.step} of {trainer.options.steps}; "
                     f"the state is in {saving.checkpoint}: continue with --resume"
                 )
+            if seconds and now() - started > seconds:
+                break
             if now() - saved > saving.every_seconds:
                 trainer.save(saving.checkpoint)
                 saved = now()

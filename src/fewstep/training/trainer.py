@@ -212,7 +212,9 @@ class Trainer:
             saved = state.get("optimizers", {}).get(name, {})
             checkpoint.load_optimizer_state(self.optimizers[name], self._names[name], saved)
         if set(state.get("averages", {})) != set(self.averages):
-            raise ValueError("the checkpoint was made with another --ema: resume with the options the run was started with")
+            raise ValueError(
+                "the checkpoint was made with another --ema: resume with the options the run was started with"
+            )
         for name, average in self.averages.items():
             saved = state["averages"][name]
             average.updates = int(saved["updates"])

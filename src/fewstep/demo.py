@@ -1,0 +1,185 @@
+"""``fewstep demo``: see what the shipped models do, then watch a student being made, in about three minutes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.table import Table
+
+from . import bundle
+from .console import TrainingDisplay, console, progress_bars
+from .data import emoji as emoji_data
+from .data.dataset import cache_dir
+from .evaluation.sharpness import ratios, sharpness
+from .inference.pipeline import Pipeline, Request
+from .modality.image import to_pil
+from .recipes import distillation
+from .sheet import save, sheet
+from .tensors import Media
+from .training.data import open_dataset
+from .training.recipe import run_phases
+from .training.run import Saving
+
+PROMPTS = (
+    "red heart",
+    "pizza",
+    "dog face",
+    "grinning face",
+    "rocket",
+    "house",
+    "red apple",
+    "alarm clock",
+    "cat face",
+    "guitar",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the demo shows."""
+
+    out: Path = Path("out/demo")
+    """Folder for its pictures and its table."""
+    student: str = "emoji-64"
+    """Shipped student, or a bundle's folder."""
+    teacher: str = "emoji-64-teacher"
+    """Shipped teacher, or a bundle's folder."""
+    seconds: tuple[float, float] = (80.0, 60.0)
+    """Time for the warm start and for the adversarial game."""
+    concepts: int = 192
+    """How many concepts the demo's own student is made for; the prompts shown are among them."""
+    seed: int = 7
+    """Seed of the pictures."""
+
+
+def run(o: Options) -> None:
+    """The whole demo."""
+    console.rule("[bold]fewstep[/]: what is shipped")
+    student, teacher = Pipeline.open(bundle.locate(o.student)), Pipeline.open(bundle.locate(o.teacher))
+    rows = [drawn(student, "student", steps, o.seed) for steps in (1, 2, 4) if steps in student.card.steps] + [
+        drawn(teacher, "teacher", max(teacher.card.steps), o.seed),
+        drawn(teacher, "teacher", 1, o.seed),
+    ]
+    path = save(_sheet(rows, "emoji-64: the shipped student beside its teacher"), o.out / "shipped.png")
+    console.print(_times(rows), f"pictures: [bold]{path}[/]\n")
+
+    console.rule("[bold]fewstep[/]: making a student, about three minutes")
+    made, seconds = distil(o, teacher)
+    before, after = rows[-1], drawn(made, "your student", 1, o.seed)
+    report(o, before, after, rows[-2], seconds)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures of every prompt by one model."""
+
+    name: str
+    steps: int
+    media: Media
+    milliseconds: float
+
+    def pictures(self) -> list[Image.Image]:
+        """As Pillow images."""
+        return [to_pil(m) for m in self.media]
+
+    @property
+    def note(self) -> str:
+        """Steps and time."""
+        return f"{self.steps} step{'s' * (self.steps > 1)}, {self.milliseconds:,.0f} ms a picture"
+
+
+def drawn(pipeline: Pipeline, name: str, steps: int, seed: int) -> Row:
+    """Draw every demo prompt; the time is the median of single calls after a warm-up."""
+    pipeline.encode(PROMPTS)
+    media = pipeline(Request(PROMPTS, [seed] * len(PROMPTS), steps))
+    times = []
+    for i in range(2 if steps > 8 else 6):
+        began = time.perf_counter()
+        pipeline.draw(PROMPTS[0], steps, seed=i)
+        times.append(1000 * (time.perf_counter() - began))
+    return Row(name, steps, media, statistics.median(times[1:]))
+
+
+def _sheet(rows: list[Row], title: str) -> Image.Image:
+    return sheet([(row.name, row.note, row.pictures()) for row in rows], PROMPTS, title)
+
+
+def _times(rows: list[Row]) -> Table:
+    table = Table("model", "steps", "ms a picture", box=None)
+    for row in rows:
+        table.add_row(row.name, str(row.steps), f"{row.milliseconds:,.0f}")
+    return table
+
+
+def distil(o: Options, teacher: Pipeline) -> tuple[Pipeline, float]:
+    """Make a student of the teacher, live; returns it and the seconds it took."""
+    styles = tuple(teacher.card.training.get("options", {}).get("styles", ()))
+    data = dataset(styles)
+    options = distillation.Options(
+        teacher=o.teacher,
+        data=str(data),
+        styles=styles,
+        concepts=o.concepts,
+        captions="name",
+        seconds=o.seconds,
+        steps=400,
+        batch_size=8,
+        warm=distillation.WarmStart(steps=160, pairs=o.concepts + 64, teacher_steps=8, batch_size=16),
+    )
+    began = time.monotonic()
+    with progress_bars() as bars:
+        work = distillation.prepare(options, o.out / "run", bars, keep=PROMPTS)
+    with TrainingDisplay("distilling emoji-64") as display:
+        run_phases(work.phases, Saving(o.out / "run"), display.watch)
+    work.save(o.out / "student", sum(p.steps for p in work.phases))
+    return Pipeline.open(o.out / "student"), time.monotonic() - began
+
+
+def dataset(styles: tuple[str, ...]) -> Path:
+    """The emoji pictures, built on first use; from the Python package alone where nothing else is needed."""
+    folder = cache_dir() / "data" / "emoji"
+    if (folder / "dataset.json").is_file():
+        return folder
+    vendors = ("twemoji",) if styles == ("twemoji style",) else emoji_data.Options().vendors
+    folder = folder.with_name("emoji-demo" if len(vendors) == 1 else "emoji")
+    if not (folder / "dataset.json").is_file():
+        with progress_bars() as bars:
+            emoji_data.build(replace(emoji_data.Options(), vendors=vendors), folder, bars)
+    return folder
+
+
+def report(o: Options, before: Row, after: Row, goal: Row, seconds: float) -> None:
+    """Before and after, in pictures and in figures."""
+    title = f"made in {seconds / 60:.1f} minutes: your one-step student"
+    shown = [
+        replace(before, name="teacher, before"),
+        replace(after, name="your student"),
+        replace(goal, name="teacher"),
+    ]
+    path = save(_sheet(shown, title), o.out / "before_after.png")
+    real = reference(o)
+    table = Table("one step", "edges", "high frequencies", "distance to the teacher's picture", box=None)
+    lines = ["| one step | edges | high frequencies | distance to the teacher's picture |", "|---|---|---|---|"]
+    for row in (before, after):
+        r = ratios(sharpness(row.media), real)
+        distance = float((row.media - goal.media).pow(2).mean().sqrt())
+        name = "teacher, before" if row is before else "your student"
+        cells = (f"{float(r['edges'].mean()):.2f}", f"{float(r['highs'].mean()):.2f}", f"{distance:.3f}")
+        table.add_row(name, *cells)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    (o.out / "table.md").write_text("\n".join(lines) + "\n")
+    console.print(table, "(edges and high frequencies: 1 is as sharp as the real drawings)")
+    console.print(f"pictures: [bold]{path}[/], your student: [bold]{o.out / 'student'}[/]")
+
+
+def reference(o: Options) -> dict[str, torch.Tensor]:
+    """Sharpness of the real drawings."""
+    teacher = bundle.Card.read(bundle.locate(o.teacher))
+    styles = tuple(teacher.training.get("options", {}).get("styles", ()))
+    train = open_dataset(str(dataset(styles)), styles).subset("train")
+    return sharpness(train.media(slice(0, len(train), 4)))

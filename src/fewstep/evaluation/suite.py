@@ -1,0 +1,101 @@
+"""Measure a bundle on a dataset: which prompts, which reference, which judge. ``evaluate.py`` does the measuring."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..data.dataset import Dataset
+from ..inference.pipeline import Pipeline, Request
+from ..parts.imagenet import ImageNetFeatures
+from ..tensors import Media
+from .evaluate import EvaluateOptions, Progress, Reference, Subject, evaluate
+from .record import MetricRecord
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is measured."""
+
+    prompts: int = 128
+    """How many concepts of the train split are drawn, spread evenly; each is asked for by its plain name."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Every prompt is drawn with each of these seeds; diversity needs two or more."""
+    judge: str = "mobilenet-v2"
+    """Network that looks: mobilenet-v2 or efficientnet-lite2, never the one the student was trained against."""
+    resolution: int = 128
+    """Side that pictures are resized to for the judge."""
+    resamples: int = 200
+    """Bootstrap resamples behind every interval."""
+    calls: int = 9
+    """Single-picture calls that are timed; the median is reported."""
+
+
+class Bench:
+    """A judge and real pictures, looked at once and used for every model."""
+
+    def __init__(self, dataset: Dataset, options: Options = Options(), progress: Progress | None = None) -> None:
+        self.options = options
+        self.judge = ImageNetFeatures.load(options.judge, options.resolution)
+        train = dataset.subset("train")
+        self.reference = Reference.build(train.media(slice(None)), train.concept_index, self.judge, progress=progress)
+        first = {concept: i for i, concept in reversed(list(enumerate(item.concept for item in train.items)))}
+        rows = [first[c] for c in train.concepts]
+        n = min(options.prompts, len(rows))
+        chosen = [rows[i * len(rows) // n] for i in range(n)]
+        self.prompts = [train.items[i].prompts[0] for i in chosen]
+        self.concepts = [int(train.concept_index[i]) for i in chosen]
+
+    def measure(
+        self,
+        pipeline: Pipeline,
+        steps: int,
+        name: str = "",
+        command: str = "",
+        progress: Progress | None = None,
+    ) -> list[MetricRecord]:
+        """Draw, judge, time: one record a metric."""
+        card = pipeline.card
+        guidance = 1.0 if card.role == "student" else card.guidance_scale
+        subject = Subject(
+            model=name or card.method if card.role == "student" else name or "teacher",
+            steps=steps,
+            guidance=guidance,
+            command=command,
+            nfe=pipeline.evaluations(Request(["x"], [0], steps)),
+            latency_ms=latency(pipeline, steps, self.prompts[0], self.options.calls),
+            device=f"{platform.processor() or platform.machine()} CPU",
+        )
+
+        def draw(prompts: list[str], seeds: list[int]) -> Media:
+            return pipeline(Request(prompts, seeds, steps))
+
+        return evaluate(
+            draw,
+            self.prompts,
+            self.concepts,
+            self.reference,
+            self.judge,
+            subject,
+            replace(EvaluateOptions(), seeds=self.options.seeds, resamples=self.options.resamples),
+            discriminator_features=discriminator_of(card.training),
+            progress=progress,
+        )
+
+
+def discriminator_of(training: dict) -> str | None:  # type: ignore[type-arg]
+    """The feature network a student was trained against, from its card."""
+    features = training.get("options", {}).get("features")
+    return features if isinstance(features, str) and features != "teacher" else None
+
+
+def latency(pipeline: Pipeline, steps: int, prompt: str, calls: int) -> Sequence[float]:
+    """Milliseconds of single-picture calls, prompt already encoded, two warm-up calls not counted."""
+    times = []
+    for i in range(calls + 2):
+        began = time.perf_counter()
+        pipeline.draw(prompt, steps, seed=i)
+        times.append((time.perf_counter() - began) * 1000)
+    return times[2:]

@@ -1,0 +1,179 @@
+"""What runs a network: one file each in ``backends/``, named as its file is named. Eager is the one that all are held to.
+
+A backend file offers two functions::
+
+    def missing() -> str | None                       # what to install, as a sentence; None where it can be used
+    def compile(module, example) -> Callable          # a function of tensors, for exactly the shapes of the example
+
+Everything else is here: what of a denoiser and a codec is handed over, and whether what comes back may be trusted. Only
+the network itself is compiled. The way from its output to x0 stays in float64 torch, so that no backend can get it wrong.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion import prediction
+from ..parts.codec import Codec
+from ..parts.denoiser import Denoiser
+from ..tensors import Conditioning, Latents, Time
+
+Compiled = Callable[..., Tensor]
+Denoise = Callable[[Latents, Time, Conditioning], Latents]
+
+
+class Backend(Protocol):
+    """The two functions of a backend file."""
+
+    def missing(self) -> str | None:
+        """One sentence about what has to be installed, or None where it can be used here."""
+
+    def compile(self, module: nn.Module, example: Sequence[Tensor]) -> Compiled:
+        """Make ``module`` ready for tensors of exactly the shapes and dtypes of ``example``."""
+
+
+def names() -> list[str]:
+    """Every backend that has a file, eager first."""
+    root = importlib.import_module(f"{__package__}.backends")
+    found = [m.name for m in pkgutil.iter_modules(root.__path__) if not m.name.startswith("_")]
+    return sorted(found, key=lambda name: (name != "eager", name))
+
+
+def load(name: str) -> Backend:
+    """A backend by its file's name or, from outside, by a dotted path. Raises ValueError that lists what there is."""
+    path = name if "." in name else f"{__package__}.backends.{name}"
+    if "." not in name and name not in names():
+        raise ValueError(f"there is no backend {name!r}: use one of {', '.join(names())}, or a dotted path to your own")
+    module = importlib.import_module(path)
+    if not (hasattr(module, "compile") and hasattr(module, "missing")):
+        raise ValueError(f"{path} is no backend: it needs the functions missing() and compile(module, example)")
+    return cast(Backend, module)
+
+
+def usable(name: str) -> Backend:
+    """`load`, but a ValueError with what to install where it cannot run here."""
+    backend = load(name)
+    if (sentence := backend.missing()) is not None:
+        raise ValueError(f"the backend {name!r} cannot run here: {sentence}")
+    return backend
+
+
+def installed() -> list[str]:
+    """Backends that can be used here, eager first."""
+    return [name for name in names() if load(name).missing() is None]
+
+
+class Raw(nn.Module):
+    """A denoiser's own prediction as a function of plain tensors: ``(x_t, t, *fields of cond that are there)``."""
+
+    def __init__(self, denoiser: Denoiser, present: Sequence[str]) -> None:
+        super().__init__()
+        self.denoiser, self.present = denoiser, tuple(present)
+
+    def forward(self, x_t: Tensor, t: Tensor, *cond: Tensor) -> Tensor:
+        """The raw prediction."""
+        return self.denoiser.predict(x_t, t, Conditioning(**dict(zip(self.present, cond))))
+
+
+class Decode(nn.Module):
+    """A codec's decoder as a module."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents -> media."""
+        return self.codec.decode(latents)
+
+
+class Encode(nn.Module):
+    """A codec's encoder as a module."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, media: Tensor) -> Tensor:
+        """Media -> latents."""
+        return self.codec.encode(media)
+
+
+def fields_of(denoiser: Denoiser, cond: Conditioning) -> list[str]:
+    """The fields of ``cond`` that this denoiser reads, found by giving it each on its own."""
+    present = [f.name for f in fields(cond) if getattr(cond, f.name) is not None]
+    needed = [name for name in ("tokens", "labels") if name in present]
+    return needed or present
+
+
+def compile_denoiser(backend: Backend, denoiser: Denoiser, x_t: Latents, cond: Conditioning) -> Denoise:
+    """A drop-in for ``denoiser`` on inputs of exactly these shapes."""
+    present = fields_of(denoiser, cond)
+    t = torch.full((len(x_t),), 0.5, dtype=torch.float64, device=x_t.device)
+    example = (x_t, t, *(getattr(cond, name) for name in present))
+    run = backend.compile(Raw(denoiser, present).eval(), example)
+    known: dict[tuple[float, ...], tuple[Tensor, Tensor]] = {}
+
+    def denoise(x_t: Latents, t: Time, cond: Conditioning) -> Latents:
+        key = tuple(t.tolist())
+        if key not in known:
+            if len(known) > 256:
+                known.clear()
+            known[key] = denoiser.schedule.alpha(t), denoiser.schedule.sigma(t)
+        out = run(x_t, t.double(), *(getattr(cond, name) for name in present))
+        return prediction.to_x0(denoiser.kind, x_t, out.to(x_t.dtype), *known[key])
+
+    return denoise
+
+
+def compile_decoder(backend: Backend, codec: Codec, latents: Latents) -> Compiled:
+    """A drop-in for ``codec.decode`` on latents of exactly this shape."""
+    return backend.compile(Decode(codec).eval(), (latents,))
+
+
+def compile_encoder(backend: Backend, codec: Codec, media: Tensor) -> Compiled:
+    """A drop-in for ``codec.encode`` on media of exactly this shape."""
+    return backend.compile(Encode(codec).eval(), (media,))
+
+
+def relative_error(answer: Tensor, reference: Tensor) -> float:
+    """Root mean square of the difference over that of the reference."""
+    return float((answer - reference).norm() / reference.norm().clamp(min=1e-12))
+
+
+def milliseconds(call: Callable[[], object], repeats: int = 5, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Median time of a call, after one that is not counted."""
+    call()
+    taken = []
+    for _ in range(repeats):
+        began = clock()
+        call()
+        taken.append(1000 * (clock() - began))
+    return sorted(taken)[len(taken) // 2]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a backend did on this machine with this network."""
+
+    name: str
+    ms: float
+    """One evaluation."""
+    error: float
+    """Relative error of x0 against eager."""
+
+
+def choose(measured: Sequence[Measured], tolerance: float = 1e-3) -> Measured:
+    """The fastest of those whose pictures are eager's pictures: speed alone never decides."""
+    exact = [m for m in measured if m.error <= tolerance]
+    if not exact:
+        raise ValueError(f"no backend comes within {tolerance:g} of eager: use eager")
+    return min(exact, key=lambda m: m.ms)

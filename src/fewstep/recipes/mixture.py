@@ -1,0 +1,159 @@
+"""mixture: the ladder's lowest rung. Points in the plane, a teacher that is exact, a game that takes seconds.
+
+Eight Gaussians on a ring. The posterior mean is known in closed form, so the teacher makes no error and whatever fails is
+the student's, the discriminator's or the code's. Distillation alone seeks modes or their mean; the adversarial loss finds
+all of them: the order of the paper's Table 1d, in two dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..diffusion.schedule import Cosine, NoiseSchedule
+from ..parts import discriminator
+from ..parts.codec import IdentityCodec
+from ..parts.denoiser import Denoiser, Student
+from ..parts.discriminator import Discriminator
+from ..parts.features import OfMedia
+from ..rng import Rng
+from ..tensors import Conditioning, Features, Latents, Media, Time, match_dims
+from ..training.data import PromptTable, TrainingSet
+from ..training.trainer import Optimizer, Options
+
+MODES = 8
+STD = 0.1
+STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
+HEADS = discriminator.Options(norm="local")
+
+
+def ring(modes: int = MODES, radius: float = 1.4) -> Float[Tensor, "K 2"]:
+    """Centres on a circle; the radius gives the data unit variance an axis."""
+    angle = torch.arange(modes, dtype=torch.float64) * (2 * math.pi / modes)
+    return radius * torch.stack([angle.cos(), angle.sin()], 1)
+
+
+class Mixture(Denoiser):
+    """The exact denoiser of a Gaussian mixture with equal weights and one standard deviation: no weights to train.
+
+    ``E[x0 | x_t] = sum_k r_k (m_k + g (x_t - alpha m_k))`` with responsibilities
+    ``r = softmax(-|x_t - alpha m_k|^2 / 2 v)``, ``v = alpha^2 std^2 + sigma^2`` and gain ``g = alpha std^2 / v``.
+    """
+
+    def __init__(self, centres: Float[Tensor, "K C"], std: float = STD, schedule: NoiseSchedule | None = None) -> None:
+        super().__init__(schedule or Cosine(), "x0")
+        self.register_buffer("centres", centres)
+        self.std = std
+
+    def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
+        """Posterior mean of x0, worked out in float64."""
+        alpha, sigma = (match_dims(f(t), x_t).double() for f in (self.schedule.alpha, self.schedule.sigma))
+        x, centres = x_t.double(), self.get_buffer("centres").double()
+        variance = alpha**2 * self.std**2 + sigma**2
+        away = x.unsqueeze(1) - alpha.unsqueeze(2) * centres  # [B, K, C]
+        weight = torch.softmax(-away.pow(2).sum(2) / (2 * variance.clamp(min=1e-12)), 1).unsqueeze(2)
+        gain = (alpha * self.std**2 / variance.clamp(min=1e-12)).unsqueeze(2)
+        return (weight * (centres + gain * away)).sum(1).to(x_t.dtype)
+
+
+def denoiser(modes: int = MODES, std: float = STD) -> Mixture:
+    """The teacher."""
+    return Mixture(ring(modes), std)
+
+
+class Points(Denoiser):
+    """A small network on points ``[B, 2]`` that predicts v: the student."""
+
+    def __init__(self, width: int = 128, schedule: NoiseSchedule | None = None) -> None:
+        super().__init__(schedule or Cosine(), "v")
+        self.layers = nn.Sequential(
+            nn.Linear(2 + 8, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(),
+            nn.Linear(width, 2),
+        )  # fmt: skip
+
+    def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
+        """v, told the time by four frequencies."""
+        phase = t[:, None].double() * torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64, device=t.device)
+        told = torch.cat([phase.sin(), phase.cos()], 1).to(x_t.dtype)
+        return self.layers(torch.cat([x_t, told], 1))
+
+
+def student(seed: int = 0) -> Student:
+    """A fresh student; train its denoiser on the data first (method ``denoising``): ADD starts from a diffusion model."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Student(Points(), STUDENT_TIMES)
+
+
+class Waves(nn.Module):
+    """Frozen random Fourier features of a point, coarse and fine: one level, a row of one place."""
+
+    def __init__(self, channels: int = 64, scales: tuple[float, ...] = (1.0, 3.0), seed: int = 0) -> None:
+        super().__init__()
+        rng = Rng.of(seed, "waves")
+        scale = torch.tensor(scales).repeat_interleave(channels // len(scales))
+        self.register_buffer("frequencies", scale * rng.normal((2, len(scale))))
+        self.register_buffer("phases", rng.uniform((len(scale),), 0, 2 * math.pi))
+
+    def forward(self, media: Media) -> Features:
+        """``sqrt(2) cos(x W + b)``: about unit variance."""
+        angle = media @ self.get_buffer("frequencies").to(media) + self.get_buffer("phases").to(media)
+        return Features((math.sqrt(2) * angle.cos().unsqueeze(2),))
+
+
+def features() -> OfMedia:
+    """What the discriminator looks through."""
+    return OfMedia(Waves())
+
+
+def heads(seed: int = 0) -> Discriminator:
+    """Heads that fit the features, unconditional."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        seen = features()(torch.zeros(8, 2), Conditioning(), Rng.of(0))
+        return Discriminator.over(seen, Conditioning(), HEADS)
+
+
+def codec() -> IdentityCodec:
+    """Points are their own latents."""
+    return IdentityCodec()
+
+
+def draw_data(n: int, seed: int = 0, modes: int = MODES, std: float = STD) -> Float[Tensor, "N 2"]:
+    """n points of the mixture."""
+    rng = Rng.of(seed, "mixture")
+    return (ring(modes)[rng.integers((n,), modes)] + std * rng.normal((n, 2), torch.float64)).float()
+
+
+def training_set(n: int = 8192, batch_size: int = 64, seed: int = 0) -> TrainingSet:
+    """Points as batches; nothing is asked for."""
+    nothing = PromptTable(None, None)
+    return TrainingSet(draw_data(n, seed), nothing, [[0]] * n, Conditioning(), batch_size, seed)
+
+
+def modes_reached(points: Float[Tensor, "N 2"], modes: int = MODES, std: float = STD) -> tuple[int, float]:
+    """How many modes hold at least a third of their fair share of the points, and the share of points that lie on a mode.
+
+    A point lies on a mode within four standard deviations of its centre.
+    """
+    distance, nearest = torch.cdist(points.double(), ring(modes)).min(1)
+    on = distance < 4 * std
+    counts = torch.bincount(nearest[on], minlength=modes)
+    return int((counts >= len(points) / modes / 3).sum()), float(on.double().mean())
+
+
+def teacher_options(steps: int = 800, batch_size: int = 256, **options: Any) -> Options:
+    """How the student's denoiser is trained on the data, before the game."""
+    adam = Optimizer(learning_rate=3e-3, beta1=0.9, beta2=0.99, warmup=20, decay=True, ema=0.98)
+    return Options(steps=steps, batch_size=batch_size, optimizers={"teacher": adam}, **options)
+
+
+def add_options(steps: int = 500, batch_size: int = 64, **options: Any) -> Options:
+    """How the student and its heads are trained."""
+    adam = Optimizer(learning_rate=1e-3, beta1=0.0, beta2=0.99, warmup=20, ema=0.98)
+    fast = Optimizer(learning_rate=3e-3, beta1=0.0, beta2=0.99, warmup=0, max_gradient_norm=0.0)
+    return Options(steps=steps, batch_size=batch_size, optimizers={"student": adam, "discriminator": fast}, **options)

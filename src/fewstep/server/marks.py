@@ -1,0 +1,71 @@
+"""Provenance of what is served: an invisible mark in every streamed frame, content credentials in every saved picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from dataclasses import dataclass, replace
+from typing import cast
+
+from .. import provenance
+from ..bundle import Card
+from ..provenance import Format, GenerationFacts, SpreadSpectrum, StampOptions, mark_payload
+from ..provenance.chips import SMALLEST_SIDE
+from .protocol import MIMES
+from .wire import Pixels, encode
+
+log = logging.getLogger("fewstep.server")
+
+
+def bundle_hash(card: Card) -> str:
+    """One hash for all weight files of a bundle."""
+    return hashlib.sha256(json.dumps(card.hashes, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is said about one saved picture."""
+
+    steps: int
+    seed: int
+    prompt: str
+
+
+class Marks:
+    """Marks frames and stamps files for one bundle; switched off it passes pixels through and says so in the log."""
+
+    def __init__(self, card: Card, on: bool = True, stamping: StampOptions = StampOptions()) -> None:
+        self.card, self.on, self._stamping = card, on, stamping
+        self.hash = bundle_hash(card)
+        self._payload = mark_payload(self.hash)
+        self._spread = SpreadSpectrum(stamping.key)
+        self.missing = provenance.missing() if on else None
+        if not on:
+            log.warning("provenance is switched off: pictures carry neither a watermark nor content credentials")
+        elif self.missing:
+            log.warning("saved pictures carry a watermark but %s", self.missing)
+
+    @property
+    def state(self) -> dict[str, bool]:
+        """For the page's badge."""
+        return {"watermark": self.on, "credentials": self.on and self.missing is None}
+
+    def frame(self, pixels: Pixels) -> Pixels:
+        """A frame with the mark in it; pictures too small to carry one pass through."""
+        if not self.on or min(pixels.shape[:2]) < SMALLEST_SIDE:
+            return pixels
+        return self._spread.embed(pixels, self._payload)
+
+    def file(self, pixels: Pixels, facts: Facts, encoder: str = "png", include_prompt: bool = False) -> bytes:
+        """A picture to save, from unmarked pixels: marked, encoded and signed."""
+        if encoder not in MIMES:
+            raise ValueError(f"unknown format {encoder!r}: use one of {', '.join(MIMES)}")
+        if not self.on:
+            return encode(pixels, encoder)
+        said = GenerationFacts(self.card.name, self.hash, facts.steps, facts.seed, facts.prompt)
+        kind = cast(Format, encoder.upper())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", provenance.ProvenanceWarning)  # said once, at the start
+            return provenance.stamp(pixels, said, replace(self._stamping, format=kind, include_prompt=include_prompt))

@@ -1,0 +1,256 @@
+"""The wire, version 1: every WebSocket message is one binary frame, a small JSON header and its payload.
+
+::
+
+    byte 0-1   "FS"
+    byte 2     1, the version
+    byte 3     0, reserved
+    byte 4-7   length of the header, little endian
+    ...        the header: JSON, UTF-8, an object with "type"
+    ...        the parts that header["parts"] lists, one after another: [{"name", "mime", "bytes"}, ...]
+
+A frame is understood whole or refused whole, with a sentence that says why. ``docs/protocol.md`` is the page for people.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+VERSION = 1
+SUBPROTOCOL = f"fewstep.v{VERSION}"
+TOKEN_PREFIX = "token."
+MAGIC = b"FS"
+HEAD = struct.Struct("<2sBBI")
+MAX_HEADER_BYTES = 16_384
+TASKS = ("text", "image", "inpaint")
+ENCODERS = ("png", "webp", "jpeg")
+MIMES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
+RAW = "pixels/rgba"
+"""A part's mime for bare pixels: rows of four bytes; it then names its "width" and "height"."""
+
+
+class ProtocolError(ValueError):
+    """A message that cannot be understood or may not be sent. ``code`` is for programs, the sentence for people."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Part:
+    """One payload of a frame."""
+
+    name: str
+    mime: str
+    data: bytes | memoryview
+    width: int = 0
+    """Of bare pixels; 0 for an encoded picture, which says so itself."""
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class Message:
+    """One frame, taken apart."""
+
+    header: Mapping[str, Any]
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        """What it is about."""
+        return str(self.header["type"])
+
+
+def pack(header: Mapping[str, Any], parts: Sequence[Part] = ()) -> bytes:
+    """Header and parts -> one frame."""
+    listed = []
+    for part in parts:
+        entry: dict[str, Any] = {"name": part.name, "mime": part.mime, "bytes": len(part.data)}
+        if part.width:
+            entry |= {"width": part.width, "height": part.height}
+        listed.append(entry)
+    body = dict(header) | ({"parts": listed} if listed else {})
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    if len(text) > MAX_HEADER_BYTES:
+        raise ProtocolError("header_size", f"a header of {len(text)} bytes is too long: use at most {MAX_HEADER_BYTES}")
+    return b"".join([HEAD.pack(MAGIC, VERSION, 0, len(text)), text, *(part.data for part in parts)])
+
+
+def unpack(frame: bytes) -> Message:
+    """One frame -> header and parts. Raises ProtocolError for anything but a whole, well-formed frame."""
+    if len(frame) < HEAD.size:
+        raise ProtocolError("truncated", f"a frame of {len(frame)} bytes is too short: it begins with {HEAD.size}")
+    magic, version, _, length = HEAD.unpack_from(frame)
+    if magic != MAGIC:
+        raise ProtocolError("magic", "this is not a fewstep frame: it must begin with the bytes FS")
+    if version != VERSION:
+        raise ProtocolError("version", f"version {version} of the protocol is not spoken here: use {VERSION}")
+    if length > MAX_HEADER_BYTES or HEAD.size + length > len(frame):
+        raise ProtocolError("header_size", f"a header of {length} bytes does not fit: at most {MAX_HEADER_BYTES}")
+    header = _header(frame[HEAD.size : HEAD.size + length])
+    return Message(header, _parts(header, memoryview(frame)[HEAD.size + length :]))
+
+
+def _header(text: bytes) -> Mapping[str, Any]:
+    try:
+        header = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise ProtocolError("header", "the header is not valid JSON: send one UTF-8 JSON object") from None
+    if not isinstance(header, dict) or not isinstance(header.get("type"), str):
+        raise ProtocolError("header", 'the header must be a JSON object with "type"')
+    return header
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+def _parts(header: Mapping[str, Any], payload: memoryview) -> dict[str, Part]:
+    listed = header.get("parts", [])
+    if not isinstance(listed, list) or len(listed) > 4:
+        raise ProtocolError("parts", '"parts" must be a list of at most four')
+    parts: dict[str, Part] = {}
+    start = 0
+    for entry in listed:
+        if not isinstance(entry, dict):
+            raise ProtocolError("parts", 'each of "parts" must be an object with "name", "mime" and "bytes"')
+        name, mime = entry.get("name"), entry.get("mime")
+        sizes = [entry.get(key, 0) for key in ("bytes", "width", "height")]
+        if not (isinstance(name, str) and isinstance(mime, str) and all(type(s) is int and s >= 0 for s in sizes)):
+            raise ProtocolError("parts", 'each of "parts" needs "name" and "mime" (text) and "bytes" (a whole number)')
+        n, width, height = sizes
+        if start + n > len(payload):
+            raise ProtocolError("truncated", f"the part {name!r} should have {n} bytes, but the frame ends before")
+        parts[name] = Part(name, mime, payload[start : start + n], width, height)
+        start += n
+    if start != len(payload):
+        raise ProtocolError("truncated", f"{len(payload) - start} bytes follow the last part: list every part")
+    return parts
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request for one picture. It holds everything: nothing is left over from the one before."""
+
+    id: int
+    """Of the client's choice, rising; the answer repeats it."""
+    task: str = "text"
+    """text | image | inpaint."""
+    prompt: str = ""
+    blend_prompt: str = ""
+    """A second prompt to mix in."""
+    blend: float = 0.0
+    """Its share, in [0, 1]."""
+    seed: int = 0
+    """The same seed keeps the same noise from frame to frame: no flicker."""
+    strength: float = 0.5
+    """How far a picture may be changed, in (0, 1]."""
+    steps: int = 0
+    """Pinned number of steps; 0 leaves it to the budget."""
+    size: int = 0
+    """Pinned size in pixels; 0 leaves it to the budget."""
+    encoder: str = ""
+    """Pinned encoder; empty leaves it to the budget."""
+    target_ms: float = 0.0
+    """End-to-end target; 0 takes the server's."""
+    smoothing: float = 0.0
+    """Share of the frame before that stays in this one, in [0, 0.95]."""
+    sent_ms: float = 0.0
+    """The client's clock; the answer repeats it."""
+    image: Part | None = None
+    mask: Part | None = None
+    """White is drawn anew, black is kept."""
+
+    @property
+    def with_picture(self) -> bool:
+        """Whether it brings a picture."""
+        return self.image is not None
+
+
+def read_ask(message: Message, max_prompt: int = 500, steps: Sequence[int] = ()) -> Ask:
+    """A "draw" message -> Ask, every value checked. ``steps`` are those the model was trained for."""
+    header = message.header
+    task = _text(header, "task", "text", 16)
+    if task not in TASKS:
+        raise ProtocolError("task", f"unknown task {task!r}: use one of {', '.join(TASKS)}")
+    encoder = _text(header, "encoder", "", 16)
+    if encoder and encoder not in ENCODERS:
+        raise ProtocolError("encoder", f"unknown encoder {encoder!r}: use one of {', '.join(ENCODERS)}")
+    ask = Ask(
+        id=_whole(header, "id", 0, 2**53),
+        task=task,
+        prompt=_text(header, "prompt", "", max_prompt),
+        blend_prompt=_text(header, "blend_prompt", "", max_prompt),
+        blend=_number(header, "blend", 0.0, 0.0, 1.0),
+        seed=_whole(header, "seed", 0, 2**53),
+        strength=_number(header, "strength", 0.5, 0.0, 1.0),
+        steps=_whole(header, "steps", 0, 1000),
+        size=_whole(header, "size", 0, 16_384),
+        encoder=encoder,
+        target_ms=_number(header, "target_ms", 0.0, 0.0, 3_600_000.0),
+        smoothing=_number(header, "smoothing", 0.0, 0.0, 0.95),
+        sent_ms=_number(header, "sent_ms", 0.0, 0.0, 1e15),
+        image=message.parts.get("image"),
+        mask=message.parts.get("mask"),
+    )
+    _check_parts(ask, set(message.parts))
+    if ask.steps and steps and ask.steps not in steps:
+        raise ProtocolError(
+            "steps", f"this model was trained for {', '.join(map(str, steps))} steps, not {ask.steps}: use one of those"
+        )
+    return ask
+
+
+def _check_parts(ask: Ask, names: set[str]) -> None:
+    needed = {"text": set(), "image": {"image"}, "inpaint": {"image", "mask"}}[ask.task]
+    if names != needed:
+        wanted = " and ".join(sorted(needed)) or "no parts"
+        raise ProtocolError("parts", f"the task {ask.task!r} takes {wanted}, not {', '.join(sorted(names)) or 'none'}")
+    if ask.image is not None and ask.strength == 0:
+        raise ProtocolError("strength", "a strength of 0 would change nothing: use more than 0")
+
+
+def _text(header: Mapping[str, Any], name: str, default: str, longest: int) -> str:
+    value = header.get(name, default)
+    if not isinstance(value, str):
+        raise ProtocolError(name, f'"{name}" must be text')
+    if len(value) > longest:
+        raise ProtocolError(name, f'"{name}" has {len(value)} characters: use at most {longest}')
+    if any((ord(c) < 32 and c not in "\t\n\r") or 0xD800 <= ord(c) < 0xE000 for c in value):
+        raise ProtocolError(name, f'"{name}" holds control characters: leave them out')
+    return value
+
+
+def _number(header: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+    value = header.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or math.isnan(value):
+        raise ProtocolError(name, f'"{name}" must be a number from {low:g} to {high:g}')
+    return float(value)
+
+
+def _whole(header: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    value = header.get(name, low)
+    if type(value) is not int or not low <= value < high:
+        raise ProtocolError(name, f'"{name}" must be a whole number from {low} to {high - 1}')
+    return value
+
+
+def negotiate(offered: Sequence[str]) -> str:
+    """The subprotocol to speak. Raises ProtocolError that names the version spoken here."""
+    if SUBPROTOCOL not in offered:
+        heard = ", ".join(o for o in offered if not o.startswith(TOKEN_PREFIX)) or "none"
+        raise ProtocolError(
+            "version", f"this server speaks {SUBPROTOCOL}; the client offered {heard}: update the older one"
+        )
+    return SUBPROTOCOL
+
+
+def token_in(offered: Sequence[str]) -> str:
+    """The access token among the offered subprotocols: a browser's WebSocket can send no other header."""
+    return next((o.removeprefix(TOKEN_PREFIX) for o in offered if o.startswith(TOKEN_PREFIX)), "")

@@ -1,0 +1,84 @@
+"""Pictures on the wire: bytes <-> pixels, uint8 ``[H, W, 3]``. Sizes are read from headers before anything is decoded."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..modality import image as pictures
+from .protocol import MIMES, RAW, Part, ProtocolError
+
+Pixels = NDArray[np.uint8]
+QUALITY = {"webp": 90, "jpeg": 92}
+
+
+def decode(part: Part, max_pixels: int, background: int = 255) -> Pixels:
+    """A part -> pixels; transparency is put on a plain ``background``. ProtocolError says what is wrong with it."""
+    data = bytes(part.data)
+    try:
+        if part.mime == RAW:
+            return flatten(_raw(part, data, max_pixels), background)
+        if part.mime not in MIMES.values():
+            raise ValueError(f"{part.mime!r} is not taken; send {', '.join(MIMES.values())} or {RAW}")
+        if part.mime == "image/jpeg" and b"Exif\0" not in data[:1024]:
+            return _jpeg(data, max_pixels)
+        colour = (background, background, background)
+        loaded = pictures.load(data, background=colour, min_side=1, max_pixels=max_pixels)
+        return np.asarray(loaded.image.convert("RGB"))
+    except ValueError as error:
+        raise ProtocolError("picture", f"{part.name}: {str(error).removeprefix('picture: ')}") from None
+
+
+def _raw(part: Part, data: bytes, max_pixels: int) -> Pixels:
+    if not 0 < part.width * part.height <= max_pixels or len(data) != 4 * part.width * part.height:
+        raise ValueError(
+            f"{len(data)} bytes are not {part.width}x{part.height} pixels of 4 bytes within the size limit"
+        )
+    return np.frombuffer(data, np.uint8).reshape(part.height, part.width, 4)
+
+
+def _jpeg(data: bytes, max_pixels: int) -> Pixels:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    if height * width > max_pixels:
+        raise ValueError(f"{width}x{height} pixels are too many: at most {max_pixels}")
+    if colours not in ("YCbCr", "Gray", "RGB"):
+        raise ValueError(f"a JPEG in {colours} is not taken; save it as RGB")
+    return simplejpeg.decode_jpeg(data, "RGB")
+
+
+def flatten(pixels: Pixels, background: int = 255) -> Pixels:
+    """RGBA on a plain background -> RGB."""
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    if alpha.min() == 255:
+        return np.ascontiguousarray(colour)
+    mixed = colour.astype(np.uint16) * alpha + np.uint16(background) * (255 - alpha.astype(np.uint16))
+    return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def fit(pixels: Pixels, size: int) -> Pixels:
+    """The middle square, resized with antialiasing; a picture of the right size passes through."""
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    image = Image.fromarray(pixels)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+
+
+def encode(pixels: Pixels, encoder: str) -> bytes:
+    """Pixels -> bytes: ``png`` is exact, ``webp`` and ``jpeg`` are smaller. ValueError for another name."""
+    if encoder == "jpeg":
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), QUALITY["jpeg"], "RGB", "444")
+    buffer = io.BytesIO()
+    if encoder == "png":
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    elif encoder == "webp":
+        Image.fromarray(pixels).save(buffer, "WEBP", quality=QUALITY["webp"], method=0)
+    else:
+        raise ValueError(f"unknown encoder {encoder!r}: use one of {', '.join(MIMES)}")
+    return buffer.getvalue()

@@ -1,0 +1,84 @@
+"""A whole bundle of real diffusers and transformers classes, a few thousand random weights, made once a test run."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+import torch
+
+from fewstep import bundle
+from fewstep.bundle import Card
+from fewstep.inference.pipeline import Pipeline
+
+SIZE = 32
+WORDS = "a the red blue green heart cat dog sun moon face with of and".split()
+
+
+def text_folder(folder: Path) -> Path:
+    """A word-level tokenizer and a BERT of 8 numbers a token."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz"]
+    vocabulary += [f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"]
+    vocabulary = list(dict.fromkeys(vocabulary))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    tokenizer = BertTokenizer(str(folder / "vocab.txt"), model_max_length=8)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    torch.manual_seed(0)
+    encoder = BertModel(
+        BertConfig(
+            vocab_size=len(vocabulary), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+            max_position_embeddings=16, use_attention_mask=True,
+        )
+    )  # fmt: skip
+    encoder.save_pretrained(folder / "text_encoder")
+    return folder
+
+
+def make_bundle(folder: Path, seed: int = 0, role: str = "student", channels: tuple[int, int] = (8, 16)) -> Path:
+    """Write a text-to-image bundle for pictures of 32x32 (latents of 16x16); a student of four steps."""
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // 2, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=8, attention_head_dim=2, norm_num_groups=4,
+    )  # fmt: skip
+    with torch.no_grad():  # random weights hardly look at their text: here they do
+        for name, p in unet.named_parameters():
+            if "attn2.to_out" in name or "attn2.to_v" in name:
+                p.mul_(8)
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=4, act_fn="relu",
+    )  # fmt: skip
+    with torch.no_grad():  # and nearly grey: here they draw in colour
+        unet.conv_out.weight.mul_(4)
+        vae.decoder.layers[-1].weight.mul_(8)
+    scheduler = bundle.scheduler_for(
+        role, "v_prediction", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        rescale_betas_zero_snr=True,
+    )  # fmt: skip
+    student = role == "student"
+    card = Card(
+        name="tiny", role=role, method="add" if student else "denoising", steps=(1, 2, 4) if student else (25,),
+        times=(1.0, 0.75, 0.5, 0.25) if student else (), native_size=(SIZE, SIZE), licence="CC0-1.0",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as text:
+        bundle.save(folder, card, unet=unet, vae=vae, scheduler=scheduler, text=text_folder(Path(text)))
+    return folder
+
+
+@functools.cache
+def tiny_bundle() -> Path:
+    """The shared bundle: read it, never write to it."""
+    return make_bundle(Path(tempfile.mkdtemp(prefix="fewstep-tiny-")) / "tiny")
+
+
+def tiny_pipeline() -> Pipeline:
+    """A fresh pipeline over the shared bundle."""
+    return Pipeline.open(tiny_bundle())

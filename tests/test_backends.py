@@ -1,0 +1,159 @@
+"""Every backend that has a file, held to eager: found by its file, so a new one is tested by being there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from serving_helpers import tiny_bundle
+from torch import nn
+
+from fewstep.inference import backend as backends
+from fewstep.inference import graph
+from fewstep.inference.backend import Measured
+from fewstep.inference.pipeline import Pipeline
+from fewstep.rng import Rng
+from fewstep.tensors import Conditioning
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return Pipeline.open(tiny_bundle())
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One cache for the whole run: exporting is what takes time."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("FEWSTEP_CACHE", str(folder))
+    return folder
+
+
+def usable(name: str) -> backends.Backend:
+    backend = backends.load(name)
+    if (sentence := backend.missing()) is not None:
+        pytest.skip(sentence)
+    return backend
+
+
+def test_every_file_is_a_backend():
+    found = backends.names()
+    assert found[0] == "eager"
+    assert {"eager", "onnx", "openvino", "compiled"} <= set(found)
+    for name in found:
+        sentence = backends.load(name).missing()
+        assert sentence is None or len(sentence) > 10
+    assert set(backends.installed()) <= set(found)
+
+
+@pytest.mark.parametrize("name", backends.names())
+def test_network_and_codec_agree_with_eager(name: str, pipeline: Pipeline):
+    """Other inputs than the example, every time of the student: one graph, no constant baked in."""
+    backend, model = usable(name), pipeline.model
+    shape = (1, *pipeline.latent_shape())
+    with torch.inference_mode():
+        example = pipeline.encode(["a cat"])
+        run = backends.compile_denoiser(backend, model.denoiser, torch.zeros(shape), example)
+        for seed, (prompt, at) in enumerate([("a red heart", 1.0), ("the moon", 0.75), ("", 0.25)]):
+            x_t, cond = Rng.of(seed).normal(shape), pipeline.encode([prompt])
+            t = torch.tensor([at], dtype=torch.float64)
+            reference = model.denoiser(x_t, t, cond)
+            assert backends.relative_error(run(x_t, t, cond), reference) < TOLERANCE
+        decode = backends.compile_decoder(backend, model.codec, torch.zeros(shape))
+        assert backends.relative_error(decode(reference), model.codec.decode(reference)) < TOLERANCE
+        media = Rng.of(7).uniform((1, 3, 32, 32), -1, 1)
+        encode = backends.compile_encoder(backend, model.codec, torch.zeros_like(media))
+        assert backends.relative_error(encode(media), model.codec.encode(media)) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", backends.names())
+def test_a_backend_keeps_no_answer_alive_in_its_buffers(name: str):
+    """An answer must not change when the next is computed."""
+    run = usable(name).compile(nn.Conv2d(2, 2, 1), (torch.zeros(1, 2, 4, 4),))
+    with torch.inference_mode():
+        first = run(torch.ones(1, 2, 4, 4))
+        kept = first.clone()
+        run(torch.full((1, 2, 4, 4), -3.0))
+    assert torch.equal(first, kept)
+
+
+def test_the_pipeline_draws_the_same_picture_through_another_backend(pipeline: Pipeline):
+    backend = usable("onnx")
+    with torch.inference_mode():
+        cond = pipeline.encode(["a cat"])
+        other = Pipeline.open(tiny_bundle())
+        x_t = torch.zeros(1, *pipeline.latent_shape())
+        other.denoise = backends.compile_denoiser(backend, other.model.denoiser, x_t, cond)
+        difference = other.draw("a red heart", steps=4, seed=3) - pipeline.draw("a red heart", steps=4, seed=3)
+    assert difference.abs().max() < 1 / 255
+
+
+def test_the_exported_file_is_made_once_and_only_for_the_same_weights(cache: Path):
+    example = (torch.zeros(1, 2, 4, 4),)
+    torch.manual_seed(0)
+    one, other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+    versions = {"onnx": "1"}
+    assert graph.fingerprint(one, example, versions) == graph.fingerprint(one, example, versions)
+    assert graph.fingerprint(one, example, versions) != graph.fingerprint(other, example, versions)
+    assert graph.fingerprint(one, example, versions) != graph.fingerprint(one, example, {"onnx": "2"})
+    wider = (torch.zeros(1, 2, 4, 8),)
+    assert graph.fingerprint(one, example, versions) != graph.fingerprint(one, wider, versions)
+    if graph.missing("onnxruntime"):
+        pytest.skip("nothing to export with")
+    path = graph.exported(one, example)
+    stamp = path.stat().st_mtime_ns
+    assert graph.exported(one, example) == path
+    assert path.stat().st_mtime_ns == stamp
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_the_default_is_chosen_by_picture_quality_first():
+    measured = [Measured("eager", 20.0, 0.0), Measured("onnx", 11.0, 3e-6), Measured("half", 5.0, 4e-2)]
+    assert backends.choose(measured).name == "onnx"
+    assert backends.choose(measured, tolerance=0.1).name == "half"
+    with pytest.raises(ValueError, match="use eager"):
+        backends.choose(measured[2:])
+
+
+def test_an_unknown_backend_is_refused_with_the_list():
+    with pytest.raises(ValueError, match="eager, compiled"):
+        backends.load("warp")
+    with pytest.raises(ValueError, match="missing"):
+        backends.load("json.decoder")
+
+
+def test_a_backend_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("")
+    (tmp_path / "mine" / "twice.py").write_text(
+        "def missing():\n    return None\n\ndef compile(module, example):\n    return lambda *x: 2 * module(*x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run = backends.usable("mine.twice").compile(nn.Identity(), (torch.ones(2),))
+    assert torch.equal(run(torch.ones(2)), torch.full((2,), 2.0))
+    sys.modules.pop("mine.twice")
+
+
+def test_a_backend_that_cannot_run_here_says_what_to_do():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU: torch.compile can run")
+    with pytest.raises(ValueError, match=r"compiled.*GPU"):
+        backends.usable("compiled")
+
+
+def test_only_what_the_network_reads_is_handed_over(pipeline: Pipeline):
+    cond = pipeline.encode(["a cat"])
+    assert backends.fields_of(pipeline.model.denoiser, cond) == ["tokens"]
+    only_pooled = Conditioning(pooled=torch.zeros(1, 3))
+    assert backends.fields_of(pipeline.model.denoiser, only_pooled) == ["pooled"]
+
+
+def test_the_median_time_ignores_the_first_call():
+    ticks = iter([0.0, 0.010, 0.010, 0.040, 0.040, 0.052])
+    calls = []
+    assert backends.milliseconds(lambda: calls.append(1), repeats=3, clock=lambda: next(ticks)) == pytest.approx(12)
+    assert len(calls) == 4

@@ -1,0 +1,202 @@
+"""The planner on recorded and made-up traces, with a fake clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewstep.inference.budget import SHED_ORDER, Budget, Choices, Plan, ladder, milliseconds, plan, predict, totals
+from fewstep.inference.timings import Costs, Percentiles, StageClock, Timings
+
+COSTS = Costs(
+    network={("onnx", 64): 10.0, ("int8", 64): 6.0, ("onnx", 32): 4.0, ("int8", 32): 2.5},
+    encode={("png", 64): 2.0, ("jpeg", 64): 0.2, ("png", 32): 0.5, ("jpeg", 32): 0.1},
+    codec_out={64: 3.0, 32: 1.0},
+    codec_in={64: 3.0, 32: 1.0},
+    watermark={64: 0.2, 32: 0.1},
+    decode=0.3,
+)
+CHOICES = Choices(steps=(4, 2, 1), sizes=(64, 32), backends=("onnx", "int8"), encoders=("png", "jpeg"))
+
+
+def total(steps: int, size: int, backend: str, encoder: str, slow: float = 1.0) -> float:
+    network = steps * COSTS.network[backend, size]
+    return slow * (network + COSTS.encode[encoder, size] + COSTS.codec_out[size] + COSTS.watermark[size])
+
+
+def loaded(slow: float) -> Timings:
+    return Timings(
+        COSTS, load=dict.fromkeys(("network", "encode", "codec_out", "watermark", "codec_in", "decode"), slow)
+    )
+
+
+def run(budget: Budget, load: Callable[[float], float], seconds: float, fps: float = 30.0) -> list[tuple[float, Plan]]:
+    """Plans over time under a load that is a function of time."""
+    course: list[tuple[float, Plan]] = []
+    current = None
+    for i in range(int(seconds * fps)):
+        now = i / fps
+        current = plan(budget, CHOICES, loaded(load(now)), current, now)
+        course.append((now, current))
+    return course
+
+
+def test_the_best_way_is_taken_when_there_is_time():
+    chosen = plan(Budget(100), CHOICES, loaded(1))
+    assert (chosen.steps, chosen.size, chosen.backend, chosen.encoder, chosen.shed) == (4, 64, "onnx", "png", ())
+    assert chosen.expected_ms == pytest.approx(total(4, 64, "onnx", "png"))
+    assert chosen.fits
+
+
+def test_prediction_names_every_stage_and_adds_up():
+    stages = predict(ladder(CHOICES)[0], Timings(COSTS, wire_ms=1.5, wait_ratio=1.0, text_ms=2.0), with_picture=True)
+    served = 0.3 + 2.0 + 3.0 + 40 + 3.0 + 0.2 + 2.0
+    assert stages["wait"] == pytest.approx(served)
+    assert sum(stages.values()) == pytest.approx(2 * served + 1.5)
+
+
+def test_the_quick_sum_is_the_sum_of_the_stages():
+    timings = Timings(COSTS, {"network": 2.0, "encode": 3.0, "decode": 1.5}, wire_ms=1.5, wait_ratio=0.5, text_ms=2.0)
+    for with_picture in (False, True):
+        slowly = [sum(predict(rung, timings, with_picture).values()) for rung in ladder(CHOICES)]
+        assert totals(ladder(CHOICES), timings, with_picture) == pytest.approx(slowly)
+
+
+def test_what_is_shed_follows_the_stated_order():
+    """Under a load that only rises, the plan gives up as little as will do, cheapest loss first."""
+    course = run(Budget(100), lambda now: 1 + now / 4, 80)
+    shed: list[tuple[str, ...]] = []
+    for _, p in course:
+        if not shed or p.shed != shed[-1]:
+            shed.append(p.shed)
+    assert shed[:5] == [(), ("encoder",), ("backend",), ("encoder", "backend"), ("steps",)]
+    firsts = [next(i for i, s in enumerate(shed) if name in s) for name in SHED_ORDER]
+    assert firsts == sorted(firsts)
+    levels = [p.level for _, p in course]
+    assert levels == sorted(levels)
+
+
+def test_nothing_is_shed_for_a_short_hiccup():
+    course = run(Budget(100), lambda now: 5.0 if 3 < now < 3.2 else 1.0, 10)
+    assert {p.level for _, p in course} == {0}
+
+
+def test_it_recovers_fully_when_the_load_goes_away():
+    course = run(Budget(100), lambda now: 6.0 if 2 < now < 8 else 1.0, 30)
+    during = [p for now, p in course if 3 < now < 8]
+    assert all(p.shed and p.expected_ms <= 100 for p in during)
+    after = [(now, p) for now, p in course if now > 8]
+    recovered_at = next(now for now, p in after if not p.shed)
+    assert recovered_at - 8 <= 2.0
+    assert all(not p.shed for now, p in after if now > recovered_at)
+
+
+@pytest.mark.parametrize("period", [0.2, 0.5, 2.0, 5.0, 11.0])
+def test_it_never_oscillates_with_a_load_around_the_target(period: float):
+    """Ten minutes of a load that swings across the edge of two rungs, at any pace: changes die out."""
+    edge = 100 / total(4, 64, "onnx", "png")
+    course = run(Budget(100), lambda now: edge * (1 + 0.3 * math.sin(2 * math.pi * now / period)), 600, fps=5)
+    assert course[-1][1].changes <= 8
+    assert len({p.level for now, p in course if now > 300}) == 1
+
+
+def test_wrong_idle_costs_do_not_make_it_swing():
+    """The better rung costs twice what was measured idle, so taking it back is always wrong: attempts must die out."""
+    current, changes = None, []
+    for i in range(3000):
+        now = i / 5
+        slow = 3.0 if current is None or current.level == 0 else 1.0
+        before = current
+        current = plan(Budget(100), CHOICES, loaded(slow), current, now)
+        if before is not None and current.level != before.level:
+            changes.append(now)
+    assert len(changes) <= 18
+    assert sum(now > 300 for now in changes) <= 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.3, 30), min_size=1, max_size=40), st.floats(5, 300))
+def test_any_trace_ends_in_time_or_at_the_cheapest(loads: list[float], target: float):
+    """Whatever came before, after two seconds of any steady load the plan meets the target if anything can."""
+    course = run(Budget(target), lambda now: loads[min(int(now * 4), len(loads) - 1)], len(loads) / 4 + 2)
+    last, slow = course[-1][1], loads[-1]
+    cheapest = min(sum(predict(rung, loaded(slow)).values()) for rung in ladder(CHOICES))
+    assert last.expected_ms <= target or last.expected_ms == pytest.approx(cheapest)
+    assert last.fits == (last.expected_ms <= target)
+
+
+def test_the_same_facts_give_the_same_plan():
+    assert run(Budget(40), lambda now: 1 + now % 3, 20) == run(Budget(40), lambda now: 1 + now % 3, 20)
+
+
+def test_when_nothing_fits_it_takes_the_cheapest_and_says_so():
+    chosen = plan(Budget(1), CHOICES, loaded(1))
+    assert not chosen.fits
+    assert (chosen.steps, chosen.size, chosen.backend) == (1, 32, "int8")
+    assert chosen.shed == SHED_ORDER
+
+
+def test_waiting_for_others_counts():
+    alone = plan(Budget(60), CHOICES, Timings(COSTS))
+    crowded = plan(Budget(60), CHOICES, Timings(COSTS, wait_ratio=3.0))
+    assert alone.steps == 4
+    assert crowded.steps < 4
+
+
+def test_a_pinned_choice_is_kept():
+    chosen = plan(Budget(5), Choices((4,), (64,), ("onnx",), ("png",)), loaded(2))
+    assert (chosen.steps, chosen.fits, chosen.shed) == (4, False, ())
+
+
+@pytest.mark.parametrize(("text", "ms"), [("100ms", 100), ("0.1s", 100), ("25fps", 40), ("33.5", 33.5), (" 1 s", 1000)])
+def test_targets_are_read(text: str, ms: float):
+    assert milliseconds(text) == pytest.approx(ms)
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-3ms", "0ms", "10 minutes", "1e3"])
+def test_targets_that_make_no_sense_are_refused(text: str):
+    with pytest.raises(ValueError, match="100ms"):
+        milliseconds(text)
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="more than 0"):
+        Budget(0)
+    with pytest.raises(ValueError, match="sizes"):
+        Choices((1,), ())
+
+
+def test_percentiles_of_a_window():
+    p = Percentiles(size=100, seconds=10)
+    assert p.at(0.5, 0) is None
+    for i in range(101):
+        p.add(float(i), now=i / 100)
+    assert p.many((0, 0.5, 0.99, 1), 1.0) == pytest.approx([1, 50.5, 99.01, 100])
+    assert p.rate(1.0) == pytest.approx(100 / 0.99)
+    assert p.at(0.5, 100.0) is None  # all too old
+    assert p.rate(100.0) == 0
+
+
+def test_a_rate_with_room_to_spare_is_over_the_whole_window():
+    p = Percentiles(size=1000, seconds=10)
+    for i in range(20):
+        p.add(1.0, now=100 + i / 2)
+    assert p.rate(109.5) == pytest.approx(2.0)
+
+
+def test_load_is_measured_against_idle_costs_and_fades():
+    clock = StageClock(COSTS)
+    for i in range(20):
+        clock.note("network", 30.0, i / 10, idle_ms=10.0)
+        clock.note_wait(12.0, 6.0, i / 10)
+    timings = clock.timings(2.0)
+    assert timings.factor("network") == pytest.approx(3.0)
+    assert timings.factor("encode") == 1.0
+    assert timings.wait_ratio == pytest.approx(2.0)
+    assert list(clock.percentiles(2.0)) == ["wait", "network"]
+    assert clock.percentiles(2.0)["network"] == pytest.approx([30, 30, 30])
+    assert clock.timings(60.0) == Timings(COSTS)

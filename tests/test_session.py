@@ -1,0 +1,130 @@
+"""Slots, fair turns and the queue at the door: no clock but the one handed in."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fewstep.inference.session import Full, Room, Session, Slot, Turns
+
+
+def kind(_session: Session, request: str) -> str:
+    return request[0]
+
+
+def room_of(*names: str) -> Turns[str, str]:
+    turns: Turns[str, str] = Turns()
+    for name in names:
+        turns.join(Session(name))
+    return turns
+
+
+def test_slot_keeps_the_newest_and_counts_the_rest():
+    slot: Slot[str] = Slot()
+    assert slot.take() is None
+    assert [slot.put(frame, now) for now, frame in enumerate("abc")] == [False, True, True]
+    held = slot.take()
+    assert held is not None
+    assert (held.value, held.put_at, held.overwritten) == ("c", 2, 2)
+    assert slot.take() is None
+    slot.put("d", 3)
+    assert slot.take().overwritten == 0
+    assert (slot.put_count, slot.overwritten) == (4, 2)
+
+
+@given(st.lists(st.sampled_from(["put", "take"]), max_size=60))
+def test_slot_loses_nothing_uncounted(actions: list[str]):
+    slot: Slot[int] = Slot()
+    taken, reported = [], 0
+    for number, action in enumerate(actions):
+        if action == "put":
+            slot.put(number, number)
+        elif (held := slot.take()) is not None:
+            taken.append(held.value)
+            reported += held.overwritten
+    assert taken == sorted(taken)
+    assert slot.put_count == len(taken) + slot.overwritten + slot.full
+    assert reported <= slot.overwritten
+
+
+def test_turns_are_fair_however_fast_one_asks():
+    turns = room_of("fast", "slow", "other")
+    sessions = {s.id: s for s in turns}
+    served = []
+    for now in range(300):
+        for _ in range(5):
+            sessions["fast"].ask("x", now)
+        if now % 2 == 0:
+            sessions["slow"].ask("x", now)
+        sessions["other"].ask("x", now)
+        served += [turn.session.id for turn in turns.next_batch(kind)]
+    counts = {name: served.count(name) for name in sessions}
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert sessions["fast"].drops > 1000
+
+
+def test_a_newcomer_stands_behind_those_who_wait():
+    turns = room_of("a", "b")
+    for session in turns:
+        session.ask("x", 0)
+    late = Session[str, str]("late")
+    turns.join(late)
+    late.ask("x", 0)
+    assert [turns.next_batch(kind)[0].session.id for _ in range(3)] == ["a", "b", "late"]
+    turns.leave("a")
+    turns.join(Session("a"))  # leaving and coming again gains nothing
+    for session in turns:
+        session.ask("x", 1)
+    assert [turns.next_batch(kind)[0].session.id for _ in range(3)] == ["b", "late", "a"]
+
+
+def test_only_requests_of_one_kind_join_and_only_in_compiled_sizes():
+    turns = room_of(*"abcdef")
+    for session, request in zip(turns, ["small", "large", "small", "small", "large", "small"]):
+        session.ask(request, 0)
+    batches = []
+    while batch := turns.next_batch(kind, sizes=(1, 2, 4)):
+        batches.append("".join(turn.session.id for turn in batch))
+    assert batches == ["acdf", "be"]
+    for session in list(turns)[:3]:
+        session.ask("small", 0)
+    assert [len(turns.next_batch(kind, sizes=(1, 2, 4))) for _ in range(3)] == [2, 1, 0]
+
+
+def test_the_longest_waiting_is_served_though_others_make_a_larger_batch():
+    turns = room_of("odd", "b", "c", "d", "e")
+    for session in turns:
+        session.ask("odd" if session.id == "odd" else "same", 0)
+    assert [turn.session.id for turn in turns.next_batch(kind, sizes=(1, 4))] == ["odd"]
+    assert [turn.session.id for turn in turns.next_batch(kind, sizes=(1, 4))] == ["b", "c", "d", "e"]
+
+
+def test_leaving_forgets_what_waits():
+    turns = room_of("a", "b")
+    for session in turns:
+        session.ask("x", 0)
+    turns.leave("a")
+    assert turns.waiting == 1
+    assert [turn.session.id for turn in turns.next_batch(kind)] == ["b"]
+    turns.leave("never here")
+
+
+def test_the_queue_at_the_door():
+    room = Room(places=2, queue=2)
+    assert [room.enter(name) for name in "abcd"] == [0, 0, 1, 2]
+    with pytest.raises(Full, match="try again later"):
+        room.enter("e")
+    assert room.leave("c") == []  # gave up in the queue
+    assert room.position("d") == 1
+    assert room.leave("a") == ["d"]
+    assert (room.position("d"), room.inside, room.waiting) == (0, 2, 0)
+    assert room.leave("nobody") == []
+
+
+def test_nobody_jumps_the_queue():
+    room = Room(places=1, queue=3)
+    assert [room.enter(name) for name in "abc"] == [0, 1, 2]
+    assert room.leave("a") == ["b"]
+    assert room.enter("a") == 2
+    assert [room.leave("b"), room.leave("c")] == [["c"], ["a"]]

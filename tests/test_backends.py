@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from serving_helpers import tiny_bundle
 from torch import nn
 
 from fewstep.inference import backend as backends
@@ -16,6 +15,7 @@ from fewstep.inference.backend import Measured
 from fewstep.inference.pipeline import Pipeline
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning
+from serving_helpers import tiny_bundle
 
 TOLERANCE = 1e-5
 

@@ -69,8 +69,8 @@ class UNetDenoiser(Denoiser):
 
     def __init__(self, network: nn.Module, schedule: NoiseSchedule, kind: str) -> None:
         super().__init__(schedule, kind)
-        self.network = network
-        self._has_text = "encoder_hid_dim" in network.config or "cross_attention_dim" in network.config
+        self.network: Any = network
+        self._has_text = "cross_attention_dim" in self.network.config
 
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The UNet's raw output."""
@@ -101,9 +101,9 @@ class VaeCodec(Codec):
 
     def __init__(self, vae: nn.Module) -> None:
         super().__init__()
-        self.vae = vae
-        self._scale = float(vae.config.scaling_factor or 1.0)
-        self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        self.vae: Any = vae
+        self._scale = float(self.vae.config.scaling_factor or 1.0)
+        self._shift = float(getattr(self.vae.config, "shift_factor", None) or 0.0)
 
     def encode(self, media: Media) -> Latents:
         """Deterministic: the mean of the posterior where there is one."""
@@ -162,7 +162,7 @@ class Pretrained:
     @property
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of one sample's latents, ``(C, *S)``."""
-        config = self.denoiser.network.config
+        config: Any = self.denoiser.network.config
         size = config.sample_size
         return (config.in_channels, *((size, size) if isinstance(size, int) else size))
 
@@ -235,7 +235,8 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     with quiet():
         unet, vae = part("unet"), part("vae")
         conditioner = TextConditioner(part("tokenizer", transformers), part("text_encoder", transformers))
-    width, wanted = conditioner.encoder.config.hidden_size, unet.config.cross_attention_dim
+    encoder: Any = conditioner.encoder
+    width, wanted = encoder.config.hidden_size, unet.config.cross_attention_dim
     if width != wanted:
         raise ValueError(
             f"the text encoder gives {width} numbers a token, the UNet takes {wanted}: use the encoder it was trained with"

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..data.dataset import Dataset
 from ..inference.pipeline import Pipeline, Request
@@ -85,7 +86,7 @@ class Bench:
         )
 
 
-def discriminator_of(training: dict) -> str | None:  # type: ignore[type-arg]
+def discriminator_of(training: dict[str, Any]) -> str | None:
     """The feature network a student was trained against, from its card."""
     features = training.get("options", {}).get("features")
     return features if isinstance(features, str) and features != "teacher" else None

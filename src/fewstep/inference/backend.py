@@ -4,6 +4,7 @@ A backend file offers two functions::
 
     def missing() -> str | None                       # what to install, as a sentence; None where it can be used
     def compile(module, example) -> Callable          # a function of tensors, for exactly the shapes of the example
+    DEVICES = ("cpu",)                                # where it runs; may be left out if anywhere
 
 Everything else is here: what of a denoiser and a codec is handed over, and whether what comes back may be trusted. Only
 the network itself is compiled. The way from its output to x0 stays in float64 torch, so that no backend can get it wrong.
@@ -16,7 +17,7 @@ import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ Compiled = Callable[..., Tensor]
 Denoise = Callable[[Latents, Time, Conditioning], Latents]
 
 
+@runtime_checkable
 class Backend(Protocol):
     """The two functions of a backend file."""
 
@@ -110,8 +112,7 @@ class Encode(nn.Module):
 def fields_of(denoiser: Denoiser, cond: Conditioning) -> list[str]:
     """The fields of ``cond`` that this denoiser reads, found by giving it each on its own."""
     present = [f.name for f in fields(cond) if getattr(cond, f.name) is not None]
-    needed = [name for name in ("tokens", "labels") if name in present]
-    return needed or present
+    return [name for name in present if name in ("tokens", "labels")] or present
 
 
 def compile_denoiser(backend: Backend, denoiser: Denoiser, x_t: Latents, cond: Conditioning) -> Denoise:

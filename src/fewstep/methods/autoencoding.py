@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..parts.codec import Codec
 from ..rng import Rng
 from ..tensors import Batch, Media
 from .method import OnePlayer
@@ -37,7 +38,7 @@ def neighbour_differences(x: Media) -> list[Tensor]:
 class Autoencoding(OnePlayer):
     """Train ``network.encode`` and ``network.decode`` together."""
 
-    def __init__(self, network: nn.Module, options: Options = Options()) -> None:
+    def __init__(self, network: Codec, options: Options = Options()) -> None:
         super().__init__("codec", network)
         self.network, self.options = network, options
 

@@ -94,7 +94,7 @@ class Head(nn.Module):
         def norm() -> nn.Module:
             if options.norm == "local":
                 return BatchNormLocal(width)
-            return nn.GroupNorm(math.gcd(width, 32), width)
+            return nn.GroupNorm(_groups(width), width)
 
         self.enter = nn.Sequential(wrap(conv(channels, width, 1)), norm(), nn.LeakyReLU(0.2))
         around = conv(width, width, kernel, padding=kernel // 2, padding_mode="circular")
@@ -153,6 +153,14 @@ class Discriminator(nn.Module):
         condition = self.condition(cond)
         pairs = zip(self.heads, features.levels, strict=True)
         return torch.cat([head(level, condition) for head, level in pairs], 1)
+
+
+def _groups(channels: int) -> int:
+    """At most 32 groups, of eight channels or more where it can be: groups of one or two wipe out what they normalise."""
+    groups = math.gcd(channels, 32)
+    while groups > 1 and channels // groups < 8:
+        groups //= 2
+    return groups
 
 
 def _unit_rms(x: Tensor) -> Tensor:

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..methods import add
 from ..parts.codec import IdentityCodec
 from ..parts.conditioner import ClassConditioner
-from ..parts.denoiser import Denoiser
+from ..parts.denoiser import Denoiser, Student, Teacher
+from ..parts.discriminator import Discriminator
+from ..parts.features import ConvClassifier, OfMedia, Standardised
 from ..pretrained import UNetDenoiser, schedule_of
-from ..training.data import PromptTable, TrainingSet
+from ..rng import Rng
+from ..training.data import PromptTable, TrainingSet, chunks
 from ..training.trainer import Optimizer, Options
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -26,7 +30,7 @@ GUIDANCE_SCALE = 1.5
 STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
 
 
-def unet(channels: tuple[int, ...] = (24, 48, 96), size: int = 16, classes: int = 10) -> nn.Module:
+def unet(channels: tuple[int, ...] = (24, 48, 96), size: int = 16, classes: int = 10) -> Any:
     """A class-conditional UNet; the extra class is the null one."""
     from diffusers import UNet2DModel
 
@@ -80,3 +84,23 @@ def add_options(steps: int = 600, batch_size: int = 32, **options: Any) -> Optio
     return Options(
         steps=steps, batch_size=batch_size, optimizers={"student": student, "discriminator": heads}, **options
     )
+
+
+def eyes(media: torch.Tensor, labels: torch.Tensor, seed: int, width: int = 32) -> ConvClassifier:
+    """A small classifier trained on real digits (``media [N, 1, 16, 16]``): what a discriminator, or a judge, looks through."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ConvClassifier(1, len(CLASSES), width).fit(media, labels, Rng.of(seed, "classifier"))
+
+
+def game(
+    student: Student, teacher: Teacher | None, data: TrainingSet, network: ConvClassifier, options: add.Options
+) -> add.ADD:
+    """ADD on pixels: heads over the classifier's features, standardised over real digits."""
+    real = [data.rows(rows) for rows in chunks(min(512, len(data)), 64)]
+    features = Standardised.fit(OfMedia(network), [(b.x0, b.cond) for b in real], Rng.of(0, "fit"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(data.seed)
+        example = features(real[0].x0, real[0].cond, Rng.of(0, "example"))
+        heads = Discriminator.over(example, real[0].cond)
+    return add.ADD(student, teacher, codec(), features, heads, options)

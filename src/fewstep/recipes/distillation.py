@@ -234,8 +234,8 @@ def randomise(network: nn.Module, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in network.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
 
 
 # -- phase one: pairs and regression
@@ -303,6 +303,7 @@ def game(
     data = replace(data, image=image, media=data.media if features.space == "media" else None)
     example = data.rows(np.arange(8))
     view = example.media if features.space == "media" else example.x0
+    assert view is not None, "a feature network on media comes with media"
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
         heads = Discriminator.over(features(view, example.cond, Rng.of(o.seed, "example")), example.cond, o.heads)

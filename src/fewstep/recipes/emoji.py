@@ -67,7 +67,7 @@ SIZES = {
 }
 
 
-def vae(width: int = 32) -> nn.Module:
+def vae(width: int = 32) -> Any:
     """The tiny VAE: f4, four latent channels, no full-resolution blocks (they cost half of all time at 64 px)."""
     from diffusers import AutoencoderTiny
 
@@ -81,7 +81,7 @@ def vae(width: int = 32) -> nn.Module:
     )
 
 
-def unet(size: Size = Size()) -> nn.Module:
+def unet(size: Size = Size()) -> Any:
     """The conditional UNet, fresh."""
     from diffusers import UNet2DConditionModel
 
@@ -188,7 +188,7 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
         torch.manual_seed(o.seed)
         encoder, network = vae(), unet(SIZES[o.size])
     if o.codec:
-        encoder = load(bundle.locate(o.codec)).codec.vae  # type: ignore[assignment]
+        encoder = load(bundle.locate(o.codec)).codec.vae
 
     def codec_phase() -> tuple[Trainer, Callable[[int], Batch]]:
         options = codec_options(o.codec_steps, seed=o.seed, precision=o.precision)

@@ -28,7 +28,7 @@ from ..training.trainer import Optimizer, Options
 MODES = 8
 STD = 0.1
 STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
-HEADS = discriminator.Options(norm="local")
+HEADS = discriminator.Options(norm="group")
 
 
 def ring(modes: int = MODES, radius: float = 1.4) -> Float[Tensor, "K 2"]:

@@ -36,7 +36,7 @@ class Facts:
 class Marks:
     """Marks frames and stamps files for one bundle; switched off it passes pixels through and says so in the log."""
 
-    def __init__(self, card: Card, on: bool = True, stamping: StampOptions = StampOptions()) -> None:
+    def __init__(self, card: Card, on: bool = True, stamping: StampOptions = provenance.DEFAULTS) -> None:
         self.card, self.on, self._stamping = card, on, stamping
         self.hash = bundle_hash(card)
         self._payload = mark_payload(self.hash)

@@ -96,7 +96,8 @@ class TrainingSet:
     def rows(self, indices: np.ndarray, prompt_seed: int = 0) -> Batch:
         """The batch of these samples; which of its prompts a sample is asked for with is drawn from ``prompt_seed``."""
         draw = np.random.Generator(np.random.PCG64(prompt_seed))
-        chosen = torch.tensor([self.choices[i][draw.integers(len(self.choices[i]))] for i in indices])
+        own = [self.choices[int(i)] for i in indices]
+        chosen = torch.tensor([rows[int(draw.integers(len(rows)))] for rows in own])
         at = torch.from_numpy(indices)
         cond = self.prompts[chosen]
         if self.image is not None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+DEVICES = ("cuda",)
+
 
 def missing() -> str | None:
     """A GPU."""

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from .. import graph
 
+DEVICES = ("cpu",)
+
 
 def missing() -> str | None:
     """What to install, if anything."""

@@ -1,0 +1,311 @@
+"""The torch side of the server: requests in, pictures out. Lives in the worker's thread, knows nothing of sessions.
+
+decode -> text -> codec in -> network x steps -> codec out -> smooth -> watermark -> encode, every stage timed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..bundle import Card
+from ..inference import backend as backends
+from ..inference.backend import Backend, Compiled, Denoise
+from ..inference.budget import Choices, Plan
+from ..inference.pipeline import Pipeline, Request, blend
+from ..inference.steady import Smoother
+from ..inference.timings import Costs
+from ..modality.image import to_uint8
+from ..parts.codec import Codec
+from ..tensors import Conditioning, Latents, Media, Time
+from . import wire
+from .marks import Marks
+from .protocol import ENCODERS, RAW, Ask, Part, ProtocolError
+from .wire import Pixels
+
+log = logging.getLogger("fewstep.server")
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How pictures are made."""
+
+    backends: tuple[str, ...] = ("auto",)
+    """What may run the network, best first; ``auto`` takes the fastest whose pictures equal eager's."""
+    encoders: tuple[str, ...] = ENCODERS
+    """How pictures may travel, best first."""
+    sizes: tuple[int, ...] = ()
+    """Sizes that may be drawn, best first; empty is the model's own alone."""
+    batches: tuple[int, ...] = ()
+    """Batch sizes; empty is 1 on a CPU, where batching gains nothing, and up to 8 on a GPU."""
+    threads: int = 1
+    """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
+    max_pixels: int = 1024 * 1024
+    """Largest picture taken."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request of a batch."""
+
+    ask: Ask
+    encoder: str
+    smoother: Smoother = field(default_factory=Smoother)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One picture."""
+
+    pixels: Pixels
+    """As drawn, without any mark: what a saved file is made from."""
+    data: bytes
+    """As sent: marked and encoded."""
+    encoder: str
+    steps: int
+    """Steps really taken."""
+    strength: float
+    """How far a picture could be changed: the student's own time nearest to what was asked for."""
+    stages: dict[str, float]
+    """Milliseconds."""
+    flicker: float | None = None
+
+
+class Engine:
+    """A pipeline made ready to serve."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        marks: Marks,
+        options: EngineOptions = EngineOptions(),
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.card: Card = pipeline.card
+        self.marks, self.options, self._clock = marks, options, clock
+        self.device = pipeline.device
+        on_gpu = self.device.type == "cuda"
+        self.batches = options.batches or ((1, 2, 4, 8) if on_gpu else (1,))
+        self.sizes = options.sizes or (self.card.native_size[0],)
+        self._spent: dict[str, float] = defaultdict(float)
+        self._networks: dict[tuple[str, tuple[int, ...]], Denoise] = {}
+        self._codec = TimedCodec(pipeline.model.codec, self._spend, clock)
+        self._eager = pipeline.model.denoiser
+        self._backend = "eager"
+        self._pipeline = Pipeline(replace(pipeline.model, codec=self._codec), self.card, self._denoise)
+        guided = self.card.role != "student" and self.card.guidance_scale not in (0, 1)
+        self._rows = 2 if guided else 1
+        self.choices = Choices(tuple(sorted(self.card.steps, reverse=True)), self.sizes, ("eager",), options.encoders)
+        self.costs = Costs({}, {}, {})
+        self.measured: list[backends.Measured] = []
+
+    def _spend(self, stage: str, began: float) -> None:
+        self._spent[stage] += 1000 * (self._clock() - began)
+
+    def _denoise(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
+        began = self._clock()
+        network = self._networks.get((self._backend, tuple(x_t.shape)), self._eager)
+        x0 = network(x_t, t, cond)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self._spend("network", began)
+        return x0
+
+    # warming up
+
+    def warm_up(self, report: Report = log.info) -> None:
+        """Compile and run everything with the shapes that will be used; leaves `choices`, `costs` and `measured`."""
+        torch.set_num_threads(self.options.threads)
+        with torch.inference_mode():
+            chosen = self._choose(report)
+            self.choices = replace(self.choices, backends=chosen)
+            for name in chosen:
+                for size in self.sizes:
+                    for n in self.batches:
+                        self._compile(name, size, n)
+            for size in self.sizes:
+                for n in self.batches:
+                    self._compile_codec(chosen[0], size, n)
+            report("measuring every stage")
+            self.costs = self._measure()
+
+    def _choose(self, report: Report) -> tuple[str, ...]:
+        wanted = self.options.backends
+        if wanted != ("auto",):
+            for name in wanted:
+                backends.usable(name)
+            return wanted
+        for name in backends.installed():
+            if self.device.type not in getattr(backends.load(name), "DEVICES", ("cpu", "cuda")):
+                continue
+            report(f"trying the {name} backend (the first start on a machine takes longer)")
+            try:
+                self.measured.append(self._try(name))
+            except Exception as error:
+                log.warning("the %s backend is left out: %s", name, str(error).splitlines()[0] if str(error) else error)
+        return (backends.choose(self.measured).name,)
+
+    def _try(self, name: str) -> backends.Measured:
+        x_t, cond = self._example(self.sizes[0], 1)
+        t = torch.full((len(x_t),), 0.75, dtype=torch.float64, device=self.device)
+        run = self._compile(name, self.sizes[0], 1)
+        error = backends.relative_error(run(x_t, t, cond), self._eager(x_t, t, cond))
+        return backends.Measured(name, backends.milliseconds(lambda: run(x_t, t, cond)), error)
+
+    def _example(self, size: int, n: int) -> tuple[Tensor, Conditioning]:
+        shape = (n * self._rows, *self._pipeline.latent_shape((size, size)))
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(shape, generator=generator).to(self.device), self._pipeline.encode([""] * n * self._rows)
+
+    def _compile(self, name: str, size: int, n: int) -> Denoise:
+        x_t, cond = self._example(size, n)
+        key = (name, tuple(x_t.shape))
+        if key not in self._networks:
+            self._networks[key] = backends.compile_denoiser(backends.usable(name), self._eager, x_t, cond)
+        return self._networks[key]
+
+    def _compile_codec(self, name: str, size: int, n: int) -> None:
+        latents = torch.zeros(n, *self._pipeline.latent_shape((size, size)), device=self.device)
+        media = torch.zeros(n, 3, size, size, device=self.device)
+        self._codec.compile(backends.usable(name), latents, media)
+
+    def _measure(self) -> Costs:
+        """Idle costs of every choice, by drawing with it: the same way that users' pictures are drawn."""
+        network, encode, codec_out, codec_in, watermark = {}, {}, {}, {}, {}
+        text = backends.milliseconds(lambda: self._pipeline.model.conditioner(["a picture of something"]))
+        decode = 0.0
+        for size in self.sizes:
+            picture = Part("image", RAW, bytes(size * size * 4), size, size)
+            ask = Ask(0, "image", "", image=picture, strength=1.0)
+            for name in self.choices.backends:
+                for encoder in self.choices.encoders:
+                    plan = Plan(1, size, name, encoder, 0, True)
+                    runs = [self._drawn(plan, ask, encoder, n) for n in self.batches for _ in range(3)]
+                    stages = runs[2].stages if len(runs) > 2 else runs[-1].stages
+                    network[name, size], encode[encoder, size] = stages["network"], stages["encode"]
+                    codec_out[size], codec_in[size] = stages["codec_out"], stages["codec_in"]
+                    watermark[size], decode = stages["watermark"], stages["decode"]
+        return Costs(network, encode, codec_out, codec_in, watermark, decode, text)
+
+    def _drawn(self, plan: Plan, ask: Ask, encoder: str, n: int) -> Drawn:
+        drawn = self.draw([Job(ask, encoder)] * n, plan)[0]
+        assert isinstance(drawn, Drawn), "the engine's own example is drawn"
+        return drawn
+
+    # drawing
+
+    @torch.inference_mode()
+    def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
+        """Draw a batch of one kind in one call. A request that turns out to be broken gets its error, the others a picture."""
+        self._spent.clear()
+        began = self._clock()
+        inputs = [self._decode(job.ask, plan.size) for job in jobs]
+        self._spend("decode", began)
+        whole = [(job, given) for job, given in zip(jobs, inputs) if not isinstance(given, ProtocolError)]
+        if not whole:
+            return [given for given in inputs if isinstance(given, ProtocolError)]
+        media, times = self._media([job.ask for job, _ in whole], [given for _, given in whole], plan)
+        pixels = iter(np.ascontiguousarray(to_uint8(media).permute(0, 2, 3, 1).cpu().numpy()))
+        return [
+            given if isinstance(given, ProtocolError) else self._finish(job, given, next(pixels), times)
+            for job, given in zip(jobs, inputs)
+        ]
+
+    def _decode(self, ask: Ask, size: int) -> tuple[Pixels, ...] | ProtocolError:
+        """The picture and the mask that a request brings, fitted to the size drawn."""
+        try:
+            found = []
+            for part, background in ((ask.image, 255), (ask.mask, 0)):
+                if part is not None:
+                    found.append(wire.fit(wire.decode(part, self.options.max_pixels, background), size))
+            return tuple(found)
+        except ProtocolError as error:
+            return error
+
+    def _media(
+        self, asks: Sequence[Ask], inputs: Sequence[tuple[Pixels, ...]], plan: Plan
+    ) -> tuple[Media, list[float]]:
+        """The pictures and the times that were visited."""
+        began = self._clock()
+        cond = Conditioning.cat([self._cond(ask) for ask in asks])
+        self._spend("text", began)
+        request = Request([ask.prompt for ask in asks], [ask.seed for ask in asks], plan.steps, cond=cond)
+        if inputs[0]:
+            image = self._tensor([given[0] for given in inputs])
+            request = replace(request, image=image, strength=asks[0].strength)
+            times = self._pipeline.times_from(plan.steps, asks[0].strength)
+        else:
+            request = replace(request, size=(plan.size, plan.size))
+            times = self._pipeline.times(plan.steps)
+        if len(inputs[0]) > 1:
+            request = replace(
+                request, mask=(self._tensor([given[1] for given in inputs]).mean(1, keepdim=True) + 1) / 2
+            )
+        self._backend = plan.backend
+        return self._pipeline(request), list(times)
+
+    def _cond(self, ask: Ask) -> Conditioning:
+        if not (ask.blend_prompt and ask.blend):
+            return self._pipeline.encode([ask.prompt])
+        parts = [self._pipeline.encode([p]) for p in (ask.prompt, ask.blend_prompt)]
+        return blend(parts, [1 - ask.blend, ask.blend])
+
+    def _tensor(self, pictures: Sequence[Pixels]) -> Media:
+        array: NDArray[np.float32] = np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _finish(self, job: Job, given: tuple[Pixels, ...], pixels: Pixels, times: Sequence[float]) -> Drawn:
+        stages = {name: self._spent[name] for name in ("decode", "text", "codec_in", "network", "codec_out")}
+        flicker = None
+        if given:
+            pixels = job.smoother(given[0], pixels, job.ask.smoothing)
+            flicker = job.smoother.flicker
+        began = self._clock()
+        marked = self.marks.frame(pixels)
+        between = self._clock()
+        data = wire.encode(marked, job.encoder)
+        stages |= {"watermark": 1000 * (between - began), "encode": 1000 * (self._clock() - between)}
+        return Drawn(pixels, data, job.encoder, len(times), times[0], stages, flicker)
+
+    def kind(self, ask: Ask, plan: Plan) -> tuple[object, ...]:
+        """Requests of the same kind can be drawn in one call."""
+        from_time = self._pipeline.times_from(plan.steps, ask.strength)[0] if ask.with_picture else 1.0
+        return plan.steps, plan.size, plan.backend, ask.task, from_time
+
+
+class TimedCodec(Codec):
+    """A codec whose halves are compiled for known shapes and timed."""
+
+    def __init__(self, codec: Codec, spend: Callable[[str, float], None], clock: Callable[[], float]) -> None:
+        super().__init__()
+        self.codec, self._spend, self._clock = codec, spend, clock
+        self._decoders: dict[tuple[int, ...], Compiled] = {}
+        self._encoders: dict[tuple[int, ...], Compiled] = {}
+
+    def compile(self, backend: Backend, latents: Latents, media: Media) -> None:
+        """Make both halves ready for these shapes."""
+        self._decoders[tuple(latents.shape)] = backends.compile_decoder(backend, self.codec, latents)
+        self._encoders[tuple(media.shape)] = backends.compile_encoder(backend, self.codec, media)
+
+    def encode(self, media: Media) -> Latents:
+        """Media -> latents."""
+        began = self._clock()
+        latents = self._encoders.get(tuple(media.shape), self.codec.encode)(media)
+        self._spend("codec_in", began)
+        return latents
+
+    def decode(self, latents: Latents) -> Media:
+        """Latents -> media."""
+        began = self._clock()
+        media = self._decoders.get(tuple(latents.shape), self.codec.decode)(latents)
+        self._spend("codec_out", began)
+        return media

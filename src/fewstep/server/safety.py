@@ -1,0 +1,150 @@
+"""What may be asked for and shown: a pluggable filter of prompts and pictures, beside the hot path, never in it.
+
+A prompt is judged once, in the guard's own thread, while it waits for its turn and is drawn; only its answer waits for the
+verdict. Streamed pictures are judged as fast as the filter can, the newest of each session; a refused one stops the
+session's pictures until it asks for something else. Single and saved pictures are always judged first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import threading
+import time
+import unicodedata
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from .wire import Pixels
+
+WORDS = Path(__file__).with_name("words.txt")
+
+
+@runtime_checkable
+class Filter(Protocol):
+    """Judges. A reason, as a sentence, refuses; None allows."""
+
+    def prompt(self, text: str) -> str | None:
+        """Why this may not be asked for."""
+
+    def picture(self, pixels: Pixels) -> str | None:
+        """Why this may not be shown."""
+
+
+class WordList:
+    """The offline default: whole words and phrases, found through case, accents, digits for letters and spacing marks.
+
+    It stops what is asked for outright. It knows no meanings and sees no pictures: a model behind the same two methods
+    can do better where its weights are to be had.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        phrases = sorted({folded for word in words if (folded := fold(word))}, key=len, reverse=True)
+        self._pattern = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, phrases)) + r")(?!\w)") if phrases else None
+
+    @classmethod
+    def read(cls, path: Path = WORDS) -> WordList:
+        """One word or phrase a line; # begins a comment."""
+        return cls(line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+
+    def prompt(self, text: str) -> str | None:
+        """Refuse a prompt that holds one of the words."""
+        if self._pattern is None or not self._pattern.search(fold(text)):
+            return None
+        return "this prompt is not drawn here: it asks for something on the server's word list"
+
+    def picture(self, pixels: Pixels) -> str | None:
+        """A word list sees nothing."""
+        return None
+
+
+LETTERS = str.maketrans("013457", "oieast")
+SIGNS = {"@": "a", "$": "s", "!": "i"}
+
+
+def fold(text: str) -> str:
+    """Case, accents, look-alike digits and separators taken out."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    plain = "".join(c for c in plain if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
+    inside = re.sub(r"(?<=\w)[@$!](?=\w)", lambda sign: SIGNS[sign[0]], plain.translate(LETTERS))
+    return re.sub(r"[\W_]+", " ", inside).strip()
+
+
+def load(name: str) -> Filter | None:
+    """``words``: the word list. ``off``: none. Else a dotted path to a class or function that makes a Filter."""
+    if name == "off":
+        return None
+    if name == "words":
+        return WordList.read()
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        raise ValueError(f"unknown safety filter {name!r}: use words, off, or a dotted path to your own")
+    made = getattr(importlib.import_module(module), attribute)()
+    if not isinstance(made, Filter):
+        raise ValueError(f"{name} makes no filter: it needs the methods prompt(text) and picture(pixels)")
+    return made
+
+
+class Guard:
+    """Runs a filter in a thread of its own and remembers what it said about prompts."""
+
+    def __init__(
+        self,
+        judge: Filter | None,
+        note: Callable[[str, float], None] = lambda stage, ms: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.judge, self._note, self._clock = judge, note, clock
+        self._known: OrderedDict[str, Future[str | None]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "fewstep-guard") if judge is not None else None
+        self._looking: set[str] = set()
+
+    def prompts(self, *texts: str) -> Future[str | None] | None:
+        """Begin to judge prompts; None where nobody judges or all are empty."""
+        text = "\n".join(t for t in texts if t)
+        if self._thread is None or not text:
+            return None
+        with self._lock:
+            if text not in self._known:
+                self._known[text] = self._thread.submit(self._timed, "safety_prompt", text)
+                while len(self._known) > 1024:
+                    self._known.popitem(last=False)
+            self._known.move_to_end(text)
+            return self._known[text]
+
+    def picture(self, pixels: Pixels) -> str | None:
+        """Judge one picture now."""
+        return None if self.judge is None else self.judge.picture(pixels)
+
+    def watch(self, session_id: str, pixels: Pixels, refuse: Callable[[str], None]) -> None:
+        """Judge a streamed picture beside the stream, unless one of this session is being judged already."""
+        if self._thread is None or session_id in self._looking:
+            return
+        self._looking.add(session_id)
+
+        def look() -> None:
+            try:
+                reason = self._timed("safety_picture", pixels)
+                if reason is not None:
+                    refuse(reason)
+            finally:
+                self._looking.discard(session_id)
+
+        self._thread.submit(look)
+
+    def _timed(self, stage: str, subject: str | Pixels) -> str | None:
+        assert self.judge is not None
+        began = self._clock()
+        try:
+            return self.judge.prompt(subject) if isinstance(subject, str) else self.judge.picture(subject)
+        finally:
+            self._note(stage, 1000 * (self._clock() - began))
+
+    def close(self) -> None:
+        """Stop judging."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)

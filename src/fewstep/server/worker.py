@@ -1,0 +1,380 @@
+"""One thread a device: it alone touches torch, and serves the sessions in fair turn. The event loop only leaves requests.
+
+A full slot is overwritten, never queued, so the worker always draws what is newest, and a slow client holds one picture.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+from ..inference.budget import Budget, Choices, Plan, plan
+from ..inference.session import Held, Session, Turn, Turns
+from ..inference.steady import Smoother
+from ..inference.timings import Percentiles
+from .engine import Drawn, Engine, Job
+from .marks import Facts
+from .metrics import Metrics
+from .protocol import MIMES, Ask, Part, ProtocolError, pack
+from .safety import Guard
+from .wire import Pixels
+
+log = logging.getLogger("fewstep.server")
+State = Literal["warming", "ready", "failed", "stopped"]
+REPLAN_S = 0.1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What becomes of one request: a picture, or an error."""
+
+    ask: Ask
+    header: dict[str, Any]
+    drawn: Drawn | None = None
+    server_ms: float = 0.0
+    """From the request's arrival to the answer's."""
+
+    def frame(self, **facts: Any) -> bytes:
+        """As one message of the protocol."""
+        parts = [Part("image", MIMES[self.drawn.encoder], self.drawn.data)] if self.drawn else []
+        return pack(self.header | facts, parts)
+
+
+@dataclass(frozen=True)
+class KeptPicture:
+    """A picture that can still be downloaded."""
+
+    pixels: Pixels
+    facts: Facts
+
+
+class Kept:
+    """The newest pictures of a session, unmarked, within a number of bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._pictures: OrderedDict[int, KeptPicture] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def put(self, number: int, picture: KeptPicture) -> None:
+        """Keep one; the oldest go when it gets too much."""
+        if (old := self._pictures.pop(number, None)) is not None:
+            self._bytes -= old.pixels.nbytes
+        self._pictures[number] = picture
+        self._bytes += picture.pixels.nbytes
+        while self._bytes > self._limit and len(self._pictures) > 1:
+            _, gone = self._pictures.popitem(last=False)
+            self._bytes -= gone.pixels.nbytes
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._pictures.clear()
+        self._bytes = 0
+
+    def get(self, number: int) -> KeptPicture | None:
+        """One by the id of its request."""
+        return self._pictures.get(number)
+
+
+@dataclass
+class Seat:
+    """A session's place at the worker. Everything in it is touched under the worker's lock."""
+
+    session: Session[Ask, Answer]
+    wake: Callable[[], None]
+    """Called from the worker's thread when an answer lies in the outbox."""
+    budget: Budget
+    kept: Kept
+    smoother: Smoother = field(default_factory=Smoother)
+    wire_ms: Percentiles = field(default_factory=lambda: Percentiles(64, 10.0))
+    """Time beyond the server, as this session's own browser reports it: it steers its own budget alone."""
+    plan: Plan | None = None
+    planned_at: float = 0.0
+    choices: Choices | None = None
+    stopped: str = ""
+    """Why its pictures are held back, since the safety filter refused one; the next other prompt clears it."""
+    stopped_prompt: str = ""
+    answered: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    """Server time of the newest answers, by request id: what glass-to-glass times are compared with."""
+
+
+class Worker:
+    """The thread of one device."""
+
+    def __init__(
+        self,
+        open_engine: Callable[[Callable[[str], None]], Engine],
+        metrics: Metrics,
+        guard: Guard | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._open, self.metrics, self._clock = open_engine, metrics, clock
+        self.guard = guard or Guard(None)
+        self.state: State = "warming"
+        self.doing = "starting"
+        """What is being done while it warms up, or why it failed."""
+        self.engine: Engine | None = None
+        self._turns: Turns[Ask, Answer] = Turns()
+        self._seats: dict[str, Seat] = {}
+        self._lock = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="fewstep-worker", daemon=True)
+        self._on_state: list[Callable[[], None]] = []
+        metrics.gauge("live_sessions", lambda: len(self._seats))
+
+    # called from anywhere
+
+    def start(self) -> None:
+        """Begin to open, warm up and serve."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Finish the batch that is being drawn, then end."""
+        with self._lock:
+            self.state = "stopped"
+            self._lock.notify_all()
+        self.guard.close()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        self._tell()
+
+    def on_state(self, call: Callable[[], None]) -> None:
+        """Have ``call`` made, from the worker's thread, whenever `state` or `doing` has changed."""
+        self._on_state.append(call)
+
+    def join(self, seat: Seat) -> None:
+        """Let a session take turns."""
+        with self._lock:
+            self._seats[seat.session.id] = seat
+            self._turns.join(seat.session)
+
+    def leave(self, session_id: str) -> None:
+        """Forget a session."""
+        with self._lock:
+            self._seats.pop(session_id, None)
+            self._turns.leave(session_id)
+
+    def seat(self, session_id: str) -> Seat | None:
+        """A session's seat."""
+        return self._seats.get(session_id)
+
+    def ask(self, seat: Seat, ask: Ask) -> None:
+        """Leave a request in a session's slot; returns at once."""
+        self.guard.prompts(ask.prompt, ask.blend_prompt)
+        with self._lock:
+            overwrote = seat.session.ask(ask, self._clock())
+            self._lock.notify()
+        self.metrics.count("asked")
+        if overwrote:
+            self.metrics.count("overwritten")
+
+    def collect(self, seat: Seat) -> Held[Answer] | None:
+        """Take the newest answer out of a session's slot."""
+        with self._lock:
+            return seat.session.outbox.take()
+
+    def seen(self, seat: Seat, number: int, glass_ms: float) -> None:
+        """A browser showed the answer ``number``, ``glass_ms`` after what was asked had happened."""
+        with self._lock:
+            server_ms = seat.answered.get(number)
+            if server_ms is not None:
+                seat.wire_ms.add(max(0.0, glass_ms - server_ms), self._clock())
+        if server_ms is not None:
+            self.metrics.note("glass_to_glass", glass_ms)
+            self.metrics.note("wire", max(0.0, glass_ms - server_ms))
+
+    # the thread
+
+    def _tell(self, state: State | None = None, doing: str | None = None) -> None:
+        if state is not None and self.state != "stopped":
+            self.state = state
+        self.doing = self.doing if doing is None else doing
+        for call in self._on_state:
+            call()
+
+    def _run(self) -> None:
+        try:
+            engine = self._open(lambda what: self._tell(doing=what))
+            engine.warm_up(lambda what: self._tell(doing=what))
+        except Exception as error:
+            log.exception("the model could not be made ready")
+            self._tell("failed", str(error))
+            return
+        self.engine = engine
+        self.metrics.use_costs(engine.costs)
+        self._tell("ready", "")
+        for batch in self._batches(engine):
+            self._serve(engine, batch)
+
+    def _batches(self, engine: Engine) -> Iterator[Sequence[Turn[Ask, Answer]]]:
+        def kind(session: Session[Ask, Answer], ask: Ask) -> Hashable:
+            return engine.kind(ask, self._plan(engine, self._seats[session.id], ask))
+
+        while True:
+            with self._lock:
+                while self.state == "ready" and not (batch := self._turns.next_batch(kind, engine.batches)):
+                    self._lock.wait()
+                if self.state != "ready":
+                    return
+            yield batch
+
+    def _plan(self, engine: Engine, seat: Seat, ask: Ask) -> Plan:
+        """How to draw this request: what is pinned stays, the rest is the budget's."""
+        choices, now = engine.choices, self._clock()
+        if ask.steps:
+            choices = replace(choices, steps=(ask.steps,))
+        if ask.size in choices.sizes:
+            choices = replace(choices, sizes=(ask.size,))
+        if ask.encoder:
+            choices = replace(choices, encoders=(ask.encoder,))
+        target_ms = ask.target_ms or seat.budget.target_ms
+        same = seat.choices == choices and seat.budget.target_ms == target_ms
+        if same and seat.plan is not None and now - seat.planned_at < REPLAN_S:
+            return seat.plan
+        seat.budget = replace(seat.budget, target_ms=target_ms)
+        timings = replace(self.metrics.timings(), wire_ms=seat.wire_ms.at(0.9, now) or 0.0)
+        seat.plan = plan(seat.budget, choices, timings, seat.plan if same else None, now, ask.with_picture)
+        seat.planned_at, seat.choices = now, choices
+        return seat.plan
+
+    def _serve(self, engine: Engine, batch: Sequence[Turn[Ask, Answer]]) -> None:
+        began = self._clock()
+        seats = [self._seats.get(turn.session.id) for turn in batch]
+        plans = [seat.plan if seat else None for seat in seats]
+        taken = [(t, s, p) for t, s, p in zip(batch, seats, plans) if s is not None and p is not None]
+        if not taken:
+            return
+        jobs = [Job(turn.held.value, p.encoder, seat.smoother) for turn, seat, p in taken]
+        try:
+            results: Sequence[Drawn | ProtocolError] = engine.draw(jobs, taken[0][2])
+        except Exception:
+            log.exception("a batch could not be drawn")
+            results = [ProtocolError("internal", "the picture could not be drawn: see the server's log")] * len(jobs)
+        ended = self._clock()
+        for (turn, seat, chosen), result in zip(taken, results):
+            self._note(engine, turn.held, chosen, result, began, ended)
+            self._when_judged(turn.held.value, partial(self._finish, engine, seat, turn.held, chosen, result, began))
+        self.metrics.note_drawn(sum(isinstance(r, Drawn) for r in results))
+
+    def _note(
+        self, engine: Engine, held: Held[Ask], chosen: Plan, result: Drawn | ProtocolError, began: float, ended: float
+    ) -> None:
+        """Stage times, each against its idle cost."""
+        self.metrics.note_wait(1000 * (began - held.put_at), 1000 * (ended - began))
+        if isinstance(result, ProtocolError):
+            return
+        costs, size = engine.costs, chosen.size
+        idle = {
+            "network": result.steps * costs.network.get((chosen.backend, size), 0.0),
+            "codec_out": costs.codec_out.get(size, 0.0),
+            "codec_in": costs.codec_in.get(size, 0.0),
+            "watermark": costs.watermark.get(size, 0.0),
+            "encode": costs.encode.get((result.encoder, size), 0.0),
+            "decode": costs.decode,
+        }
+        for stage, ms in result.stages.items():
+            if ms or stage in ("network", "text"):
+                self.metrics.note(stage, ms, idle.get(stage))
+
+    def _when_judged(self, ask: Ask, finish: Callable[[str | None], None]) -> None:
+        """Go on with the verdict on the prompt: nearly always it is there by now; else another thread goes on later."""
+        verdict = self.guard.prompts(ask.prompt, ask.blend_prompt)
+        if verdict is None:
+            finish(None)
+        else:
+            verdict.add_done_callback(lambda done: finish(self._reason(done)))
+
+    @staticmethod
+    def _reason(verdict: Future[str | None]) -> str | None:
+        if verdict.cancelled():
+            return "the server is shutting down"
+        if verdict.exception() is not None:
+            log.error("the safety filter failed: %s", verdict.exception())
+            return "the safety filter failed, so nothing is shown: see the server's log"
+        return verdict.result()
+
+    def _finish(
+        self,
+        engine: Engine,
+        seat: Seat,
+        held: Held[Ask],
+        chosen: Plan,
+        result: Drawn | ProtocolError,
+        began: float,
+        refusal: str | None,
+    ) -> None:
+        """Make the answer and put it into the session's outbox."""
+        ask = held.value
+        with self._lock:
+            if refusal is None and seat.stopped:
+                refusal = seat.stopped if ask.prompt == seat.stopped_prompt else None
+                seat.stopped = seat.stopped if refusal else ""
+        if refusal is not None:
+            result = ProtocolError("refused", refusal)
+        if isinstance(result, ProtocolError):
+            self.metrics.count("refused" if result.code == "refused" else "errors")
+            header = {"type": "error", "id": ask.id, "code": result.code, "message": str(result)}
+            self._deliver(seat, Answer(ask, header))
+            return
+        header = picture_header(engine, seat, ask, chosen, result, 1000 * (began - held.put_at))
+        with self._lock:
+            seat.kept.put(ask.id, KeptPicture(result.pixels, Facts(result.steps, ask.seed, ask.prompt)))
+        self.guard.watch(seat.session.id, result.pixels, lambda reason: self._stop(seat, ask, reason))
+        server_ms = 1000 * (self._clock() - held.put_at)
+        self._deliver(seat, Answer(ask, header | {"server_ms": round(server_ms, 2)}, result, server_ms))
+
+    def _stop(self, seat: Seat, ask: Ask, reason: str) -> None:
+        """The filter refused a picture: hold back this session's pictures until it asks for something else."""
+        with self._lock:
+            seat.stopped, seat.stopped_prompt = reason, ask.prompt
+            seat.kept.clear()
+
+    def _deliver(self, seat: Seat, answer: Answer) -> None:
+        with self._lock:
+            waiting = seat.session.outbox.peek()
+            if waiting is not None and waiting.ask.id > answer.ask.id:
+                return
+            superseded = seat.session.outbox.put(answer, self._clock())
+            if answer.drawn is not None:
+                seat.answered[answer.ask.id] = answer.server_ms
+            while len(seat.answered) > 32:
+                seat.answered.popitem(last=False)
+        if superseded:
+            self.metrics.count("superseded")
+        seat.wake()
+
+
+def picture_header(engine: Engine, seat: Seat, ask: Ask, chosen: Plan, drawn: Drawn, wait_ms: float) -> dict[str, Any]:
+    """What is said with a picture: how it was drawn, what that took, and what was shed."""
+    stages = {name: round(ms, 2) for name, ms in (drawn.stages | {"wait": wait_ms}).items() if ms}
+    header: dict[str, Any] = {
+        "type": "picture",
+        "id": ask.id,
+        "seed": ask.seed,
+        "steps": drawn.steps,
+        "size": chosen.size,
+        "backend": chosen.backend,
+        "encoder": drawn.encoder,
+        "shed": list(chosen.shed),
+        "fits": chosen.fits,
+        "expected_ms": round(chosen.expected_ms, 2),
+        "target_ms": seat.budget.target_ms,
+        "stages_ms": stages,
+        "drops": seat.session.drops,
+        "sent_ms": ask.sent_ms,
+        "marks": engine.marks.state,
+    }
+    if ask.with_picture:
+        header["strength"] = round(drawn.strength, 3)
+    if drawn.flicker is not None:
+        header["flicker"] = round(drawn.flicker, 5)
+    return header

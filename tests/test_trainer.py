@@ -1,0 +1,504 @@
+"""Trust in a run: exact resume, atomic checkpoints, bad steps, bad disks, and who may move when."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import training_worker
+from fewstep.methods.method import OnePlayer
+from fewstep.rng import Rng
+from fewstep.tensors import Batch, Conditioning
+from fewstep.training import checkpoint
+from fewstep.training.data import PromptTable, TrainingSet, batch_indices
+from fewstep.training.ema import EMA
+from fewstep.training.run import Saving, Stopped, run
+from fewstep.training.trainer import Optimizer, Options, Trainer, only_trainable
+from helpers import make_batch, make_game, optimizers, same_weights
+
+
+def assert_same_state(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Every tensor and every number, bit for bit."""
+    (tensors_a, plain_a), (tensors_b, plain_b) = checkpoint.flatten(a), checkpoint.flatten(b)
+    assert plain_a == plain_b
+    assert tensors_a.keys() == tensors_b.keys()
+    different = [k for k in tensors_a if not torch.equal(tensors_a[k], tensors_b[k])]
+    assert not different, different[:5]
+
+
+def finish(trainer: Trainer) -> dict[str, Any]:
+    for _ in trainer.steps(training_worker.batches):
+        pass
+    return trainer.state()
+
+
+# exact resume
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"loss": "relativistic", "student_every": 2, "discriminator_turns": 2}], ids=["paper", "all"]
+)
+def test_a_resumed_run_is_the_uninterrupted_run(tmp_path: Path, options: dict[str, Any]) -> None:
+    whole = finish(training_worker.trainer(6, **options))
+    assert {"student", "discriminator"} == set(whole["players"])
+    assert whole["averages"]
+    first = training_worker.trainer(6, **options)
+    for log in first.steps(training_worker.batches):
+        if log.step == 3:
+            break
+    first.save(tmp_path / "c")
+    second = training_worker.trainer(6, seed=99, **options)  # other first weights: all must come from the file
+    second.resume(tmp_path / "c")
+    assert second.step == 3
+    assert_same_state(whole, finish(second))
+
+
+def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path: Path) -> None:
+    """A real process, a real SIGKILL in the middle of training and saving, a new process, the same bits."""
+    steps, out = 12, tmp_path / "run"
+    command = [sys.executable, str(Path(training_worker.__file__)), str(out), str(steps)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) == 5:
+            break
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    left = checkpoint.load(out / "checkpoint")
+    assert 4 <= left["step"] < steps
+    resumed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(resumed.stdout.split()[0]) == left["step"] + 1, "it went on, and did not begin again"
+    assert_same_state(checkpoint.load(out / "checkpoint"), plainly(finish(training_worker.trainer(steps)), tmp_path))
+
+
+def plainly(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Through a file and back."""
+    return checkpoint.load(checkpoint.save(folder / "plain", state))
+
+
+# atomic checkpoints
+
+
+def some_state(value: float) -> dict[str, Any]:
+    return {"step": int(value), "players": {"student": {"w": torch.full((4000,), value)}}, "rate": 0.1 * value}
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    scalar, bf16 = torch.tensor(3.0, dtype=torch.float64), torch.randn(3).bfloat16()
+    shared = torch.randn(4, 4)
+    state = {
+        "a": {"scalar": scalar, "bf16": bf16, "view": shared.T, "same": shared},
+        "x": 0.1 + 0.2,
+        "n": 7,
+        "none": {},
+    }
+    loaded = checkpoint.load(checkpoint.save(tmp_path / "c", state))
+    assert loaded.pop("x") == 0.1 + 0.2
+    assert loaded["n"] == 7
+    for name, value in state["a"].items():  # type: ignore[attr-defined]
+        assert loaded["a"][name].dtype == value.dtype
+        assert torch.equal(loaded["a"][name], value)
+    with pytest.raises(ValueError, match="must not contain"):
+        checkpoint.save(tmp_path / "c", {"a/b": 1})
+
+
+@pytest.mark.parametrize("dies_at", ["fsync", "first rename", "second rename", "clean-up"])
+def test_a_crash_at_any_moment_leaves_a_whole_state(tmp_path: Path, dies_at: str) -> None:
+    """A child process dies at the named call inside a save. What is left is the old state or the new one, and is used."""
+    folder = tmp_path / "c"
+    checkpoint.save(folder, some_state(1))
+    child = os.fork()
+    if child == 0:
+        renames, removals, rename, rmtree = [], [], os.rename, shutil.rmtree
+
+        def counted_rename(a: Any, b: Any) -> None:
+            renames.append(a)
+            if len(renames) == {"first rename": 1, "second rename": 2}.get(dies_at):
+                os._exit(9)
+            rename(a, b)
+
+        def counted_rmtree(path: Any, **options: Any) -> None:
+            removals.append(path)
+            if dies_at == "clean-up" and len(renames) == 2:
+                os._exit(9)
+            rmtree(path, **options)
+
+        os.rename, shutil.rmtree = counted_rename, counted_rmtree  # type: ignore[assignment]
+        if dies_at == "fsync":
+            os.fsync = lambda fd: os._exit(9)  # type: ignore[assignment]
+        try:
+            checkpoint.save(folder, some_state(2))
+        finally:
+            os._exit(0)  # never back into pytest
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, "it died where it should"
+    assert checkpoint.exists(folder)
+    survived = 2 if dies_at == "clean-up" else 1
+    assert_same_state(checkpoint.load(folder), some_state(survived))
+    checkpoint.save(folder, some_state(3))
+    assert_same_state(checkpoint.load(folder), some_state(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["c"], "and nothing of the crash is left lying about"
+
+
+def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"could not write the checkpoint .*choose another --out"):
+        checkpoint.save(tmp_path / "file" / "c", some_state(1))
+    if os.geteuid():  # root may write anywhere
+        (tmp_path / "closed").mkdir(mode=0o500)
+        with pytest.raises(ValueError, match="could not write"):
+            checkpoint.save(tmp_path / "closed" / "c", some_state(1))
+
+
+@contextmanager
+def disk_of(bytes_left: int) -> Iterator[None]:
+    """The kernel refuses to let any file grow beyond this: what a full disk does, to this process alone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("bytes_left", [0, 100, 9000])
+def test_a_full_disk_leaves_the_old_state_intact(tmp_path: Path, bytes_left: int) -> None:
+    folder = tmp_path / "c"
+    checkpoint.save(folder, some_state(1))
+    with disk_of(bytes_left), pytest.raises(ValueError, match=r"free space .*previous checkpoint is intact"):
+        checkpoint.save(folder, some_state(2))
+    assert_same_state(checkpoint.load(folder), some_state(1))
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_run_ends_with_a_sentence_on_a_full_disk(tmp_path: Path) -> None:
+    trainer = training_worker.trainer(3)
+    run(trainer, training_worker.batches, Saving(tmp_path))
+    kept = checkpoint.load(tmp_path / "checkpoint")
+    again = training_worker.trainer(5)
+    with disk_of(2000), pytest.raises(ValueError, match="previous checkpoint is intact"):
+        run(again, training_worker.batches, Saving(tmp_path, resume=True))
+    assert_same_state(checkpoint.load(tmp_path / "checkpoint"), kept)
+
+
+def test_a_damaged_state_gets_a_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    with pytest.raises(ValueError, match="run without --resume first"):
+        checkpoint.load(folder)
+    weights, facts = folder / "state.safetensors", folder / "state.json"
+    for damage in (
+        lambda: weights.write_bytes(weights.read_bytes()[:-100]),
+        lambda: weights.write_bytes(b"\x80\x04pickle"),
+        lambda: weights.unlink(),
+        lambda: facts.write_text(facts.read_text()[:-5]),
+        lambda: facts.write_text(json.dumps({"format": 99})),
+    ):
+        checkpoint.save(folder, some_state(1))
+        damage()
+        with pytest.raises(ValueError, match="start again without --resume"):
+            checkpoint.load(folder)
+
+
+# resuming something else
+
+
+def test_a_state_of_another_run_gets_a_sentence() -> None:
+    state = training_worker.trainer(2).state()
+    for options, sentence in (
+        ({"adversarial_weight": 0}, "this run trains"),
+        ({"heads": {"width": 8}}, "does not fit this network"),
+        ({"axes": 1}, "does not fit this network"),
+    ):
+        other = options.pop("heads", None)  # type: ignore[attr-defined]
+        from fewstep.parts.discriminator import Options as HeadOptions
+
+        game = make_game(n=8, heads=HeadOptions(**other) if other else None, **options)  # type: ignore[arg-type]
+        wanted = {k: v for k, v in optimizers().items() if k in game.add.players}
+        with pytest.raises(ValueError, match=sentence):
+            Trainer(game.add, Options(optimizers=wanted)).load_state(state)
+    with pytest.raises(ValueError, match="with --seed 0"):
+        Trainer(make_game(n=8).add, Options(seed=1, optimizers=optimizers())).load_state(state)
+    with pytest.raises(ValueError, match="another --ema"):
+        Trainer(make_game(n=8).add, Options(optimizers=optimizers(ema=0.0))).load_state(state)
+
+
+def test_a_trainer_that_cannot_train_gets_a_sentence() -> None:
+    add = make_game().add
+    with pytest.raises(ValueError, match="no optimiser for discriminator"):
+        Trainer(add, Options(optimizers={"student": Optimizer()}))
+    with pytest.raises(ValueError, match="use fp32 or bf16"):
+        Trainer(add, Options(precision="fp16", optimizers=optimizers()))
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\)"):
+        Trainer(add, Options(optimizers=optimizers(ema=1.0)))
+
+
+# bad steps
+
+
+class Line(OnePlayer):
+    """Fit ``w`` to the batch; at some steps the loss or its gradient is not finite."""
+
+    def __init__(self, bad: str = "") -> None:
+        super().__init__("line", nn.Linear(1, 1))
+        self.bad, self.at = bad, 1
+
+    def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        weight = self.players["line"].weight
+        loss = (weight - batch.x0).pow(2).mean()
+        if self.bad == "gradient" and float(batch.x0.flatten()[0]) == self.at:
+            loss = loss + (0 * weight).sum().sqrt()  # finite, with an infinite slope
+        return {"fit": loss}
+
+
+def line_batch(step: int, bad: float | None = None) -> Batch:
+    value = float(step) if bad is None or step != 1 else bad
+    return Batch(torch.full((2, 1, 1), value), Conditioning(), Conditioning())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None], ids=["nan", "inf", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped(bad: float | None) -> None:
+    method = Line("gradient" if bad is None else "")
+    trainer = Trainer(method, Options(steps=4, optimizers={"line": Optimizer(warmup=0, ema=0.9)}))
+    states = [json.dumps({k: v.tolist() for k, v in checkpoint.flatten(trainer.state())[0].items()})]
+    logs = []
+    for log in trainer.steps(lambda step: line_batch(step, bad)):
+        logs.append(log)
+        states.append(json.dumps({k: v.tolist() for k, v in checkpoint.flatten(trainer.state())[0].items()}))
+    assert [log.skipped for log in logs] == [False, True, False, False]
+    assert states[1] == states[2], "weights, average and the optimiser's memory are left alone"
+    assert len(set(states)) == 4, "and the next step moves again"
+
+
+def test_a_bad_batch_poisons_neither_player() -> None:
+    trainer = training_worker.trainer(3)
+
+    def batches(step: int) -> Batch:
+        batch = make_batch(8, seed=step)
+        if step == 1:
+            batch.x0[0, 0, 0, 0] = math.nan
+        return batch
+
+    seen = []
+    for log in trainer.steps(batches):
+        seen.append(
+            (log.skipped, [{k: v.clone() for k, v in m.named_parameters()} for m in trainer.method.players.values()])
+        )
+    assert [skipped for skipped, _ in seen] == [False, True, False]
+    for before, after, later in zip(seen[0][1], seen[1][1], seen[2][1]):
+        assert all(torch.equal(before[k], after[k]) for k in before)
+        assert any(not torch.equal(after[k], later[k]) for k in before)
+        assert all(bool(v.isfinite().all()) for v in later.values())
+
+
+# who may move
+
+
+def test_only_the_player_at_its_turn_can_be_trained() -> None:
+    shared = nn.Linear(2, 2)
+    players = {"a": nn.Sequential(shared, nn.Linear(2, 2)), "b": nn.Sequential(shared, nn.Linear(2, 3))}
+    players["b"][1].bias.requires_grad_(False)
+    with only_trainable(players, "a"):
+        assert all(p.requires_grad for p in players["a"].parameters()), "also what it shares"
+        assert not any(p.requires_grad for p in players["b"][1].parameters())
+    assert [p.requires_grad for p in players["b"].parameters()] == [True, True, True, False], "the frozen stays frozen"
+    with pytest.raises(RuntimeError), only_trainable(players, "b"):
+        raise RuntimeError
+    assert players["a"][1].weight.requires_grad, "also after an error"
+
+
+def test_a_partly_frozen_student_keeps_its_frozen_part() -> None:
+    game = make_game(n=8)
+    game.student.denoiser.enter.requires_grad_(False)
+    before = {k: v.clone() for k, v in game.student.denoiser.state_dict().items()}
+    trainer = Trainer(game.add, Options(steps=2, optimizers=optimizers()))
+    finish(trainer)
+    after = game.student.denoiser.state_dict()
+    moved = {k for k in before if not torch.equal(before[k], after[k])}
+    assert moved == {k for k in before if not k.startswith("enter")}
+
+
+def test_the_two_turns_of_one_step_draw_differently() -> None:
+    """Two discriminator turns on a resting student see two samples, the same in every run."""
+    seen = []
+
+    def watch() -> list[float]:
+        game = make_game(n=8, student_every=2, discriminator_turns=2)
+        trainer = Trainer(game.add, Options(steps=2, optimizers=optimizers()))
+        trainer.step = 1
+        original = game.add.losses
+
+        def losses(player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+            seen.append(float(rng.copy().normal((1,))))
+            return original(player, batch, rng)
+
+        game.add.losses = losses  # type: ignore[method-assign]
+        finish(trainer)
+        return seen[-2:]
+
+    assert watch() == watch()
+    assert seen[0] != seen[1]
+
+
+# optimisers and averages
+
+
+def test_learning_rates_follow_their_shape() -> None:
+    plain = Optimizer(learning_rate=1e-3, warmup=4)
+    assert [plain.rate(i, 100) for i in (0, 1, 3, 50, 100)] == pytest.approx([2.5e-4, 5e-4, 1e-3, 1e-3, 1e-3])
+    falling = Optimizer(learning_rate=1.0, warmup=0, decay=True)
+    assert [falling.rate(i, 100) for i in (0, 50, 100, 200)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
+
+
+def test_gradients_are_clipped_and_each_player_has_its_rate() -> None:
+    logs, rates = [], {}
+    game = make_game(n=8)
+    slow = optimizers(max_gradient_norm=1e-12, ema=0.0)
+    trainer = Trainer(game.add, Options(steps=1, optimizers=slow))
+    before = game.student.denoiser.leave.weight.detach().clone()
+    for log in trainer.steps(training_worker.batches):
+        logs.append(log)
+        rates = {name: o.param_groups[0]["lr"] for name, o in trainer.optimizers.items()}
+    assert rates == pytest.approx({"student": 1e-3 / 3, "discriminator": 3e-3})
+    assert logs[0].observations["student/gradient_norm"] > 1e-3, "what is logged is the norm before clipping"
+    # Adam divides by the gradient's own size, up to its epsilon of 1e-8: far below it almost nothing moves
+    assert (game.student.denoiser.leave.weight - before).abs().max() < 1e-6
+
+
+def test_averages_warm_up_and_are_lent_and_given_back() -> None:
+    network = nn.BatchNorm1d(1)
+    average = EMA(network, 0.9)
+    network.weight.data.fill_(3.0)
+    network.num_batches_tracked.fill_(5)
+    average.update(network)
+    decay = min(0.9, 2 / 11)
+    assert float(average.average["weight"]) == pytest.approx(decay * 1 + (1 - decay) * 3)
+    assert int(average.average["num_batches_tracked"]) == 5
+    for _ in range(500):
+        average.update(network)
+    assert float(average.average["weight"]) == pytest.approx(3.0)
+    network.weight.data.fill_(-1.0)
+    with average.applied(network):
+        assert float(network.weight.detach()) == pytest.approx(3.0)
+    with pytest.raises(RuntimeError), average.applied(network):
+        raise RuntimeError
+    assert float(network.weight.detach()) == -1.0
+
+
+def test_averages_are_lent_to_the_whole_game_or_adopted() -> None:
+    trainer = training_worker.trainer(3)
+    finish(trainer)
+    student = trainer.method.players["student"]
+    trained = {k: v.clone() for k, v in student.state_dict().items()}
+    average = trainer.averages["student"].average
+    with trainer.averaged():
+        assert all(torch.equal(v, average[k]) for k, v in student.state_dict().items())
+    assert all(torch.equal(v, trained[k]) for k, v in student.state_dict().items())
+    assert any(not torch.equal(average[k], trained[k]) for k in trained)
+    trainer.adopt_averages()
+    assert all(torch.equal(v, average[k]) for k, v in student.state_dict().items())
+
+
+def test_bf16_trains_too() -> None:
+    game = make_game(n=8)
+    trainer = Trainer(game.add, Options(steps=2, precision="bf16", optimizers=optimizers()))
+    logs = list(trainer.steps(training_worker.batches))
+    assert not any(log.skipped for log in logs)
+    assert all(p.dtype == torch.float32 for p in game.student.denoiser.parameters())
+
+
+# data
+
+
+def test_every_sample_is_seen_once_an_epoch_whatever_the_batch() -> None:
+    for batch_size in (1, 3, 7, 10, 23):
+        steps = -(-30 // batch_size)
+        seen = [int(i) for step in range(steps) for i in batch_indices(10, batch_size, 0, step)][:30]
+        assert [sorted(seen[e * 10 : e * 10 + 10]) for e in range(3)] == [list(range(10))] * 3
+        assert seen[:10] != seen[10:20], "shuffled anew"
+    assert batch_indices(10, 4, 0, 2).tolist() == batch_indices(10, 4, 0, 2).tolist()
+    assert batch_indices(10, 10, 0, 0).tolist() != batch_indices(10, 10, 1, 0).tolist()
+    with pytest.raises(ValueError, match="the training set is empty"):
+        batch_indices(0, 4, 0, 0)
+
+
+def training_set(**changes: Any) -> TrainingSet:
+    latents = torch.arange(12.0).reshape(12, 1, 1)
+    table = PromptTable(tokens=torch.randn(5, 3, 2).half(), pooled=torch.arange(5.0)[:, None].half())
+    choices = [[i % 5, (i + 1) % 5] for i in range(12)]
+    null = Conditioning(tokens=torch.zeros(1, 3, 2), pooled=torch.zeros(1, 1))
+    return TrainingSet(latents, table, choices, null, batch_size=4, **changes)
+
+
+def test_batches_are_a_pure_function_of_the_step() -> None:
+    data = training_set(image=torch.arange(12.0)[:, None].half(), noise=-torch.arange(12.0).reshape(12, 1, 1))
+    a, b = data(5), data(5)
+    assert torch.equal(a.x0, b.x0)
+    assert torch.equal(a.cond.pooled, b.cond.pooled)
+    rows = a.x0.flatten().long().tolist()
+    assert all(int(p) in data.choices[i] for i, p in zip(rows, a.cond.pooled.flatten()))
+    assert a.cond.image.flatten().tolist() == rows, "everything of a row belongs together"
+    assert a.noise.flatten().tolist() == [-i for i in rows]
+    assert not a.null.image.any()
+    assert a.x0.dtype == a.cond.tokens.dtype == a.cond.image.dtype == torch.float32
+    prompts = {
+        float(p)
+        for step in range(30)
+        for p, i in zip(data(step).cond.pooled.flatten(), data(step).x0.flatten())
+        if i == 0
+    }
+    assert prompts == {0.0, 1.0}, "each of its prompts in turn"
+
+
+# the run around it
+
+
+def test_ctrl_c_stops_between_steps_with_the_state_saved(tmp_path: Path) -> None:
+    whole = finish(training_worker.trainer(5))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        out = tmp_path / number.name
+
+        def press(log: Any, number: int = number) -> None:
+            if log.step == 2:
+                os.kill(os.getpid(), number)
+
+        with pytest.raises(Stopped, match=r"after step 2 of 5; .*continue with --resume"):
+            run(training_worker.trainer(5), training_worker.batches, Saving(out), press)
+        again = training_worker.trainer(5, seed=3)
+        run(again, training_worker.batches, Saving(out, resume=True))
+        assert_same_state(whole, again.state())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the handler is given back"
+
+
+def test_the_clock_decides_when_to_save_and_when_to_stop(tmp_path: Path) -> None:
+    clock = iter(range(0, 10_000, 7))
+    saved: list[int] = []
+    trainer = training_worker.trainer(20)
+    original = trainer.save
+    trainer.save = lambda folder: (saved.append(trainer.step), original(folder))[0]  # type: ignore[method-assign,assignment]
+    with pytest.raises(Stopped):
+        run(
+            trainer,
+            training_worker.batches,
+            Saving(tmp_path, every_seconds=30, minutes=2),
+            now=lambda: float(next(clock)),
+        )
+    assert saved[-1] == trainer.step < 20
+    assert 1 < len(saved) < trainer.step
+    again = training_worker.trainer(20)
+    again.resume(tmp_path / "checkpoint")
+    assert again.step == trainer.step
+    assert same_weights(again.method.players["student"], trainer.method.players["student"])

@@ -13,7 +13,7 @@ from fewstep.bundle import Card
 from fewstep.inference.pipeline import Pipeline
 
 SIZE = 32
-WORDS = "a the red blue green heart cat dog sun moon face with of and".split()
+WORDS = ["a", "the", "red", "blue", "green", "heart", "cat", "dog", "sun", "moon", "face", "with", "of", "and"]
 
 
 def text_folder(folder: Path) -> Path:

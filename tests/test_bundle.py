@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundles import tiny_bundle
 from safetensors.torch import load_file
 
+from bundles import tiny_bundle
 from fewstep import bundle, pretrained
 from fewstep.bundle import Card
 from fewstep.inference.pipeline import Pipeline, Request
@@ -97,7 +97,8 @@ def test_strength_zero_is_refused(student):
 def test_card_survives_the_disk_and_hashes_tell_tampering(student, tmp_path):
     card = Card.read(student)
     assert card.steps == (1, 2, 3, 4)
-    assert set(card.hashes) == {f"{p}/diffusion_pytorch_model.safetensors" for p in ("unet", "vae")} | {"text_encoder/model.safetensors"}
+    networks = {f"{p}/diffusion_pytorch_model.safetensors" for p in ("unet", "vae")}
+    assert set(card.hashes) == networks | {"text_encoder/model.safetensors"}
     bundle.verify(student)
     copy = tmp_path / "copy"
     shutil.copytree(student, copy)
@@ -135,7 +136,7 @@ def broken(source: Path, target: Path, name: str, change) -> Path:
 
 def test_unknown_prediction_type_is_named(student, tmp_path):
     folder = broken(student, tmp_path / "b", "scheduler/scheduler_config.json", lambda c: c.update(prediction_type="magic"))
-    with pytest.raises(ValueError, match="unknown prediction_type 'magic'.*epsilon"):
+    with pytest.raises(ValueError, match=r"unknown prediction_type 'magic'.*epsilon"):
         pretrained.load(folder)
 
 
@@ -158,7 +159,7 @@ def test_pickled_weights_are_refused(student, tmp_path):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(weights), folder / "unet" / "diffusion_pytorch_model.bin")
     weights.unlink()
-    with pytest.raises(ValueError, match="is a pickle.*safe_serialization=True"):
+    with pytest.raises(ValueError, match=r"is a pickle.*safe_serialization=True"):
         pretrained.load(folder)
 
 

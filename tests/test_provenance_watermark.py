@@ -13,7 +13,7 @@ import pytest
 
 from fewstep.provenance.chips import LAYOUTS, from_words, keyed_chips, layout_of, to_words
 from fewstep.provenance.detection import pool
-from fewstep.provenance.watermark import SpreadSpectrum, StreamDetector, WatermarkOptions
+from fewstep.provenance.watermark import SpreadSpectrum, StreamDetector
 
 KEY = b"a key for tests"
 MARK = SpreadSpectrum(KEY)

@@ -70,7 +70,8 @@ class Card:
         required = {"name", "role", "method", "steps"}
         if not isinstance(data, dict) or not required <= set(data):
             raise ValueError(f"{folder / CARD} is not a card: it needs {', '.join(sorted(required))}")
-        kept: dict[str, Any] = {k: tuple(v) if k in ("steps", "times", "native_size") else v for k, v in data.items() if k in known}
+        rows = ("steps", "times", "native_size")
+        kept: dict[str, Any] = {k: tuple(v) if k in rows else v for k, v in data.items() if k in known}
         return cls(**kept)
 
     def write(self, folder: Path) -> None:

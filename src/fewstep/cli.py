@@ -43,7 +43,8 @@ def data_commands() -> dict[str, Callable[..., None]]:
             console.print(f"{len(dataset):,} pictures of {len(dataset.concepts):,} concepts in [bold]{folder}[/]")
 
         build.__annotations__ = {"options": flat(module.Options), "out": Path | None, "return": None}
-        build.__doc__ = f"{(module.__doc__ or '').strip().splitlines()[0]}\n\nArgs:\n    out: Folder to write to; default: the cache, where training finds it by name."
+        first = (module.__doc__ or "").strip().splitlines()[0]
+        build.__doc__ = f"{first}\n\nArgs:\n    out: Folder to write to; default: the cache, where training finds it."
         return build
 
     return {f"data:{name}": command(name, module) for name, module in families("fewstep.data", "build").items()}

@@ -67,10 +67,10 @@ def to_timestep(t: Time, n: int = 1000) -> Tensor:
 class UNetDenoiser(Denoiser):
     """A diffusers UNet (``UNet2DConditionModel``, or ``UNet2DModel`` with class labels) as a Denoiser."""
 
-    def __init__(self, network: nn.Module, schedule: NoiseSchedule, kind: str) -> None:
+    def __init__(self, network: Any, schedule: NoiseSchedule, kind: str) -> None:
         super().__init__(schedule, kind)
-        self.network: Any = network
-        self._has_text = "cross_attention_dim" in self.network.config
+        self.network = network
+        self._has_text = "cross_attention_dim" in network.config
 
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The UNet's raw output."""
@@ -99,11 +99,11 @@ class UNetDenoiser(Denoiser):
 class VaeCodec(Codec):
     """A diffusers ``AutoencoderKL`` or ``AutoencoderTiny``, with its scaling and shift folded in."""
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.vae: Any = vae
-        self._scale = float(self.vae.config.scaling_factor or 1.0)
-        self._shift = float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+        self.vae = vae
+        self._scale = float(vae.config.scaling_factor or 1.0)
+        self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
 
     def encode(self, media: Media) -> Latents:
         """Deterministic: the mean of the posterior where there is one."""

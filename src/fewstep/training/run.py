@@ -70,8 +70,8 @@ def run(
 ) -> None:
     """Train to the end, saving on the way. Raises Stopped, after saving, when asked to stop earlier.
 
-    ``seconds`` ends the run early as if it were done. ``watch`` is called after every step and may raise: the state of the last good step is then already on disk or is
-    saved by the caller's own handling.
+    ``seconds`` ends the run early as if it were done. ``watch`` is called after every step and may raise: what was saved
+    last then stands on disk.
     """
     if saving.resume and checkpoint.exists(saving.checkpoint):
         trainer.resume(saving.checkpoint)

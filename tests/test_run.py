@@ -1,0 +1,153 @@
+"""What happens around the steps: batches, saving, stopping, health, the journal."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_game, optimizers
+
+from fewstep.tensors import Batch, Conditioning
+from fewstep.training import checkpoint
+from fewstep.training.data import PromptTable, TrainingSet, batch_indices
+from fewstep.training.health import Health, Unhealthy
+from fewstep.training.health import Options as HealthOptions
+from fewstep.training.journal import Journal
+from fewstep.training.recipe import Phase, run_phases
+from fewstep.training.run import Saving, Stopped, run
+from fewstep.training.trainer import Options, StepLog, Trainer
+
+
+def trainer(steps: int = 6) -> tuple[Trainer, Batch]:
+    game = make_game()
+    return Trainer(game.add, Options(steps=steps, optimizers=optimizers())), game.batch
+
+
+def test_every_sample_is_seen_once_an_epoch_whatever_the_batch_size():
+    seen = np.concatenate([batch_indices(10, 4, seed=3, step=s) for s in range(5)])
+    assert sorted(seen[:10]) == list(range(10))
+    assert sorted(seen[10:]) == list(range(10))
+    assert not (seen[:10] == seen[10:]).all()
+    np.testing.assert_array_equal(batch_indices(10, 4, 3, 2), seen[8:12])
+    assert not (batch_indices(10, 4, 4, 2) == seen[8:12]).all()
+
+
+def test_a_batch_is_a_function_of_its_step_and_pairs_prompt_with_picture():
+    table = PromptTable(torch.arange(6.0).reshape(6, 1, 1).half(), torch.arange(6.0).reshape(6, 1).half())
+    null = Conditioning(tokens=torch.zeros(1, 1, 1), pooled=torch.zeros(1, 1))
+    data = TrainingSet(torch.arange(3.0).reshape(3, 1), table, [[0, 1], [2, 3], [4, 5]], null, batch_size=2, seed=1)
+    for step in range(20):
+        batch, again = data(step), data(step)
+        torch.testing.assert_close(batch.x0, again.x0)
+        torch.testing.assert_close(batch.cond.pooled, again.cond.pooled)
+        torch.testing.assert_close((batch.cond.pooled // 2).floor(), batch.x0)  # rows 2i and 2i+1 describe sample i
+        assert float(batch.null.pooled.abs().sum()) == 0
+    asked = {float(p) for step in range(40) for p in data(step).cond.pooled.flatten()}
+    assert asked == set(range(6))
+
+
+def test_ctrl_c_saves_and_resume_goes_on_bit_for_bit(tmp_path):
+    whole, batch = trainer()
+    run(whole, lambda step: batch, Saving(tmp_path / "whole"))
+    first, _ = trainer()
+
+    def interrupt(log: StepLog) -> None:
+        if log.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped, match="after step 3 of 6.*continue with --resume"):
+        run(first, lambda step: batch, Saving(tmp_path / "cut"), interrupt)
+    second, _ = trainer()
+    run(second, lambda step: batch, Saving(tmp_path / "cut", resume=True))
+    a, b = (checkpoint.flatten(checkpoint.load(tmp_path / n / "checkpoint"))[0] for n in ("whole", "cut"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_time_limit_stops_with_the_state_saved(tmp_path):
+    clock = iter(range(0, 10_000, 45))
+    one, batch = trainer(100)
+    with pytest.raises(Stopped):
+        run(one, lambda step: batch, Saving(tmp_path, minutes=2), now=lambda: float(next(clock)))
+    assert 0 < int(checkpoint.load(tmp_path / "checkpoint")["step"]) < 10
+
+
+def test_phases_follow_each_other_and_a_finished_one_is_not_trained_again(tmp_path):
+    game = make_game()
+    taken: list[str] = []
+
+    def phase(name: str) -> Phase:
+        return Phase(name, 3, lambda: (Trainer(game.add, Options(steps=3, optimizers=optimizers())), lambda s: game.batch))
+
+    run_phases([phase("one"), phase("two")], Saving(tmp_path), lambda p, t, log: taken.append(p.name))
+    assert taken == ["one"] * 3 + ["two"] * 3
+    after = {k: v.clone() for k, v in game.student.denoiser.state_dict().items()}
+    run_phases([phase("one"), phase("two")], Saving(tmp_path, resume=True), lambda p, t, log: taken.append(p.name))
+    assert len(taken) == 6
+    assert all(torch.equal(v, after[k]) for k, v in game.student.denoiser.state_dict().items())
+    assert [line["step"] for line in Journal.read(tmp_path / "two" / "journal.jsonl")] == [1, 2, 3]
+
+
+def test_the_journal_forgets_steps_that_are_taken_again(tmp_path):
+    path = tmp_path / "j.jsonl"
+    journal = Journal(path)
+    for step in (1, 2, 3, 4):
+        journal.write(StepLog(step, {"a": step / 10}, {}))
+    path.write_text(path.read_text() + '{"step": 5, "a"')  # a crash in the middle of a line
+    resumed = Journal(path)
+    resumed.write(StepLog(3, {"a": 9.0}, {}))
+    assert [(x["step"], x["a"]) for x in Journal.read(path)] == [(1, 0.1), (2, 0.2), (3, 9.0)]
+
+
+def logs(n: int, **observations: float) -> list[StepLog]:
+    return [StepLog(i + 1, {}, dict(observations)) for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "observations"),
+    [
+        ("discriminator_saturated", {"discriminator/real_right": 0.99, "discriminator/fake_right": 1.0}),
+        ("gradient_ratio", {"student/adversarial_gradient_at_x0": 1e-6, "student/distillation_gradient_at_x0": 1.0}),
+    ],
+)
+def test_health_rules_fire_once_a_window_and_only_when_they_should(rule, observations):
+    health = Health(HealthOptions(window=5))
+    found = [a.rule for log in logs(12, **observations) for a in health.look(log)]
+    assert found == [rule, rule]
+    fine = {"discriminator/real_right": 0.7, "discriminator/fake_right": 0.6}
+    fine |= {"student/adversarial_gradient_at_x0": 1.0, "student/distillation_gradient_at_x0": 0.3}
+    fine |= {"student/sample_mean": 0.1, "student/sample_std": 1.0}
+    assert [a for log in logs(30, **fine) for a in Health(HealthOptions(window=5)).look(log)] == []
+
+
+def test_colour_drift_and_lost_diversity_are_named():
+    health = Health(HealthOptions(window=4))
+    moved = [StepLog(i, {}, {"student/sample_mean": 0.1 * i, "student/sample_std": 1.0}) for i in range(1, 20)]
+    assert "colour_drift" in [a.rule for log in moved for a in health.look(log)]
+    assert health.probe(1, 1.0) == []
+    assert [a.rule for a in health.probe(100, 0.4)] == ["diversity_lost"]
+
+
+def test_a_streak_of_nan_stops_the_run_and_one_bad_step_does_not():
+    health = Health(HealthOptions(nan_streak=3))
+    for bad in (True, True, False, True, True):
+        health.look(StepLog(1, {}, {}, skipped=bad))
+    with pytest.raises(Unhealthy, match="3 steps in a row"):
+        health.look(StepLog(2, {}, {}, skipped=True))
+
+
+def test_a_state_of_other_players_or_another_seed_is_refused(tmp_path):
+    one, batch = trainer(2)
+    run(one, lambda step: batch, Saving(tmp_path))
+    game = make_game()
+    with pytest.raises(ValueError, match="--seed 0: resume with the same seed"):
+        Trainer(game.add, Options(steps=2, seed=5, optimizers=optimizers())).resume(tmp_path / "checkpoint")
+    alone = make_game(adversarial_weight=0.0)
+    with pytest.raises(ValueError, match="this run trains \\['student'\\]"):
+        Trainer(alone.add, Options(steps=2, optimizers=optimizers())).resume(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="no checkpoint in"):
+        checkpoint.load(Path(tmp_path / "nowhere"))

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import make_game, optimizers
 
 from fewstep.tensors import Batch, Conditioning
 from fewstep.training import checkpoint
@@ -20,6 +19,7 @@ from fewstep.training.journal import Journal
 from fewstep.training.recipe import Phase, run_phases
 from fewstep.training.run import Saving, Stopped, run
 from fewstep.training.trainer import Options, StepLog, Trainer
+from helpers import make_game, optimizers
 
 
 def trainer(steps: int = 6) -> tuple[Trainer, Batch]:
@@ -59,7 +59,7 @@ def test_ctrl_c_saves_and_resume_goes_on_bit_for_bit(tmp_path):
         if log.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Stopped, match="after step 3 of 6.*continue with --resume"):
+    with pytest.raises(Stopped, match=r"after step 3 of 6.*continue with --resume"):
         run(first, lambda step: batch, Saving(tmp_path / "cut"), interrupt)
     second, _ = trainer()
     run(second, lambda step: batch, Saving(tmp_path / "cut", resume=True))

@@ -91,8 +91,8 @@ class Door:
                 f"serving on {self.host} would let anyone on the network in: give a --token, or serve on 127.0.0.1"
             )
 
-    def refusal(self, host: str | None, origin: str | None, token: str) -> str | None:
-        """Why this request is refused, as a sentence, or None.
+    def stranger(self, host: str | None, origin: str | None) -> str | None:
+        """Why a request with these headers is refused, as a sentence, or None.
 
         A page on another site can make a browser send requests here, and can make its own name point here (DNS
         rebinding): so on loopback the Host must be a local name, and a browser's Origin must be this server's own.
@@ -101,9 +101,13 @@ class Door:
             return f"the host name {host!r} is not known here: use the address the server printed, or --names"
         if origin is not None and not self._known_origin(origin, host or ""):
             return f"pages from {origin} may not use this server: start it with --origins {origin} to allow them"
-        if self.token and not hmac.compare_digest(token.encode(), self.token.encode()):
-            return "the access token is missing or wrong: use the address with the token that the server printed"
         return None
+
+    def wrong_token(self, token: str) -> str | None:
+        """Why this token is refused, as a sentence, or None."""
+        if not self.token or hmac.compare_digest(token.encode(), self.token.encode()):
+            return None
+        return "the access token is missing or wrong: use the address with the token that the server printed"
 
     def _known_host(self, host: str) -> bool:
         name = host_name(host)

@@ -147,9 +147,10 @@ class Worker:
             self._thread.join(timeout_s)
         self._tell()
 
-    def on_state(self, call: Callable[[], None]) -> None:
-        """Have ``call`` made, from the worker's thread, whenever `state` or `doing` has changed."""
+    def on_state(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have ``call`` made, from the worker's thread, whenever `state` or `doing` has changed; returns how to stop that."""
         self._on_state.append(call)
+        return lambda: self._on_state.remove(call)
 
     def join(self, seat: Seat) -> None:
         """Let a session take turns."""
@@ -198,7 +199,7 @@ class Worker:
         if state is not None and self.state != "stopped":
             self.state = state
         self.doing = self.doing if doing is None else doing
-        for call in self._on_state:
+        for call in list(self._on_state):
             call()
 
     def _run(self) -> None:

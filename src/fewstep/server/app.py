@@ -1,0 +1,197 @@
+"""The server put together: routes, page, limits, worker. ``serve`` runs it until it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+from .. import __version__
+from ..inference.budget import Budget, milliseconds
+from . import rest, safety
+from .engine import Engine, EngineOptions
+from .gate import Gate, Impatient, error_body
+from .limits import Door, Limits, address, check_sizes, is_loopback
+from .marks import Marks
+from .metrics import Metrics
+from .stream import Connection
+from .studio import Studio
+from .worker import Worker
+
+log = logging.getLogger("fewstep.server")
+WEB = Path(__file__).parent / "web"
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Serve a student: the studio page, live sessions and single pictures."""
+
+    model: str = "emoji-64"
+    """A shipped bundle's name, or a bundle's folder."""
+    budget: str = "100ms"
+    """End-to-end target: 100ms, 0.1s or 30fps. Steps, size and encoding follow from it."""
+    host: str = "127.0.0.1"
+    """Address to serve on. Anything but this machine itself needs a token."""
+    port: int = 7860
+    """Port to serve on."""
+    token: str = ""
+    """What every client must show; ``auto`` makes one and prints it."""
+    names: tuple[str, ...] = ()
+    """Further host names that this server is reached by."""
+    origins: tuple[str, ...] = ()
+    """Web pages of other servers that may use this one, as https://example.org."""
+    backends: tuple[str, ...] = ("auto",)
+    """What may run the network, best first; auto takes the fastest whose pictures equal eager's."""
+    sizes: tuple[int, ...] = ()
+    """Picture sizes that the budget may choose from, best first; default: the model's own alone."""
+    threads: int = 1
+    """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
+    device: str = "cpu"
+    """Where the network runs: cpu or cuda."""
+    provenance: bool = True
+    """Mark every frame and sign every saved picture. Switching it off is logged, and the page shows it."""
+    safety: str = "words"
+    """Filter of prompts and pictures: words (a word list), off, or a dotted path to your own."""
+    limits: Limits = field(default_factory=Limits)
+    """Bounds on what clients can take."""
+
+
+def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engine]:
+    """What the worker's thread calls first: everything that imports torch happens there, beside the event loop."""
+
+    def open_(report: Callable[[str], None]) -> Engine:
+        from .. import bundle
+        from ..inference.pipeline import Pipeline
+
+        report(f"opening {options.model}")
+        pipeline = Pipeline.open(bundle.locate(options.model), options.device)
+        made = EngineOptions(
+            options.backends, sizes=options.sizes, threads=options.threads, max_pixels=options.limits.picture_pixels
+        )
+        engine = Engine(pipeline, Marks(pipeline.card, options.provenance), made)
+        check_sizes(options.limits, engine.sizes)
+        return engine
+
+    return open_
+
+
+def make_studio(options: ServeOptions) -> Studio:
+    """The state of a server. Raises ValueError for options that make no sense."""
+    token = secrets.token_urlsafe(18) if options.token == "auto" else options.token
+    door = Door(options.host, token, options.origins, options.names)
+    budget = Budget(milliseconds(options.budget))
+    metrics = Metrics()
+    guard = safety.Guard(safety.load(options.safety), metrics.note)
+    return Studio(Worker(open_engine(options), metrics, guard), options.limits, door, budget)
+
+
+def build(studio: Studio) -> FastAPI:
+    """The application; its worker starts and stops with it."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        studio.worker.start()
+        yield
+        studio.worker.stop()
+
+    app = FastAPI(
+        title="fewstep",
+        version=__version__,
+        description="Pictures in one to four steps. Live sessions: WebSocket /v1/stream, see docs/protocol.md.",
+        lifespan=lifespan,
+        docs_url=None,  # their pages come from a CDN: /openapi.json is the offline form
+        redoc_url=None,
+    )
+    app.add_middleware(Gate, door=studio.door, limits=studio.limits)
+    app.include_router(rest.routes(studio))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Any, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(place) for place in first["loc"][1:])
+        return Response(error_body(f"{where}: {first['msg']}", "invalid"), 422, {}, "application/json")
+
+    @app.websocket("/v1/stream")
+    async def stream(ws: WebSocket) -> None:
+        await Connection(ws, studio).run()
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        """200 once pictures can be drawn."""
+        worker = studio.worker
+        return JSONResponse({"state": worker.state, "doing": worker.doing}, 200 if worker.state == "ready" else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(studio.metrics.text(), 200, {}, "text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(WEB / "index.html", headers={"cache-control": "no-cache"})
+
+    app.mount("/web", StaticFiles(directory=WEB), "web")
+    return app
+
+
+def server(app: FastAPI, limits: Limits) -> uvicorn.Server:
+    """uvicorn, set up for frames: no compression of pictures, bounded messages, pings, quick to give up on the slow."""
+    Impatient.headers_s = limits.body_s
+    config = uvicorn.Config(
+        app,
+        http=Impatient,
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        ws_max_size=limits.message_bytes,
+        ws_ping_interval=20,
+        ws_ping_timeout=20,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=3,
+        h11_max_incomplete_event_size=32 * 1024,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+    )
+    return uvicorn.Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket to serve on. Raises ValueError where the port is taken or the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((host, port))
+    except OSError as error:
+        taken.close()
+        raise ValueError(f"cannot serve on {host} port {port} ({error.strerror}): choose another with --port") from None
+    return taken
+
+
+def serve(options: ServeOptions) -> None:
+    """Serve until stopped with Ctrl-C."""
+    studio = make_studio(options)
+    app = build(studio)
+    taken = listen(options.host, options.port)
+    port = taken.getsockname()[1]
+    print(f"fewstep studio: {address(options.host, port, studio.door.token)}   (Ctrl-C stops it)", flush=True)
+    if not is_loopback(options.host):
+        print("anyone who has this address, with its token, can draw here", flush=True)
+    if not options.provenance:
+        print("provenance is off: pictures carry no watermark and no content credentials", flush=True)
+    studio.worker.on_state(lambda: print(f"  {studio.worker.state}: {studio.worker.doing}".rstrip(": "), flush=True))
+    server(app, options.limits).run([taken])
+    if studio.worker.state == "failed":
+        raise ValueError(studio.worker.doing)

@@ -1,0 +1,186 @@
+"""Single pictures over HTTP: our own routes, and OpenAI's ``POST /v1/images/generations`` so that its clients just work."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import secrets
+import time
+from typing import Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from .gate import error_body
+from .marks import Facts
+from .protocol import MIMES, Ask, Message, Part, ProtocolError, read_ask
+from .studio import Studio
+from .wire import Pixels
+
+Encoder = Literal["png", "jpeg", "webp"]
+STATUS = {"busy": 503, "not_ready": 503, "refused": 400, "internal": 500}
+
+
+class PictureRequest(BaseModel):
+    """What to draw."""
+
+    model_config = ConfigDict(extra="forbid")
+    prompt: str = Field("", description="What the picture should show.")
+    blend_prompt: str = Field("", description="A second prompt to mix in.")
+    blend: float = Field(0.0, description="Share of the second prompt, 0 to 1.")
+    seed: int | None = Field(None, description="The same seed draws the same picture; none draws a new one.")
+    steps: int = Field(0, description="Network evaluations; 0 takes the most the model was trained for.")
+    image: str | None = Field(None, description="Start from this picture: PNG, JPEG or WebP in base64.")
+    mask: str | None = Field(None, description="Redraw only where this picture (base64) is white.")
+    strength: float = Field(0.5, description="How far the picture may be changed, more than 0 and at most 1.")
+    format: Encoder = Field("png", description="File format of the answer.")
+    include_prompt: bool = Field(False, description="Write the prompt into the content credentials.")
+
+    def ask(self, studio: Studio) -> Ask:
+        """Checked as a live request is."""
+        parts = {n: part for n, text in (("image", self.image), ("mask", self.mask)) if (part := _part(n, text))}
+        task = {0: "text", 1: "image", 2: "inpaint"}[len(parts)]
+        header = self.model_dump(include={"prompt", "blend_prompt", "blend", "steps", "strength"})
+        header |= {"type": "draw", "task": task, "seed": secrets.randbelow(2**31) if self.seed is None else self.seed}
+        engine = studio.worker.engine
+        steps = engine.card.steps if engine else ()
+        return read_ask(Message(header, parts), studio.limits.prompt_characters, steps)
+
+
+class OpenAIRequest(BaseModel):
+    """OpenAI's request. What a student has no use for (quality, style ...) is accepted and has no effect."""
+
+    model_config = ConfigDict(extra="allow")
+    prompt: str
+    model: str | None = None
+    n: int | None = 1
+    size: str | None = "auto"
+    response_format: Literal["b64_json", "url"] | None = None
+    output_format: Encoder | None = "png"
+    seed: int | None = Field(None, description="Not OpenAI's: the seed of the first picture; the others count up.")
+    steps: int = Field(0, description="Not OpenAI's: network evaluations.")
+
+
+def _part(name: str, text: str | None) -> Part | None:
+    """Base64, bare or as a data URL, as a part whose kind is told from its first bytes."""
+    if text is None:
+        return None
+    try:
+        data = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ProtocolError(name, f'"{name}" is not valid base64') from None
+    kind = "image/jpeg" if data[:2] == b"\xff\xd8" else "image/webp" if data[8:12] == b"WEBP" else "image/png"
+    return Part(name, kind, data)
+
+
+def failed(error: ProtocolError) -> Response:
+    """An error in the form that OpenAI's clients read."""
+    status = STATUS.get(error.code, 400)
+    headers = {"retry-after": "1"} if status == 503 else {}
+    return Response(error_body(str(error), error.code), status, headers, "application/json")
+
+
+def fitted(pixels: Pixels, size: str | None, max_pixels: int) -> Pixels:
+    """Resized to an OpenAI-style size; ProtocolError for one that is no square or too large."""
+    if size in (None, "auto"):
+        return pixels
+    assert size is not None
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and width == height and 0 < int(width) ** 2 <= max_pixels):
+        raise ProtocolError("size", f"cannot draw {size!r}: use auto, or a square such as 256x256 within the limit")
+    side = int(width)
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
+
+
+def routes(studio: Studio) -> APIRouter:
+    """All of them."""
+    router = APIRouter()
+
+    async def file(ask: Ask, encoder: str, size: str | None, include_prompt: bool) -> tuple[bytes, dict[str, Any]]:
+        answer = await studio.single(ask)
+        assert answer.drawn is not None
+        pixels = fitted(answer.drawn.pixels, size, studio.limits.picture_pixels)
+        facts = Facts(answer.drawn.steps, ask.seed, ask.prompt)
+        data = await asyncio.to_thread(studio.marks.file, pixels, facts, encoder, include_prompt)
+        return data, answer.header
+
+    @router.post("/v1/pictures", response_class=Response)
+    async def picture(request: PictureRequest) -> Response:
+        """Draw one picture: the answer is the file, with its content credentials."""
+        try:
+            data, facts = await file(request.ask(studio), request.format, None, request.include_prompt)
+        except ProtocolError as error:
+            return failed(error)
+        said = {key: facts[key] for key in ("seed", "steps", "size", "stages_ms", "marks")}
+        return Response(data, 200, {"x-fewstep": json.dumps(said)}, MIMES[request.format])
+
+    @router.get("/v1/sessions/{session_id}/pictures/{number}", response_class=Response)
+    async def kept(session_id: str, number: int, format: Encoder = "png", prompt: bool = False) -> Response:
+        """Download a picture of a live session, with its content credentials; ``prompt`` writes the prompt into them."""
+        pictures = studio.kept(session_id)
+        found = pictures.get(number) if pictures else None
+        if found is None:
+            return failed404("this picture is no longer on the server: draw it again from its seed")
+        reason = await asyncio.to_thread(studio.worker.guard.picture, found.pixels)
+        if reason is not None:
+            return failed(ProtocolError("refused", reason))
+        data = await asyncio.to_thread(studio.marks.file, found.pixels, found.facts, format, prompt)
+        name = f"fewstep-{found.facts.seed}-{number}.{format}"
+        return Response(data, 200, {"content-disposition": f'attachment; filename="{name}"'}, MIMES[format])
+
+    @router.post("/v1/images/generations")
+    async def generations(request: OpenAIRequest, http: Request) -> Response:
+        """OpenAI's images API: any ``model`` name is taken, and the one that is served draws."""
+        try:
+            return JSONResponse(await _generations(request, str(http.base_url)))
+        except ProtocolError as error:
+            return failed(error)
+
+    async def _generations(request: OpenAIRequest, base: str) -> dict[str, Any]:
+        n, most = request.n or 1, studio.limits.pictures_per_request
+        if not 1 <= n <= most:
+            raise ProtocolError("n", f"cannot draw {n} pictures at a time: use 1 to {most}")
+        encoder = request.output_format or "png"
+        first = PictureRequest(prompt=request.prompt, seed=request.seed, steps=request.steps).ask(studio)
+        listed = []
+        for i in range(n):
+            ask = Ask(0, prompt=first.prompt, seed=first.seed + i, steps=first.steps)
+            data, facts = await file(ask, encoder, request.size, False)
+            if request.response_format == "url":
+                entry = {"url": f"{base}v1/files/{studio.shelf.put(data, MIMES[encoder])}"}
+            else:
+                entry = {"b64_json": base64.b64encode(data).decode()}
+            listed.append(entry | {"revised_prompt": request.prompt, "seed": facts["seed"]})
+        return {"created": int(time.time()), "data": listed, "output_format": encoder, "background": "opaque"}
+
+    @router.get("/v1/files/{name}", response_class=Response)
+    async def shelved(name: str) -> Response:
+        """A file that a "url" answer named; it is here for ten minutes."""
+        found = studio.shelf.get(name)
+        if found is None:
+            return failed404("this file is no longer here: ask for it again")
+        return Response(found[0], 200, {}, found[1])
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The one model that is served, as OpenAI lists models."""
+        engine = studio.worker.engine
+        listed = [engine.card.name] if engine else []
+        return {
+            "object": "list",
+            "data": [{"id": m, "object": "model", "created": 0, "owned_by": "fewstep"} for m in listed],
+        }
+
+    return router
+
+
+def failed404(sentence: str) -> Response:
+    """Not here."""
+    return Response(error_body(sentence, "not_found"), 404, {}, "application/json")

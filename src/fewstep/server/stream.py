@@ -1,0 +1,211 @@
+"""The live connection: one WebSocket, a reader that fills the session's slot and a writer that empties it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from ..inference.session import Full
+from .limits import TokenBucket
+from .protocol import Message, ProtocolError, negotiate, pack, read_ask, unpack
+from .studio import Studio, from_thread
+from .worker import Seat
+
+log = logging.getLogger("fewstep.server")
+CLOSE_UNAUTHORISED, CLOSE_PROTOCOL, CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW = 4401, 4400, 4408, 4429, 4413
+PATIENCE = 20
+"""Broken messages after which a connection is closed."""
+
+
+class Closing(Exception):
+    """The connection ends, and why."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code, self.reason = code, reason
+
+
+class Connection:
+    """One client. ``run`` is its whole life."""
+
+    def __init__(self, ws: WebSocket, studio: Studio) -> None:
+        self._ws, self._studio = ws, studio
+        self._wake = asyncio.Event()
+        self._notices: deque[dict[str, Any]] = deque(maxlen=32)
+        self._bucket = TokenBucket(studio.limits.messages_per_s, studio.limits.burst, studio.clock())
+        self._broken = 0
+        self._id = ""
+        self._seat: Seat | None = None
+        self._position = 0
+
+    async def run(self) -> None:
+        """Negotiate, queue if need be, then read and write until either side ends it."""
+        try:
+            await self._ws.accept(subprotocol=negotiate(self._ws.scope.get("subprotocols", [])))
+        except ProtocolError as error:
+            await self._ws.send_denial_response(_plain(426, str(error)))
+            return
+        try:
+            await self._serve()
+        except Closing as closing:
+            await self._close(closing.code, closing.reason)
+        except WebSocketDisconnect:
+            pass
+
+    async def _serve(self) -> None:
+        studio = self._studio
+        try:
+            self._id, self._position = studio.enter(self._ws.query_params.get("resume", ""), self._wake.set)
+        except Full as full:
+            studio.metrics.count("full")
+            await self._send({"type": "error", "code": "full", "message": str(full)})
+            raise Closing(CLOSE_FULL, "full") from None
+        loop = asyncio.get_running_loop()
+        forget = studio.worker.on_state(lambda: from_thread(loop, self._state_changed))
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            forget()
+            studio.leave(self._id)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _state_changed(self) -> None:
+        self._notices.append(self._studio.hello(self._id) if self._seat is not None else self._queue())
+        self._wake.set()
+
+    def _queue(self) -> dict[str, Any]:
+        studio = self._studio
+        return {
+            "type": "queue",
+            "position": studio.room.position(self._id),
+            "waiting": studio.room.waiting,
+            "places": studio.room.places,
+        }
+
+    # out
+
+    async def _write(self) -> None:
+        """Everything that is sent goes through here, one message at a time: while one is stuck, the next only overwrite."""
+        self._wake.set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._seat is None:
+                self._move_up()
+            while self._notices:
+                await self._send(self._notices.popleft())
+            held = self._studio.worker.collect(self._seat) if self._seat is not None else None
+            if held is not None:
+                await self._send_bytes(held.value.frame())
+                if held.value.drawn is not None:
+                    self._studio.metrics.count("sent")
+
+    def _move_up(self) -> None:
+        """Take the seat if it is this session's turn, else say where in the queue it stands."""
+        position = self._studio.room.position(self._id)
+        if position == 0:
+            self._seat = self._studio.sit(self._id, self._wake.set)
+            self._notices.append(self._studio.hello(self._id))
+        elif position != self._position or not self._notices:
+            self._notices.append(self._queue())
+        self._position = position
+
+    async def _send(self, header: dict[str, Any]) -> None:
+        await self._send_bytes(pack(header))
+
+    async def _send_bytes(self, frame: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._studio.limits.send_s):
+                await self._ws.send_bytes(frame)
+        except TimeoutError:
+            raise Closing(CLOSE_SLOW, "this client does not read what it is sent") from None
+
+    async def _close(self, code: int, reason: str) -> None:
+        if self._ws.application_state == WebSocketState.CONNECTED:
+            try:
+                async with asyncio.timeout(2):
+                    await self._ws.close(code, reason)
+            except (TimeoutError, RuntimeError, WebSocketDisconnect):
+                log.debug("a connection could not be closed in order: %s", reason)
+
+    # in
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._studio.limits.idle_s):
+                    received = await self._ws.receive()
+            except TimeoutError:
+                raise Closing(CLOSE_IDLE, "nothing was asked for in a long time") from None
+            if received["type"] == "websocket.disconnect":
+                return
+            if not self._bucket.take(self._studio.clock()):
+                self._studio.metrics.count("throttled")
+                continue
+            self._take(received.get("bytes"))
+
+    def _take(self, frame: bytes | None) -> None:
+        """One message. A broken one is answered with what is wrong; too many end the connection."""
+        number: Any = None
+        try:
+            if frame is None:
+                raise ProtocolError("text", "text messages are not understood here: send binary frames")
+            message = unpack(frame)
+            number = message.header.get("id")
+            self._handle(message)
+        except ProtocolError as error:
+            self._broken += 1
+            self._studio.metrics.count("errors")
+            self._say({"type": "error", "code": error.code, "message": str(error), "id": number})
+            if self._broken >= PATIENCE:
+                raise Closing(CLOSE_PROTOCOL, "too many broken messages") from None
+
+    def _say(self, header: dict[str, Any]) -> None:
+        self._notices.append(header)
+        self._wake.set()
+
+    def _handle(self, message: Message) -> None:
+        kind, header = message.type, message.header
+        if kind == "draw":
+            self._draw(message)
+        elif kind == "time":
+            self._say(
+                {"type": "time", "sent_ms": _finite(header.get("sent_ms")), "server_ms": self._studio.clock() * 1000}
+            )
+        elif kind == "seen":
+            number, glass_ms = header.get("id"), _finite(header.get("glass_ms"))
+            if self._seat is not None and type(number) is int and 0 <= glass_ms < 600_000:
+                self._studio.worker.seen(self._seat, number, glass_ms)
+        elif kind == "stats":
+            self._say(self._studio.stats())
+        else:
+            raise ProtocolError("type", f"unknown message type {kind!r}: use draw, time, seen or stats")
+
+    def _draw(self, message: Message) -> None:
+        engine = self._studio.worker.engine
+        steps = engine.card.steps if engine is not None else ()
+        ask = read_ask(message, self._studio.limits.prompt_characters, steps)
+        if self._seat is None:
+            raise ProtocolError("queue", "this session is still in the queue: wait for hello")
+        self._studio.worker.ask(self._seat, ask)
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e15:
+        raise ProtocolError("number", "a time must be a number of milliseconds")
+    return float(value)
+
+
+def _plain(status: int, sentence: str) -> Any:
+    from starlette.responses import PlainTextResponse
+
+    return PlainTextResponse(sentence + "\n", status)

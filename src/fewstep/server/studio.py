@@ -1,0 +1,232 @@
+"""Everything one server has, apart from its routes: the worker, the room with its queue, limits, marks, kept pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .. import __version__
+from ..inference.budget import Budget
+from ..inference.session import Room, Session
+from .engine import ENCODERS
+from .limits import Door, Limits
+from .marks import Marks
+from .metrics import Metrics
+from .protocol import SUBPROTOCOL, TASKS, Ask, ProtocolError
+from .worker import Answer, Kept, Seat, Worker
+
+PATIENT_MS = 60_000.0
+"""Budget of a single picture: nobody is drawing while they wait, so nothing is shed."""
+
+
+class Shelf:
+    """Files that were handed out by address, for a while: bounded in bytes and in time."""
+
+    def __init__(self, limit_bytes: int, seconds: float, clock: Callable[[], float]) -> None:
+        self._limit, self._seconds, self._clock = limit_bytes, seconds, clock
+        self._files: OrderedDict[str, tuple[float, bytes, str]] = OrderedDict()
+
+    def put(self, data: bytes, mime: str) -> str:
+        """Keep a file; returns the secret name it is fetched by."""
+        name = secrets.token_urlsafe(18)
+        self._files[name] = (self._clock(), data, mime)
+        self._tidy()
+        return name
+
+    def get(self, name: str) -> tuple[bytes, str] | None:
+        """A file and its mime, or None if it was never here or is gone."""
+        self._tidy()
+        found = self._files.get(name)
+        return None if found is None else found[1:]
+
+    def _tidy(self) -> None:
+        total = sum(len(data) for _, data, _ in self._files.values())
+        while self._files:
+            name, (put_at, data, _) = next(iter(self._files.items()))
+            if total <= self._limit and self._clock() - put_at <= self._seconds:
+                return
+            del self._files[name]
+            total -= len(data)
+
+
+@dataclass
+class Left:
+    """What a session that lost its connection left behind, for when it comes back."""
+
+    kept: Kept
+    at: float
+
+
+class Studio:
+    """One server's state. The event loop owns it; the worker's thread is reached through `worker` alone."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        limits: Limits,
+        door: Door,
+        budget: Budget,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.worker, self.limits, self.door, self.budget, self.clock = worker, limits, door, budget, clock
+        self.metrics: Metrics = worker.metrics
+        self.room = Room(limits.sessions, limits.queue)
+        self.shelf = Shelf(32 * 2**20, 600.0, clock)
+        self._singles = 0
+        self._left: OrderedDict[str, Left] = OrderedDict()
+        self._wakers: dict[str, Callable[[], None]] = {}
+        self.metrics.gauge("queue_length", lambda: self.room.waiting)
+        self.metrics.gauge("sessions", lambda: self.room.inside)
+
+    @property
+    def marks(self) -> Marks:
+        """The provenance of the model that is served."""
+        assert self.worker.engine is not None, "asked for after the worker is ready"
+        return self.worker.engine.marks
+
+    # live sessions
+
+    def enter(self, resume: str, wake: Callable[[], None]) -> tuple[str, int]:
+        """Ask for a place: the session's id and its place in the queue, 0 inside. Raises Full."""
+        session_id = resume if resume in self._left else secrets.token_urlsafe(16)
+        position = self.room.enter(session_id)
+        self._wakers[session_id] = wake
+        return session_id, position
+
+    def sit(self, session_id: str, wake: Callable[[], None]) -> Seat:
+        """Give a session that is inside its seat, with the pictures it kept before its connection was lost."""
+        loop = asyncio.get_running_loop()
+        left = self._left.pop(session_id, None)
+        seat = Seat(
+            Session(session_id),
+            lambda: from_thread(loop, wake),
+            self.budget,
+            left.kept if left else Kept(self.limits.kept_bytes),
+        )
+        self.worker.join(seat)
+        return seat
+
+    def leave(self, session_id: str) -> None:
+        """Free a place; those who move up in the queue are told."""
+        seat = self.worker.seat(session_id)
+        self.worker.leave(session_id)
+        if seat is not None:
+            self._left[session_id] = Left(seat.kept, self.clock())
+        while self._left and (
+            len(self._left) > self.limits.sessions or self.clock() - next(iter(self._left.values())).at > 300
+        ):
+            self._left.popitem(last=False)
+        self._wakers.pop(session_id, None)
+        self.room.leave(session_id)
+        for wake in self._wakers.values():
+            wake()
+
+    def kept(self, session_id: str) -> Kept | None:
+        """A session's kept pictures, while it is here and shortly after."""
+        seat = self.worker.seat(session_id)
+        if seat is not None:
+            return seat.kept
+        left = self._left.get(session_id)
+        return None if left is None else left.kept
+
+    # single pictures
+
+    async def single(self, ask: Ask) -> Answer:
+        """Draw one picture in turn with everybody else. Raises ProtocolError when refused, broken or too busy."""
+        if self.worker.state != "ready":
+            raise ProtocolError("not_ready", f"the server is {self.worker.state}: {self.worker.doing or 'try again'}")
+        if self._singles >= self.limits.single_pictures:
+            raise ProtocolError(
+                "busy", f"{self._singles} single pictures are being drawn already: try again in a second"
+            )
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        seat = Seat(
+            Session(f"single-{secrets.token_urlsafe(8)}"),
+            lambda: from_thread(loop, done.set),
+            Budget(PATIENT_MS),
+            Kept(self.limits.kept_bytes),
+        )
+        self._singles += 1
+        self.worker.join(seat)
+        try:
+            self.worker.ask(seat, replace(ask, target_ms=PATIENT_MS, encoder=ask.encoder or "jpeg"))
+            async with asyncio.timeout(120):
+                await done.wait()
+            held = self.worker.collect(seat)
+        except TimeoutError:
+            raise ProtocolError("busy", "the picture was not drawn within two minutes: try again") from None
+        finally:
+            self._singles -= 1
+            self.worker.leave(seat.session.id)
+        assert held is not None, "woken with an answer"
+        answer = held.value
+        if answer.drawn is None:
+            raise ProtocolError(answer.header["code"], answer.header["message"])
+        reason = await asyncio.to_thread(self.worker.guard.picture, answer.drawn.pixels)
+        if reason is not None:
+            self.metrics.count("refused")
+            raise ProtocolError("refused", reason)
+        return answer
+
+    # what clients are told
+
+    def hello(self, session_id: str) -> dict[str, Any]:
+        """The first message of a live session: what is served here, and how."""
+        engine = self.worker.engine if self.worker.state == "ready" else None
+        limits = self.limits
+        facts: dict[str, Any] = {
+            "type": "hello",
+            "protocol": SUBPROTOCOL,
+            "server": f"fewstep {__version__}",
+            "session": session_id,
+            "state": self.worker.state,
+            "doing": self.worker.doing,
+            "tasks": list(TASKS),
+            "encoders": list(ENCODERS),
+            "target_ms": self.budget.target_ms,
+            "limits": {
+                "message_bytes": limits.message_bytes,
+                "picture_pixels": limits.picture_pixels,
+                "prompt_characters": limits.prompt_characters,
+                "messages_per_s": limits.messages_per_s,
+            },
+        }
+        if engine is None:
+            return facts
+        card = engine.card
+        model = {
+            "name": card.name,
+            "role": card.role,
+            "method": card.method,
+            "steps": sorted(card.steps),
+            "times": list(card.times),
+            "size": card.native_size[0],
+            "licence": card.licence,
+            "few_steps": card.role == "student",
+        }
+        return facts | {
+            "model": model,
+            "sizes": list(engine.sizes),
+            "backend": engine.choices.backends[0],
+            "marks": engine.marks.state,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Live numbers of the whole server, for the page's panel."""
+        return {
+            "type": "stats",
+            "room": {"places": self.room.places, "inside": self.room.inside},
+            **self.metrics.snapshot(),
+        }
+
+
+def from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Have the event loop call something; a loop that has ended by now no longer cares."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fewstep import bundle
 from fewstep.bundle import Card
 from fewstep.inference.pipeline import Pipeline
+from fewstep.server import app
+from fewstep.server.studio import Studio
 
 SIZE = 32
 WORDS = ["a", "the", "red", "blue", "green", "heart", "cat", "dog", "sun", "moon", "face", "with", "of", "and"]
@@ -82,3 +90,39 @@ def tiny_bundle() -> Path:
 def tiny_pipeline() -> Pipeline:
     """A fresh pipeline over the shared bundle."""
     return Pipeline.open(tiny_bundle())
+
+
+@contextlib.contextmanager
+def running(**options: Any) -> Iterator[Server]:
+    """A whole server over loopback, in a thread of its own, on a port of its own."""
+    import uvicorn
+
+    options = {"model": str(tiny_bundle()), "port": 0, "backends": ("eager",)} | options
+    studio = app.make_studio(app.ServeOptions(**options))
+    taken = app.listen("127.0.0.1", 0)
+    server: uvicorn.Server = app.server(app.build(studio), studio.limits)
+    thread = threading.Thread(target=server.run, args=([taken],), daemon=True)
+    thread.start()
+    try:
+        yield Server(f"http://127.0.0.1:{taken.getsockname()[1]}", studio).wait()
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive(), "the server ends when it is told to"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, and its inside for looking at."""
+
+    url: str
+    studio: Studio
+
+    def wait(self, seconds: float = 60) -> Server:
+        """Until pictures can be drawn."""
+        deadline = time.monotonic() + seconds
+        while self.studio.worker.state == "warming":
+            assert time.monotonic() < deadline, f"still {self.studio.worker.doing}"
+            time.sleep(0.02)
+        assert self.studio.worker.state == "ready", self.studio.worker.doing
+        return self

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from bundles import tiny_bundle
 from PIL import Image
 
+from bundles import tiny_bundle
 from fewstep import cli
 
 
@@ -28,10 +28,14 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_draw_writes_the_picture_it_says(student, tmp_path):
-    done = fewstep("draw", "a red heart", "--model", str(student), "--seed", "7", "-o", str(tmp_path / "sub" / "heart.png"))
+    heart = str(tmp_path / "sub" / "heart.png")
+    done = fewstep("draw", "a red heart", "--model", str(student), "--seed", "7", "--scale", "4", "-o", heart)
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "sub" / "heart.png").size == (16, 16)
+    assert Image.open(heart).size == (64, 64)
     assert "1 steps, seed 7" in done.stdout
+    told = fewstep("verify", heart)
+    assert "with tiny" in told.stdout, told.stderr
+    assert "steps 1, seed 7" in told.stdout
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,8 @@ def test_distill_then_resume_then_draw(tmp_path):
         Image.new("RGB", (40, 40), (20 * i, 255 - 20 * i, 100)).save(pictures / f"{i}.png")
         (pictures / f"{i}.txt").write_text(name)
     home = tmp_path / "home"
-    made = fewstep("data", "folder", "--source", str(pictures), "--size", "16", "--heldout", "0.1", "--out", str(tmp_path / "set"))
+    out = str(tmp_path / "set")
+    made = fewstep("data", "folder", "--source", str(pictures), "--size", "16", "--heldout", "0.1", "--out", out)
     assert made.returncode == 0, made.stderr
     common = ["distill", "--teacher", str(teacher), "--data", str(tmp_path / "set"), "--out", str(tmp_path / "run"),
               "--features", "teacher", "--batch-size", "4", "--warm.steps", "3", "--warm.pairs", "4", "--warm.teacher-steps", "2",

@@ -74,6 +74,11 @@ class Card:
         kept: dict[str, Any] = {k: tuple(v) if k in rows else v for k, v in data.items() if k in known}
         return cls(**kept)
 
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits that stand for exactly these weights."""
+        return hashlib.sha256(json.dumps(self.hashes, sort_keys=True).encode()).hexdigest()
+
     def write(self, folder: Path) -> None:
         """Write the card as JSON."""
         (folder / CARD).write_text(json.dumps(asdict(self), indent=1) + "\n")
@@ -206,8 +211,7 @@ def locate(name: str | Path) -> Path:
 
 def complete(folder: Path, card: Card) -> Path:
     """A thin bundle with its text encoder, as a full diffusers folder in the cache (made once a version of its weights)."""
-    key = hashlib.sha256(json.dumps(card.hashes, sort_keys=True).encode()).hexdigest()[:12]
-    full = cache_dir() / "models" / f"{card.name}-{key}"
+    full = cache_dir() / "models" / f"{card.name}-{card.fingerprint[:12]}"
     if (full / "model_index.json").is_file():
         return full
     text = pretrained.sentence_encoder_folder(cache_dir())

@@ -135,8 +135,9 @@ def draw(
     strength: float = 0.5,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
     scale: int = 1,
+    provenance: bool = True,
 ) -> None:
-    """Draw a prompt.
+    """Draw a prompt. The picture carries an invisible watermark and signed content credentials (C2PA).
 
     Args:
         prompt: What to draw.
@@ -150,8 +151,10 @@ def draw(
         strength: How far the picture may be changed, in (0, 1].
         output: PNG, JPEG or WebP file.
         scale: Enlarge this many times, without smoothing.
+        provenance: Mark and sign the picture; --no-provenance saves it bare, and says so.
     """
     from . import bundle
+    from . import provenance as marks
     from .inference.pipeline import Pipeline, Request
     from .modality import image as pictures
 
@@ -175,9 +178,55 @@ def draw(
         path = output if n == 1 else output.with_stem(f"{output.stem}-{seeds[i]}")
         if scale > 1:
             picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-        pictures.write(picture, path)
+        facts = marks.GenerationFacts(
+            model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=seeds[i], prompt=prompt
+        )
+        marks.write(path, picture, facts, marks.StampOptions(watermark=provenance, credentials=provenance))
         console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {seeds[i]}")
     console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
+    if not provenance:
+        console.print("[yellow]note:[/] no watermark and no content credentials, as you asked")
+
+
+def verify(file: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Was this picture generated, and by what? Reads its content credentials and looks for the watermark.
+
+    Args:
+        file: A picture.
+    """
+    from .provenance.verify import verify as look
+
+    for sentence in look(file).sentences:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def serve(options: Any) -> None:
+    """Start the studio: pictures that redraw while you draw, film or type, inside a latency budget."""
+    from .server.app import serve as start
+
+    start(options)
+
+
+def docs(readme: Path = Path("README.md"), results: Path = Path("docs/results")) -> None:
+    """Rewrite the README's tables from the result files.
+
+    Args:
+        readme: The file whose marked places are filled.
+        results: Folder of the result files.
+    """
+    from .evaluation.record import read_records, table
+
+    text = readme.read_text()
+    for path in sorted(results.glob("*.json")):
+        before, _, rest = text.partition(f"<!-- table:{path.stem} -->")
+        _, end, after = rest.partition(f"<!-- /table:{path.stem} -->")
+        if end:
+            records = table(read_records(path), TABLE)
+            text = f"{before}<!-- table:{path.stem} -->\n{records}\n{end}{after}"
+    readme.write_text(text)
+
+
+TABLE = ("fd", "kid", "precision", "recall", "retrieval_top5", "vendi", "highs_ratio", "latency_ms", "nfe")
 
 
 def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
@@ -258,14 +307,19 @@ def demo(options: Any) -> None:
     show.run(options)
 
 
-def commands() -> dict[str, Callable[..., None]]:
-    """Every command by name; option dataclasses are bound here so that ``--help`` is complete."""
+def commands(wanted: str) -> dict[str, Callable[..., None]]:
+    """Every command by name; option dataclasses are bound here so that ``--help`` is complete.
+
+    The server's are bound only when it is wanted: it needs packages that the rest does without.
+    """
     from . import demo as show
     from .evaluation import suite
     from .recipes import distillation, emoji
 
     teach.__annotations__["options"] = flat(emoji.Teach)
     distill.__annotations__["options"] = flat(distillation.Options)
+    if wanted == "serve":
+        serve.__annotations__["options"] = flat(serve_options())
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)
     return {
@@ -276,7 +330,28 @@ def commands() -> dict[str, Callable[..., None]]:
         "draw": draw,
         "evaluate": evaluate,
         "info": info,
+        "verify": verify,
+        "serve": serve if wanted == "serve" else listed(serve),
+        "docs": docs,
     }
+
+
+def listed(command: Callable[..., None]) -> Callable[..., None]:
+    """The command's line in the overview, without its options."""
+
+    def placeholder() -> None: ...
+
+    placeholder.__doc__ = command.__doc__
+    return placeholder
+
+
+def serve_options() -> type:
+    """Options of the server, or the sentence that says how to install it."""
+    try:
+        from .server.app import ServeOptions
+    except ImportError as error:
+        raise ValueError(f"the studio needs {error.name}: pip install 'fewstep[serve]'") from None
+    return ServeOptions
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -290,7 +365,8 @@ def main(arguments: list[str] | None = None) -> None:
     from .training.run import Stopped
 
     try:
-        tyro.extras.subcommand_cli_from_dict(commands(), prog="fewstep", args=arguments)
+        known = commands(arguments[0] if arguments else "")
+        tyro.extras.subcommand_cli_from_dict(known, prog="fewstep", args=arguments)
     except (ValueError, Unhealthy) as error:
         console.file.flush()
         print(f"fewstep: {error}", file=sys.stderr)

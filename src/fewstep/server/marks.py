@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import warnings
 from dataclasses import dataclass, replace
@@ -17,11 +15,6 @@ from .protocol import MIMES
 from .wire import Pixels, encode
 
 log = logging.getLogger("fewstep.server")
-
-
-def bundle_hash(card: Card) -> str:
-    """One hash for all weight files of a bundle."""
-    return hashlib.sha256(json.dumps(card.hashes, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class Marks:
 
     def __init__(self, card: Card, on: bool = True, stamping: StampOptions = provenance.DEFAULTS) -> None:
         self.card, self.on, self._stamping = card, on, stamping
-        self.hash = bundle_hash(card)
+        self.hash = card.fingerprint
         self._payload = mark_payload(self.hash)
         self._spread = SpreadSpectrum(stamping.key)
         self.missing = provenance.missing() if on else None

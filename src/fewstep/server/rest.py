@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from .gate import error_body
 from .marks import Facts
@@ -29,17 +29,27 @@ STATUS = {"busy": 503, "not_ready": 503, "refused": 400, "internal": 500}
 class PictureRequest(BaseModel):
     """What to draw."""
 
-    model_config = ConfigDict(extra="forbid")
-    prompt: str = Field("", description="What the picture should show.")
-    blend_prompt: str = Field("", description="A second prompt to mix in.")
-    blend: float = Field(0.0, description="Share of the second prompt, 0 to 1.")
-    seed: int | None = Field(None, description="The same seed draws the same picture; none draws a new one.")
-    steps: int = Field(0, description="Network evaluations; 0 takes the most the model was trained for.")
-    image: str | None = Field(None, description="Start from this picture: PNG, JPEG or WebP in base64.")
-    mask: str | None = Field(None, description="Redraw only where this picture (base64) is white.")
-    strength: float = Field(0.5, description="How far the picture may be changed, more than 0 and at most 1.")
-    format: Encoder = Field("png", description="File format of the answer.")
-    include_prompt: bool = Field(False, description="Write the prompt into the content credentials.")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    prompt: str = ""
+    """What the picture should show."""
+    blend_prompt: str = ""
+    """A second prompt to mix in."""
+    blend: float = 0.0
+    """Share of the second prompt, 0 to 1."""
+    seed: int | None = None
+    """The same seed draws the same picture; none draws a new one."""
+    steps: int = 0
+    """Network evaluations; 0 takes the most the model was trained for."""
+    image: str | None = None
+    """Start from this picture: PNG, JPEG or WebP in base64."""
+    mask: str | None = None
+    """Redraw only where this picture (base64) is white."""
+    strength: float = 0.5
+    """How far the picture may be changed, more than 0 and at most 1."""
+    format: Encoder = "png"
+    """File format of the answer."""
+    include_prompt: bool = False
+    """Write the prompt into the content credentials."""
 
     def ask(self, studio: Studio) -> Ask:
         """Checked as a live request is."""
@@ -55,15 +65,17 @@ class PictureRequest(BaseModel):
 class OpenAIRequest(BaseModel):
     """OpenAI's request. What a student has no use for (quality, style ...) is accepted and has no effect."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
     prompt: str
     model: str | None = None
     n: int | None = 1
     size: str | None = "auto"
     response_format: Literal["b64_json", "url"] | None = None
     output_format: Encoder | None = "png"
-    seed: int | None = Field(None, description="Not OpenAI's: the seed of the first picture; the others count up.")
-    steps: int = Field(0, description="Not OpenAI's: network evaluations.")
+    seed: int | None = None
+    """Not OpenAI's: the seed of the first picture; the others count up."""
+    steps: int = 0
+    """Not OpenAI's: network evaluations."""
 
 
 def _part(name: str, text: str | None) -> Part | None:

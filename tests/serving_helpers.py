@@ -46,14 +46,15 @@ def text_folder(folder: Path) -> Path:
     return folder
 
 
-def make_bundle(folder: Path, seed: int = 0, role: str = "student", channels: tuple[int, int] = (8, 16)) -> Path:
+def make_bundle(folder: Path, seed: int = 0, role: str = "student", channels: tuple[int, ...] = (8, 16)) -> Path:
     """Write a text-to-image bundle for pictures of 32x32 (latents of 16x16); a student of four steps."""
     from diffusers import AutoencoderTiny, UNet2DConditionModel
 
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
         sample_size=SIZE // 2, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=channels,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D")[-len(channels):],
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")[:len(channels)],
         cross_attention_dim=8, attention_head_dim=2, norm_num_groups=4,
     )  # fmt: skip
     with torch.no_grad():  # random weights hardly look at their text: here they do

@@ -20,7 +20,7 @@ def batches(step: int) -> Batch:
 
 def trainer(steps: int, seed: int = 0, **options: object) -> Trainer:
     """A two-player game with averaged weights; another ``seed`` gives the players other first weights, and nothing else."""
-    game = make_game(n=8, backward=0.5, **options)  # type: ignore[arg-type]
+    game = make_game(**{"n": 8, "backward": 0.5, **options})  # type: ignore[arg-type]
     torch.manual_seed(seed)
     with torch.no_grad():
         for network in game.add.players.values() if seed else ():

@@ -80,7 +80,7 @@ class TrainingDisplay:
         """Called after every step; raises Unhealthy when a fatal rule fires."""
         if phase.name != self._phase:
             self._phase, self._courses, self.health = phase.name, {}, Health()
-            self._began, self._first = self.now(), log.step - 1
+            self._began, self._first = self.now(), log.step  # the first step is over: it is not timed
         for name, value in log.losses.items():
             self._courses.setdefault(name, []).append(value)
         self.alarms.extend(self.health.look(log))
@@ -94,19 +94,21 @@ class TrainingDisplay:
             else:
                 losses = "  ".join(f"{k} {sum(v[-50:]) / len(v[-50:]):.4g}" for k, v in self._courses.items())
                 rate = self.rates[phase.name]
-                console.print(f"{phase.name} {log.step}/{phase.steps}  {rate:.0f} images/s  {losses}", highlight=False)
+                line = f"{phase.name} {log.step}/{phase.steps}  {rate:.0f} images/s  {losses}"
+                console.print(line, highlight=False, soft_wrap=True)
 
     def _panel(self, phase: Phase, trainer: Trainer, log: StepLog) -> Panel:
-        taken = max(1, log.step - self._first)
-        seconds = max(1e-6, self.now() - self._began)
-        rate = taken * trainer.options.batch_size / seconds
+        seconds = self.now() - self._began
+        rate = (log.step - self._first) * trainer.options.batch_size / max(seconds, 1e-6)
         self.rates[phase.name] = rate
-        left = (phase.steps - log.step) * seconds / taken
+        left = (phase.steps - log.step) * seconds / max(1, log.step - self._first)
+        if phase.seconds:
+            left = min(left, phase.seconds - seconds)
         head = Text.assemble(
             (f"{phase.name} ", "bold"),
             (f"step {log.step:,} of {phase.steps:,}", ""),
             (f"   {rate:,.0f} images/s   ", "cyan"),
-            (f"{int(left // 60)}:{int(left % 60):02d} left", "magenta"),
+            (f"{max(0, int(left)) // 60}:{max(0, int(left)) % 60:02d} left", "magenta"),
         )
         bar = Progress(BarColumn(bar_width=60))
         bar.add_task("", total=phase.steps, completed=log.step)

@@ -89,8 +89,8 @@ class Row:
 
     @property
     def note(self) -> str:
-        """Steps and time."""
-        return f"{self.steps} step{'s' * (self.steps > 1)}, {self.milliseconds:,.0f} ms a picture"
+        """Steps, and time a picture."""
+        return f"{self.steps} step{'s' * (self.steps > 1)}, {self.milliseconds:,.0f} ms"
 
 
 def drawn(pipeline: Pipeline, name: str, steps: int, seed: int) -> Row:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..diffusion.schedule import Cosine, NoiseSchedule
 from ..parts import discriminator
 from ..parts.codec import IdentityCodec
-from ..parts.denoiser import Denoiser, Student
+from ..parts.denoiser import Denoiser, Student, Teacher
 from ..parts.discriminator import Discriminator
 from ..parts.features import OfMedia
 from ..rng import Rng
@@ -28,7 +28,7 @@ from ..training.trainer import Optimizer, Options
 MODES = 8
 STD = 0.1
 STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
-HEADS = discriminator.Options(norm="group")
+HEADS = discriminator.Options(norm="group", width=32)
 
 
 def ring(modes: int = MODES, radius: float = 1.4) -> Float[Tensor, "K 2"]:
@@ -133,6 +133,13 @@ def training_set(n: int = 8192, batch_size: int = 64, seed: int = 0) -> Training
     """Points as batches; nothing is asked for."""
     nothing = PromptTable(None, None)
     return TrainingSet(draw_data(n, seed), nothing, [[0]] * n, Conditioning(), batch_size, seed)
+
+
+def pairs(n: int = 2048, batch_size: int = 64, seed: int = 0, steps: int = 24) -> TrainingSet:
+    """Noise and where the teacher carries it: what the warm start (method ``regression``) learns from."""
+    noise = Rng.of(seed, "pairs").normal((n, 2))
+    drawn = Teacher(denoiser()).draw(noise, Conditioning(), Conditioning(), steps)
+    return TrainingSet(drawn, PromptTable(None, None), [[0]] * n, Conditioning(), batch_size, seed, noise=noise)
 
 
 def modes_reached(points: Float[Tensor, "N 2"], modes: int = MODES, std: float = STD) -> tuple[int, float]:

@@ -66,8 +66,8 @@ def fit(pixels: Pixels, size: int) -> Pixels:
     image = Image.fromarray(pixels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 def encode(pixels: Pixels, encoder: str) -> bytes:

@@ -1,0 +1,262 @@
+"""The rules of the house, read off the source: who may import whom, and what may never stand in it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_socket
+
+import fewstep
+
+SOURCE = Path(fewstep.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+CORE = ("tensors", "rng", "diffusion", "parts")
+RUN = (*CORE, "pretrained", "modality", "data")
+STUDENT = (*RUN, "bundle")
+SEES: dict[str, tuple[str, ...]] = {
+    "tensors": (),
+    "rng": (),
+    "diffusion": ("tensors", "rng"),
+    "parts": ("tensors", "rng", "diffusion"),
+    "pretrained": CORE,
+    "modality": CORE,
+    "data": (*CORE, "modality"),  # files -> modality.read -> media
+    "bundle": RUN,
+    # one arm: distil
+    "methods": RUN,
+    "training": (*RUN, "methods"),
+    "recipes": (*STUDENT, "methods", "training"),
+    # the other: serve
+    "inference": STUDENT,
+    "server": (*STUDENT, "inference", "provenance"),
+    # beside them
+    "evaluation": (*STUDENT, "inference"),
+    "provenance": (),
+}
+"""Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
+SURFACE = ("cli", "console", "demo", "sheet")
+"""What a person touches: sees every room, and no room sees it."""
+
+CONTRACTS: dict[str, tuple[str, ...]] = {
+    "methods": ("method",),
+    "inference.backends": (),
+    "modality": (),
+    "evaluation": ("record", "bootstrap", "evaluate", "suite"),
+    "data": ("dataset",),
+}
+"""Families, whose files never import each other, and the files in them that hold their contract or gather them."""
+
+
+def module_of(path: Path) -> str:
+    """``diffusion.sampler`` for its file, ``diffusion`` for its ``__init__``."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path) for path in FILES}
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and name, within fewstep, of everything a file imports from it, at any depth; the package itself is ''."""
+    package = ["fewstep", *path.relative_to(SOURCE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            inner = origin.removeprefix("fewstep").lstrip(".")
+            names = []
+            for alias in node.names:
+                deeper = f"{inner}.{alias.name}".lstrip(".")
+                names.append(f"fewstep.{deeper}" if origin.startswith("fewstep") and deeper in MODULES else origin)
+        else:
+            continue
+        for name in names:
+            if name == "fewstep" or name.startswith("fewstep."):
+                yield node.lineno, name.removeprefix("fewstep").lstrip(".")
+
+
+def complaint(importer: str, imported: str) -> str:
+    """What is wrong with this arrow; empty if nothing is."""
+    here, there = importer.split(".")[0], imported.split(".")[0]
+    if there in SURFACE and here not in SURFACE:
+        return f"{importer} imports {imported}: nothing below sees what a person touches"
+    for family, contracts in CONTRACTS.items():
+        members = [
+            m.removeprefix(family + ".")
+            for m in (importer, imported)
+            if m.startswith(family + ".") and "." not in m.removeprefix(family + ".")
+        ]
+        members = [m for m in members if m not in contracts and not m.startswith("_")]
+        if len(members) == 2 and importer != imported:
+            return f"{importer} imports {imported}: files of one family never import each other"
+    if here in SURFACE or not importer or not imported or here == there:  # the root holds the version
+        return ""
+    if here not in SEES:
+        return f"{importer} stands in no room: give it one in tests/test_house.py and in the design"
+    return "" if there in SEES[here] else f"{importer} imports {imported}: an arrow upward or sideways"
+
+
+def test_arrows_go_down_only() -> None:
+    wrong = [
+        f"{path.relative_to(SOURCE)}:{line}: {said}"
+        for path in FILES
+        for line, imported in imports(path)
+        if (said := complaint(module_of(path), imported))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_walls_have_no_circle() -> None:
+    """Every room stands on rooms that do not stand on it."""
+    for room, below in SEES.items():
+        assert room not in below
+        assert all(room not in SEES[under] for under in below)
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "allowed"),
+    [
+        ("diffusion.sampler", "parts.denoiser", False),
+        ("tensors", "rng", False),
+        ("training.trainer", "methods.method", True),
+        ("training.trainer", "recipes.digits", False),
+        ("methods.add", "methods.method", True),
+        ("methods.add", "methods.regression", False),
+        ("methods.add", "training.trainer", False),
+        ("inference.pipeline", "training.data", False),
+        ("inference.backends.onnx", "inference.backend", True),
+        ("inference.backends.onnx", "inference.backends.openvino", False),
+        ("server.engine", "inference.pipeline", True),
+        ("server.engine", "evaluation.record", False),
+        ("server.engine", "provenance.watermark", True),
+        ("recipes.emoji", "bundle", True),
+        ("bundle", "training.trainer", False),
+        ("evaluation.kernel", "evaluation.bootstrap", True),
+        ("evaluation.evaluate", "evaluation.kernel", True),
+        ("evaluation.kernel", "evaluation.frechet", False),
+        ("provenance.verify", "tensors", False),
+        ("data.emoji", "data.dataset", True),
+        ("data.emoji", "data._npm", True),
+        ("data.emoji", "data.digits", False),
+        ("cli", "server.app", True),
+        ("training.run", "console", False),
+        ("attic", "tensors", False),
+    ],
+)
+def test_the_rule_tells_right_from_wrong(importer: str, imported: str, allowed: bool) -> None:
+    assert (complaint(importer, imported) == "") == allowed
+
+
+def test_imports_are_read_in_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("test_house.SOURCE", tmp_path)
+    (tmp_path / "parts").mkdir()
+    path = tmp_path / "parts" / "x.py"
+    path.write_text(
+        "import torch, fewstep.rng\nfrom fewstep.tensors import Batch\nfrom .denoiser import Student\nfrom . import codec\n"
+        "from .. import bundle, __version__\ndef f():\n    from ..training.run import run\n"
+    )
+    found = [name for _, name in imports(path)]
+    assert found == ["rng", "tensors", "parts.denoiser", "parts.codec", "bundle", "", "training.run"]
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Every call and its dotted name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node, ast.unparse(node.func)
+
+
+def imported_packages(tree: ast.AST) -> set[str]:
+    """Top-level names of foreign packages."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_nothing_forbidden_stands_in_a_file(path: Path) -> None:
+    text = path.read_text()
+    tree, room = ast.parse(text), module_of(path).split(".")[0]
+    assert "torchvision" not in imported_packages(tree), (
+        "a CUDA build of it beside a CPU torch breaks everything at import"
+    )
+    assert not imported_packages(tree) & {"pickle", "dill", "joblib", "cloudpickle", "shelve"}, (
+        "reading a pickle runs its code"
+    )
+    for call, name in calls(tree):
+        options = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        if name == "torch.load":
+            assert options.get("weights_only") == "True", f"line {call.lineno}: a pickle"
+        if name in ("np.load", "numpy.load"):
+            assert options.get("allow_pickle") == "False", f"line {call.lineno}: a pickle"
+    machine = re.findall(r"/work/\S*|/home/\S+|/root/\S*|/Users/\S+|[A-Z]:\\\\\S+", text)
+    assert not machine, f"paths of one machine: {machine}"
+    if room in ("diffusion", "methods", "training"):
+        drawn = [
+            f"line {c.lineno}: {n}" for c, n in calls(tree) if DRAWS.fullmatch(n) and "generator" not in str(c.keywords)
+        ]
+        assert not drawn, f"randomness is an argument: {drawn}"
+
+
+DRAWS = re.compile(
+    r"torch\.(rand|randn|randint|randperm|rand_like|randn_like|normal|bernoulli|multinomial)"
+    r"|random\.\w+|np\.random\.(?!Generator|PCG64)\w+"
+)
+"""Draws from a global stream; a Generator made from a seed is fine."""
+
+
+def option_classes() -> Iterator[tuple[str, ast.ClassDef]]:
+    """Every dataclass called Options, or something Options."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Options") and node.decorator_list:
+                yield f"{module_of(path)}.{node.name}", node
+
+
+@pytest.mark.parametrize(("name", "node"), [pytest.param(*case, id=case[0]) for case in option_classes()])
+def test_options_are_frozen_and_every_field_is_explained(name: str, node: ast.ClassDef) -> None:
+    """The command line's help is made from these sentences."""
+    assert "frozen=True" in ast.unparse(node.decorator_list[0])
+    for field, after in zip(node.body, [*node.body[1:], None]):
+        if isinstance(field, ast.AnnAssign):
+            said = (
+                isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+                and isinstance(after.value.value, str)
+            )
+            assert said, f"{name}.{ast.unparse(field.target)} has no sentence under it"
+
+
+def test_the_network_is_out_of_reach_of_every_test() -> None:
+    with (
+        pytest.warns(match="tried to use socket"),
+        pytest.raises(pytest_socket.SocketConnectBlockedError),
+        socket.socket() as s,
+    ):
+        s.connect(("192.0.2.1", 80))
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client.connect(server.getsockname())
+
+
+def test_shapes_are_checked_while_the_tests_run() -> None:
+    import torch
+    from jaxtyping import TypeCheckError
+
+    from fewstep.diffusion.guidance import guide
+
+    with pytest.raises(TypeCheckError):
+        guide(torch.zeros(2, 3, 4), torch.zeros(2, 3, 5), 1.0)

@@ -1,0 +1,205 @@
+"""Who may come in and how much they may take; pictures on the wire; the word list. All without a server."""
+
+from __future__ import annotations
+
+import io
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewstep.server import safety, wire
+from fewstep.server.limits import Door, Limits, TokenBucket, address, bearer, check_sizes, is_loopback
+from fewstep.server.protocol import RAW, Part, ProtocolError
+from fewstep.server.safety import Guard, WordList
+
+PIXELS = 64 * 64
+
+
+def encoded(kind: str, size: tuple[int, int] = (16, 12), mode: str = "RGB", **options: object) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 4), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def wrong(part: Part) -> str:
+    with pytest.raises(ProtocolError) as caught:
+        wire.decode(part, PIXELS)
+    assert caught.value.code == "picture"
+    return str(caught.value)
+
+
+def test_only_this_machine_without_a_token():
+    assert Door("127.0.0.1").stranger("localhost:7860", None) is None
+    assert Door("::1").stranger("[::1]:7860", None) is None
+    for host in ("0.0.0.0", "192.168.1.7", "example.org", ""):
+        with pytest.raises(ValueError, match="--token"):
+            Door(host)
+        assert Door(host, token="secret").token
+
+
+def test_pages_of_other_sites_stay_outside():
+    door = Door("127.0.0.1", origins=("https://friend.org",))
+    assert door.stranger("localhost:7860", "http://localhost:7860") is None
+    assert door.stranger("localhost:7860", "https://friend.org") is None
+    for origin in ("https://evil.org", "http://localhost:9999", "null", "http://evil.org@localhost:7860", "file://"):
+        assert "--origins" in (door.stranger("localhost:7860", origin) or ""), origin
+
+
+def test_a_name_that_was_made_to_point_here_is_refused():
+    door = Door("127.0.0.1", names=("studio.local",))
+    assert "evil.org" in (door.stranger("evil.org:7860", "http://evil.org:7860") or "")
+    assert door.stranger("studio.local:7860", "http://studio.local:7860") is None
+    assert door.stranger(None, None) is not None
+    assert door.stranger("localhost.evil.org", None) is not None
+
+
+def test_tokens():
+    door = Door("0.0.0.0", token="secret")
+    assert door.stranger("anything:7860", None) is None  # whoever knows the token was given the address
+    assert door.wrong_token("secret") is None
+    assert door.wrong_token("") is not None
+    assert door.wrong_token("sécret") is not None
+    assert bearer("Bearer secret") == bearer("bearer  secret ") == "secret"
+    assert bearer(None) == bearer("Basic secret") == ""
+    assert address("0.0.0.0", 80, "secret") == "http://0.0.0.0:80/#token=secret"
+    assert address("127.0.0.1", 80) == "http://localhost:80/"
+
+
+@pytest.mark.parametrize(
+    ("host", "local"), [("127.8.9.1", True), ("localhost", True), ("::1", True), ("10.0.0.1", False)]
+)
+def test_loopback(host: str, local: bool):
+    assert is_loopback(host) == local
+
+
+def test_the_bucket_allows_bursts_and_a_rate():
+    bucket = TokenBucket(rate=10, burst=5, now=0.0)
+    assert sum(bucket.take(0.0) for _ in range(20)) == 5
+    assert sum(bucket.take(i / 100) for i in range(1, 201)) in (19, 20)
+    assert not bucket.take(1.0)  # a clock that runs backwards gives nothing
+    assert sum(bucket.take(1000.0) for _ in range(20)) == 5
+
+
+def test_a_model_larger_than_the_limit_is_refused():
+    check_sizes(Limits(), (1024, 512))
+    with pytest.raises(ValueError, match="raise the limit"):
+        check_sizes(Limits(), (2048,))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_pictures_are_decoded_as_pillow_decodes_them(kind: str):
+    data = encoded(kind)
+    mime = f"image/{kind.lower()}"
+    ours = wire.decode(Part("image", mime, memoryview(data)), PIXELS)
+    theirs = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert ours.shape == (12, 16, 3)
+    assert np.abs(ours - theirs).max() <= (2 if kind == "JPEG" else 0)
+
+
+def test_transparency_lies_on_a_plain_background():
+    rgba = np.zeros((2, 2, 4), np.uint8)
+    rgba[0, 0] = (255, 0, 0, 255)
+    rgba[0, 1] = (255, 0, 0, 51)
+    part = Part("image", RAW, rgba.tobytes(), 2, 2)
+    assert wire.decode(part, PIXELS)[0].tolist() == [[255, 0, 0], [255, 204, 204]]
+    assert wire.decode(part, PIXELS, background=0)[1].tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_bombs_and_broken_pictures_are_refused_from_their_headers():
+    assert "too many" in wrong(Part("image", "image/jpeg", encoded("JPEG", (640, 640))))
+    assert "megapixels" in wrong(Part("image", "image/png", encoded("PNG", (640, 640))))
+    assert "4 bytes" in wrong(Part("image", RAW, bytes(15), 2, 2))
+    assert "4 bytes" in wrong(Part("image", RAW, b"", 0, 0))
+    assert "4 bytes" in wrong(Part("image", RAW, b"", 10**6, 10**6))
+    assert "image/png" in wrong(Part("image", "image/gif", encoded("GIF")))
+    for kind in ("PNG", "JPEG", "WEBP"):
+        data = encoded(kind)
+        for broken in (b"", data[:30], data[: len(data) // 2], b"\x00" * 100):
+            assert wrong(Part("image", f"image/{kind.lower()}", broken))
+
+
+def test_a_jpeg_is_turned_as_its_camera_meant_it():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded("JPEG", exif=exif)
+    assert wire.decode(Part("image", "image/jpeg", data), PIXELS).shape == (16, 12, 3)
+
+
+def test_the_middle_square_is_fitted():
+    wide = np.zeros((32, 96, 3), np.uint8)
+    wide[:, 32:64] = 200
+    assert wire.fit(wide, 16).min() >= 190
+    assert wire.fit(wide, 16).shape == (16, 16, 3)
+    square = np.zeros((16, 16, 3), np.uint8)
+    assert wire.fit(square, 16) is square
+
+
+@pytest.mark.parametrize("encoder", ["png", "webp", "jpeg"])
+def test_what_is_encoded_can_be_decoded(encoder: str):
+    y, x = np.mgrid[0:32, 0:32]
+    smooth = np.stack([8 * x, 8 * y, 128 + 0 * x], -1).astype(np.uint8)
+    back = wire.decode(Part("image", f"image/{encoder}", wire.encode(smooth, encoder)), PIXELS)
+    assert np.abs(back.astype(int) - smooth).max() <= (0 if encoder == "png" else 24)
+    with pytest.raises(ValueError, match="png, webp, jpeg"):
+        wire.encode(smooth, "bmp")
+
+
+def test_the_word_list_finds_whole_words_however_they_are_written():
+    words = WordList(["gore", "self harm"])
+    for text in ("GORE", "some g0re!", "self-harm", "Self  Harm", "gоre".replace("о", "o"), "ｇｏｒｅ", "go\u200bre"):
+        assert words.prompt(text), text
+    for text in ("gorey edward", "a gorge", "harm none", "", "4 leaf clover"):
+        assert words.prompt(text) is None, text
+    assert WordList([]).prompt("gore") is None
+    assert WordList.read().prompt("a red heart") is None
+    assert WordList.read().prompt("NSFW") is not None
+
+
+class Fussy:
+    """A filter that takes its time and counts."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.go = threading.Event()
+
+    def prompt(self, text: str) -> str | None:
+        self.asked.append(text)
+        assert self.go.wait(10)
+        return "not this" if "bad" in text else None
+
+    def picture(self, pixels: np.ndarray) -> str | None:
+        return "too dark" if pixels.max() == 0 else None
+
+
+def test_a_prompt_is_judged_once_beside_the_caller():
+    fussy = Fussy()
+    took: list[str] = []
+    guard = Guard(fussy, lambda stage, ms: took.append(stage))
+    verdicts = [guard.prompts("bad idea"), guard.prompts("fine", ""), guard.prompts("bad idea")]
+    assert verdicts[0] is verdicts[2]
+    assert not any(v.done() for v in verdicts if v)
+    fussy.go.set()
+    assert [v.result(10) for v in verdicts if v] == ["not this", None, "not this"]
+    assert fussy.asked == ["bad idea", "fine"]
+    assert took == ["safety_prompt", "safety_prompt"]
+    assert guard.prompts("", "") is None
+    heard: list[str] = []
+    done = threading.Event()
+    guard.watch("s", np.zeros((2, 2, 3), np.uint8), lambda reason: (heard.append(reason), done.set()))
+    assert done.wait(10)
+    assert heard == ["too dark"]
+    guard.close()
+    assert Guard(None).prompts("bad") is None
+
+
+def test_filters_are_loaded_by_name():
+    assert isinstance(safety.load("words"), WordList)
+    assert safety.load("off") is None
+    assert isinstance(safety.load(f"{__name__}.Fussy"), Fussy)
+    with pytest.raises(ValueError, match="words, off"):
+        safety.load("strict")
+    with pytest.raises(ValueError, match="needs the methods"):
+        safety.load("pathlib.Path")

@@ -1,0 +1,149 @@
+"""The wire: what is packed comes back, and nothing that is broken gets through."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewstep.server.protocol import (
+    HEAD,
+    MAX_HEADER_BYTES,
+    RAW,
+    SUBPROTOCOL,
+    Message,
+    Part,
+    ProtocolError,
+    negotiate,
+    pack,
+    read_ask,
+    token_in,
+    unpack,
+)
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def code_of(frame: bytes) -> str:
+    with pytest.raises(ProtocolError) as caught:
+        unpack(frame)
+    assert len(str(caught.value)) > 20
+    return caught.value.code
+
+
+def draw(parts: tuple[Part, ...] = (), **header: object) -> Message:
+    return unpack(pack({"type": "draw", **header}, parts))
+
+
+def refused(*parts: Part, **header: object) -> str:
+    with pytest.raises(ProtocolError) as caught:
+        read_ask(draw(parts, **header), steps=(1, 2, 4))
+    return caught.value.code
+
+
+IMAGE = Part("image", "image/png", b"not decoded here")
+MASK = Part("mask", RAW, bytes(16), 2, 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.dictionaries(st.text(), json_values, max_size=4), st.lists(st.binary(max_size=50), max_size=3))
+def test_what_is_packed_comes_back(header: dict, payloads: list[bytes]):
+    header = {k: v for k, v in header.items() if k != "parts"} | {"type": "x"}
+    parts = [Part(f"p{i}", "image/png", data) for i, data in enumerate(payloads)]
+    message = unpack(pack(header, parts))
+    assert {k: v for k, v in message.header.items() if k != "parts"} == header
+    assert [bytes(p.data) for p in message.parts.values()] == payloads
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=80), st.integers(0, 90), st.integers(0, 255))
+def test_no_bytes_do_anything_but_raise_a_protocol_error(noise: bytes, place: int, value: int):
+    """Random bytes, and a good frame with one byte changed or cut short."""
+    good = bytearray(pack({"type": "draw", "prompt": "ü"}, [IMAGE]))
+    good[place % len(good)] = value
+    for frame in (noise, bytes(good), bytes(good[:place])):
+        with contextlib.suppress(ProtocolError):
+            read_ask(unpack(frame))
+
+
+def test_broken_frames_are_named():
+    good = pack({"type": "time"}, [IMAGE])
+    assert code_of(b"") == "truncated"
+    assert code_of(b"XX" + good[2:]) == "magic"
+    assert code_of(good[:2] + b"\x02" + good[3:]) == "version"
+    assert code_of(good[:-1]) == "truncated"
+    assert code_of(good + b"!") == "truncated"
+    assert code_of(HEAD.pack(b"FS", 1, 0, 2**31) + b"{}") == "header_size"
+    for text in (b"{", b"[]", b"{}", b'{"type": 3}', b'{"type": "x", "n": NaN}', b"\xff", b"[" * 9000):
+        assert code_of(HEAD.pack(b"FS", 1, 0, len(text)) + text) == "header"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [7, {"name": "x"}, [3], [{"name": "x"}], [{"name": "x", "mime": "y", "bytes": -1}],
+     [{"name": "x", "mime": "y", "bytes": True}], [{"name": "x", "mime": "y", "bytes": 1.0}], [{}] * 5],
+)  # fmt: skip
+def test_broken_lists_of_parts_are_named(parts: object):
+    text = json.dumps({"type": "draw", "parts": parts}).encode()
+    assert code_of(HEAD.pack(b"FS", 1, 0, len(text)) + text) == "parts"
+
+
+def test_a_header_too_long_is_not_even_sent():
+    with pytest.raises(ProtocolError, match=str(MAX_HEADER_BYTES)):
+        pack({"type": "draw", "prompt": "x" * MAX_HEADER_BYTES})
+    with pytest.raises(ValueError, match="JSON"):
+        pack({"type": "draw", "sent_ms": math.nan})
+
+
+def test_a_request_is_read_whole():
+    message = draw((IMAGE, MASK), id=7, task="inpaint", prompt="a ❤️", seed=3, strength=0.25, steps=2, sent_ms=1.5)
+    ask = read_ask(message, steps=(1, 2, 4))
+    assert (ask.id, ask.task, ask.prompt, ask.seed, ask.strength, ask.steps) == (7, "inpaint", "a ❤️", 3, 0.25, 2)
+    assert ask.mask is not None
+    assert (ask.mask.width, ask.with_picture, ask.encoder, ask.target_ms) == (2, True, "", 0.0)
+    assert read_ask(draw()).task == "text"
+
+
+def test_values_out_of_range_are_refused_by_name():
+    assert refused(task="video") == "task"
+    assert refused(prompt=3) == "prompt"
+    assert refused(prompt="x" * 501) == "prompt"
+    assert refused(prompt="a\x00b") == "prompt"
+    assert refused(seed=-1) == "seed"
+    assert refused(seed=1.5) == "seed"
+    assert refused(seed=True) == "seed"
+    assert refused(steps=3) == "steps"
+    assert refused(blend=1.5) == "blend"
+    assert refused(smoothing=1) == "smoothing"
+    assert refused(encoder="gif") == "encoder"
+    assert refused(target_ms="soon") == "target_ms"
+    assert refused(IMAGE, task="image", strength=0) == "strength"
+
+
+def test_parts_must_be_those_of_the_task():
+    assert refused(IMAGE, task="text") == "parts"
+    assert refused(task="image") == "parts"
+    assert refused(IMAGE, task="inpaint") == "parts"
+    assert refused(IMAGE, MASK, task="image") == "parts"
+
+
+def test_versions_are_negotiated():
+    assert negotiate(["fewstep.v9", SUBPROTOCOL, "token.abc"]) == SUBPROTOCOL
+    assert token_in([SUBPROTOCOL, "token.abc"]) == "abc"
+    assert token_in([SUBPROTOCOL]) == ""
+    with pytest.raises(ProtocolError, match=r"fewstep.v1.*offered fewstep.v9:"):
+        negotiate(["fewstep.v9", "token.secret"])
+    with pytest.raises(ProtocolError, match="offered none"):
+        negotiate([])

@@ -109,7 +109,9 @@ def sample(
     denoise: Denoise, noise: Latents, times: Sequence[float], schedule: NoiseSchedule, rng: Rng, kind: str = "ancestral"
 ) -> Iterator[Latents]:
     """Sample from pure noise with a sampler picked by name; ``noise`` is scaled to the first time where alpha(1) > 0."""
-    return sample_from(denoise, match_dims(schedule.sigma(at(times[0], noise)), noise) * noise, times, schedule, rng, kind)
+    return sample_from(
+        denoise, match_dims(schedule.sigma(at(times[0], noise)), noise) * noise, times, schedule, rng, kind
+    )
 
 
 def sample_from(

@@ -90,7 +90,7 @@ def student(seed: int = 0) -> Student:
 
 
 class Waves(nn.Module):
-    """Frozen random Fourier features of a point, coarse and fine: one level, a row of one place."""
+    """Frozen random Fourier features of a point, coarse and fine: one level, a map of one place."""
 
     def __init__(self, channels: int = 64, scales: tuple[float, ...] = (1.0, 3.0), seed: int = 0) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Waves(nn.Module):
     def forward(self, media: Media) -> Features:
         """``sqrt(2) cos(x W + b)``: about unit variance."""
         angle = media @ self.get_buffer("frequencies").to(media) + self.get_buffer("phases").to(media)
-        return Features((math.sqrt(2) * angle.cos().unsqueeze(2),))
+        return Features((math.sqrt(2) * angle.cos().reshape(len(media), -1, 1, 1),))
 
 
 def features() -> OfMedia:

@@ -191,7 +191,13 @@ def serve(options: ServeOptions) -> None:
         print("anyone who has this address, with its token, can draw here", flush=True)
     if not options.provenance:
         print("provenance is off: pictures carry no watermark and no content credentials", flush=True)
-    studio.worker.on_state(lambda: print(f"  {studio.worker.state}: {studio.worker.doing}".rstrip(": "), flush=True))
-    server(app, options.limits).run([taken])
+    running = server(app, options.limits)
+
+    def state_changed() -> None:
+        print(f"  {studio.worker.state}: {studio.worker.doing}".rstrip(": "), flush=True)
+        running.should_exit = running.should_exit or studio.worker.state == "failed"
+
+    studio.worker.on_state(state_changed)
+    running.run([taken])
     if studio.worker.state == "failed":
         raise ValueError(studio.worker.doing)

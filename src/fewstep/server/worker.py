@@ -140,7 +140,7 @@ class Worker:
     def stop(self, timeout_s: float = 10.0) -> None:
         """Finish the batch that is being drawn, then end."""
         with self._lock:
-            self.state = "stopped"
+            self.state = "failed" if self.state == "failed" else "stopped"
             self._lock.notify_all()
         self.guard.close()
         if self._thread.is_alive():
@@ -207,7 +207,8 @@ class Worker:
             engine = self._open(lambda what: self._tell(doing=what))
             engine.warm_up(lambda what: self._tell(doing=what))
         except Exception as error:
-            log.exception("the model could not be made ready")
+            if not isinstance(error, ValueError):  # which says by itself what to do
+                log.exception("the model could not be made ready")
             self._tell("failed", str(error))
             return
         self.engine = engine

@@ -1,0 +1,136 @@
+// The Budget panel: where the time goes, against the target, live.
+
+/** @param {string} id */
+const $ = (id) => /** @type {any} */ (document.getElementById(id));
+const NAMES = {
+  wait: "waiting", decode: "decode", text: "text", codec_in: "codec in", network: "network", codec_out: "codec out",
+  watermark: "watermark", encode: "encode", wire: "wire & screen",
+};
+const KEPT = 120;
+
+/** Slider place 0-100 <-> milliseconds 10-1000, evenly in ratio. */
+const toMs = (/** @type {number} */ v) => {
+  const ms = 10 * 100 ** (v / 100);
+  return ms < 100 ? Math.round(ms) : Math.round(ms / 5) * 5;
+};
+const toPlace = (/** @type {number} */ ms) => (100 * Math.log(ms / 10)) / Math.log(100);
+const shown = (/** @type {number} */ ms) => (ms < 9.95 ? ms.toFixed(1) : String(Math.round(ms)));
+
+export class Panel {
+  /** @param {() => void} changed */
+  constructor(changed) {
+    /** @type {number[]} */
+    this.glass = [];
+    /** @type {number[]} */
+    this.times = [];
+    /** @type {Record<string, number>} */
+    this.stages = {};
+    this.touched = false;
+    this.targetMs = 100;
+    $("target").oninput = (/** @type {any} */ e) => {
+      this.touched = true;
+      this.targetMs = toMs(Number(e.target.value));
+      this._target();
+      changed();
+    };
+    $("pin-steps").onchange = changed;
+  }
+
+  get steps() {
+    return Number($("pin-steps").value);
+  }
+
+  /** @param {Record<string, any>} hello */
+  meet(hello) {
+    if (!this.touched) {
+      this.targetMs = hello.target_ms;
+      $("target").value = String(toPlace(this.targetMs));
+    }
+    this._target();
+    const pin = $("pin-steps");
+    if (hello.model && pin.length === 1) {
+      for (const n of hello.model.steps) pin.append(new Option(String(n), String(n)));
+    }
+  }
+
+  _target() {
+    $("target-out").textContent = `${this.targetMs} ms`;
+  }
+
+  /** One picture was on the screen. @param {Record<string, any>} h @param {number} glassMs */
+  note(h, glassMs) {
+    const now = performance.now();
+    this.glass.push(glassMs);
+    this.times.push(now);
+    if (this.glass.length > KEPT) this.glass.shift();
+    while (this.times.length && now - this.times[0] > 2000) this.times.shift();
+    const stages = { ...h.stages_ms, wire: Math.max(0, glassMs - h.server_ms) };
+    for (const name of Object.keys(NAMES)) {
+      this.stages[name] = 0.8 * (this.stages[name] ?? stages[name] ?? 0) + 0.2 * (stages[name] ?? 0);
+    }
+    this.last = h;
+    if (!this._due) this._due = requestAnimationFrame(() => this._show());
+  }
+
+  _show() {
+    this._due = 0;
+    const h = this.last;
+    const sorted = [...this.glass].sort((a, b) => a - b);
+    const at = (/** @type {number} */ q) => sorted[Math.round(q * (sorted.length - 1))];
+    $("glass").textContent = shown(at(0.5));
+    $("fact-tail").textContent = [0.5, 0.95, 0.99].map((q) => shown(at(q))).join(" / ") + " ms";
+    $("fact-steps").textContent = h.steps;
+    $("fact-size").textContent = `${h.size} px`;
+    $("fact-backend").textContent = h.backend;
+    $("fact-encoder").textContent = h.encoder.toUpperCase();
+    $("fact-drops").textContent = h.drops;
+    $("fact-flicker").textContent = h.flicker === undefined ? "–" : h.flicker === 0 ? "none" : `${(100 * h.flicker).toFixed(2)} %`;
+    const covered = (performance.now() - this.times[0]) / 1000;
+    $("fact-fps").textContent = this.times.length > 2 ? ((this.times.length - 1) / Math.max(covered, 0.2)).toFixed(1) : "–";
+    const shed = $("shed");
+    shed.hidden = h.fits && !h.shed.length;
+    shed.textContent = h.fits ? `less ${h.shed.join(", ")}` : "over target";
+    this._bar();
+    this._spark(at(0.5));
+  }
+
+  _bar() {
+    const full = Math.max(this.targetMs / 0.8, Object.values(this.stages).reduce((a, b) => a + b, 0));
+    $("mark").style.left = `${(100 * this.targetMs) / full}%`;
+    const parts = Object.keys(NAMES).filter((name) => this.stages[name] >= 0.05);
+    sync($("segments"), parts, (name, el) => {
+      el.style.width = `${(100 * this.stages[name]) / full}%`;
+      el.style.background = `var(--s-${name})`;
+    }, "i");
+    sync($("legend"), parts, (name, el) => {
+      if (!el.firstChild) el.append(document.createElement("i"), document.createElement("span"), document.createElement("b"));
+      const [dot, label, ms] = /** @type {any} */ (el.children);
+      dot.style.background = `var(--s-${name})`;
+      label.textContent = NAMES[/** @type {keyof typeof NAMES} */ (name)];
+      ms.textContent = shown(this.stages[name]);
+    }, "li");
+  }
+
+  /** @param {number} median */
+  _spark(median) {
+    const top = Math.max(this.targetMs * 1.25, median * 1.5);
+    const y = (/** @type {number} */ ms) => (48 - (46 * Math.min(ms, top)) / top).toFixed(1);
+    const step = 240 / (KEPT - 1);
+    $("spark-line").setAttribute("d", this.glass.map((ms, i) => `${i ? "L" : "M"}${(i * step).toFixed(1)} ${y(ms)}`).join(""));
+    for (const side of ["y1", "y2"]) $("spark-target").setAttribute(side, y(this.targetMs));
+  }
+
+  /** The server's own numbers. @param {Record<string, any>} stats */
+  stats(stats) {
+    const waiting = stats.queue_length ? `, ${stats.queue_length} waiting` : "";
+    $("fact-people").textContent = `${stats.room.inside} of ${stats.room.places}${waiting}`;
+  }
+}
+
+/** Keep a list of elements in step with a list of names. @param {Element} box @param {string[]} names
+ * @param {(name: string, el: any) => void} set @param {string} tag */
+function sync(box, names, set, tag) {
+  while (box.children.length > names.length) box.lastChild?.remove();
+  while (box.children.length < names.length) box.append(document.createElement(tag));
+  names.forEach((name, i) => set(name, box.children[i]));
+}

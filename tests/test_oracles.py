@@ -1,0 +1,88 @@
+"""Closed forms that the whole machine has to meet, and rung 0: a game in the plane whose right answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewstep.diffusion.schedule import Cosine, NoiseSchedule, RectifiedFlow
+from fewstep.parts.denoiser import Teacher
+from fewstep.recipes import mixture
+from fewstep.rng import Rng
+from fewstep.tensors import Conditioning
+from helpers import Gaussian, make_game
+
+F64 = torch.float64
+NOBODY = Conditioning()
+
+
+# the analytic denoiser
+
+
+def density(x: Tensor, alpha: float, sigma: float) -> Tensor:
+    """Of x_t, from the definition of the mixture."""
+    variance = alpha**2 * mixture.STD**2 + sigma**2
+    away = (x.unsqueeze(1) - alpha * mixture.ring()).pow(2).sum(2)
+    return (-away / (2 * variance)).exp().mean(1) / (2 * math.pi * variance)
+
+
+@pytest.mark.parametrize("t", [0.2, 0.5, 0.8, 0.95])
+@pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=["cosine", "flow"])
+def test_the_mixtures_denoiser_obeys_tweedie(t: float, schedule: NoiseSchedule) -> None:
+    """``alpha E[x0 | x_t] = x_t + sigma^2 grad log p(x_t)``, the gradient taken by autograd."""
+    time = torch.full((50,), t, dtype=F64)
+    a, s = float(schedule.alpha(time)[0]), float(schedule.sigma(time)[0])
+    x = (1.5 * Rng.of(0).normal((50, 2), F64)).requires_grad_()
+    (score,) = torch.autograd.grad(density(x, a, s).log().sum(), x)
+    exact = mixture.Mixture(mixture.ring(), schedule=schedule)(x.detach(), time, NOBODY)
+    torch.testing.assert_close(a * exact, x.detach() + s**2 * score, rtol=1e-8, atol=1e-10)
+
+
+def test_the_mixtures_denoiser_at_its_ends() -> None:
+    teacher, x = mixture.denoiser(), Rng.of(0).normal((20, 2), F64)
+    torch.testing.assert_close(teacher(x, torch.ones(20, dtype=F64), NOBODY), torch.zeros_like(x), rtol=0, atol=1e-12)
+    torch.testing.assert_close(teacher(x, torch.zeros(20, dtype=F64), NOBODY), x)
+    one = mixture.Mixture(torch.tensor([[0.5, 0.5]], dtype=F64), 0.3)
+    t = torch.linspace(0.05, 0.95, 20, dtype=F64)
+    torch.testing.assert_close(one(x, t, NOBODY), Gaussian(Cosine(), 0.5, 0.3)(x, t, NOBODY))
+
+
+def test_a_perfect_teacher_draws_the_data() -> None:
+    noise = Rng.of(0).normal((1500, 2), F64)
+    points = Teacher(mixture.denoiser()).draw(noise, NOBODY, NOBODY, 60, "heun")
+    reached, on = mixture.modes_reached(points)
+    assert reached == mixture.MODES
+    assert on > 0.98
+    nearest = torch.cdist(points, mixture.ring()).min(1)
+    spread = points - mixture.ring()[nearest.indices]
+    assert float(spread[nearest.values < 4 * mixture.STD].std()) == pytest.approx(mixture.STD, rel=0.06)
+    assert mixture.modes_reached(mixture.draw_data(1500)) == (mixture.MODES, pytest.approx(1, abs=2e-3))
+    assert mixture.modes_reached(torch.zeros(10, 2)) == (0, 0)
+    assert mixture.modes_reached(mixture.ring()[:5].repeat(4, 1)) == (5, 1)
+
+
+# what the distillation loss does to a student that is already right
+
+
+@pytest.mark.parametrize("t", [0.3, 0.7])
+def test_distillation_alone_narrows_a_perfect_student(t: float) -> None:
+    """Data N(m, s^2), student m + theta z, teacher exact. At theta = s, ``dL/dtheta = 2 c(t) s sigma^2 / v`` with
+    ``v = alpha^2 s^2 + sigma^2``: zero for the mean (identity 5), positive for the spread. Only the adversarial loss
+    keeps a student from shrinking onto the mode, which is the paper's Table 1d."""
+    mean, std, n = 0.5, 0.3, 600
+    game = make_game(
+        n=n, axes=1, dtype=F64, teacher_network=Gaussian(Cosine(), mean, std), guidance_scale=1.0, teacher_times=(t, t)
+    )
+    z = Rng.of(0).normal((n, 2, 100), F64)
+    theta, shift = torch.tensor(std, dtype=F64, requires_grad=True), torch.tensor(0.0, dtype=F64, requires_grad=True)
+    game.add.distillation(mean + shift + theta * z, game.batch, Rng.of(1)).backward()
+    time = torch.tensor([t], dtype=torch.float32).double()
+    a, s = float(Cosine().alpha(time)), float(Cosine().sigma(time))
+    wanted = 2 * a * std * s**2 / (a**2 * std**2 + s**2)
+    assert theta.grad is not None
+    assert shift.grad is not None
+    assert float(theta.grad) == pytest.approx(wanted, rel=0.03)
+    assert abs(float(shift.grad)) < 0.02 * wanted

@@ -1,0 +1,432 @@
+"""A whole server over loopback: live sessions, single pictures, OpenAI's own client, limits, and clients that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect as live
+
+import fewstep
+from fewstep.provenance.content_credentials import read as read_credentials
+from fewstep.server.client import Client, ServerError
+from fewstep.server.limits import Limits
+from fewstep.server.protocol import HEAD, SUBPROTOCOL, Part, pack, unpack
+from serving_helpers import SIZE, Server, running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSTEP_HOME", str(tmp_path_factory.mktemp("home")))
+        with running(limits=Limits(sessions=4, queue=2, body_s=1.0, send_s=2.0)) as made:
+            yield made
+
+
+def websocket(server: Server, **options: Any) -> Any:
+    options = {"subprotocols": [SUBPROTOCOL], "compression": None} | options
+    return live("ws" + server.url.removeprefix("http") + options.pop("path", "/v1/stream"), **options)
+
+
+def photo(size: int = SIZE) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (size, size, 3), np.uint8))
+
+
+def until(condition: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.02)
+
+
+# live
+
+
+def test_a_session_from_hello_to_a_signed_file(server: Server, tmp_path: Path):
+    with fewstep.connect(server.url) as studio:
+        hello = studio.hello
+        assert (hello["protocol"], hello["state"], hello["backend"]) == (SUBPROTOCOL, "ready", "eager")
+        assert hello["model"]["steps"] == [1, 2, 4]
+        assert hello["marks"] == {"watermark": True, "credentials": True}
+        picture = studio.draw("a red heart", seed=7, target_ms=60_000, encoder="png")
+        assert picture.pixels.shape == (SIZE, SIZE, 3)
+        assert (picture.seed, picture.facts["steps"], picture.facts["shed"]) == (7, 4, [])
+        assert picture.round_trip_ms >= picture.facts["server_ms"]
+        again = studio.draw("a red heart", seed=7, target_ms=60_000, encoder="png")
+        other = studio.draw("a red heart", seed=8, target_ms=60_000, encoder="png")
+        assert again.data == picture.data != other.data
+        picture.save(tmp_path / "streamed.webp")
+        for name in ("a.png", "a.jpg", "a.webp"):
+            studio.download(picture, tmp_path / name, include_prompt=name == "a.png")
+            mime = Image.MIME[Image.open(tmp_path / name).format or ""]
+            credentials = read_credentials((tmp_path / name).read_bytes(), mime)
+            assert (credentials.state, credentials.facts["seed"], credentials.facts["steps"]) == ("valid", 7, 4)
+            assert credentials.facts.get("prompt") == ("a red heart" if name == "a.png" else None)
+        with pytest.raises(ValueError, match="jpg"):
+            studio.download(picture, tmp_path / "a.gif")
+        stats = studio.stats()
+        assert stats["counts"]["drawn"] >= 3
+        assert stats["stages_ms"]["network"][0] > 0
+
+
+def test_pictures_and_masks_of_every_kind(server: Server, tmp_path: Path):
+    image = photo()
+    image.save(tmp_path / "in.jpg")
+    with fewstep.connect(server.url) as studio:
+        for given in (image, np.asarray(image), tmp_path / "in.jpg", (tmp_path / "in.jpg").read_bytes()):
+            picture = studio.draw("a cat", image=given, strength=0.5)
+            assert picture.facts["strength"] == 0.5
+        mask = Image.new("L", image.size, 0)
+        mask.paste(255, (0, 0, 8, 8))
+        kept = studio.draw("a cat", image=image, mask=mask.convert("RGB"), strength=0.75, encoder="png")
+        change = np.abs(kept.pixels.astype(int) - np.asarray(image))
+        assert change[8:, 8:].mean() < 6 < change[:8, :8].mean()  # the mark moves pixels a little
+        with pytest.raises(ServerError, match="not a picture"):
+            studio.draw("a cat", image=b"\x89PNG nonsense")
+        assert studio.draw("a cat").pixels.shape == (SIZE, SIZE, 3)
+
+
+def test_the_async_client_streams_newest_wins(server: Server):
+    async def asks() -> AsyncIterator[dict[str, Any]]:
+        for i in range(60):
+            yield {"prompt": "a cat", "seed": i, "steps": 1}
+            await asyncio.sleep(0.002)
+
+    async def main() -> list[int]:
+        async with fewstep.connect(server.url) as studio:
+            first = await studio.draw("a dog")
+            assert first.pixels.shape == (SIZE, SIZE, 3)
+            with pytest.raises(ServerError, match="steps"):
+                await studio.draw("a dog", steps=3)
+            return [picture.seed async for picture in studio.stream(asks())]
+
+    seeds = asyncio.run(main())
+    assert seeds[-1] == 59
+    assert seeds == sorted(set(seeds))
+    assert len(seeds) < 60
+
+
+def test_time_is_answered_under_compute(server: Server):
+    """The event loop never draws: a ping comes back while the worker is busy."""
+    with websocket(server) as ws:
+        hello = unpack(ws.recv(20))
+        assert hello.type == "hello"
+        big = bytes(4 * 512 * 512)
+        trips = []
+        for number in range(1, 13):
+            ws.send(
+                pack(
+                    {"type": "draw", "id": number, "task": "image", "steps": 4},
+                    [Part("image", "pixels/rgba", big, 512, 512)],
+                )
+            )
+            began = time.perf_counter()
+            ws.send(pack({"type": "time", "sent_ms": float(number)}))
+            while (message := unpack(ws.recv(20))).type != "time":
+                pass
+            trips.append(time.perf_counter() - began)
+            assert message.header["sent_ms"] == number
+        network_s = server.studio.metrics.snapshot()["stages_ms"]["network"][0] / 1000
+        assert sorted(trips)[len(trips) // 2] < max(0.05, network_s)
+
+
+def test_what_the_browser_saw_is_counted(server: Server):
+    with websocket(server) as ws:
+        unpack(ws.recv(20))
+        ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
+        picture = unpack(ws.recv(20))
+        ws.send(pack({"type": "seen", "id": 1, "glass_ms": picture.header["server_ms"] + 5}))
+        ws.send(pack({"type": "seen", "id": 99, "glass_ms": 1.0}))  # never drawn: not counted
+        ws.send(pack({"type": "stats"}))
+        stages = unpack(ws.recv(20)).header["stages_ms"]
+        assert stages["wire"][0] == pytest.approx(5, abs=0.01)
+        assert stages["glass_to_glass"][2] == pytest.approx(picture.header["server_ms"] + 5, abs=0.01)
+
+
+def test_a_full_room_has_a_queue_that_shows_the_place(server: Server):
+    inside = [fewstep.connect(server.url) for _ in range(4)]
+    clients: list[Client] = [connecting.__enter__() for connecting in inside]
+    try:
+        with websocket(server) as first, websocket(server) as second:
+            assert unpack(first.recv(20)).header["position"] == 1
+            assert unpack(second.recv(20)).header["position"] == 2
+            second.send(pack({"type": "draw", "id": 1}))
+            assert unpack(second.recv(20)).header["code"] == "queue"
+            with websocket(server) as third:
+                assert unpack(third.recv(20)).header["code"] == "full"
+                with pytest.raises(ConnectionClosed) as closed:
+                    third.recv(20)
+                assert closed.value.rcvd.code == 4429
+            clients[0].close()
+            assert unpack(first.recv(20)).type == "hello"
+            while (moved := unpack(second.recv(20))).header["position"] != 1:
+                pass
+            assert moved.type == "queue"
+            first.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
+            assert unpack(first.recv(20)).type == "picture"
+    finally:
+        for client in clients:
+            client.close()
+    until(lambda: server.studio.room.inside == server.studio.room.waiting == 0)
+
+
+def test_a_lost_session_comes_back_with_its_pictures(server: Server):
+    with websocket(server) as ws:
+        session = unpack(ws.recv(20)).header["session"]
+        ws.send(pack({"type": "draw", "id": 5, "prompt": "a cat"}))
+        assert unpack(ws.recv(20)).type == "picture"
+    until(lambda: server.studio.room.inside == 0)
+    with websocket(server, path=f"/v1/stream?resume={session}") as ws:
+        assert unpack(ws.recv(20)).header["session"] == session
+        fetched = httpx.get(f"{server.url}/v1/sessions/{session}/pictures/5")
+        assert fetched.status_code == 200
+        assert httpx.get(f"{server.url}/v1/sessions/{session}/pictures/6").status_code == 404
+    with websocket(server, path="/v1/stream?resume=guessed") as ws:
+        assert unpack(ws.recv(20)).header["session"] != "guessed"
+
+
+# single pictures
+
+
+def test_a_single_picture_over_http(server: Server):
+    answer = httpx.post(
+        f"{server.url}/v1/pictures", json={"prompt": "a red heart", "seed": 7, "format": "webp"}, timeout=60
+    )
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/webp"
+    facts = json.loads(answer.headers["x-fewstep"])
+    assert (facts["seed"], facts["steps"], facts["size"]) == (7, 4, SIZE)
+    assert Image.open(io.BytesIO(answer.content)).size == (SIZE, SIZE)
+    assert read_credentials(answer.content, "image/webp").state == "valid"
+
+
+def test_a_single_picture_from_a_picture(server: Server):
+    buffer = io.BytesIO()
+    photo(64).save(buffer, "PNG")
+    image = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    body = {"prompt": "a cat", "image": image, "mask": image, "strength": 0.5, "seed": 1}
+    assert httpx.post(f"{server.url}/v1/pictures", json=body, timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"prompt": "x" * 501}, 400, "prompt"),
+        ({"prompt": "nsfw"}, 400, "refused"),
+        ({"steps": 3}, 400, "steps"),
+        ({"image": "%%%"}, 400, "image"),
+        ({"image": base64.b64encode(b"nonsense").decode()}, 400, "picture"),
+        ({"unknown": 1}, 422, "invalid"),
+        ({"seed": "seven"}, 422, "invalid"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(server: Server, body: dict, status: int, code: str):
+    answer = httpx.post(f"{server.url}/v1/pictures", json=body, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert len(answer.json()["error"]["message"]) > 10
+
+
+def test_openais_own_client(server: Server):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none needed", max_retries=0)
+    two = client.images.generate(model="gpt-image-1", prompt="a red heart", n=2, extra_body={"seed": 7})
+    pictures = [base64.b64decode(entry.b64_json) for entry in two.data]
+    assert len({*pictures}) == 2
+    ours = httpx.post(f"{server.url}/v1/pictures", json={"prompt": "a red heart", "seed": 7}, timeout=60).content
+    first, single = (np.asarray(Image.open(io.BytesIO(data))) for data in (pictures[0], ours))
+    assert np.array_equal(first, single)
+    assert read_credentials(pictures[0], "image/png").facts["seed"] == 7
+    large = client.images.generate(prompt="a cat", size="256x256", response_format="url", output_format="jpeg")
+    fetched = httpx.get(large.data[0].url)
+    assert fetched.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(fetched.content)).size == (256, 256)
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    for wrong in ({"size": "300x200"}, {"n": 9}, {"size": "99999x99999"}):
+        with pytest.raises(openai.BadRequestError):
+            client.images.generate(prompt="a cat", **wrong)
+    with pytest.raises(openai.BadRequestError, match="word list"):
+        client.images.generate(prompt="nsfw")
+
+
+def test_health_metrics_and_description(server: Server):
+    assert httpx.get(f"{server.url}/health").json() == {"state": "ready", "doing": ""}
+    text = httpx.get(f"{server.url}/metrics").text
+    for wanted in (
+        "fewstep_drawn_total", "fewstep_overwritten_total", "fewstep_errors_total", "fewstep_fps", "fewstep_sessions",
+        'fewstep_stage_milliseconds{quantile="0.99",stage="network"}',
+    ):  # fmt: skip
+        assert wanted in text
+    paths = httpx.get(f"{server.url}/openapi.json").json()["paths"]
+    assert {"/v1/pictures", "/v1/images/generations", "/health", "/metrics"} <= set(paths)
+
+
+# the door
+
+
+def test_the_page_loads_nothing_from_elsewhere(server: Server):
+    page = httpx.get(server.url + "/")
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "http://" not in page.text.replace("http://www.w3.org", "")
+    assert "https://" not in page.text
+
+
+def test_foreign_pages_and_names_are_refused(server: Server):
+    for headers in ({"Origin": "https://evil.org"}, {"Host": "evil.org"}, {"Origin": "null"}):
+        assert httpx.get(f"{server.url}/health", headers=headers).status_code == 403
+    with pytest.raises(InvalidStatus) as refused:
+        websocket(server, origin="https://evil.org").close()
+    assert refused.value.response.status_code == 403
+    assert b"--origins" in refused.value.response.body
+    assert httpx.get(f"{server.url}/health", headers={"Origin": server.url}).status_code == 200
+
+
+def test_an_older_or_newer_client_is_told_so(server: Server):
+    for offered in (["fewstep.v9"], None):
+        with pytest.raises(InvalidStatus) as refused:
+            websocket(server, subprotocols=offered).close()
+        assert refused.value.response.status_code == 426
+        assert b"fewstep.v1" in refused.value.response.body
+
+
+def test_a_token_is_asked_for_everywhere_but_at_the_page():
+    with running(token="secret") as server:
+        for path in ("/metrics", "/v1/models", "/openapi.json"):
+            assert httpx.get(server.url + path).status_code == 401
+            assert httpx.get(server.url + path, headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert httpx.get(server.url + "/").status_code == 200
+        assert httpx.get(server.url + "/web/studio.css").status_code == 200
+        with pytest.raises(ServerError, match="token"), fewstep.connect(server.url, token="wrong") as studio:
+            studio.draw("a cat")
+        with fewstep.connect(f"{server.url}#token=secret") as studio:
+            assert studio.draw("a cat").seed == 0
+
+
+# clients that misbehave
+
+
+def test_malformed_messages_are_answered_and_end_after_twenty(server: Server):
+    with websocket(server) as ws:
+        unpack(ws.recv(20))
+        broken = [
+            b"",
+            b"FS",
+            b"XX" * 10,
+            HEAD.pack(b"FS", 1, 0, 10**6),
+            pack({"type": "dance"}),
+            "text",
+            pack({"type": "time"}),
+        ]
+        broken += [pack({"type": "draw", "steps": "many"}), pack({"type": "seen", "id": 1, "glass_ms": "soon"})]
+        for frame in broken:
+            ws.send(frame)
+            answer = unpack(ws.recv(20))
+            assert answer.type == "error"
+            assert len(answer.header["message"]) > 10
+        ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
+        assert unpack(ws.recv(20)).type == "picture"
+        for _ in range(20):
+            ws.send(b"nonsense")
+        with pytest.raises(ConnectionClosed) as closed:
+            list(ws)
+        assert closed.value.rcvd.code == 4400
+
+
+def test_a_message_over_the_limit_closes_the_connection(server: Server):
+    with websocket(server) as ws:
+        unpack(ws.recv(20))
+        ws.send(bytes(server.studio.limits.message_bytes + 1))
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.recv(20)
+        assert closed.value.rcvd.code == 1009
+    answer = httpx.post(f"{server.url}/v1/pictures", content=bytes(server.studio.limits.message_bytes + 1))
+    assert answer.status_code == 413
+
+
+def test_a_flood_is_throttled_and_spoils_nothing(server: Server):
+    before = server.studio.metrics.total("throttled")
+    with websocket(server) as ws:
+        unpack(ws.recv(20))
+        for number in range(1, 500):
+            ws.send(pack({"type": "draw", "id": number, "prompt": "a cat", "steps": 1}))
+        until(lambda: server.studio.metrics.total("throttled") > before)
+        with fewstep.connect(server.url) as studio:
+            assert studio.draw("a dog").seed == 0
+
+
+def test_a_client_that_never_reads_is_let_go_and_holds_no_memory(server: Server):
+    """Its pictures pile up nowhere: the kernel's buffers fill, the outbox keeps one, and after ``send_s`` it is closed."""
+    host, port = server.url.removeprefix("http://").split(":")
+    sleeper = socket.create_connection((host, int(port)))
+    sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    key = base64.b64encode(bytes(16)).decode()
+    sleeper.sendall(
+        f"GET /v1/stream HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n".encode()
+    )
+    until(lambda: server.studio.room.inside == 1)
+    message = pack({"type": "stats"})
+    frame = bytes([0x82, 0x80 | len(message)]) + bytes(4) + message
+    sleeper.settimeout(0.5)
+    try:
+        end = time.monotonic() + 20
+        while server.studio.room.inside and time.monotonic() < end:
+            sleeper.sendall(frame)
+            time.sleep(0.001)
+    except OSError:
+        pass  # closed from the other side, or full in this direction, too
+    until(lambda: server.studio.room.inside == 0, 30)
+    sleeper.close()
+
+
+def test_a_client_of_a_byte_a_second_is_let_go(server: Server):
+    host, port = server.url.removeprefix("http://").split(":")
+    for first in (b"GET /health HT", b"POST /v1/pictures HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"):
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(first)
+            slow.settimeout(15)
+            began = time.monotonic()
+            while slow.recv(4096):  # empty: the server has closed
+                pass
+            assert time.monotonic() - began < 12
+
+
+def test_a_storm_of_reconnects_leaves_nothing_behind(server: Server):
+    for _ in range(40):
+        with websocket(server) as ws:
+            ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat", "steps": 1}))
+    until(lambda: server.studio.room.inside == 0)
+    assert server.studio.room.waiting == 0
+    assert server.studio.metrics.snapshot()["live_sessions"] == 0
+    with fewstep.connect(server.url) as studio:
+        assert studio.draw("a cat").seed == 0
+
+
+def test_a_server_that_stops_says_so_and_its_address_is_free_again():
+    with running() as server:
+        ws = websocket(server)
+        unpack(ws.recv(20))
+    with pytest.raises(ConnectionClosed) as closed:
+        ws.recv(20)
+    assert closed.value.rcvd.code == 1012
+    with pytest.raises(ServerError, match="fewstep serve"):
+        fewstep.connect(server.url, timeout_s=2).__enter__()
+
+
+def test_a_port_that_is_taken_is_a_user_error(server: Server):
+    from fewstep.server.app import listen
+
+    with pytest.raises(ValueError, match="--port"):
+        listen("127.0.0.1", int(server.url.rpartition(":")[2]))

@@ -1,0 +1,378 @@
+"""The engine and its thread, with a whole tiny model: what is drawn, in which turn, and what becomes of broken requests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fewstep.inference.budget import Budget, Plan
+from fewstep.inference.session import Session
+from fewstep.inference.steady import Smoother, flicker
+from fewstep.modality.image import to_uint8
+from fewstep.provenance import SpreadSpectrum
+from fewstep.server import wire
+from fewstep.server.engine import Drawn, Engine, EngineOptions, Job
+from fewstep.server.marks import Facts, Marks
+from fewstep.server.metrics import Metrics
+from fewstep.server.protocol import RAW, Ask, Part, ProtocolError
+from fewstep.server.safety import Guard
+from fewstep.server.worker import Answer, Kept, KeptPicture, Seat, Worker
+from serving_helpers import SIZE, tiny_pipeline
+
+
+def picture(seed: int = 0, size: int = SIZE) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (size, size, 3), np.uint8)
+
+
+def raw(name: str, pixels: np.ndarray) -> Part:
+    alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8)
+    return Part(name, RAW, np.concatenate([pixels, alpha], -1).tobytes(), pixels.shape[1], pixels.shape[0])
+
+
+def plan(steps: int = 1, encoder: str = "png", size: int = SIZE) -> Plan:
+    return Plan(steps, size, "eager", encoder, 0.0, True)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    pipeline = tiny_pipeline()
+    made = Engine(pipeline, Marks(pipeline.card), EngineOptions(backends=("eager",), batches=(1, 2, 4)))
+    made.warm_up(lambda what: None)
+    return made
+
+
+def draw(engine: Engine, ask: Ask, steps: int = 1, **options: object) -> Drawn:
+    drawn = engine.draw([Job(ask, "png", **options)], plan(steps))[0]  # type: ignore[arg-type]
+    assert isinstance(drawn, Drawn), drawn
+    return drawn
+
+
+def test_it_draws_what_the_pipeline_draws(engine: Engine):
+    for steps in (1, 4):
+        drawn = draw(engine, Ask(1, prompt="a red heart", seed=5), steps)
+        with torch.inference_mode():
+            media = tiny_pipeline().draw("a red heart", steps=steps, seed=5)[0]
+        expected = to_uint8(media).permute(1, 2, 0).numpy()
+        assert np.abs(drawn.pixels.astype(int) - expected).max() <= 1
+        assert drawn.steps == steps
+        assert set(drawn.stages) == {"decode", "text", "codec_in", "network", "codec_out", "watermark", "encode"}
+        assert drawn.stages["network"] > 0
+
+
+def test_every_frame_carries_the_mark_and_saved_pictures_are_made_from_clean_pixels(engine: Engine):
+    drawn = draw(engine, Ask(1, prompt="the sun", seed=2))
+    sent = wire.decode(Part("image", "image/png", drawn.data), 10**6)
+    assert not np.array_equal(sent, drawn.pixels)
+    assert np.array_equal(sent, engine.marks.frame(drawn.pixels))
+    mark = SpreadSpectrum()
+    assert mark.detect(sent).score > mark.detect(drawn.pixels).score + 1
+    off = Marks(engine.card, on=False)
+    assert off.frame(drawn.pixels) is drawn.pixels
+    assert off.state == {"watermark": False, "credentials": False}
+    assert off.file(drawn.pixels, Facts(1, 2, "x")) == wire.encode(drawn.pixels, "png")
+
+
+def test_a_batch_gives_everybody_their_own_picture(engine: Engine):
+    asks = [
+        Ask(i, prompt=p, seed=s) for i, (p, s) in enumerate([("a cat", 1), ("the moon", 2), ("a cat", 3), ("a cat", 1)])
+    ]
+    together = engine.draw([Job(ask, "png") for ask in asks], plan(2))
+    for ask, drawn in zip(asks, together):
+        assert isinstance(drawn, Drawn)
+        assert np.abs(drawn.pixels.astype(int) - draw(engine, ask, 2).pixels).max() <= 1
+    assert np.array_equal(together[0].pixels, together[3].pixels)  # type: ignore[union-attr]
+    assert not np.array_equal(together[0].pixels, together[1].pixels)  # type: ignore[union-attr]
+
+
+def test_one_broken_picture_spoils_no_batch(engine: Engine):
+    good = Ask(1, "image", "a cat", image=raw("image", picture()), strength=0.5)
+    bad = replace(good, image=Part("image", "image/jpeg", b"\xff\xd8 nonsense"))
+    first, broken, last = engine.draw([Job(good, "png"), Job(bad, "png"), Job(good, "png")], plan())
+    assert isinstance(first, Drawn)
+    assert isinstance(last, Drawn)
+    assert np.array_equal(first.pixels, last.pixels)
+    assert isinstance(broken, ProtocolError)
+    assert broken.code == "picture"
+    assert all(isinstance(a, ProtocolError) for a in engine.draw([Job(bad, "png")], plan()))
+
+
+def test_strength_is_mapped_onto_the_students_own_times(engine: Engine):
+    """steps x strength < 1 cannot happen: there is always a time to start from."""
+    given = raw("image", picture())
+    base = Ask(1, "image", "a cat", image=given)
+    for strength, steps, at, taken in [(0.01, 4, 0.25, 1), (0.4, 4, 0.5, 2), (0.6, 1, 0.5, 1), (1.0, 4, 1.0, 4)]:
+        drawn = draw(engine, replace(base, strength=strength), steps)
+        assert (drawn.strength, drawn.steps) == (at, taken)
+
+
+def test_little_strength_changes_little(engine: Engine):
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    given = np.stack([8 * x, 8 * y, 255 - 8 * x], -1).astype(np.uint8)
+    asks = [Ask(1, "image", "a cat", image=raw("image", given), strength=s) for s in (0.25, 0.5, 1.0)]
+    results = [draw(engine, ask).pixels.astype(float) for ask in asks]
+    assert len({r.tobytes() for r in results}) == 3
+
+
+def test_a_still_picture_does_not_flicker(engine: Engine):
+    """The noise is the seed's, so the same frame gives the same picture, to the last bit, marks included."""
+    ask = Ask(1, "image", "a cat", seed=3, image=raw("image", picture()), strength=0.5)
+    smoother = Smoother()
+    frames = [draw(engine, ask, 2, smoother=smoother) for _ in range(3)]
+    assert len({f.data for f in frames}) == 1
+    assert [f.flicker for f in frames] == [None, 0.0, 0.0]
+    other = draw(engine, replace(ask, seed=4), 2, smoother=smoother)
+    assert other.flicker is not None
+    assert other.flicker > 0.01
+
+
+def test_inpainting_keeps_what_is_not_brushed(engine: Engine):
+    given, mask = picture(), np.zeros((SIZE, SIZE, 3), np.uint8)
+    mask[8:24, 8:24] = 255
+    ask = Ask(1, "inpaint", "a cat", image=raw("image", given), mask=raw("mask", mask), strength=0.75)
+    drawn = draw(engine, ask, 4)
+    outside = mask[..., 0] == 0
+    assert np.abs(drawn.pixels.astype(int) - given)[outside].max() <= 1
+    assert np.abs(drawn.pixels.astype(int) - given)[~outside].mean() > 10
+
+
+def test_prompts_blend(engine: Engine):
+    a, b = (draw(engine, Ask(1, prompt=p)).pixels.astype(float) for p in ("a red heart", "blue cat"))
+    mixed = {
+        share: draw(engine, Ask(1, prompt="a red heart", blend_prompt="blue cat", blend=share)).pixels.astype(float)
+        for share in (0.0, 0.5, 1.0)
+    }
+    assert np.abs(mixed[0.0] - a).max() <= 1
+    assert np.abs(mixed[1.0] - b).max() <= 1
+    apart = np.abs(a - b).mean()
+    assert 0 < np.abs(mixed[0.5] - a).mean() < apart
+    assert 0 < np.abs(mixed[0.5] - b).mean() < apart
+
+
+def test_requests_of_one_kind_can_share_a_call_and_others_cannot(engine: Engine):
+    text = Ask(1, prompt="a")
+    image = Ask(1, "image", "a", image=raw("image", picture()), strength=0.5)
+    assert engine.kind(text, plan()) == engine.kind(replace(text, prompt="b", seed=9), plan(encoder="jpeg"))
+    assert engine.kind(image, plan()) == engine.kind(replace(image, strength=0.55), plan())
+    kinds = [engine.kind(text, plan()), engine.kind(text, plan(2)), engine.kind(image, plan())]
+    kinds.append(engine.kind(replace(image, strength=1.0), plan()))
+    assert len(set(kinds)) == 4
+
+
+def test_idle_costs_are_known_for_every_choice(engine: Engine):
+    assert engine.choices.steps == (4, 2, 1)
+    assert engine.choices.backends == ("eager",)
+    assert set(engine.costs.network) == {("eager", SIZE)}
+    assert set(engine.costs.encode) == {(e, SIZE) for e in ("png", "webp", "jpeg")}
+    for cost in (*engine.costs.network.values(), *engine.costs.encode.values(), engine.costs.codec_in[SIZE]):
+        assert cost > 0
+
+
+def test_flicker_looks_only_where_nothing_moved():
+    still, out = picture(0), picture(1)
+    assert flicker(still, still, out, out) == 0
+    other = out.copy()
+    other[:4] = 255 - other[:4]
+    moved = still.copy()
+    moved[:5] = 255 - moved[:5]
+    assert flicker(still, still, out, other) > 0
+    assert flicker(still, moved, out, other) == 0  # it changed only where the input did
+    assert flicker(still, 255 - still, out, other) is None
+
+
+def test_smoothing_is_an_exponential_mean_that_forgets_at_a_cut():
+    smooth, dark, light = Smoother(), np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 200, np.uint8)
+    assert np.array_equal(smooth(dark, dark, 0.5), dark)
+    assert smooth(dark, light, 0.5).max() == 100
+    assert smooth(dark, light, 0.5).max() == 150
+    assert smooth(light, light, 0.5).max() == 200  # the input was cut
+    assert smooth(light, dark, 0.0).max() == 0  # the knob is at zero
+    assert smooth(light, light, 0.5).max() == 200
+
+
+def test_kept_pictures_are_bounded():
+    kept = Kept(3 * 300)
+    for i in range(10):
+        kept.put(i, KeptPicture(np.zeros((10, 10, 3), np.uint8), Facts(1, i, "")))
+    assert len(kept) == 3
+    assert kept.get(6) is None
+    assert kept.get(9).facts.seed == 9
+    kept.put(9, KeptPicture(np.zeros((10, 10, 3), np.uint8), Facts(2, 9, "")))
+    assert len(kept) == 3
+    kept.clear()
+    assert len(kept) == 0
+
+
+# the thread
+
+
+class Client:
+    """A seat, with what came out of it."""
+
+    def __init__(self, worker: Worker, name: str, target_ms: float = 60_000.0) -> None:
+        self.worker, self.answers, self.woken = worker, [], threading.Event()
+        self.seat = Seat(Session(name), self.woken.set, Budget(target_ms), Kept(10**6))
+        worker.join(self.seat)
+
+    def collect(self) -> Answer | None:
+        self.woken.clear()
+        held = self.worker.collect(self.seat)
+        if held is not None:
+            self.answers.append(held.value)
+        return held.value if held else None
+
+    def draw(self, ask: Ask) -> Answer:
+        self.worker.ask(self.seat, ask)
+        assert self.woken.wait(30)
+        answer = self.collect()
+        assert answer is not None
+        return answer
+
+
+@pytest.fixture
+def start(engine: Engine) -> Iterator[Callable[..., Worker]]:
+    workers: list[Worker] = []
+
+    def begin(guard: Guard | None = None) -> Worker:
+        worker = Worker(lambda report: engine, Metrics(), guard)
+        workers.append(worker)
+        worker.start()
+        deadline = time.monotonic() + 60
+        while worker.state == "warming" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert worker.state == "ready"
+        return worker
+
+    yield begin
+    for worker in workers:
+        worker.stop()
+        assert worker.state == "stopped"
+
+
+def test_a_worker_answers_and_says_how(start: Callable[..., Worker]):
+    worker = start()
+    answer = Client(worker, "a").draw(Ask(7, prompt="a cat", seed=3, sent_ms=12.5))
+    header = answer.header
+    assert (header["type"], header["id"], header["seed"], header["sent_ms"]) == ("picture", 7, 3, 12.5)
+    assert (header["steps"], header["shed"], header["fits"], header["drops"]) == (4, [], True, 0)
+    assert {"network", "codec_out", "wait", "watermark", "encode"} <= set(header["stages_ms"])
+    assert answer.server_ms >= header["stages_ms"]["network"]
+    assert worker.metrics.total("drawn") == 1
+    assert worker.metrics.timings().factor("network") > 0
+
+
+def test_pinned_choices_are_kept_and_a_tight_budget_sheds_the_rest(start: Callable[..., Worker]):
+    client = Client(start(), "a", target_ms=0.001)
+    tight = client.draw(Ask(1, prompt="a cat")).header
+    assert (tight["steps"], tight["fits"]) == (1, False)
+    assert "steps" in tight["shed"]
+    pinned = client.draw(Ask(2, prompt="a cat", steps=2, encoder="webp")).header
+    assert (pinned["steps"], pinned["encoder"], pinned["shed"]) == (2, "webp", [])
+    patient = client.draw(Ask(3, prompt="a cat", target_ms=60_000)).header
+    assert (patient["steps"], patient["shed"]) == (4, [])
+
+
+def test_the_newest_wins_and_what_it_overtakes_is_counted(start: Callable[..., Worker]):
+    worker = start()
+    client = Client(worker, "a")
+    for number in range(1, 200):
+        worker.ask(client.seat, Ask(number, prompt="a cat", seed=number))
+    while not client.answers or client.answers[-1].ask.id < 199:
+        assert client.woken.wait(30)
+        client.collect()
+    assert len(client.answers) < 50
+    ids = [answer.ask.id for answer in client.answers]
+    assert ids == sorted(ids)
+    drawn, overwritten = worker.metrics.total("drawn"), worker.metrics.total("overwritten")
+    assert drawn + overwritten == worker.metrics.total("asked") == 199
+
+
+def test_a_client_that_does_not_read_holds_one_picture(start: Callable[..., Worker]):
+    worker = start()
+    sleeper, reader = Client(worker, "sleeper"), Client(worker, "reader")
+    for number in range(1, 6):
+        sleeper.woken.clear()
+        worker.ask(sleeper.seat, Ask(number, prompt="a cat"))
+        assert sleeper.woken.wait(30)
+        reader.draw(Ask(number, prompt="a cat"))
+    assert worker.metrics.total("superseded") == 4
+    assert sleeper.collect().ask.id == 5
+    assert sleeper.collect() is None
+
+
+def test_sessions_are_served_in_fair_turn(start: Callable[..., Worker]):
+    worker = start()
+    clients = [Client(worker, name) for name in "abcd"]
+    end = time.monotonic() + 1.0
+    number = 0
+    while time.monotonic() < end:
+        number += 1
+        for i, client in enumerate(clients):
+            if i or number % 3 == 0:  # all want more than they get, one asks less often than the others
+                worker.ask(client.seat, Ask(number, prompt="a cat", steps=1))
+        time.sleep(0.001)
+    served = [client.seat.session.served for client in clients]
+    assert min(served) >= 2
+    assert max(served) - min(served) <= 2
+
+
+def test_an_error_in_drawing_is_an_answer_and_the_worker_lives_on(start: Callable[..., Worker]):
+    client = Client(start(), "a")
+    broken = client.draw(Ask(1, "image", "x", image=Part("image", "image/png", b"nonsense")))
+    assert (broken.header["type"], broken.header["code"], broken.header["id"]) == ("error", "picture", 1)
+    too_much = client.draw(Ask(2, prompt="a cat", steps=3))  # the protocol lets none such through
+    assert too_much.header["code"] == "internal"
+    assert client.draw(Ask(3, prompt="a cat")).header["type"] == "picture"
+
+
+def test_a_model_that_cannot_be_opened_is_said_and_not_hidden():
+    def broken(report: Callable[[str], None]) -> Engine:
+        raise ValueError("there is no bundle 'x': give another")
+
+    worker = Worker(broken, Metrics())
+    heard = []
+    failed = threading.Event()
+    worker.on_state(lambda: (heard.append((worker.state, worker.doing)), failed.set()))
+    worker.start()
+    assert failed.wait(10)
+    worker.stop()
+    assert heard[0] == heard[-1] == ("failed", "there is no bundle 'x': give another")
+
+
+class Judge:
+    def __init__(self) -> None:
+        self.dark = False
+
+    def prompt(self, text: str) -> str | None:
+        if text == "broken":
+            raise RuntimeError("the filter's own fault")
+        return "not drawn here" if "bad" in text else None
+
+    def picture(self, pixels: np.ndarray) -> str | None:
+        return "not shown here" if self.dark else None
+
+
+def test_refused_prompts_and_pictures_are_held_back(start: Callable[..., Worker]):
+    judge = Judge()
+    client = Client(start(Guard(judge)), "a")
+    refused = client.draw(Ask(1, prompt="a bad cat"))
+    assert (refused.header["code"], refused.header["message"], refused.drawn) == ("refused", "not drawn here", None)
+    assert client.draw(Ask(2, prompt="x", blend_prompt="bad", blend=0.5)).header["code"] == "refused"
+    assert "filter failed" in client.draw(Ask(3, prompt="broken")).header["message"]
+    assert client.draw(Ask(4, prompt="a cat")).drawn is not None
+    assert len(client.seat.kept) == 1
+    judge.dark = True
+    client.draw(Ask(5, prompt="a cat"))  # shown: its verdict comes beside the stream
+    deadline = time.monotonic() + 10
+    while not client.seat.stopped and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert client.draw(Ask(6, prompt="a cat")).header["message"] == "not shown here"
+    assert len(client.seat.kept) == 0
+    judge.dark = False
+    assert client.draw(Ask(7, prompt="a dog")).drawn is not None

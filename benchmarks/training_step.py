@@ -25,7 +25,7 @@ from fewstep.training.trainer import Trainer
 def passes(trainer: Trainer, batch: object) -> dict[str, Callable[[], object]]:
     game = trainer.method
     student, teacher, codec = game.student.denoiser, game.teacher, game.codec
-    x, t = game.input(batch.x0, batch.cond, Rng.of(0))
+    x, t, _ = game.input(batch.x0, batch.cond, Rng.of(0))
     rng = Rng.of(1)
     with torch.no_grad():
         sample = student(x, t, batch.cond)

@@ -31,6 +31,7 @@ from .worker import Worker
 
 log = logging.getLogger("fewstep.server")
 WEB = Path(__file__).parent / "web"
+SEND_BUFFER = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,9 @@ def build(studio: Studio) -> FastAPI:
 
 def server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """uvicorn, set up for frames: no compression of pictures, bounded messages, pings, quick to give up on the slow."""
-    Impatient.headers_s = limits.body_s
     config = uvicorn.Config(
         app,
-        http=Impatient,
+        http=type("Http", (Impatient,), {"headers_s": limits.body_s}),
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         ws_max_size=limits.message_bytes,
@@ -172,6 +172,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     taken = socket.socket(family, socket.SOCK_STREAM)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # what a client that never reads can hold
     try:
         taken.bind((host, port))
     except OSError as error:

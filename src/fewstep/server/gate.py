@@ -66,21 +66,25 @@ class Gate:
         await self._app(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
+        body = Bounded(receive, self._limits)
+
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *HEADERS]
+                if body.cut:
+                    message["status"] = body.cut
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         refusal = self._refusal(scope["path"], headers)
         if refusal is not None:
             status, code, sentence = refusal
-            body = error_body(sentence, code)
             await dressed(
                 {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
             )
-            await dressed({"type": "http.response.body", "body": body})
+            await dressed({"type": "http.response.body", "body": error_body(sentence, code)})
             return
-        await self._app(scope, Bounded(receive, self._limits), dressed)
+        await self._app(scope, body, dressed)
 
     def _refusal(self, path: str, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
         strange = self._door.stranger(headers.get("host"), headers.get("origin"))
@@ -101,6 +105,8 @@ class Bounded:
     def __init__(self, receive: Receive, limits: Limits) -> None:
         self._receive, self._limits = receive, limits
         self._taken, self._ended = 0, False
+        self.cut = 0
+        """The status that says why the body was not read to its end; 0 while nothing is wrong with it."""
 
     async def __call__(self) -> Message:
         """The next message. A body that is too large or too slow ends as if the client had gone."""
@@ -110,10 +116,14 @@ class Bounded:
             async with asyncio.timeout(self._limits.body_s):
                 message = await self._receive()
         except TimeoutError:
+            self.cut = 408
             return {"type": "http.disconnect"}
         self._taken += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
-        return message if self._taken <= self._limits.message_bytes else {"type": "http.disconnect"}
+        if self._taken > self._limits.message_bytes:
+            self.cut = 413
+            return {"type": "http.disconnect"}
+        return message
 
 
 class Impatient(H11Protocol):

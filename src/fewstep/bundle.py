@@ -113,7 +113,12 @@ def scheduler_for(role: str, prediction_type: str, **betas: Any) -> Any:
     import diffusers
 
     kind = diffusers.EulerAncestralDiscreteScheduler if role == "student" else diffusers.DDIMScheduler
-    options: dict[str, Any] = {"prediction_type": prediction_type, "timestep_spacing": "trailing", "steps_offset": 1, **betas}
+    options: dict[str, Any] = {
+        "prediction_type": prediction_type,
+        "timestep_spacing": "trailing",
+        "steps_offset": 1,
+        **betas,
+    }
     if role != "student":
         options |= {"clip_sample": False, "set_alpha_to_one": True}
     return kind(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -159,3 +160,23 @@ def test_the_median_time_ignores_the_first_call():
     calls = []
     assert backends.milliseconds(lambda: calls.append(1), repeats=3, clock=lambda: next(ticks)) == pytest.approx(12)
     assert len(calls) == 4
+
+
+SIGNALS = """
+import signal, torch
+from fewstep.inference.backends import openvino
+
+one, two = (openvino.compile(torch.nn.Linear(3, n), (torch.zeros(1, 3),)) for n in (3, 4))
+one(torch.zeros(1, 3)), two(torch.zeros(1, 3))
+del one
+del two
+caught = []
+signal.signal(signal.SIGINT, lambda *_: caught.append(True))
+signal.raise_signal(signal.SIGINT)
+assert caught
+"""
+
+
+@pytest.mark.skipif("openvino" not in backends.installed(), reason="openvino is not installed")
+def test_ctrl_c_survives_openvino_models_that_have_come_and_gone():
+    subprocess.run([sys.executable, "-c", SIGNALS], check=True, timeout=120)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,21 +22,31 @@ def missing() -> str | None:
 
 
 def compile(module: nn.Module, example: Sequence[Tensor]) -> Callable[..., Tensor]:
-    """A compiled model with as many threads as torch has."""
-    import openvino
+    """A compiled model with as many threads as torch has.
 
-    hints = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "ENABLE_CPU_PINNING": False,
-    }
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(graph.exported(module, example)), "CPU", hints)
-    request = compiled.create_infer_request()
+    OpenVINO lends the compiling thread a stack for its signal handlers and takes it back when the model goes; of two
+    models that go in the order they came, the second leaves a freed stack behind, and the next Ctrl-C is a crash. So
+    each is compiled in a thread that ends with it.
+    """
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as aside:
+        request = aside.submit(_compile, graph.exported(module, example), threads).result()
 
     def run(*inputs: Tensor) -> Tensor:
         results = request.infer([x.detach().contiguous().numpy() for x in inputs], share_inputs=True)
         return torch.from_numpy(np.array(results[0]))
 
     return run
+
+
+def _compile(path: Path, threads: int) -> Any:
+    import openvino
+
+    hints = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+    }
+    core = openvino.Core()
+    return core.compile_model(core.read_model(path), "CPU", hints).create_infer_request()

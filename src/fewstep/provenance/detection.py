@@ -79,13 +79,21 @@ class Detection:
 
 
 def respond(coefficients: Floats, reach: float) -> Floats:
-    """Tukey's biweight: linear for coefficients of the mark's own size, nothing for those the picture made."""
+    """What each coefficient says: Tukey's biweight, less its mean over the picture.
+
+    The biweight is linear for coefficients of the mark's own size and nothing for those that the picture made. The mean
+    goes because smooth pictures repeat one value in every block: they would score by how even the key's signs happen
+    to be. Neither step knows the key, so the bound stands.
+    """
     weight = np.square(coefficients)
     weight *= -1.0 / reach**2
     weight += 1.0
     np.maximum(weight, 0.0, out=weight)
     np.square(weight, out=weight)
     weight *= coefficients
+    rows = len(weight)
+    down = np.full(rows, 1.0 / rows, np.float32) @ weight.reshape(rows, -1)
+    weight -= down.reshape(weight.shape[1:]).mean(1, keepdims=True)
     return weight
 
 

@@ -75,7 +75,7 @@ class Candidate:
 
 
 def search(mark: SpreadSpectrum, picture: Bytes, aligned: Detection, scales: bool) -> Detection:
-    """Try all offsets, then (with ``scales``) other scales; stop at the first finding that stands.
+    """Try all offsets, then (with ``scales``) other scales; stop where a mark is found and its payload can be read.
 
     Whatever is found pays for the whole plan, so that stopping early doesn't flatter it, and twice, because the aligned
     look came first.
@@ -89,7 +89,7 @@ def search(mark: SpreadSpectrum, picture: Bytes, aligned: Detection, scales: boo
             found = decide(despread(candidate.chips, candidate.heard), mark.options.false_positive_rate, paid)
             if found.p_value < best.p_value:
                 best = replace(found, alignment=candidate.alignment)
-        if best.found:
+        if best.found and (best.payload is not None or not best.payload_bits):
             break
     return best
 

@@ -32,6 +32,8 @@ class Options:
     """Share of samples trained without their prompt, so that the teacher can be guided (arXiv 2207.12598)."""
     pure_noise: float = 0.1
     """Share of samples at t = 1 exactly: the few-step student will start there."""
+    high_noise: float = 0.0
+    """Share of samples drawn from t in [0.6, 1], where the prompt decides what is seen, rather than from all of [0, 1]."""
     min_snr_gamma: float = 5.0
     """Clamp of the signal-to-noise weighting (arXiv 2303.09556); 0 turns it off."""
 
@@ -59,6 +61,8 @@ class Denoising(OnePlayer):
         """``denoising``: the weighted squared error of the prediction."""
         n, o, schedule = len(batch), self.options, self.denoiser.schedule
         t = rng.uniform((n,), 1e-3, 1.0).double()
+        if o.high_noise:
+            t = torch.where(rng.uniform((n,)) < o.high_noise, 0.6 + 0.4 * t, t)
         t = torch.where(rng.uniform((n,)) < o.pure_noise, torch.ones_like(t), t)
         noise = rng.normal_like(batch.x0)
         keep = rng.uniform((n,)) >= o.label_dropout

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from torch import nn
 from .. import bundle
 from ..bundle import Card
 from ..data.dataset import Dataset, cache_dir
+from ..methods import denoising
 from ..methods.autoencoding import Autoencoding
 from ..methods.denoising import Denoising
 from ..parts.denoiser import freeze
@@ -30,7 +31,7 @@ from ..pretrained import (
     sentence_encoder_folder,
     text_conditioner,
 )
-from ..rng import fold
+from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, open_dataset, training_set
 from ..training.recipe import Phase
@@ -59,10 +60,13 @@ class Size:
     """Where text is read: cross-attention at these levels (and in the middle)."""
     layers: int = 1
     """Residual blocks a level."""
+    embedding: int = 0
+    """Width of the time and text embedding that every block is told; 0 is four times the first channels."""
 
 
 SIZES = {
     "small": Size(),
+    "told": Size(embedding=768),
     "base": Size(channels=(64, 128, 256), attention=(False, True, True)),
 }
 
@@ -98,6 +102,7 @@ def unet(size: Size = Size()) -> Any:
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=tuple(max(1, c // 32) for c in size.channels),  # diffusers reads this as a number of heads
         norm_num_groups=16,
+        time_embedding_dim=size.embedding or None,
         addition_embed_type="text",  # pooled text joins the time embedding: every block is told what to draw
         resnet_time_scale_shift="scale_shift",
     )
@@ -126,8 +131,12 @@ class Teach:
     """Dataset folder, or the name of one that ``fewstep data`` has built."""
     styles: tuple[str, ...] = ()
     """Train on these style words only; empty takes all."""
-    size: Literal["small", "base"] = "small"
-    """How big the UNet is: 9 or 17 million parameters."""
+    size: Literal["small", "told", "base"] = "told"
+    """How big the UNet is: 9, 12 or 18 million parameters; ``told`` is ``small`` with a wide embedding of the text."""
+    init: str = ""
+    """A bundle whose UNet is trained on; one of size ``small`` may go on as ``told``."""
+    captions: Literal["all", "name"] = "all"
+    """``name`` asks for a picture by its plain name only."""
     codec_steps: int = 2000
     """Steps of VAE training (16 whole pictures' worth of crops each)."""
     codec: str = ""
@@ -138,6 +147,12 @@ class Teach:
     """Pictures a step."""
     learning_rate: float = 1e-3
     """Peak learning rate of the teacher."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """muon needs fewer samples for the same loss: see docs/log.md."""
+    ema: float = 0.999
+    """Decay of the teacher's weight average, which is what is saved."""
+    denoising: denoising.Options = field(default_factory=lambda: denoising.Options(high_noise=0.5, min_snr_gamma=0.0))
+    """What is asked of it at which noise."""
     seed: int = 0
     """Seed of everything that is drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -187,6 +202,8 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
         encoder, network = vae(), unet(SIZES[o.size])
+    if o.init:
+        take_over(network, load(bundle.locate(o.init)).denoiser.network, o.seed)
     if o.codec:
         encoder = load(bundle.locate(o.codec)).codec.vae
 
@@ -197,9 +214,13 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     def teacher_phase() -> tuple[Trainer, Callable[[int], Batch]]:
         freeze(encoder)
         text = text_conditioner(sentence_encoder_folder(cache_dir()))
-        data = training_set(dataset, codec(encoder), text, cache_dir(), o.batch_size, o.seed, progress=progress)
-        options = teacher_options(o.steps, o.batch_size, o.learning_rate, seed=o.seed, precision=o.precision)
-        return Trainer(Denoising(denoiser(network)), options), data
+        names_only = o.captions == "name"
+        data = training_set(
+            dataset, codec(encoder), text, cache_dir(), o.batch_size, o.seed, names_only=names_only, progress=progress
+        )
+        adam = replace(TEACHER, kind=o.optimizer, learning_rate=o.learning_rate, ema=o.ema)
+        options = Options(o.steps, o.batch_size, seed=o.seed, precision=o.precision, optimizers={"teacher": adam})
+        return Trainer(Denoising(denoiser(network), o.denoising), options), data
 
     phases = [Phase("teacher", o.steps, teacher_phase)]
     if not o.codec:
@@ -231,9 +252,35 @@ def codec_options(steps: int = 2000, **options: Any) -> Options:
     return Options(steps=steps, batch_size=64, optimizers={"codec": adam}, **options)
 
 
-def teacher_options(steps: int = 20000, batch_size: int = 64, learning_rate: float = 1e-3, **options: Any) -> Options:
-    """How the teacher is trained."""
-    adam = Optimizer(
-        learning_rate=learning_rate, beta1=0.9, beta2=0.99, weight_decay=0.01, warmup=200, decay=True, ema=0.999
-    )
-    return Options(steps=steps, batch_size=batch_size, optimizers={"teacher": adam}, **options)
+TEACHER = Optimizer(beta1=0.9, beta2=0.99, weight_decay=0.01, warmup=100, decay=True)
+"""How the teacher is trained."""
+
+
+def take_over(network: nn.Module, source: nn.Module, seed: int = 0) -> None:
+    """Give ``network`` the weights of ``source``, whose embedding may be narrower: it then begins as the same function.
+
+    The narrow embedding is repeated and its readers' weights are shared out among the copies (Net2Net, arXiv 1511.05641),
+    with a tenth of noise on the readers so that the copies can grow apart. Raises ValueError for any other difference.
+    """
+    rng = Rng.of(seed, "take over")
+    own, given = network.state_dict(), source.state_dict()
+    if set(own) != set(given):
+        raise ValueError("--init is a UNet of other blocks: give a teacher of the same --size, or of size small")
+    for name, weight in given.items():
+        times = (
+            own[name].shape[0] // weight.shape[0],
+            (own[name][0].numel() // weight[0].numel() if weight.dim() > 1 else 1),
+        )
+        if times == (1, 1):
+            wide = weight
+        elif times[0] > 1 and "embedding" in name:
+            wide = weight.repeat(*times[: weight.dim()]) / (times[1] if weight.dim() > 1 else 1)
+        else:
+            wide = weight.repeat(*times) / times[1]
+            wide = wide + 0.1 * wide.std() * rng.normal(wide.shape)
+        if wide.shape != own[name].shape:
+            raise ValueError(
+                f"--init does not fit at {name} ({list(weight.shape)}): give a teacher of the same --size, or of size small"
+            )
+        own[name] = wide
+    network.load_state_dict(own)

@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from ..rng import Rng
 from ..tensors import Batch
 from . import checkpoint
 from .ema import EMA
+from .muon import Muon
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Optimizer:
     """How one player's weights move."""
 
     learning_rate: float = 1e-4
-    """Peak learning rate of Adam."""
+    """Peak learning rate."""
     beta1: float = 0.0
     """Adam's first-moment decay; 0 for adversarial games (StyleGAN-T), .9 for regression."""
     beta2: float = 0.99
@@ -44,6 +46,8 @@ class Optimizer:
     """Gradients are clipped to this norm; 0 turns clipping off."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights; 0 keeps none."""
+    kind: Literal["adamw", "muon"] = "adamw"
+    """``adamw``, or ``muon``: orthogonalised updates of matrices, fewer samples for more time a step (training/muon.py)."""
 
     def rate(self, step: int, total: int) -> float:
         """Learning rate at ``step`` of ``total``."""
@@ -113,18 +117,15 @@ class Trainer:
                 f"no optimiser for {', '.join(sorted(missing))}: give Options.optimizers one for each player"
             )
         self._names: dict[str, list[str]] = {}
-        self.optimizers: dict[str, torch.optim.AdamW] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.averages: dict[str, EMA] = {}
         for name, network in method.players.items():
             o = options.optimizers[name]
             named = [(k, p) for k, p in network.named_parameters() if p.requires_grad]
             self._names[name] = [k for k, _ in named]
-            self.optimizers[name] = torch.optim.AdamW(
-                [p for _, p in named],
-                lr=o.learning_rate,
-                betas=(o.beta1, o.beta2),
-                weight_decay=o.weight_decay,
-                foreach=True,
+            kind = Muon if o.kind == "muon" else partial(torch.optim.AdamW, foreach=True)
+            self.optimizers[name] = kind(
+                [p for _, p in named], lr=o.learning_rate, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay
             )
             if o.ema:
                 self.averages[name] = EMA(network, o.ema)

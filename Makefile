@@ -15,8 +15,8 @@ export HF_HUB_OFFLINE = 1
 demo: $(STAMP)   ## draw with the shipped models, then distil a student for about three minutes
 	$(BIN)/fewstep demo
 
-test: $(STAMP)   ## the whole suite, offline
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: $(STAMP)   ## the whole suite, offline, one process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)  ## lint, format, types, docstrings
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ brought here). A convolution counts as the matrix ``[C_out, C_in * kernel]``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -60,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
         assert closure is None, "the trainer works out the losses itself"
         for group in self.param_groups:
@@ -82,7 +83,7 @@ class Muon(torch.optim.Optimizer):
         state["momentum"].lerp_(p.grad, 1 - decay)
         return p.grad.lerp(state["momentum"], decay)
 
-    def _adam(self, parameters: list[Tensor], group: dict) -> None:  # type: ignore[type-arg]
+    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:
             if not self.state[p]:
                 self.state[p] |= {"step": torch.tensor(0.0)} | {

@@ -22,6 +22,18 @@ const $ = (id) => /** @type {any} */ (document.getElementById(id));
 const layer = (size = SIZE) => Object.assign(document.createElement("canvas"), { width: size, height: size });
 /** @param {HTMLCanvasElement} c */
 const pen = (c) => /** @type {CanvasRenderingContext2D} */ (c.getContext("2d", { willReadFrequently: true }));
+/** @param {HTMLCanvasElement | null} c */
+const copy = (c) => {
+  const made = layer();
+  if (c) pen(made).drawImage(c, 0, 0);
+  return made;
+};
+/** @param {Point} from */
+const trail = (from) => {
+  const path = new Path2D();
+  path.moveTo(from.x, from.y);
+  return path;
+};
 /** @param {HTMLCanvasElement} c */
 const blank = (c) => !new Uint32Array(pen(c).getImageData(0, 0, SIZE, SIZE).data.buffer).some((v) => v);
 
@@ -42,7 +54,7 @@ export class Draw {
     this.tool = "brush";
     this.colour = "#e5484d";
     this.width = 36;
-    /** @type {null | {last: Point, middle: Point, pressure: number}} */
+    /** @type {null | {base: Layers, path: Path2D, points: number, width: number, last: Point, middle: Point}} */
     this.stroke = null;
     this.at = { x: SIZE / 2, y: SIZE / 2 };
     this._palette();
@@ -60,42 +72,44 @@ export class Draw {
 
   /** @param {Point} at @param {number} pressure @param {number} stamp */
   begin(at, pressure, stamp) {
-    const erasing = this.tool === "eraser";
-    /** @type {Name[]} */
-    const touched = erasing ? ["ink", "region"] : [this.tool === "region" ? "region" : "ink"];
     this._remember();
-    const next = { ...this.layers };
-    for (const name of touched) {
-      const old = this.layers[name];
-      if (erasing && !old) continue;
+    const base = this.layers;
+    const next = { ...base };
+    for (const name of this._touched()) {
       next[name] = layer();
-      if (old) pen(next[name]).drawImage(old, 0, 0);
       this._reveal(name);
     }
     this.layers = next;
-    this.stroke = { last: at, middle: at, pressure };
+    this.stroke = { base, path: trail(at), points: 0, width: this._broad(pressure), last: at, middle: at };
     this.move(at, pressure, stamp);
   }
 
   /** On to the middle between the last two points, bent by the last: corners come out round. @param {Point} to
    * @param {number} pressure @param {number} stamp */
   move(to, pressure, stamp) {
-    if (!this.stroke) return;
-    const { last, middle } = this.stroke;
-    const next = { x: (last.x + to.x) / 2, y: (last.y + to.y) / 2 };
-    this._line((c) => c.quadraticCurveTo(last.x, last.y, next.x, next.y + 0.01), middle, pressure);
-    this.stroke = { last: to, middle: next, pressure };
+    const s = this.stroke;
+    if (!s) return;
+    const width = this._broad(pressure);
+    if (width !== s.width || s.points >= 200) {
+      const base = { ...this.layers };
+      for (const name of this._touched()) base[name] = copy(base[name]);
+      Object.assign(s, { base, path: trail(s.middle), points: 0, width });
+    }
+    const next = { x: (s.last.x + to.x) / 2, y: (s.last.y + to.y) / 2 };
+    s.path.quadraticCurveTo(s.last.x, s.last.y, next.x, next.y + 0.01);
+    this.stroke = { ...s, last: to, middle: next, points: s.points + 1 };
+    this._ink();
     this._touch(stamp);
   }
 
   /** @param {number} stamp */
   end(stamp) {
     if (!this.stroke) return;
-    const { last, middle, pressure } = this.stroke;
-    this._line((c) => c.lineTo(last.x, last.y), middle, pressure);
+    this.stroke.path.lineTo(this.stroke.last.x, this.stroke.last.y);
+    this._ink();
     this.stroke = null;
     if (this.tool === "eraser") {
-      for (const name of /** @type {Name[]} */ (["ink", "region"])) {
+      for (const name of this._touched()) {
         const c = this.layers[name];
         if (c && blank(c)) this.layers = { ...this.layers, [name]: null };
       }
@@ -103,21 +117,31 @@ export class Draw {
     this._touch(stamp);
   }
 
-  /** @param {(c: CanvasRenderingContext2D) => void} draw @param {Point} from @param {number} pressure of a pen; 0 and 0.5: none */
-  _line(draw, from, pressure) {
-    const erasing = this.tool === "eraser";
-    for (const name of /** @type {Name[]} */ (erasing ? ["ink", "region"] : [this.tool === "region" ? "region" : "ink"])) {
-      const target = this.layers[name];
-      if (!target) continue;
-      const c = pen(target);
-      c.globalCompositeOperation = erasing ? "destination-out" : "source-over";
+  /** The layers that the tool works on. @returns {Name[]} */
+  _touched() {
+    if (this.tool === "eraser") return /** @type {Name[]} */ (["ink", "region"]).filter((name) => this.layers[name]);
+    return [this.tool === "region" ? "region" : "ink"];
+  }
+
+  /** @param {number} pressure of a pen; 0 and 0.5 come from what has none */
+  _broad(pressure) {
+    return this.width * (pressure && pressure !== 0.5 ? 0.4 + 1.2 * pressure : 1);
+  }
+
+  /** The stroke as one line over what was there before it: pieces would show where they meet. */
+  _ink() {
+    const s = this.stroke;
+    if (!s) return;
+    for (const name of this._touched()) {
+      const c = pen(/** @type {HTMLCanvasElement} */ (this.layers[name]));
+      c.globalCompositeOperation = "source-over";
+      c.clearRect(0, 0, SIZE, SIZE);
+      if (s.base[name]) c.drawImage(/** @type {HTMLCanvasElement} */ (s.base[name]), 0, 0);
+      c.globalCompositeOperation = this.tool === "eraser" ? "destination-out" : "source-over";
       c.strokeStyle = name === "region" ? "#fff" : this.colour;
-      c.lineWidth = this.width * (pressure && pressure !== 0.5 ? 0.4 + 1.2 * pressure : 1);
+      c.lineWidth = s.width;
       c.lineCap = c.lineJoin = "round";
-      c.beginPath();
-      c.moveTo(from.x, from.y);
-      draw(c);
-      c.stroke();
+      c.stroke(s.path);
     }
   }
 

@@ -56,7 +56,7 @@ export class Typed {
       made.dataset.key = key;
       strip.prepend(made);
     }
-    strip.scrollLeft = 0;
+    strip.scrollTo(0, 0);
     while (strip.children.length > KEPT) {
       forget(strip.lastChild);
       strip.lastChild.remove();

@@ -4,7 +4,7 @@
 const $ = (id) => /** @type {any} */ (document.getElementById(id));
 
 export class Camera {
-  /** @param {(stamp: number) => void} changed @param {(sentence: string) => void} complain */
+  /** @param {(stamp: number) => void} changed @param {(sentence: string, good?: boolean) => void} complain */
   constructor(changed, complain) {
     this.changed = changed;
     this.complain = complain;
@@ -12,13 +12,15 @@ export class Camera {
     this.mirrored = true;
     this.paused = false;
     this.shown = false;
+    this.wanted = false; // the person switched it on: it comes back with the tab
     /** @type {MediaRecorder | null} */
     this.recorder = null;
+    this.small = document.createElement("canvas");
     $("camera-start").onclick = () => this.start();
+    $("camera-stop").onclick = () => this.stop();
     $("camera-pause").onclick = () => this.pause(!this.paused);
     $("camera-mirror").onclick = () => this.mirror(!this.mirrored);
-    $("record").onclick = () => (this.recorder ? this.recorder.stop() : this.record());
-    this.small = document.createElement("canvas");
+    $("record").onclick = () => (this.recorder ? this.finish() : this.record());
     document.addEventListener("visibilitychange", () => this._next());
   }
 
@@ -27,35 +29,63 @@ export class Camera {
   }
 
   async start() {
+    this.wanted = true;
+    let stream;
     try {
-      this.video.srcObject = await navigator.mediaDevices.getUserMedia({
+      if (!navigator.mediaDevices) throw new Error("browsers give it to pages on localhost or https only");
+      stream = await navigator.mediaDevices.getUserMedia({
         video: { width: { ideal: 512 }, height: { ideal: 512 }, frameRate: { ideal: 30 } },
       });
-      await this.video.play();
     } catch (error) {
+      this.wanted = false;
       const denied = error instanceof DOMException && error.name === "NotAllowedError";
-      this.complain(denied ? "The camera is blocked: allow it beside the address, then start again." : `No camera: ${error}`);
-      return;
+      const why = error instanceof Error ? error.message : String(error);
+      return this.complain(denied ? "The camera is blocked: allow it beside the address, then start again." : `No camera: ${why}.`);
     }
-    $("camera-empty").hidden = true;
-    $("camera-pause").disabled = $("record").disabled = false;
-    this._next();
+    if (!this.shown || this.video.srcObject) return stop(stream); // the tab was left, or started twice, meanwhile
+    this.video.srcObject = stream;
+    stream.getVideoTracks()[0].onended = () => {
+      this.stop();
+      this.complain("The camera was taken away: connect it and start again.");
+    };
+    this._enable(true);
+    this.pause(false);
+  }
+
+  /** Switch it off, its light too. */
+  stop() {
+    this.finish();
+    this.wanted = false;
+    if (this.video.srcObject) stop(this.video.srcObject);
+    this.video.srcObject = null;
+    this._enable(false);
   }
 
   /** @param {boolean} on */
+  _enable(on) {
+    $("camera-empty").hidden = on;
+    for (const id of ["camera-pause", "camera-stop", "record"]) $(id).disabled = !on;
+  }
+
+  /** The tab is opened or left. @param {boolean} on */
   show(on) {
     this.shown = on;
-    this._next();
+    const wanted = this.wanted;
+    if (!on) this.stop();
+    this.wanted = wanted;
+    if (on && wanted) this.start();
   }
 
   /** @param {boolean} on */
   pause(on) {
+    if (!this.video.srcObject) return;
     this.paused = on;
     const b = $("camera-pause");
     b.setAttribute("aria-pressed", String(on));
     b.querySelector("use").setAttribute("href", on ? "#i-play" : "#i-pause");
-    b.querySelector("span").textContent = on ? "Go on" : "Pause";
-    on ? this.video.pause() : this.video.play();
+    b.title = on ? "Go on (Space)" : "Pause (Space)";
+    if (on) this.video.pause();
+    else this.video.play().catch(() => {}); // interrupted by the next pause
     this._next();
   }
 
@@ -64,6 +94,7 @@ export class Camera {
     this.mirrored = on;
     this.video.classList.toggle("mirrored", on);
     $("camera-mirror").setAttribute("aria-pressed", String(on));
+    if (this.video.srcObject) this.changed(performance.now());
   }
 
   _next() {
@@ -79,14 +110,14 @@ export class Camera {
     else requestAnimationFrame(look);
   }
 
-  /** The newest frame, at the model's size. @param {number} size */
+  /** The newest frame, at the model's size; null while there is none. @param {number} size */
   parts(size) {
     const { video, small } = this;
     const side = Math.min(video.videoWidth, video.videoHeight);
-    if (!side) return null;
-    small.width = small.height = size;
+    if (!side || !video.srcObject) return null;
+    if (small.width !== size) small.width = small.height = size;
     const c = /** @type {CanvasRenderingContext2D} */ (small.getContext("2d", { willReadFrequently: true }));
-    if (this.mirrored) c.setTransform(-1, 0, 0, 1, size, 0);
+    c.setTransform(this.mirrored ? -1 : 1, 0, 0, 1, this.mirrored ? size : 0, 0);
     c.imageSmoothingQuality = "high";
     c.drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, size, size);
     const data = new Uint8Array(c.getImageData(0, 0, size, size).data.buffer);
@@ -99,16 +130,43 @@ export class Camera {
     /** @type {Blob[]} */
     const chunks = [];
     const recorder = new MediaRecorder($("result").captureStream(30), { mimeType: kind });
+    const began = performance.now();
+    const tell = () => {
+      const s = Math.floor((performance.now() - began) / 1000);
+      $("record-time").textContent = `${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")}`;
+    };
+    const clock = setInterval(tell, 500);
     recorder.ondataavailable = (e) => e.data.size && chunks.push(e.data);
     recorder.onstop = () => {
-      this.recorder = null;
-      $("record").setAttribute("aria-pressed", "false");
+      clearInterval(clock);
       offer(new Blob(chunks, { type: kind }), `fewstep-${Date.now()}.${kind.includes("mp4") ? "mp4" : "webm"}`);
     };
     recorder.start(500);
     this.recorder = recorder;
-    $("record").setAttribute("aria-pressed", "true");
+    this._recording(true);
+    tell();
   }
+
+  finish() {
+    if (!this.recorder) return;
+    const recorder = this.recorder;
+    this.recorder = null;
+    recorder.stop();
+    this._recording(false);
+  }
+
+  /** @param {boolean} on */
+  _recording(on) {
+    const b = $("record");
+    b.setAttribute("aria-pressed", String(on));
+    b.setAttribute("aria-label", on ? "Stop recording" : "Record");
+    if (!on) $("record-time").textContent = "Record";
+  }
+}
+
+/** @param {MediaStream} stream */
+function stop(stream) {
+  for (const track of stream.getTracks()) track.stop();
 }
 
 /** Hand a file to the person. @param {Blob} blob @param {string} name */

@@ -4,9 +4,11 @@
 const $ = (id) => /** @type {any} */ (document.getElementById(id));
 const NAMES = {
   wait: "waiting", decode: "decode", text: "text", codec_in: "codec in", network: "network", codec_out: "codec out",
-  watermark: "watermark", encode: "encode", wire: "wire & screen",
+  watermark: "watermark", encode: "encode", wire: "travel",
 };
+const SHED = { encoder: "a lighter format", backend: "less precision", steps: "fewer steps", size: "smaller" };
 const KEPT = 120;
+const LATELY = 12; // pictures that the big number is the median of
 
 /** Slider place 0-100 <-> milliseconds 10-1000, evenly in ratio. */
 const toMs = (/** @type {number} */ v) => {
@@ -55,6 +57,7 @@ export class Panel {
 
   _target() {
     $("target-out").textContent = `${this.targetMs} ms`;
+    $("target").setAttribute("aria-valuetext", `${this.targetMs} ms`);
   }
 
   /** One picture was on the screen. @param {Record<string, any>} h @param {number} glassMs */
@@ -77,7 +80,8 @@ export class Panel {
     const h = this.last;
     const sorted = [...this.glass].sort((a, b) => a - b);
     const at = (/** @type {number} */ q) => sorted[Math.round(q * (sorted.length - 1))];
-    $("glass").textContent = shown(at(0.5));
+    const lately = this.glass.slice(-LATELY).sort((a, b) => a - b);
+    $("glass").textContent = shown(lately[lately.length >> 1]);
     $("fact-tail").textContent = [0.5, 0.95, 0.99].map((q) => shown(at(q))).join(" / ") + " ms";
     $("fact-steps").textContent = h.steps;
     $("fact-size").textContent = `${h.size} px`;
@@ -89,7 +93,9 @@ export class Panel {
     $("fact-fps").textContent = this.times.length > 2 ? ((this.times.length - 1) / Math.max(covered, 0.2)).toFixed(1) : "–";
     const shed = $("shed");
     shed.hidden = h.fits && !h.shed.length;
-    shed.textContent = h.fits ? `less ${h.shed.join(", ")}` : "over target";
+    const given = h.shed.map((/** @type {keyof typeof SHED} */ name) => SHED[name]).join(", ");
+    shed.textContent = h.fits ? given : "over target";
+    shed.title = given ? `Given up to come nearer to the target: ${given}.` : "The quickest way there is.";
     this._bar();
     this._spark(at(0.5));
   }
@@ -109,6 +115,8 @@ export class Panel {
       label.textContent = NAMES[/** @type {keyof typeof NAMES} */ (name)];
       ms.textContent = shown(this.stages[name]);
     }, "li");
+    const said = parts.map((name) => `${NAMES[/** @type {keyof typeof NAMES} */ (name)]} ${shown(this.stages[name])}`);
+    $("bar").setAttribute("aria-label", `Milliseconds by stage, against a target of ${this.targetMs}: ${said.join(", ")}`);
   }
 
   /** @param {number} median */

@@ -4,24 +4,32 @@
 const $ = (id) => /** @type {any} */ (document.getElementById(id));
 const KEPT = 40;
 
+/** @typedef {{data: Uint8Array, mime: string}} Part */
+
 export class Typed {
   /** @param {(seed: number, prompt: string) => void} choose */
   constructor(choose) {
     this.choose = choose;
-    /** @type {number[]} */
+    /** @type {number[]} seeds that are still to be drawn */
     this.wanted = [];
+    this.first = 0;
     this._empty();
   }
 
   _empty() {
-    $("variations").replaceChildren(...[1, 2, 3, 4].map(() => thumb("Not drawn yet", true)));
+    for (const old of $("variations").children) forget(old);
+    $("variations").replaceChildren(...[1, 2, 3, 4].map(() => {
+      const b = Object.assign(document.createElement("button"), { className: "thumb waiting", disabled: true });
+      b.setAttribute("aria-label", "Not drawn yet");
+      return b;
+    }));
   }
 
   /** The prompt has stood still: draw these seeds next. @param {number} seed */
   begin(seed) {
     this._empty();
-    this.wanted = [1, 2, 3, 4].map((i) => seed + i);
     this.first = seed + 1;
+    this.wanted = [1, 2, 3, 4].map((i) => seed + i);
   }
 
   /** The prompt is changing again. */
@@ -29,36 +37,46 @@ export class Typed {
     this.wanted = [];
   }
 
-  /** @param {string} url @param {number} seed @param {string} prompt */
-  show(url, seed, prompt) {
-    this.wanted = this.wanted.filter((s) => s !== seed);
+  /** @param {Part} part @param {number} seed @param {string} prompt */
+  show(part, seed, prompt) {
     const place = $("variations").children[seed - this.first];
-    if (!place) return;
-    const made = thumb(`${prompt}, seed ${seed}`);
-    made.append(Object.assign(new Image(), { src: url, alt: "" }));
-    made.onclick = () => this.choose(seed, prompt);
-    place.replaceWith(made);
+    if (!place || !this.wanted.includes(seed)) return;
+    this.wanted = this.wanted.filter((s) => s !== seed);
+    place.replaceWith(this._thumb(part, seed, prompt));
   }
 
-  /** @param {string} url @param {number} seed @param {string} prompt */
-  settle(url, seed, prompt) {
+  /** @param {Part} part @param {number} seed @param {string} prompt */
+  settle(part, seed, prompt) {
     const strip = $("history");
-    const newest = strip.querySelector(".thumb");
-    if (!prompt || (newest && newest.dataset.key === `${seed} ${prompt}`)) return;
-    strip.querySelector(".hint")?.remove();
-    const made = thumb(`${prompt}, seed ${seed}`);
-    made.dataset.key = `${seed} ${prompt}`;
-    made.append(Object.assign(new Image(), { src: url, alt: "" }));
+    const key = `${seed} ${prompt}`;
+    const old = [...strip.children].find((b) => b.dataset.key === key);
+    if (old) strip.prepend(old);
+    else {
+      const made = this._thumb(part, seed, prompt);
+      made.dataset.key = key;
+      strip.prepend(made);
+    }
+    strip.scrollTo(0, 0);
+    while (strip.children.length > KEPT) {
+      forget(strip.lastChild);
+      strip.lastChild.remove();
+    }
+  }
+
+  /** @param {Part} part @param {number} seed @param {string} prompt */
+  _thumb(part, seed, prompt) {
+    const title = `${prompt}, seed ${seed}`;
+    const made = Object.assign(document.createElement("button"), { className: "thumb", title });
+    made.setAttribute("aria-label", title);
+    const src = URL.createObjectURL(new Blob([/** @type {any} */ (part.data)], { type: part.mime }));
+    made.append(Object.assign(new Image(), { src, alt: "" }));
     made.onclick = () => this.choose(seed, prompt);
-    strip.prepend(made);
-    while (strip.children.length > KEPT) strip.lastChild.remove();
+    return made;
   }
 }
 
-/** @param {string} title @param {boolean} waiting */
-function thumb(title, waiting = false) {
-  const b = Object.assign(document.createElement("button"), { className: waiting ? "thumb waiting" : "thumb", title });
-  b.setAttribute("aria-label", title);
-  b.disabled = waiting;
-  return b;
+/** @param {Element} thumb */
+function forget(thumb) {
+  const img = thumb.querySelector("img");
+  if (img) URL.revokeObjectURL(img.src);
 }

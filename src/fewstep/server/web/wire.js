@@ -3,13 +3,15 @@
 
 /** @typedef {{name: string, mime: string, data: Uint8Array, width?: number, height?: number}} Part */
 /** @typedef {{header: Record<string, any>, parts: Record<string, Part>}} Message */
-/** @typedef {{header: Record<string, any>, parts: Part[], stamp: number}} Ask  stamp: when what is asked for happened */
-/** @typedef {"connecting"|"queue"|"warming"|"ready"|"lost"|"full"|"refused"|"failed"} LinkState */
+/** @typedef {{header: Record<string, any>, parts: Part[], stamp: number, variation?: boolean}} Ask  stamp: when what is asked
+ * for happened. An ask comes back with its answer as it was given. */
+/** @typedef {"connecting"|"queue"|"warming"|"ready"|"stopped"|"lost"|"resting"|"full"|"refused"|"failed"} LinkState */
 
 export const VERSION = 1;
 const HEAD = 8;
 const IN_FLIGHT = 2; // keeps the server busy; more would only be dropped there
 const GIVE_UP_MS = 8000;
+const SILENT_MS = 12000; // a server that answers no ping for this long is gone, whatever the network says
 
 /** @param {Record<string, any>} header @param {Part[]} parts @returns {Uint8Array} */
 export function pack(header, parts = []) {
@@ -47,7 +49,8 @@ export function unpack(buffer) {
 
 /**
  * One live session. `want(make)` asks for a picture: `make` is called when there is room on the wire, so that what is sent is
- * always the newest, and a stroke never waits for the network.
+ * always the newest, and a stroke never waits for the network. Events: `state`, `picture` and `error` (with the ask they
+ * answer), and every other message under its type.
  */
 export class Link extends EventTarget {
   /** @param {string} token */
@@ -60,8 +63,9 @@ export class Link extends EventTarget {
     /** @type {Record<string, any>} */
     this.hello = {};
     this._id = 0;
-    /** @type {Map<number, {stamp: number, sent: number}>} */
+    /** @type {Map<number, {ask: Ask, sent: number}>} */
     this._flying = new Map();
+    this._pinged = 0; // when the oldest unanswered ping was sent; 0 when none is
     /** @type {null | (() => Ask | null)} */
     this._make = null;
     /** @type {null | (() => Ask | null)} */
@@ -69,7 +73,8 @@ export class Link extends EventTarget {
     this._tries = 0;
     this.connect();
     setInterval(() => this._expire(), 1000);
-    addEventListener("online", () => this._socket?.readyState === WebSocket.CLOSED && this.connect());
+    addEventListener("online", () => this._again());
+    document.addEventListener("visibilitychange", () => !document.hidden && this._again());
   }
 
   connect() {
@@ -81,8 +86,14 @@ export class Link extends EventTarget {
     const socket = new WebSocket(url, protocols);
     socket.binaryType = "arraybuffer";
     socket.onmessage = (event) => socket === this._socket && this._heard(unpack(event.data));
-    socket.onclose = (event) => socket === this._socket && this._closed(event);
+    socket.onclose = (event) => socket === this._socket && this._closed(event.code);
     this._socket = socket;
+    this._pinged = performance.now();
+  }
+
+  /** Do not wait any longer: the network, or the person, has come back. */
+  _again() {
+    if (this.state !== "refused" && (!this._socket || this._socket.readyState === WebSocket.CLOSED)) this.connect();
   }
 
   /** @param {LinkState} state @param {Record<string, any>} facts */
@@ -91,20 +102,23 @@ export class Link extends EventTarget {
     this.dispatchEvent(new CustomEvent("state", { detail: { state, ...facts } }));
   }
 
-  /** @param {CloseEvent} event */
-  _closed(event) {
+  /** @param {number} code */
+  _closed(code) {
     this._flying.clear();
-    if (event.code === 4401) return this._become("refused");
+    this._pinged = 0;
+    if (code === 4401) return this._become("refused");
+    if (code === 4408) return this._become("resting"); // the place is somebody else's until there is something to ask for
     this._tries += 1;
     const wait = Math.min(5000, 250 * 1.7 ** Math.min(this._tries, 8)) * (0.75 + Math.random() / 2);
-    this._become(event.code === 4429 ? "full" : "lost", { wait });
-    this._timer = setTimeout(() => this.connect(), event.code === 4429 ? 3000 + wait : wait);
+    this._become(code === 4429 ? "full" : "lost", { wait });
+    this._timer = setTimeout(() => this.connect(), code === 4429 ? 3000 + wait : wait);
   }
 
   /** @param {Message} message */
   _heard({ header, parts }) {
+    this._pinged = 0;
     if (header.type === "hello") {
-      this.hello = header;
+      this.hello = { ...this.hello, ...header }; // while it warms up, a server does not say again what it will serve
       this.session = header.session;
       this._tries = 0;
       this._become(header.state, header);
@@ -112,9 +126,9 @@ export class Link extends EventTarget {
     } else if (header.type === "queue") {
       this._become("queue", header);
     } else if (header.type === "picture" || (header.type === "error" && header.id)) {
-      const asked = this._flying.get(header.id);
+      const ask = this._flying.get(header.id)?.ask;
       for (const id of [...this._flying.keys()]) if (id <= header.id) this._flying.delete(id);
-      this.dispatchEvent(new CustomEvent(header.type, { detail: { header, part: parts.image, stamp: asked?.stamp } }));
+      this.dispatchEvent(new CustomEvent(header.type, { detail: { header, part: parts.image, ask } }));
       this._pump();
     } else {
       this.dispatchEvent(new CustomEvent(header.type, { detail: { header } }));
@@ -125,6 +139,7 @@ export class Link extends EventTarget {
   want(make) {
     this._make = make;
     this._last = make;
+    if (this.state === "resting") this._again();
     this._pump();
   }
 
@@ -146,12 +161,25 @@ export class Link extends EventTarget {
     const ask = make();
     if (!ask) return;
     this._id += 1;
-    this._flying.set(this._id, { stamp: ask.stamp, sent: performance.now() });
+    this._flying.set(this._id, { ask, sent: performance.now() });
     this._socket?.send(pack({ type: "draw", id: this._id, ...ask.header }, ask.parts));
   }
 
+  /** Every second: forget what will not be answered any more, and see whether the server is still there. */
   _expire() {
-    for (const [id, { sent }] of this._flying) if (performance.now() - sent > GIVE_UP_MS) this._flying.delete(id);
+    const now = performance.now();
+    for (const [id, { sent }] of this._flying) if (now - sent > GIVE_UP_MS) this._flying.delete(id);
+    const socket = this._socket;
+    if (socket && socket.readyState <= WebSocket.OPEN && !document.hidden) {
+      if (this._pinged && now - this._pinged > SILENT_MS) {
+        this._socket = undefined; // its own close event may take minutes
+        socket.close();
+        this._closed(1006);
+      } else if (!this._pinged && socket.readyState === WebSocket.OPEN) {
+        this._pinged = now;
+        this.say({ type: "time", sent_ms: now });
+      }
+    } else if (document.hidden) this._pinged = 0; // its clock runs slowly: what it hears late proves nothing
     this._pump();
   }
 

@@ -44,7 +44,7 @@ def main() -> None:
         call = bare(*sys.argv[1:3])
         call()
         print("ready", flush=True)
-        for line in sys.stdin:
+        for line in iter(sys.stdin.readline, ""):
             passed, used = [], []
             for _ in range(int(line)):
                 began, worked = time.perf_counter(), time.process_time()

@@ -254,28 +254,47 @@ def level(
 # comparisons
 
 
-async def one_by_one(studio: AsyncClient, canvas: Canvas, calls: int) -> float:
-    """Median server milliseconds of pictures asked for one after the other."""
-    pictures = [await studio.draw(image=canvas.stroke(), steps=1, **EVALUATION) for _ in range(calls)]
-    return statistics.median(p.facts["server_ms"] for p in pictures)
+@dataclass(frozen=True)
+class Bare:
+    """bare_call.py, waiting for numbers."""
+
+    process: subprocess.Popen[str]
+
+    def call(self, n: int) -> tuple[float, float]:
+        """Median milliseconds of n calls: passed, and worked."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(n, file=self.process.stdin, flush=True)
+        passed, worked = map(float, self.process.stdout.readline().split())
+        return passed, worked
 
 
-async def back_to_back(studio: AsyncClient, canvas: Canvas, calls: int) -> float:
-    """Pictures a second, always two in flight."""
-    room, last = asyncio.Semaphore(2), 0
+async def one_by_one(studio: AsyncClient, bare: Bare, canvas: Canvas, calls: int) -> tuple[float, float]:
+    """Median milliseconds of the server and of the bare networks; one picture of each in turn, so caches are as cold for both."""
+    served, passed = [], []
+    for _ in range(calls):
+        picture = await studio.draw(image=canvas.stroke(), steps=1, **EVALUATION)
+        served.append(picture.facts["server_ms"])
+        passed.append(bare.call(1)[0])
+    return statistics.median(served), statistics.median(passed)
+
+
+async def back_to_back(studio: AsyncClient, canvas: Canvas, calls: int) -> tuple[int, float]:
+    """Pictures that came and seconds that passed, with two in flight all the time."""
+    room, last = asyncio.Semaphore(2), studio.asked
 
     async def frames() -> AsyncIterator[dict[str, Any]]:
         for _ in range(calls):
             await room.acquire()
             yield {"image": canvas.stroke(), "steps": 1, **EVALUATION}
 
-    began, drawn, first = time.perf_counter(), 0, studio.asked
+    began, drawn = time.perf_counter(), 0
     async for picture in studio.stream(frames()):
         drawn += 1
-        for _ in range(picture.id - max(last, first)):
+        for _ in range(picture.id - last):
             room.release()
         last = picture.id
-    return drawn / (time.perf_counter() - began)
+    return drawn, time.perf_counter() - began
 
 
 async def stock_back_to_back(ws: Any, canvas: Canvas, calls: int) -> float:
@@ -304,23 +323,19 @@ class Ratios:
     bare_ms: float
 
 
-async def compare(served: Served, stock_url: str, bare: subprocess.Popen[str], rounds: int, calls: int) -> Ratios:
+async def compare(served: Served, stock_url: str, bare: Bare, rounds: int, calls: int) -> Ratios:
     """Take turns, so that a machine that drifts drifts for all."""
     from websockets.asyncio.client import connect
 
-    assert bare.stdin is not None
-    assert bare.stdout is not None
     turns = []
     async with fewstep.connect(served.url) as studio, connect(stock_url, ping_timeout=None) as ws:
-        size = studio.hello["model"]["size"]
-        canvas = Canvas(size, 0)
+        canvas = Canvas(studio.hello["model"]["size"], 0)
         for i in range(rounds + 1):
+            server_ms, bare_ms = await one_by_one(studio, bare, canvas, calls)
             worked = served.cpu_s
-            server_ms = await one_by_one(studio, canvas, calls)
-            cpu_ms = 1000 * (served.cpu_s - worked) / calls
-            print(calls, file=bare.stdin, flush=True)
-            bare_ms, bare_cpu_ms = map(float, bare.stdout.readline().split())
-            fps = await back_to_back(studio, canvas, calls)
+            drawn, seconds = await back_to_back(studio, canvas, calls)
+            cpu_ms, fps = 1000 * (served.cpu_s - worked) / drawn, drawn / seconds
+            bare_cpu_ms = bare.call(calls)[1]
             stock_fps = await stock_back_to_back(ws, canvas, calls)
             if i:  # the first turn warms everything up
                 turns.append((server_ms / bare_ms, cpu_ms / bare_cpu_ms, fps / stock_fps, fps, stock_fps, bare_ms))
@@ -349,7 +364,7 @@ def measure(options: LoadOptions) -> Realtime:
             assert bare.stdout is not None
             assert bare.stdout.readline() == "ready\n"
             stock_url = stack.enter_context(stock_serving(folder))
-            ratios = asyncio.run(compare(served, stock_url, bare, options.rounds, options.calls))
+            ratios = asyncio.run(compare(served, stock_url, Bare(bare), options.rounds, options.calls))
             print(ratios, flush=True)
     return Realtime(
         load=tuple(levels),

@@ -30,6 +30,31 @@ def add_noise(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> 
     return match_dims(schedule.alpha(t), x0) * x0 + match_dims(schedule.sigma(t), x0) * noise
 
 
+class Remembered:
+    """A schedule for whoever visits few times again and again: each coefficient is computed once, then looked up."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self._schedule = schedule
+        self._known: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
+
+    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        key = (t.device, *t.tolist())
+        if key not in self._known:
+            if len(self._known) >= 256:
+                self._known.clear()
+            with torch.inference_mode(False), torch.no_grad():  # of use in any mode later on
+                self._known[key] = self._schedule.alpha(t), self._schedule.sigma(t)
+        return self._known[key]
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale."""
+        return self._at(t)[0]
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale."""
+        return self._at(t)[1]
+
+
 class VariancePreserving:
     """A pretrained model's table of betas, read at any t: knot k of the table stands at ``t = (k + 1) / T``.
 

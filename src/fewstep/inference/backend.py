@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion import prediction
+from ..diffusion.schedule import Remembered
 from ..parts.codec import Codec
 from ..parts.denoiser import Denoiser
 from ..tensors import Conditioning, Latents, Time
@@ -121,16 +122,11 @@ def compile_denoiser(backend: Backend, denoiser: Denoiser, x_t: Latents, cond: C
     t = torch.full((len(x_t),), 0.5, dtype=torch.float64, device=x_t.device)
     example = (x_t, t, *(getattr(cond, name) for name in present))
     run = backend.compile(Raw(denoiser, present).eval(), example)
-    known: dict[tuple[float, ...], tuple[Tensor, Tensor]] = {}
+    schedule = Remembered(denoiser.schedule)
 
     def denoise(x_t: Latents, t: Time, cond: Conditioning) -> Latents:
-        key = tuple(t.tolist())
-        if key not in known:
-            if len(known) > 256:
-                known.clear()
-            known[key] = denoiser.schedule.alpha(t), denoiser.schedule.sigma(t)
         out = run(x_t, t.double(), *(getattr(cond, name) for name in present))
-        return prediction.to_x0(denoiser.kind, x_t, out.to(x_t.dtype), *known[key])
+        return prediction.to_x0(denoiser.kind, x_t, out.to(x_t.dtype), schedule.alpha(t), schedule.sigma(t))
 
     return denoise
 

@@ -17,6 +17,7 @@ from .. import pretrained
 from ..bundle import Card
 from ..diffusion import sampler
 from ..diffusion.guidance import guide
+from ..diffusion.schedule import Remembered
 from ..parts.denoiser import Student, noise_to
 from ..rng import Rng, check_seed
 from ..tensors import Conditioning, Latents, Media, Time
@@ -57,7 +58,7 @@ class Pipeline:
         self.model, self.card = model, card
         self.denoise: Denoise = denoise or model.denoiser
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
-        self._schedule = model.denoiser.schedule
+        self._schedule = Remembered(model.denoiser.schedule)
         if card.role == "student":
             self._student = Student(model.denoiser, card.times or (1.0,))
 

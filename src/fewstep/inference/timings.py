@@ -19,17 +19,20 @@ class Percentiles:
     """Percentiles of the newest values: at most ``size`` of them, none older than ``seconds``."""
 
     def __init__(self, size: int = 256, seconds: float = 30.0) -> None:
-        self._values: deque[tuple[float, float]] = deque(maxlen=size)
+        self._values: deque[float] = deque(maxlen=size)
+        self._times: deque[float] = deque(maxlen=size)
         self._seconds = seconds
 
     def add(self, value: float, now: float) -> None:
         """Note one value."""
-        self._values.append((now, value))
+        self._values.append(value)
+        self._times.append(now)
 
     def _fresh(self, now: float) -> list[float]:
-        while self._values and now - self._values[0][0] > self._seconds:
+        while self._times and now - self._times[0] > self._seconds:
+            self._times.popleft()
             self._values.popleft()
-        return sorted(value for _, value in self._values)
+        return sorted(self._values)
 
     def at(self, quantile: float, now: float) -> float | None:
         """The value at ``quantile`` in [0, 1], between neighbours linearly; None where nothing is fresh."""
@@ -53,7 +56,7 @@ class Percentiles:
         values = self._fresh(now)
         if not values:
             return 0.0
-        covered = self._seconds if len(values) < (self._values.maxlen or 0) else now - self._values[0][0]
+        covered = self._seconds if len(values) < (self._values.maxlen or 0) else now - self._times[0]
         return len(values) / max(covered, 1e-6)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..inference.session import Slot
 from .protocol import RAW, SUBPROTOCOL, TOKEN_PREFIX, Message, Part, pack, unpack
 
 Pixels = NDArray[np.uint8]
@@ -101,6 +102,11 @@ class Exchange:
         """Place in the queue while the server is full; 0 inside."""
         self._number = 0
         self._sent_at: dict[int, float] = {}
+
+    @property
+    def asked(self) -> int:
+        """Pictures asked for so far."""
+        return self._number
 
     @property
     def ready(self) -> bool:
@@ -243,6 +249,10 @@ class Client(Exchange):
         for ask in asks:
             yield self.draw(**ask)
 
+    def seen(self, picture: Picture, glass_ms: float) -> None:
+        """Tell the server how long a picture took from what changed on the screen to the screen: its budget counts it."""
+        self._socket.send(_seen(picture, glass_ms))
+
     def stats(self) -> Mapping[str, Any]:
         """The server's live numbers."""
         self._socket.send(pack({"type": "stats"}))
@@ -307,30 +317,65 @@ class AsyncClient(Exchange):
         assert isinstance(message, Picture)
         return message
 
-    async def stream(self, asks: AsyncIterable[Mapping[str, Any]]) -> AsyncIterator[Picture]:
-        """Send every ask as it comes, yield every picture as it comes: what the server overtakes is never drawn."""
-        last = asyncio.get_running_loop().create_future()
+    async def stream(self, asks: AsyncIterable[Mapping[str, Any]], in_flight: int = 2) -> AsyncIterator[Picture]:
+        """Draw the newest of ``asks`` again and again, and yield every picture as it comes; the last ask is always drawn.
 
-        async def feed() -> None:
-            number = 0
-            try:
-                async for ask in asks:
-                    number, frame = self.ask(**ask)
-                    await self._socket.send(frame)
-            finally:
-                last.set_result(number)
+        Two in flight keep the server busy. Meanwhile the newest ask waits here and a newer one takes its place, so that
+        what is sent is never old, however slow server or network. Raises the first ServerError.
+        """
+        if in_flight < 1:
+            raise ValueError(f"cannot stream with {in_flight} requests in flight: use 1 or more")
+        newest: Slot[Mapping[str, Any]] = Slot()
+        flying: list[int] = []
+        sent = asyncio.Event()
 
-        feeding = asyncio.create_task(feed())
+        async def offer() -> None:
+            while len(flying) < in_flight and (held := newest.take()) is not None:
+                number, frame = self.ask(**held.value)
+                flying.append(number)
+                sent.set()
+                await self._socket.send(frame)
+
+        async def collect() -> None:
+            async for ask in asks:
+                newest.put(ask, 0.0)
+                await offer()
+
+        async def answer() -> Picture | Message:
+            while not flying:  # nobody owes an answer: no silence is too long
+                sent.clear()
+                await sent.wait()
+            return await self._next()
+
+        collecting, answering = asyncio.create_task(collect()), asyncio.create_task(answer())
         try:
-            while not (last.done() and last.result() == 0):
-                message = await self._next()
+            while flying or newest.full or not collecting.done():
+                waited = {answering} if collecting.done() else {answering, collecting}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if collecting.done():
+                    collecting.result()
+                if not answering.done():
+                    continue
+                message, answering = answering.result(), asyncio.create_task(answer())
                 if isinstance(message, Picture):
+                    flying[:] = [number for number in flying if number > message.id]
+                    await offer()
                     yield message
-                    if last.done() and message.id >= last.result():
-                        return
         finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
+            for task in (collecting, answering):
+                task.cancel()
+            await asyncio.gather(collecting, answering, return_exceptions=True)
+
+    async def seen(self, picture: Picture, glass_ms: float) -> None:
+        """Tell the server how long a picture took from what changed on the screen to the screen: its budget counts it."""
+        await self._socket.send(_seen(picture, glass_ms))
+
+    async def stats(self) -> Mapping[str, Any]:
+        """The server's live numbers."""
+        await self._socket.send(pack({"type": "stats"}))
+        while not (isinstance(message := await self._next(), Message) and message.type == "stats"):
+            pass
+        return message.header
 
     async def download(self, picture: Picture, path: Path | str, include_prompt: bool = False) -> None:
         """Save a picture of this session with its content credentials; the format follows from the name."""
@@ -341,6 +386,10 @@ class AsyncClient(Exchange):
     async def close(self) -> None:
         """End the session."""
         await self._socket.close()
+
+
+def _seen(picture: Picture, glass_ms: float) -> bytes:
+    return pack({"type": "seen", "id": picture.id, "glass_ms": glass_ms})
 
 
 def _format(path: Path) -> str:

@@ -236,11 +236,12 @@ class Engine:
     ) -> tuple[Media, list[float]]:
         """The pictures and the times that were visited."""
         began = self._clock()
-        cond = Conditioning.cat([self._cond(ask) for ask in asks])
+        given = [self._cond(ask) for ask in asks]
+        cond = given[0] if len(given) == 1 else Conditioning.cat(given)
         self._spend("text", began)
         request = Request([ask.prompt for ask in asks], [ask.seed for ask in asks], plan.steps, cond=cond)
         if inputs[0]:
-            image = self._tensor([given[0] for given in inputs])
+            image = self._tensor([pictures[0] for pictures in inputs])
             request = replace(request, image=image, strength=asks[0].strength)
             times = self._pipeline.times_from(plan.steps, asks[0].strength)
         else:
@@ -248,7 +249,7 @@ class Engine:
             times = self._pipeline.times(plan.steps)
         if len(inputs[0]) > 1:
             request = replace(
-                request, mask=(self._tensor([given[1] for given in inputs]).mean(1, keepdim=True) + 1) / 2
+                request, mask=(self._tensor([pictures[1] for pictures in inputs]).mean(1, keepdim=True) + 1) / 2
             )
         self._backend = plan.backend
         return self._pipeline(request), list(times)

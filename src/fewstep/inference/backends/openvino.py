@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,13 +27,18 @@ def compile(module: nn.Module, example: Sequence[Tensor]) -> Callable[..., Tenso
     models that go in the order they came, the second leaves a freed stack behind, and the next Ctrl-C is a crash. So
     each is compiled in a thread that ends with it.
     """
+    import openvino
+
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(1) as aside:
         request = aside.submit(_compile, graph.exported(module, example), threads).result()
 
     def run(*inputs: Tensor) -> Tensor:
-        results = request.infer([x.detach().contiguous().numpy() for x in inputs], share_inputs=True)
-        return torch.from_numpy(np.array(results[0]))
+        given = [x.detach().contiguous().numpy() for x in inputs]  # lent until the call is over
+        for i, array in enumerate(given):
+            request.set_input_tensor(i, openvino.Tensor(array, shared_memory=True))
+        request.infer(share_outputs=True)
+        return torch.from_numpy(request.get_output_tensor(0).data.copy())
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 
@@ -127,8 +128,19 @@ def test_colour_drift_and_lost_diversity_are_named():
     health = Health(HealthOptions(window=4))
     moved = [StepLog(i, {}, {"student/sample_mean": 0.1 * i, "student/sample_std": 1.0}) for i in range(1, 20)]
     assert "colour_drift" in [a.rule for log in moved for a in health.look(log)]
-    assert health.probe(1, 1.0) == []
-    assert [a.rule for a in health.probe(100, 0.4)] == ["diversity_lost"]
+    health = Health()
+
+    def look(step: int, diversity: float) -> list[str]:
+        return [a.rule for a in health.look(StepLog(step, {}, {"probe/diversity": diversity}))]
+
+    assert [look(100, 0.6), look(150, 1.0), look(200, 0.6), look(250, 0.4)] == [[], [], [], ["diversity_lost"]]
+
+
+def test_figures_that_are_not_finite_set_off_nothing_but_the_streak():
+    health = Health(HealthOptions(window=3, nan_streak=100))
+    broken = {"student/adversarial_gradient_at_x0": math.nan, "student/distillation_gradient_at_x0": math.nan}
+    broken |= {"student/sample_mean": math.nan, "student/sample_std": math.nan}
+    assert [a for i in range(9) for a in health.look(StepLog(i, {}, broken, skipped=True))] == []
 
 
 def test_a_streak_of_nan_stops_the_run_and_one_bad_step_does_not():

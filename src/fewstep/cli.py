@@ -64,8 +64,12 @@ def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, sav
         display.watch(phase, trainer, log)
 
     with TrainingDisplay(title) as display:
-        run_phases(phases, Saving(out, save_every, resume, minutes), watch)
+        kept = run_phases(phases, Saving(out, save_every, resume, minutes), watch)
     console.print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+    if taken and kept[phases[-1].name] != taken:
+        console.print(
+            f"the best was seen after step {kept[phases[-1].name]}: its weights are kept (--keep last for the last)"
+        )
     return taken
 
 
@@ -112,10 +116,14 @@ def distill(
         save_every: Seconds between saved states.
         thin: Leave the text encoder out of the bundle; it is added from its package when the bundle is opened.
     """
+    from .evaluation.progress import look_through
+    from .evaluation.suite import Options as Judging
+    from .parts.imagenet import ImageNetFeatures
     from .recipes import distillation
 
+    judge = ImageNetFeatures.load(Judging.judge, Judging.resolution)
     with progress_bars() as report:
-        run = distillation.prepare(options, out, report)
+        run = distillation.prepare(options, out, report, measure=look_through(judge))
     taken = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)
     run.save(out / "bundle", taken, thin)
     console.print(
@@ -361,6 +369,8 @@ def main(arguments: list[str] | None = None) -> None:
         arguments = [f"data:{arguments[1]}", *arguments[2:]]
     warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {message}")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    from safetensors import SafetensorError
+
     from .training.health import Unhealthy
     from .training.run import Stopped
 
@@ -371,6 +381,13 @@ def main(arguments: list[str] | None = None) -> None:
         console.file.flush()
         print(f"fewstep: {error}", file=sys.stderr)
         sys.exit(3 if isinstance(error, Unhealthy) else 2)
+    except (
+        OSError,
+        SafetensorError,
+    ) as error:  # the machine's, not ours: a full disk, a folder that may not be written
+        console.file.flush()
+        print(f"fewstep: {error}; free space, or choose another folder", file=sys.stderr)
+        sys.exit(2)
     except Stopped as stopped:
         console.print(str(stopped))
         sys.exit(130)

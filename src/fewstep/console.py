@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .training.health import Alarm, Health
+from .training.log import Alarm, StepLog
 from .training.recipe import Phase
-from .training.trainer import StepLog, Trainer
+from .training.trainer import Trainer
 
 console = Console()
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -59,7 +59,6 @@ class TrainingDisplay:
 
     def __init__(self, title: str, now: Callable[[], float] = time.monotonic) -> None:
         self.title, self.now = title, now
-        self.health = Health()
         self.alarms: deque[Alarm] = deque(maxlen=3)
         self._courses: dict[str, list[float]] = {}
         self._phase: str | None = None
@@ -77,13 +76,16 @@ class TrainingDisplay:
             self._live.__exit__(*error)
 
     def watch(self, phase: Phase, trainer: Trainer, log: StepLog) -> None:
-        """Called after every step; raises Unhealthy when a fatal rule fires."""
+        """Called after every step; its alarms are shown, and told at once where there is no live panel."""
         if phase.name != self._phase:
-            self._phase, self._courses, self.health = phase.name, {}, Health()
+            self._phase, self._courses = phase.name, {}
             self._began, self._first = self.now(), log.step  # the first step is over: it is not timed
-        for name, value in log.losses.items():
+        for name, value in (log.losses | {k: v for k, v in log.observations.items() if k.startswith("probe/")}).items():
             self._courses.setdefault(name, []).append(value)
-        self.alarms.extend(self.health.look(log))
+        for alarm in log.alarms:
+            self.alarms.append(alarm)
+            if not console.is_terminal:
+                console.print(f"health: {alarm.rule}: {alarm.message}", highlight=False, soft_wrap=True)
         done = log.step == phase.steps
         every = 0.25 if console.is_terminal else 30.0
         if self.now() - self._last_drawn > every or done:

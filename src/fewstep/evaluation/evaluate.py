@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -228,7 +228,7 @@ def _records(
     drawn = len(prompts) * len(options.seeds)
     hashed = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:12]
 
-    def record(metric: str, at: Interval, n: int, **more: str) -> MetricRecord:
+    def record(metric: str, at: Interval, n: int, **more: Any) -> MetricRecord:
         return MetricRecord(
             subject.model, subject.steps, metric, at.value, at.low, at.high, n, len(options.seeds),
             guidance=subject.guidance, command=subject.command, **more,

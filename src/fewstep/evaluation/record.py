@@ -47,6 +47,8 @@ class MetricRecord:
     """What to type to measure it again."""
     device: str = ""
     """The machine that was timed; empty for everything but times."""
+    runs: int = 0
+    """Trainings behind the figure: it is their mean, and the bounds are their least and greatest. 0: one model, bootstrapped."""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
@@ -70,6 +72,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "retrieval_top1": ("retrieval top 1", "↑"),
     "retrieval_top5": ("retrieval top 5", "↑"),
     "vendi": ("Vendi", "↑"),
+    "accuracy": ("drawn as asked", "↑"),
     "pairwise_distance": ("pairwise distance", "↑"),
     "edges_ratio": ("edges", "→ 1"),
     "midgreys_ratio": ("mid-greys", "→ 1"),
@@ -173,7 +176,8 @@ def _footnote(records: Sequence[MetricRecord]) -> str:
     if not judged:
         return ""
     r = judged[0]
+    spread = f"least and greatest of {r.runs} trainings" if r.runs else "95% bootstrap intervals over prompts"
     return (
-        f"In brackets: 95% bootstrap intervals over prompts. n = {r.n}, {r.seeds} a prompt; judge {r.features}, "
+        f"In brackets: {spread}. n = {r.n}, {r.seeds} a prompt; judge {r.features}, "
         f"{r.resizer}; prompts {r.prompts}, reference {r.dataset}."
     )

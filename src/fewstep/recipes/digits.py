@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..methods import add
+from ..parts import discriminator
 from ..parts.codec import IdentityCodec
 from ..parts.conditioner import ClassConditioner
 from ..parts.denoiser import Denoiser, Student, Teacher
 from ..parts.discriminator import Discriminator
-from ..parts.features import ConvClassifier, OfMedia, Standardised
+from ..parts.features import ConvClassifier, FeatureNetwork, OfMedia, OfTeacher, Standardised
 from ..pretrained import UNetDenoiser, schedule_of
 from ..rng import Rng
+from ..tensors import Media
 from ..training.data import PromptTable, TrainingSet, chunks
-from ..training.trainer import Optimizer, Options
+from ..training.probe import Keep, Measure, Probe
+from ..training.recipe import Phase
+from ..training.trainer import Optimizer, Options, Trainer
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BETAS: Mapping[str, Any] = {
@@ -28,6 +36,7 @@ BETAS: Mapping[str, Any] = {
 }
 GUIDANCE_SCALE = 1.5
 STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
+HEADS = discriminator.Options()
 
 
 def unet(channels: tuple[int, ...] = (24, 48, 96), size: int = 16, classes: int = 10) -> Any:
@@ -86,6 +95,23 @@ def add_options(steps: int = 600, batch_size: int = 32, **options: Any) -> Optio
     )
 
 
+def warm_options(steps: int = 300, batch_size: int = 32, **options: Any) -> Options:
+    """How the student is warmed up on ``pairs``, before the game (method ``regression``)."""
+    adam = Optimizer(learning_rate=5e-4, beta1=0.9, beta2=0.99, warmup=20, decay=True, ema=0.98)
+    return Options(steps=steps, batch_size=batch_size, optimizers={"student": adam}, **options)
+
+
+def pairs(teacher: Teacher, data: TrainingSet, n: int = 512, steps: int = 8) -> TrainingSet:
+    """Noise and the digits that the guided teacher carries it to, ``n`` of them, the labels those of ``data``."""
+    noise = Rng.of(data.seed, "pairs").normal((n, *data.latents.shape[1:]))
+    rows = [data.choices[i % len(data)] for i in range(n)]
+    drawn = []
+    for at in chunks(n, 64):
+        cond = data.prompts[torch.tensor([rows[int(i)][0] for i in at])]
+        drawn.append(teacher.draw(noise[at], cond, conditioner().null(len(at)), steps))
+    return replace(data, latents=torch.cat(drawn), choices=rows, noise=noise)
+
+
 def eyes(media: torch.Tensor, labels: torch.Tensor, seed: int, width: int = 32) -> ConvClassifier:
     """A small classifier trained on real digits (``media [N, 1, 16, 16]``): what a discriminator, or a judge, looks through."""
     with torch.random.fork_rng(devices=[]):
@@ -94,13 +120,49 @@ def eyes(media: torch.Tensor, labels: torch.Tensor, seed: int, width: int = 32) 
 
 
 def game(
-    student: Student, teacher: Teacher | None, data: TrainingSet, network: ConvClassifier, options: add.Options
+    student: Student,
+    teacher: Teacher | None,
+    data: TrainingSet,
+    network: ConvClassifier | Denoiser,
+    options: add.Options,
+    heads: discriminator.Options = HEADS,
 ) -> add.ADD:
-    """ADD on pixels: heads over the classifier's features, standardised over real digits."""
+    """ADD on pixels: heads over a network's features, standardised over real digits.
+
+    ``network``: a classifier, or a denoiser whose own features of re-noised digits are looked at (LADD).
+    """
     real = [data.rows(rows) for rows in chunks(min(512, len(data)), 64)]
-    features = Standardised.fit(OfMedia(network), [(b.x0, b.cond) for b in real], Rng.of(0, "fit"))
+    inner: FeatureNetwork = OfTeacher(copy.deepcopy(network)) if isinstance(network, Denoiser) else OfMedia(network)
+    features = Standardised.fit(inner, [(b.x0, b.cond) for b in real], Rng.of(0, "fit"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(data.seed)
         example = features(real[0].x0, real[0].cond, Rng.of(0, "example"))
-        heads = Discriminator.over(example, real[0].cond)
-    return add.ADD(student, teacher, codec(), features, heads, options)
+        judges = Discriminator.over(example, real[0].cond, heads)
+    return add.ADD(student, teacher, codec(), features, judges, options)
+
+
+def add_phase(
+    method: add.ADD,
+    data: TrainingSet,
+    options: Options,
+    measure: Measure | None = None,
+    keep: Keep = "best",
+    every: int = 50,
+) -> Phase:
+    """The game as a phase of a run. ``measure`` looks at every ``every`` steps, and the best state is kept by what it sees."""
+    trained = replace(options, optimizers={name: options.optimizers[name] for name in method.players})
+    look = partial(probe, method.student, data, measure, every) if measure else None
+    return Phase("add", options.steps, lambda: (Trainer(method, trained), data), probe=look, keep=keep)
+
+
+def probe(student: Student, data: TrainingSet, measure: Measure, every: int, each: int = 10) -> Probe:
+    """``each`` one-step pictures of every digit, always from the same noise, against four times as many real ones."""
+    cond = conditioner().of_labels(torch.arange(each * len(CLASSES)) % len(CLASSES))
+    noise = Rng.of(0, "probe").normal((len(cond), *data.latents.shape[1:]))
+    rows = np.arange(4 * len(cond)) * len(data) // (4 * len(cond))
+
+    @torch.no_grad()
+    def draw() -> Media:
+        return student.draw(noise, cond, 1, Rng.of(0))
+
+    return Probe(measure(draw, data.latents[torch.from_numpy(rows)]), every)

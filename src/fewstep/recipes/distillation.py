@@ -31,6 +31,7 @@ from ..parts.imagenet import ImageNetFeatures
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Media
 from ..training.data import Progress, TrainingSet, chunks, open_dataset, training_set
+from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
 from ..training.trainer import Optimizer, Trainer
 from ..training.trainer import Options as TrainerOptions
@@ -78,6 +79,10 @@ class Options:
     """Adam's learning rate of the discriminator's heads."""
     ema: float = 0.99
     """Decay of the student's weight average, which is what is saved."""
+    keep: Keep = "best"
+    """The student to end with: the ``best`` of all looks at fixed prompts (distance and sharpness), or the ``last``."""
+    look_every: int = 100
+    """Steps of the game between looks."""
     seed: int = 0
     """Seed of everything that is drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -174,10 +179,17 @@ def method_name(o: Options) -> str:
     return "add" if o.add.distillation_weight else "adversarial_only"
 
 
-def prepare(options: Options, folder: Path, progress: Progress | None = None, keep: Sequence[str] = ()) -> Distillation:
+def prepare(
+    options: Options,
+    folder: Path,
+    progress: Progress | None = None,
+    keep: Sequence[str] = (),
+    measure: Measure | None = None,
+) -> Distillation:
     """Read the teacher and the data, and lay out the phases. Raises ValueError with the fix for anything that is missing.
 
-    ``keep`` names prompts whose concepts are trained on whatever ``options.concepts`` leaves out.
+    ``keep`` names prompts whose concepts are trained on whatever ``options.concepts`` leaves out. ``measure`` looks at the
+    game while it runs (``evaluation.progress``); without it the last state is kept.
     """
     o = options
     source = bundle.locate(o.teacher)
@@ -207,7 +219,9 @@ def prepare(options: Options, folder: Path, progress: Progress | None = None, ke
         build = partial(warm_start, o, student, teacher, data, folder, progress)
         phases.append(Phase("warm", o.warm.steps, build, o.seconds[0]))
     if o.steps:
-        phases.append(Phase("add", o.steps, partial(game, o, student, teacher, model, data, progress), o.seconds[1]))
+        build = partial(game, o, student, teacher, model, data, progress)
+        look = partial(probe, o, student, model, data, measure) if measure else None
+        phases.append(Phase("add", o.steps, build, o.seconds[1], look, o.keep))
     if not phases:
         raise ValueError("nothing to train: give --steps or --warm.steps")
     return Distillation(o, card, model, student, phases, folder)
@@ -315,6 +329,25 @@ def game(
     }
     options = TrainerOptions(o.steps, o.batch_size, o.seed, o.precision, optimizers=optimizers)
     return Trainer(method, options), data
+
+
+def probe(o: Options, student: Student, model: pretrained.Pretrained, data: TrainingSet, measure: Measure) -> Probe:
+    """One-step pictures of 64 training prompts, spread evenly, always from the same noise, against the pictures they name."""
+    n = min(64, len(data))
+    batch = data.rows(np.arange(n) * len(data) // n)
+    assert batch.media is not None, "prepare() reads the media"
+    noise = Rng.of(o.seed, "probe").normal_like(batch.x0)
+
+    @torch.no_grad()
+    def draw() -> Media:
+        return torch.cat(
+            [
+                model.codec.decode(student.draw(noise[at], batch.cond[torch.from_numpy(at)], 1, Rng.of(o.seed)))
+                for at in chunks(n, 16)
+            ]
+        )
+
+    return Probe(measure(draw, batch.media), o.look_every)
 
 
 def look(

@@ -79,7 +79,7 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
 
 def _swap(new: Path, folder: Path) -> None:
     """Put ``new`` in the place of ``folder``. If we die between the two renames, ``load`` finds the ``.old`` one."""
-    old = folder.with_name(folder.name + ".old")
+    old = previous(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.rename(folder, old)
@@ -87,15 +87,20 @@ def _swap(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def previous(folder: Path) -> Path:
+    """Where the state before this one waits while the new one takes its place."""
+    return folder.with_name(folder.name + ".old")
+
+
 def exists(folder: Path) -> bool:
     """Is there a checkpoint here (or one that a crash left half renamed)?"""
-    return any((f / "state.json").is_file() for f in (folder, folder.with_name(folder.name + ".old")))
+    return any((f / "state.json").is_file() for f in (folder, previous(folder)))
 
 
 def load(folder: Path) -> dict[str, Any]:
     """Read what ``save`` wrote. Raises ValueError with the fix if it is missing, damaged or from another format."""
     if not (folder / "state.json").is_file() and exists(folder):
-        folder = folder.with_name(folder.name + ".old")
+        folder = previous(folder)
     if not (folder / "state.json").is_file():
         raise ValueError(f"no checkpoint in {folder}: run without --resume first, or give the right folder")
     try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from .trainer import StepLog
+from .log import Alarm, StepLog
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,11 @@ class Options:
     drift: float = 0.35
     """Distance of the samples' mean from where it started, in latents' standard deviations."""
     diversity: float = 0.5
-    """Share of the starting diversity on fixed prompts below which it counts as lost."""
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """A rule that fired."""
-
-    rule: str
-    """Name of the rule."""
-    message: str
-    """What was seen, and what to try."""
-    fatal: bool = False
-    """The run must stop."""
+    """Share of the most diversity there was on fixed prompts below which it counts as lost."""
 
 
 class Unhealthy(Exception):
-    """A fatal alarm: the run is stopped, the last good state is on disk."""
+    """A fatal alarm: the run is back at its last good state, which is on disk, and stops."""
 
 
 @dataclass
@@ -52,7 +40,7 @@ class Health:
     _logs: deque[StepLog] = field(default_factory=deque)
     _streak: int = 0
     _start_mean: float | None = None
-    _start_diversity: float | None = None
+    _most_diversity: float = 0.0
     _spoke: dict[str, int] = field(default_factory=dict)
 
     def look(self, log: StepLog) -> list[Alarm]:
@@ -60,28 +48,15 @@ class Health:
         self._logs.append(log)
         if len(self._logs) > self.options.window:
             self._logs.popleft()
-        rules: list[Callable[[], Alarm | None]] = [self.nan_streak]
+        rules: list[Callable[[], Alarm | None]] = [self.nan_streak, self.diversity_lost]
         if len(self._logs) == self.options.window:
             rules += [self.discriminator_saturated, self.gradient_ratio, self.colour_drift]
         return self._speak([rule() for rule in rules], log.step)
 
-    def probe(self, step: int, diversity: float) -> list[Alarm]:
-        """Told the diversity of pictures drawn from fixed prompts; the first value is what later ones are held against."""
-        if self._start_diversity is None:
-            self._start_diversity = diversity
-        left = diversity / max(self._start_diversity, 1e-12)
-        if left >= self.options.diversity:
-            return []
-        return self._speak(
-            [
-                Alarm(
-                    "diversity_lost",
-                    f"fixed prompts keep {left:.0%} of their first diversity: stop here, keep the best checkpoint, "
-                    "raise R1 or the distillation weight",
-                )
-            ],
-            step,
-        )
+    def recall(self, logs: Iterable[StepLog]) -> None:
+        """Look at the steps before a resume again, silently: the rules then stand where they stood."""
+        for log in logs:
+            self.look(log)
 
     def _speak(self, found: list[Alarm | None], step: int) -> list[Alarm]:
         fresh = []
@@ -95,7 +70,7 @@ class Health:
         return fresh
 
     def _mean(self, name: str) -> float | None:
-        seen = [log.observations[name] for log in self._logs if name in log.observations]
+        seen = [v for log in self._logs if (v := log.observations.get(name)) is not None and math.isfinite(v)]
         return sum(seen) / len(seen) if seen else None
 
     # -- the rules
@@ -107,9 +82,23 @@ class Health:
             return None
         return Alarm(
             "nan_streak",
-            f"{self._streak} steps in a row had no finite gradient: resume from the last checkpoint with a lower "
-            "learning rate or fp32",
+            f"{self._streak} steps in a row had no finite gradient: lower the learning rate, or use fp32",
             fatal=True,
+        )
+
+    def diversity_lost(self) -> Alarm | None:
+        """Pictures drawn from fixed prompts and fixed noise grow alike."""
+        diversity = self._logs[-1].observations.get("probe/diversity")
+        if diversity is None:
+            return None
+        self._most_diversity = max(self._most_diversity, diversity)
+        left = diversity / max(self._most_diversity, 1e-12)
+        if left >= self.options.diversity:
+            return None
+        return Alarm(
+            "diversity_lost",
+            f"fixed prompts keep {left:.0%} of the diversity they had: stop here, keep the best checkpoint, "
+            "raise R1 or the distillation weight",
         )
 
     def discriminator_saturated(self) -> Alarm | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from .trainer import StepLog
+from .log import StepLog
 
 
 class Journal:
@@ -16,24 +19,41 @@ class Journal:
         self._last: int | None = None
 
     def write(self, log: StepLog) -> None:
-        """Append one step."""
-        if self._last is None:
-            self._cut(log.step)
-        self._last = log.step
-        line = {"step": log.step, **log.losses, **log.observations}
+        """Append one step. Raises ValueError with the fix when the disk is full or the folder cannot be written."""
+        line: dict[str, Any] = {"step": log.step, **log.losses, **log.observations}
         if log.skipped:
             line["skipped"] = True
-        with self.path.open("a") as file:
-            file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
+        if log.alarms:
+            line["alarms"] = [alarm.rule for alarm in log.alarms]
+        try:
+            if self._last is None:
+                self._cut(log.step)
+            self._last = log.step
+            with self.path.open("a") as file:
+                file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
+        except OSError as error:
+            raise ValueError(
+                f"could not write the journal {self.path}: {error}; free space or choose another --out "
+                "(the last checkpoint is intact)"
+            ) from error
+
+    def before(self, step: int) -> Iterator[StepLog]:
+        """What was written of steps 0 to ``step``, as far as the health rules read it."""
+        for line in self.read(self.path) if self.path.exists() else []:
+            if line["step"] <= step:
+                figures = {k: v for k, v in line.items() if isinstance(v, float)}
+                yield StepLog(int(line["step"]), {}, figures, skipped=bool(line.get("skipped")))
 
     def _cut(self, step: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            kept = [line for line in self.read(self.path) if line["step"] < step]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            kept = [line for line in self.read(self.path) if line["step"] < step] if step > 1 else []
+            beside = self.path.with_name(self.path.name + ".part")
+            beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            os.replace(beside, self.path)
 
     @staticmethod
-    def read(path: Path) -> list[dict[str, float]]:
+    def read(path: Path) -> list[dict[str, Any]]:
         """Every whole line; a last line that a crash cut short is left out."""
         lines = []
         for text in path.read_text().splitlines():

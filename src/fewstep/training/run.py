@@ -1,10 +1,10 @@
-"""A run: a trainer, its folder, and what happens around every step: saving, stopping, watching."""
+"""A run: a trainer, its folder, and what happens around every step: looking, watching over its health, saving, stopping."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,10 @@ from types import FrameType
 
 from ..tensors import Batch
 from . import checkpoint
-from .trainer import StepLog, Trainer
+from .health import Health, Unhealthy
+from .log import StepLog
+from .probe import Best, Probe, take_a_look
+from .trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Saving:
     """When a run writes its state, and when it ends."""
 
     out: Path
-    """Folder of the run; its state goes into ``out/checkpoint``."""
+    """Folder of the run; its state goes into ``out/checkpoint``, the best one by metric into ``out/best``."""
     every_seconds: float = 60.0
     """Seconds between checkpoints."""
     resume: bool = False
@@ -32,6 +35,11 @@ class Saving:
     def checkpoint(self) -> Path:
         """Where the state lies."""
         return self.out / "checkpoint"
+
+    @property
+    def best(self) -> Path:
+        """Where the best state by metric lies."""
+        return self.out / "best"
 
 
 class Stopped(Exception):
@@ -67,17 +75,41 @@ def run(
     watch: Callable[[StepLog], None] = lambda log: None,
     now: Callable[[], float] = time.monotonic,
     seconds: float = 0.0,
+    probe: Probe | None = None,
+    health: Health | None = None,
+    past: Callable[[int], Iterable[StepLog]] = lambda step: (),
 ) -> None:
     """Train to the end, saving on the way. Raises Stopped, after saving, when asked to stop earlier.
 
-    ``seconds`` ends the run early as if it were done. ``watch`` is called after every step and may raise: what was saved
-    last then stands on disk.
+    ``seconds`` ends the run early as if it were done. ``probe`` looks at the first state, at every so many steps and at the
+    last, and its best state is kept in ``saving.best``. ``watch`` is called after every step, and for step 0 where there is a
+    probe; it may raise: what was saved last then stands on disk. ``health`` puts its alarms into the log before that; when a
+    fatal one fires, the trainer goes back to its last good state and Unhealthy is raised. After a resume it is shown the logs of
+    ``past(step)`` first, so that its rules stand where they stood.
     """
+    health = health or Health()
+    best = Best(saving.best)
     if saving.resume and checkpoint.exists(saving.checkpoint):
         trainer.resume(saving.checkpoint)
+        health.recall(past(trainer.step))
+    else:
+        best.forget()
+        trainer.save(saving.checkpoint)  # there is always a state to go back to, and a bad folder is told at once
+        if probe:
+            watch(StepLog(0, {}, take_a_look(trainer, probe, best)))
     started = saved = now()
     with stop_flag() as asked:
         for log in trainer.steps(batches):
+            over = bool(seconds) and now() - started > seconds
+            if probe and probe.due(log.step, over or log.step == trainer.options.steps):
+                log.observations |= take_a_look(trainer, probe, best)
+            try:
+                log.alarms = health.look(log)
+            except Unhealthy as alarm:
+                trainer.resume(saving.checkpoint)
+                raise Unhealthy(
+                    f"{alarm}; the last good state, of step {trainer.step}, is in {saving.checkpoint}: continue with --resume"
+                ) from None
             watch(log)
             out_of_time = saving.minutes and now() - started > saving.minutes * 60
             if asked() or out_of_time:
@@ -86,9 +118,9 @@ def run(
                     f"stopped after step {trainer.step} of {trainer.options.steps}; "
                     f"the state is in {saving.checkpoint}: continue with --resume"
                 )
-            if seconds and now() - started > seconds:
+            if over:
                 break
-            if now() - saved > saving.every_seconds:
+            if now() - saved > saving.every_seconds and not log.skipped:  # what brought a bad step about is not kept
                 trainer.save(saving.checkpoint)
                 saved = now()
     trainer.save(saving.checkpoint)

@@ -23,6 +23,7 @@ from ..rng import Rng
 from ..tensors import Batch
 from . import checkpoint
 from .ema import EMA
+from .log import StepLog
 from .muon import Muon
 
 
@@ -72,20 +73,6 @@ class Options:
     """``cpu`` or ``cuda``."""
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     """Optimiser of each player, by role."""
-
-
-@dataclass
-class StepLog:
-    """What happened in one step."""
-
-    step: int
-    """Steps taken so far, this one included."""
-    losses: dict[str, float]
-    """Weighted losses as ``player/loss``."""
-    observations: dict[str, float]
-    """Gradient norms and whatever the method observed."""
-    skipped: bool = False
-    """A loss or gradient was not finite, so the weights were left alone."""
 
 
 @contextmanager
@@ -189,12 +176,21 @@ class Trainer:
         for name, average in self.averages.items():
             self.method.players[name].load_state_dict(average.average)
 
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """Every player's weights as they stand, by role."""
+        return {name: dict(network.state_dict()) for name, network in self.method.players.items()}
+
+    def load_weights(self, players: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Give every player these weights. Raises ValueError if they do not fit."""
+        for name, network in self.method.players.items():
+            network.load_state_dict(_own(network.state_dict(), players[name]))
+
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {
             "step": self.step,
             "seed": self.options.seed,
-            "players": {n: dict(m.state_dict()) for n, m in self.method.players.items()},
+            "players": self.weights(),
             "optimizers": {n: checkpoint.optimizer_state(o, self._names[n]) for n, o in self.optimizers.items()},
             "averages": {n: {"updates": a.updates, "weights": a.average} for n, a in self.averages.items()},
         }
@@ -208,8 +204,8 @@ class Trainer:
             )
         if state["seed"] != self.options.seed:
             raise ValueError(f"the checkpoint was made with --seed {state['seed']}: resume with the same seed")
-        for name, network in self.method.players.items():
-            network.load_state_dict(_own(network.state_dict(), state["players"][name]))
+        self.load_weights(state["players"])
+        for name in self.method.players:
             saved = state.get("optimizers", {}).get(name, {})
             checkpoint.load_optimizer_state(self.optimizers[name], self._names[name], saved)
         if set(state.get("averages", {})) != set(self.averages):

@@ -1,0 +1,276 @@
+"""Which part of ADD does what: every part left out in turn, on digits (rung 1), by one command.
+
+    python benchmarks/ablation.py --seeds 0 1 --updates 300
+
+The teacher is the one in ``tests/data``; the judge is a classifier that took no part in any training. Every run goes into
+``docs/results/digits_ablation.json`` as soon as it ends, and a run that stands there is not made again: stop and continue
+at will. ``fewstep docs`` makes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from fewstep.data import digits as digits_data
+from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, evaluate
+from fewstep.evaluation.record import MetricRecord
+from fewstep.methods import add
+from fewstep.methods.regression import Regression
+from fewstep.parts.denoiser import Denoiser, Student, Teacher
+from fewstep.parts.discriminator import Options as HeadOptions
+from fewstep.parts.features import ConvClassifier
+from fewstep.recipes import digits
+from fewstep.rng import Rng
+from fewstep.tensors import Features, Media
+from fewstep.training.trainer import Trainer
+
+HOUSE = Path(__file__).resolve().parent.parent
+BASE: dict[str, Any] = {"r1": 1.0, "image_conditioning": False}
+SHOWN = ("fd", "accuracy", "pairwise_distance", "edges_ratio", "midgreys_ratio")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what is different from ADD as it is."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Options of ADD."""
+    init: str = "teacher"
+    """Where the student begins: ``teacher``, ``random``, or ``warm`` (after regression onto the teacher's trajectories)."""
+    heads: HeadOptions = field(default_factory=HeadOptions)
+    features: str = "classifier"
+    """What the discriminator looks through: ``classifier`` or ``teacher``."""
+    plays: bool = True
+    """False leaves the game out: the student as it begins."""
+    averaged: bool = True
+    """False draws with the last weights, not with their average."""
+
+
+ROWS: dict[str, Row] = {
+    "add": Row(),
+    "without_ema": Row(averaged=False),  # the same training as the row above
+    "distillation_only": Row({"adversarial_weight": 0.0}),
+    "adversarial_only": Row({"distillation_weight": 0.0}),
+    "random_init": Row(init="random"),
+    "regression": Row(init="warm", plays=False),
+    "regression_then_add": Row(init="warm"),
+    "without_r1": Row({"r1": 0.0}),
+    "without_conditioning": Row(heads=HeadOptions(text=False, image=False)),
+    "teacher_features": Row(features="teacher"),
+    "backward": Row({"backward": 0.5}),
+    "softplus": Row({"loss": "softplus"}),
+    "relativistic": Row({"loss": "relativistic"}),
+    "distillation_only_sds": Row({"adversarial_weight": 0.0, "weighting": "sds"}),
+    "distillation_only_nfsd": Row({"adversarial_weight": 0.0, "weighting": "nfsd"}),
+    "regression_then_adversarial": Row({"distillation_weight": 0.0}, init="warm"),
+}
+
+
+@dataclass
+class Judge:
+    """The classifier as ``evaluate`` wants it."""
+
+    network: ConvClassifier
+    name: str = "digits-classifier"
+    resizer: str = "none"
+
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for value in self.network.state_dict().values():
+            digest.update(value.numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def __call__(self, media: Media, /) -> Features:
+        return self.network(media)
+
+
+class Bench:
+    """Data, teacher, the discriminator's network and the judge: the same for every row."""
+
+    def __init__(self, o: argparse.Namespace) -> None:
+        self.o = o
+        with tempfile.TemporaryDirectory() as folder:
+            train = digits_data.build(digits_data.Options(), Path(folder) / "digits").subset("train")
+            self.media = train.media(slice(None))
+        self.labels = torch.tensor([item.label for item in train.items])
+        network = digits.unet()
+        weights = load_file(HOUSE / "tests" / "data" / "digits_teacher.safetensors")
+        network.load_state_dict({k: v.float() for k, v in weights.items()})
+        self.teacher = Teacher(digits.denoiser(network), digits.GUIDANCE_SCALE)
+        self.eyes = digits.eyes(self.media, self.labels, seed=1)
+        self.judge = Judge(digits.eyes(self.media, self.labels, seed=2, width=24))
+        self.reference = Reference.build(self.media[::4], self.labels[::4], self.judge, batch=250)  # sorted by digit
+        self._warm: dict[int, Denoiser] = {}
+        self._last: tuple[Row, int, Trainer] | None = None
+
+    def begin(self, init: str, seed: int) -> Denoiser:
+        """The student's denoiser before the game."""
+        if init == "random":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return digits.denoiser(digits.unet())
+        if init == "teacher":
+            return copy.deepcopy(self.teacher.denoiser).requires_grad_(True)
+        if seed not in self._warm:
+            student = Student(self.begin("teacher", seed), digits.STUDENT_TIMES)
+            data = digits.pairs(self.teacher, self.data(seed), self.o.pairs)
+            trainer = Trainer(Regression(student), digits.warm_options(self.o.warm, self.o.batch, seed=seed))
+            finish(trainer, data)
+            trainer.adopt_averages()
+            self._warm[seed] = student.denoiser
+        return copy.deepcopy(self._warm[seed])
+
+    def data(self, seed: int) -> Any:
+        return digits.training_set(self.media, self.labels, self.o.batch, seed)
+
+    def student(self, row: Row, seed: int) -> tuple[Student, dict[str, float]]:
+        """Train one row's student; returns it with the last losses."""
+        trained = replace(row, averaged=True)
+        if self._last is None or self._last[:2] != (trained, seed):
+            student = Student(self.begin(row.init, seed), digits.STUDENT_TIMES)
+            if not row.plays:
+                return student, {}
+            options = add.Options(**(BASE | row.changes))
+            network = self.eyes if row.features == "classifier" else self.teacher.denoiser
+            data = self.data(seed)
+            game = digits.game(student, self.teacher, data, network, options, row.heads)
+            o = digits.add_options(self.o.updates, self.o.batch, seed=seed)
+            trainer = Trainer(game, replace(o, optimizers={k: o.optimizers[k] for k in game.players}))
+            self._last = (trained, seed, trainer)
+            self._losses = finish(trainer, data)
+        trainer = self._last[2]
+        student = copy.deepcopy(trainer.method.student)
+        if row.averaged:
+            student.denoiser.load_state_dict(trainer.averages["student"].average)
+        return student, self._losses
+
+    def measure(self, model: str, draw: Callable[[Any, torch.Tensor, Rng], Media], steps: int) -> dict[str, MetricRecord]:
+        """Every figure of one model at one step count."""
+        classes = digits.conditioner()
+        right: list[torch.Tensor] = []
+
+        @torch.no_grad()
+        def drawn(prompts: list[str], seeds: list[int]) -> Media:
+            cond, rng = classes(prompts), Rng.per_sample(seeds)
+            media = draw(cond, rng.normal((len(prompts), 1, 16, 16)), rng).clamp(-1, 1)
+            right.append(self.judge.network.classify(media).argmax(1) == cond.labels)
+            return media
+
+        options = EvaluateOptions(seeds=tuple(range(self.o.pictures)), batch=100, resamples=2)
+        concepts = list(range(len(digits.CLASSES)))
+        found = evaluate(
+            drawn, digits.CLASSES, concepts, self.reference, self.judge, Subject(model, steps, command=self.o.command),
+            options, discriminator_features="digits-eyes",
+        )  # fmt: skip
+        share = float(torch.cat(right).float().mean())
+        found.append(replace(found[0], metric="accuracy", value=share))
+        return {r.metric: r for r in found if r.metric in SHOWN}
+
+
+def finish(trainer: Trainer, data: Any) -> dict[str, float]:
+    """Train to the end; mean losses of the last fifth, and the share of steps that were not finite."""
+    logs = list(trainer.steps(data))
+    late = logs[-max(1, len(logs) // 5) :]
+    names = {name for log in late for name in log.losses}
+    means = {n: sum(log.losses.get(n, 0.0) for log in late) / len(late) for n in sorted(names)}
+    return means | {"skipped": sum(log.skipped for log in logs) / len(logs)}
+
+
+def jobs(bench: Bench, wanted: list[str]) -> Iterator[tuple[str, int, Callable[[], list[dict[str, Any]]]]]:
+    """Every run that is asked for: its model, its seed, and how to make it. All rows of one seed come first."""
+    if "teacher" in wanted:
+        yield "teacher", 0, lambda: lines(bench, "teacher", 0, teacher_draw(bench), (1, 2, 4, 25), {})
+    for seed in bench.o.seeds:
+        for model, row in ROWS.items():
+            if model in wanted:
+                yield model, seed, lambda model=model, row=row, seed=seed: made(bench, model, row, seed)
+
+
+def teacher_draw(bench: Bench) -> Callable[[int], Any]:
+    null = lambda n: digits.conditioner().null(n)  # noqa: E731
+    return lambda steps: lambda cond, noise, rng: bench.teacher.draw(noise, cond, null(len(noise)), steps)
+
+
+def made(bench: Bench, model: str, row: Row, seed: int) -> list[dict[str, Any]]:
+    student, losses = bench.student(row, seed)
+    return lines(
+        bench, model, seed, lambda steps: lambda cond, noise, rng: student.draw(noise, cond, steps, rng), (1, 2, 4), losses
+    )
+
+
+def lines(
+    bench: Bench, model: str, seed: int, draw: Callable[[int], Any], steps: tuple[int, ...], losses: dict[str, float]
+) -> list[dict[str, Any]]:
+    return [
+        {"seed": seed, "losses": losses, "records": [asdict(r) for r in bench.measure(model, draw(n), n).values()]}
+        for n in steps
+    ]
+
+
+def summary(runs: list[dict[str, Any]]) -> list[MetricRecord]:
+    """One record a figure: the mean over the trainings, and between which values they lie."""
+    groups: dict[tuple[str, int, str], list[MetricRecord]] = {}
+    for run in runs:
+        for entry in run["records"]:
+            record = MetricRecord(**entry)
+            groups.setdefault((record.model, record.steps, record.metric), []).append(record)
+    out = []
+    for group in groups.values():
+        values = [r.value for r in group]
+        out.append(replace(group[0], value=sum(values) / len(values), low=min(values), high=max(values), runs=len(group)))
+    order = ["teacher", *ROWS]
+    return sorted(out, key=lambda r: (order.index(r.model), r.steps))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=["teacher", *ROWS], choices=["teacher", *ROWS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="seeds of the trainings")
+    parser.add_argument("--updates", type=int, default=300, help="updates of the game")
+    parser.add_argument("--warm", type=int, default=150, help="updates of the warm start")
+    parser.add_argument("--pairs", type=int, default=512, help="noise-to-sample pairs of the warm start")
+    parser.add_argument("--batch", type=int, default=16, help="samples an update")
+    parser.add_argument("--pictures", type=int, default=50, help="pictures of each digit that are judged")
+    parser.add_argument("--out", type=Path, default=HOUSE / "docs" / "results" / "digits_ablation.json")
+    o = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = {k: getattr(o, k) for k in ("updates", "warm", "pairs", "batch", "pictures")}
+    o.command = "python benchmarks/ablation.py " + " ".join(f"--{k} {v}" for k, v in settings.items())
+    before = json.loads(o.out.read_text()) if o.out.exists() else {}
+    if before and before["settings"] != settings:
+        raise SystemExit(f"{o.out} was made with {before['settings']}: use the same, or another --out")
+    runs = before.get("runs", [])
+    done = {(run["records"][0]["model"], run["seed"]) for run in runs}
+    bench = Bench(o)
+    for model, seed, make in jobs(bench, o.rows):
+        if (model, seed) in done:
+            continue
+        began = time.process_time()
+        new = make()
+        runs = runs + new
+        records = summary(runs)
+        part = o.out.with_suffix(".part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        text = {"records": [asdict(r) for r in records], "settings": settings, "runs": runs}
+        part.write_text(json.dumps(text, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        os.replace(part, o.out)
+        distances = [f"{r['value']:.2f}" for run in new for r in run["records"] if r["metric"] == "fd"]
+        print(f"{model} seed {seed}: FD {' '.join(distances)}, {time.process_time() - began:.0f} s of CPU", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Looks at a running training from outside, on fixed prompts, and keeps the best state by what it sees.
+
+Training knows no metric: a recipe hands in ``look``, which draws and measures. Looks come at fixed step numbers and see the
+averaged weights, so what is kept is the same in a run that was killed and resumed as in one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ..tensors import Media
+from . import checkpoint
+from .trainer import Trainer
+
+Look = Callable[[], Mapping[str, float]]
+"""Figures of the players as they stand. ``score`` decides what is kept, the lowest; ``diversity`` is watched by the health
+rules; any others are written down. A pure function of the players' weights: its draws come from its own seed."""
+Measure = Callable[[Callable[[], Media], Media], Look]
+"""Makes a Look of ``draw() -> media``, fixed prompts from fixed noise, and the real media it is held against."""
+Keep = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A look, and when."""
+
+    look: Look
+    """Draws and measures."""
+    every: int = 100
+    """Steps between looks; the first and the last state are looked at as well."""
+
+    def due(self, step: int, last: bool) -> bool:
+        """Is this a step after which to look?"""
+        return last or step % self.every == 0
+
+
+class Best:
+    """The best state so far, in a folder beside the checkpoint. What lies there survives whatever happens to the run."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take over what the folder holds. Raises ValueError if it is damaged."""
+        self.folder = folder
+        self.score, self.step = math.inf, -1
+        if checkpoint.exists(folder):
+            found = checkpoint.load(folder)
+            self.score, self.step = float(found["score"]), int(found["step"])
+
+    def forget(self) -> None:
+        """A run that begins anew has no best state yet."""
+        for stale in (self.folder, checkpoint.previous(self.folder)):
+            shutil.rmtree(stale, ignore_errors=True)
+        self.score, self.step = math.inf, -1
+
+    def offer(self, trainer: Trainer, figures: Mapping[str, float]) -> bool:
+        """Keep the players' weights as they stand if they score lower than any before; a score that is not finite never does."""
+        score = float(figures["score"])
+        if not score < self.score:
+            return False
+        checkpoint.save(self.folder, {"step": trainer.step, "score": score, "players": trainer.weights()})
+        self.score, self.step = score, trainer.step
+        return True
+
+    def adopt(self, trainer: Trainer) -> bool:
+        """Give the players the kept weights; False if nothing was kept."""
+        if not checkpoint.exists(self.folder):
+            return False
+        trainer.load_weights(checkpoint.load(self.folder)["players"])
+        return True
+
+
+def take_a_look(trainer: Trainer, probe: Probe, best: Best) -> dict[str, float]:
+    """The figures of the averaged players, as observations; the best state is kept on the way."""
+    with trainer.averaged():
+        for network in trainer.method.players.values():
+            network.eval()  # the trainer sets the mode anew before every turn
+        figures = probe.look()
+        best.offer(trainer, figures)
+    return {f"probe/{name}": float(value) for name, value in figures.items()}

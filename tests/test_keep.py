@@ -1,0 +1,282 @@
+"""Looks at a running training: the best state is kept and survives anything, and the health rules reach real runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import training_worker
+from fewstep.evaluation.progress import look_through
+from fewstep.parts.denoiser import freeze
+from fewstep.tensors import Batch
+from fewstep.training import checkpoint, probe
+from fewstep.training.health import Unhealthy
+from fewstep.training.journal import Journal
+from fewstep.training.log import StepLog
+from fewstep.training.probe import Best, Probe
+from fewstep.training.recipe import Phase, run_phases
+from fewstep.training.run import Saving, run
+from fewstep.training.trainer import Trainer
+from helpers import Eyes, make_batch
+
+STEPS = 6
+
+
+COURSE = (5.0, 3.0, 4.0, 1.0, 2.0, 6.0, 7.0)
+"""Scores of the states 0 to STEPS: the best is neither at an end of all of them nor of every second."""
+
+
+def wandering(trainer: Trainer) -> Callable[[], dict[str, float]]:
+    """A look that finds a run which gets better and then worse."""
+    return lambda: {"score": COURSE[min(trainer.step, STEPS)], "diversity": 1.0}
+
+
+def looked(trainer: Trainer, folder: Path, every: int = 1, **options: Any) -> list[StepLog]:
+    """Run it, looking at every step; its logs."""
+    logs: list[StepLog] = []
+    run(trainer, training_worker.batches, Saving(folder), logs.append, probe=Probe(wandering(trainer), every), **options)
+    return logs
+
+
+def same_state(a: Path, b: Path) -> bool:
+    (tensors_a, plain_a), (tensors_b, plain_b) = (checkpoint.flatten(checkpoint.load(f)) for f in (a, b))
+    return (
+        plain_a == plain_b
+        and tensors_a.keys() == tensors_b.keys()
+        and all(torch.equal(v, tensors_b[k]) for k, v in tensors_a.items())
+    )
+
+
+# what is kept
+
+
+def test_the_lowest_score_is_kept_with_its_averaged_weights(tmp_path: Path) -> None:
+    trainer = training_worker.trainer(STEPS)
+    steps: list[int] = []
+    averages: dict[int, Any] = {}
+
+    def note(log: StepLog) -> None:
+        steps.append(log.step)
+        averages[log.step] = {k: v.clone() for k, v in trainer.averages["student"].average.items()}
+
+    run(trainer, training_worker.batches, Saving(tmp_path), note, probe=Probe(wandering(trainer), 1))
+    assert steps == list(range(STEPS + 1)), "the first state is looked at too"
+    best = COURSE.index(min(COURSE))
+    kept = checkpoint.load(tmp_path / "best")
+    assert (kept["step"], kept["score"]) == (best, min(COURSE))
+    assert all(torch.equal(v, averages[best][k]) for k, v in kept["players"]["student"].items())
+    assert Best(tmp_path / "best").adopt(trainer)
+    assert all(torch.equal(v, averages[best][k]) for k, v in trainer.method.players["student"].state_dict().items())
+
+
+def test_looks_come_at_the_first_every_nth_and_the_last_step(tmp_path: Path) -> None:
+    logs = looked(training_worker.trainer(STEPS + 1), tmp_path, every=3)
+    assert [log.step for log in logs if "probe/score" in log.observations] == [0, 3, 6, 7]
+    clock = iter(range(100))
+    logs = looked(training_worker.trainer(50), tmp_path, every=30, seconds=4, now=lambda: float(next(clock)))
+    assert [log.step for log in logs if "probe/score" in log.observations] == [0, logs[-1].step], "also when time is up"
+
+
+def test_looking_changes_nothing_in_the_training(tmp_path: Path) -> None:
+    looked(training_worker.trainer(STEPS), tmp_path / "a")
+    run(training_worker.trainer(STEPS), training_worker.batches, Saving(tmp_path / "b"))
+    assert same_state(tmp_path / "a" / "checkpoint", tmp_path / "b" / "checkpoint")
+    assert not (tmp_path / "b" / "best").exists()
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_is_never_kept(tmp_path: Path, score: float) -> None:
+    trainer = training_worker.trainer(2)
+    run(trainer, training_worker.batches, Saving(tmp_path), probe=Probe(lambda: {"score": score}, 1))
+    assert not (tmp_path / "best").exists()
+    assert not Best(tmp_path / "best").adopt(trainer), "the last state is what is left"
+
+
+def test_a_new_run_forgets_the_best_of_the_one_before(tmp_path: Path) -> None:
+    trainer = training_worker.trainer(1)
+    run(trainer, training_worker.batches, Saving(tmp_path), probe=Probe(lambda: {"score": -5.0}, 1))
+    run(trainer, training_worker.batches, Saving(tmp_path), probe=Probe(lambda: {"score": 7.0}, 1))
+    assert Best(tmp_path / "best").score == 7.0
+
+
+# through phases, and through death
+
+
+def phases(keep: probe.Keep = "best", before: Callable[[], None] = lambda: None) -> tuple[list[Phase], list[Trainer]]:
+    """Two phases of one game, each looked at; ``before`` is called between them."""
+    made: list[Trainer] = []
+
+    def build(name: str) -> tuple[Trainer, Callable[[int], Batch]]:
+        if made:
+            before()
+        trainer = training_worker.trainer(STEPS, backward=0.0)
+        if made:
+            trainer.load_weights(made[-1].weights())
+        made.append(trainer)
+        return trainer, training_worker.batches
+
+    looks = lambda: Probe(wandering(made[-1]), 2)  # noqa: E731
+    return [Phase(n, STEPS, lambda n=n: build(n), probe=looks, keep=keep) for n in ("one", "two")], made  # type: ignore[misc]
+
+
+def holds(trainer: Trainer, folder: Path) -> bool:
+    student = checkpoint.load(folder)["players"]["student"]
+    return all(torch.equal(v, student[k]) for k, v in trainer.method.players["student"].state_dict().items())
+
+
+def test_a_phase_ends_with_its_best_state_or_with_its_last(tmp_path: Path) -> None:
+    todo, made = phases()
+    assert run_phases(todo, Saving(tmp_path / "best"), lambda *_: None) == {"one": 4, "two": 4}
+    for name, trainer in zip(("one", "two"), made):
+        lines = Journal.read(tmp_path / "best" / name / "journal.jsonl")
+        assert {x["step"]: x["probe/score"] for x in lines if "probe/score" in x} == {i: COURSE[i] for i in (0, 2, 4, 6)}
+        assert holds(trainer, tmp_path / "best" / name / "best")
+    todo, made = phases("last")
+    assert run_phases(todo, Saving(tmp_path / "last"), lambda *_: None) == {"one": STEPS, "two": STEPS}
+    average = made[0].averages["student"].average
+    assert all(torch.equal(v, average[k]) for k, v in made[0].method.players["student"].state_dict().items())
+    assert not holds(made[0], tmp_path / "last" / "one" / "best")
+    assert (tmp_path / "last" / "one" / "best").exists(), "kept beside it all the same"
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def bombs(at: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lay a bomb; returns what is to be called between the phases."""
+    replace, offer, state = os.rename, Best.offer, {"renames": 0}
+
+    def rename(a: Any, b: Any) -> None:
+        replace(a, b)
+        state["renames"] += Path(b).parent.name == "two"
+        if at == "in a checkpoint" and Path(b).name == "checkpoint.old" and state["renames"] > 5:
+            die()
+        if at == "in the best" and Path(b).name == "best.old":
+            die()
+
+    def offered(self: Best, trainer: Trainer, figures: Any) -> bool:
+        if at == "before the best" and trainer.step == 4:
+            die()
+        found = offer(self, trainer, figures)
+        if at == "after the best" and trainer.step == 2:
+            die()
+        return found
+
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(Best, "offer", offered)
+    return die if at == "between phases" else lambda: None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int], list[Trainer]]:
+    """The run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    todo, made = phases()
+    return folder, run_phases(todo, Saving(folder, every_seconds=-1), lambda *_: None), made
+
+
+@pytest.mark.parametrize(
+    "at", ["in a checkpoint", "in the best", "before the best", "after the best", "between phases"]
+)
+def test_killed_anywhere_and_resumed_is_the_uninterrupted_run(
+    tmp_path: Path, at: str, whole: tuple[Path, dict[str, int], list[Trainer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child kills itself with SIGKILL at the named moment; whoever resumes ends with the same bits, the best included."""
+    folder, wanted, trainers = whole
+    child = os.fork()
+    if child == 0:
+        try:
+            with monkeypatch.context() as patch:
+                todo, _ = phases(before=bombs(at, patch))
+                run_phases(todo, Saving(tmp_path / "cut", every_seconds=-1), lambda *_: None)
+        finally:
+            os._exit(0)  # never back into pytest
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "it died where it should"
+    todo, again = phases()
+    assert run_phases(todo, Saving(tmp_path / "cut", every_seconds=-1, resume=True), lambda *_: None) == wanted
+    for name, a, b in zip(("one", "two"), trainers, again):
+        for state in ("checkpoint", "best"):
+            assert same_state(folder / name / state, tmp_path / "cut" / name / state), (name, state)
+        (left, _), (right, _) = checkpoint.flatten(a.weights()), checkpoint.flatten(b.weights())
+        assert all(torch.equal(v, right[k]) for k, v in left.items())
+        journals = [Journal.read(f / name / "journal.jsonl") for f in (folder, tmp_path / "cut")]
+        assert journals[0] == journals[1], "and every line of the journal stands once"
+
+
+# health in a real run
+
+
+def test_a_streak_of_nan_rolls_back_and_stops(tmp_path: Path) -> None:
+    trainer = training_worker.trainer(14, backward=0.0)
+    seen: list[StepLog] = []
+
+    def batches(step: int) -> Batch:
+        batch = make_batch(8, seed=step)
+        return batch if step < 7 else Batch(batch.x0 * math.nan, batch.cond, batch.null)
+
+    with pytest.raises(Unhealthy, match=r"nan_streak: 5 steps in a row .* of step 7, is in .*--resume"):
+        run(trainer, batches, Saving(tmp_path, every_seconds=-1), seen.append)
+    assert [log.step for log in seen if log.skipped] == [8, 9, 10, 11], "the fifth is fatal"
+    kept = checkpoint.load(tmp_path / "checkpoint")
+    assert kept["step"] == trainer.step == 7
+    weights, _ = checkpoint.flatten(trainer.weights())
+    assert all(bool(v.isfinite().all()) for v in weights.values())
+    run(trainer, training_worker.batches, Saving(tmp_path, resume=True))  # with good data it goes on from there
+    assert trainer.step == 14
+
+
+def test_lost_diversity_is_told_in_the_run_and_remembered_over_a_resume(tmp_path: Path) -> None:
+    course = {0: 1.0, 2: 1.2, 4: 0.7, 6: 0.5}
+    rules: list[tuple[int, list[str]]] = []
+
+    def phase(steps: int) -> Phase:
+        trainer = training_worker.trainer(steps)
+        look = lambda: {"score": 1.0, "diversity": course[trainer.step]}  # noqa: E731
+        return Phase("add", steps, lambda: (trainer, training_worker.batches), probe=lambda: Probe(look, 2))
+
+    def watch(phase: Phase, trainer: Trainer, log: StepLog) -> None:
+        rules.append((log.step, [a.rule for a in log.alarms]))
+
+    run_phases([phase(4)], Saving(tmp_path), watch)
+    run_phases([phase(6)], Saving(tmp_path, resume=True), watch)
+    assert [(step, found) for step, found in rules if found] == [(6, ["diversity_lost"])], "0.5 of 1.2, 1.2 seen earlier"
+    assert Journal.read(tmp_path / "add" / "journal.jsonl")[-1]["alarms"] == ["diversity_lost"]
+
+
+def test_an_unwritable_folder_is_told_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    taken: list[StepLog] = []
+    with pytest.raises(ValueError, match="choose another --out"):
+        run(training_worker.trainer(3), training_worker.batches, Saving(tmp_path / "file" / "run"), taken.append)
+    assert taken == []
+
+
+# the figures
+
+
+def test_a_look_tells_blur_collapse_and_noise_from_the_real_thing() -> None:
+    network = freeze(Eyes(2, 3))
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(64, 3, 12, 12, generator=generator).sign() * 0.8
+    other = torch.randn(64, 3, 12, 12, generator=generator).sign() * 0.8
+    blurred = torch.nn.functional.avg_pool2d(other, 3, 1, 1)
+    shown = {"alike": other, "blurred": blurred, "one for all": other[:1].expand(64, -1, -1, -1), "grey": other * 0.2}
+    measure = look_through(network)
+    found = {name: measure(lambda media=media: media, real)() for name, media in shown.items()}
+    scores = {name: figures["score"] for name, figures in found.items()}
+    assert min(scores, key=scores.__getitem__) == "alike"
+    assert all(scores[name] > 3 * scores["alike"] for name in ("blurred", "one for all", "grey"))
+    assert found["alike"]["diversity"] == pytest.approx(1, abs=0.25)
+    assert found["one for all"]["diversity"] < 0.01
+    assert found["blurred"]["edges"] < 0.6
+    same = measure(lambda: real, real)()
+    assert same["score"] == pytest.approx(0, abs=1e-9)
+    assert measure(lambda: real * math.nan, real)() == {"score": math.inf}

@@ -125,7 +125,8 @@ export class Camera {
   }
 
   record() {
-    const kind = ["video/webm;codecs=vp9", "video/webm", "video/mp4"].find((k) => MediaRecorder.isTypeSupported(k));
+    // VP8 is the cheapest: where the network runs on the same processor, a dearer one would take its time away
+    const kind = ["video/webm;codecs=vp8", "video/webm", "video/mp4"].find((k) => MediaRecorder.isTypeSupported(k));
     if (!kind) return this.complain("This browser cannot record.");
     /** @type {Blob[]} */
     const chunks = [];

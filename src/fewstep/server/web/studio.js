@@ -46,6 +46,7 @@ const seed = () => Math.min(2 ** 31 - 1, Math.max(0, Math.floor(Number($("seed")
 function want(at = performance.now()) {
   stamp = at;
   link.want(() => ask(stamp, seed()));
+  result.setAttribute("aria-busy", String(link.busy));
 }
 
 /** @param {number} at @param {number} seed @param {boolean} variation @returns {import("./wire.js").Ask | null} */
@@ -144,6 +145,7 @@ function state() {
   const h = panel.last;
   const live = link.busyFor > BUSY_MS ? "busy" : h && !h.fits ? "over" : h?.shed.length ? "shed" : "ready";
   status.show(link.state === "ready" ? live : link.state, detail, Boolean(last));
+  result.setAttribute("aria-busy", String(link.busy));
 }
 setInterval(state, 250);
 

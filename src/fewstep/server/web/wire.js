@@ -148,6 +148,12 @@ export class Link extends EventTarget {
     this._make = this._last = null;
   }
 
+  /** Whether something that was asked for is not here yet. */
+  get busy() {
+    return this._make !== null || this._flying.size > 0;
+  }
+
+  /** For how many milliseconds the oldest request has been under way. */
   get busyFor() {
     const first = this._flying.values().next().value;
     return first ? performance.now() - first.sent : 0;

@@ -1,0 +1,66 @@
+"""Servers in processes of their own, to be killed and frozen: imports everything once, then forks one for every order.
+
+Orders are lines of JSON on standard input, options of `ServeOptions`; the answer is the new server's process id. Two keys
+are the host's own: ``hold`` names a file that keeps the server warming up for as long as it exists.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fewstep.inference.pipeline import Pipeline
+from fewstep.server import app
+from fewstep.server.limits import Limits
+from serving_helpers import tiny_bundle
+
+
+def slowly(gate: Path) -> Callable[[app.ServeOptions], Any]:
+    """`open_engine` of a model that takes as long to open as the file is there."""
+    quick = app.open_engine
+
+    def open_engine(options: app.ServeOptions) -> Any:
+        def open_(report: Callable[[str], None]) -> Any:
+            report("opening a large model")
+            while gate.exists():
+                time.sleep(0.02)
+            return quick(options)(report)
+
+        return open_
+
+    return open_engine
+
+
+def serve(order: dict[str, Any], model: str) -> None:
+    if hold := order.pop("hold", None):
+        app.open_engine = slowly(Path(hold))
+    limits = Limits(**order.pop("limits", {}))
+    app.serve(app.ServeOptions(model=model, backends=("eager",), limits=limits, **order))
+
+
+def main() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are nobody's concern
+    model = str(tiny_bundle())
+    Pipeline.open(Path(model))
+    print("up", flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(2, 1)  # what a server prints is not an answer
+            try:
+                serve(json.loads(line), model)
+            finally:
+                os._exit(0)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    main()

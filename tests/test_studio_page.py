@@ -1,0 +1,536 @@
+"""The studio page in a real browser, against real servers in processes of their own. Pictures of it land in out/screens/."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewstep.provenance.verify import VerifyOptions, verify
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the page tests need playwright: pip install playwright")
+
+ROOT = Path(__file__).parent.parent
+SCREENS = ROOT / "out" / "screens"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+]  # fmt: skip
+PATIENCE_S = 60
+LOST = re.compile(r"WebSocket connection to 'ws://localhost:\d+/v1/stream.*' failed")
+"""What Chromium itself writes to the console when nobody answers."""
+LIVE = ("ready", "busy", "shed", "over")
+
+
+def find_browser(own: str) -> str | None:
+    """The system's Chromium, or the one that Playwright downloaded."""
+    system = shutil.which("chromium", path="/usr/bin") or shutil.which("chromium-browser", path="/usr/bin")
+    return system or (own if Path(own).exists() else None)
+
+
+class Host:
+    """The process that servers are forked from."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        source = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
+        self._host = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "studio_host.py")],
+            env=os.environ | {"PYTHONPATH": source, "FEWSTEP_HOME": str(home), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self._up = False
+        self.pids: list[int] = []
+
+    def serve(self, port: int, **order: Any) -> int:
+        """Start a server on this port; its process id."""
+        assert self._host.stdin is not None and self._host.stdout is not None
+        if not self._up:
+            assert self._host.stdout.readline() == "up\n", "the host has imported everything"
+            self._up = True
+        self._host.stdin.write(json.dumps({"port": port} | order) + "\n")
+        self._host.stdin.flush()
+        self.pids.append(int(self._host.stdout.readline()))
+        return self.pids[-1]
+
+    def close(self) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert self._host.stdin is not None
+        self._host.stdin.close()
+        self._host.wait(20)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[tuple[Any, str]]:
+    """Playwright's hold on Chromium, and where that is."""
+    with playwright.sync_playwright() as running:
+        executable = find_browser(running.chromium.executable_path)
+        if executable is None:
+            pytest.skip("no browser here: install Debian's chromium, or run `playwright install chromium`")
+        yield running.chromium, executable
+
+
+@pytest.fixture(scope="module")
+def host(chromium: tuple[Any, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    made = Host(tmp_path_factory.mktemp("home"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: tuple[Any, str], host: Host) -> Iterator[Any]:
+    """It starts while the host imports."""
+    made = chromium[0].launch(executable_path=chromium[1], args=FLAGS)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def address(host: Host) -> str:
+    """A server that the tests share, patient enough to shed nothing: one drawing makes one picture, bit for bit."""
+    port = free_port()
+    host.serve(port, budget="60s")
+    return f"http://localhost:{port}/"
+
+
+class Studio:
+    """One tab of the browser, with what a test asks of it."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        page.set_default_timeout(1000 * PATIENCE_S)
+        self.wrong: list[str] = []
+        page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        page.on("console", lambda said: said.type in ("error", "warning") and self.wrong.append(said.text))
+
+    def open(self, address: str) -> Studio:
+        self.until(lambda: self._goto(address), "the server answers")
+        return self
+
+    def _goto(self, address: str) -> bool:
+        try:
+            self.page.goto(address)
+        except playwright.Error as error:
+            assert "ERR_CONNECTION_REFUSED" in error.message
+            return False
+        self.wrong.clear()
+        return True
+
+    def live(self) -> Studio:
+        """Until the first picture is here."""
+        self.until(lambda: self.id and self.state in LIVE, "a picture")
+        return self
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> None:
+        """Wait for a condition; the browser goes on meanwhile."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for: {what}; the page says {self.pill!r}"
+            self.page.wait_for_timeout(20)
+
+    def get(self, script: str) -> Any:
+        return self.page.evaluate(script)
+
+    @property
+    def state(self) -> str:
+        return self.page.locator("#state").get_attribute("data-state")
+
+    @property
+    def pill(self) -> str:
+        return self.page.locator("#state span").inner_text()
+
+    @property
+    def id(self) -> int:
+        return int(self.get("document.querySelector('#result').dataset.id ?? 0"))
+
+    def pixels(self, canvas: str = "#result") -> np.ndarray:
+        """What is on a canvas, uint8 [64, 64, 3]."""
+        data = self.get(
+            f"""() => {{ const small = new OffscreenCanvas(64, 64).getContext("2d");
+                small.drawImage(document.querySelector("{canvas}"), 0, 0, 64, 64);
+                return [...small.getImageData(0, 0, 64, 64).data] }}"""
+        )
+        return np.array(data, np.uint8).reshape(64, 64, 4)[..., :3]
+
+    def change(self, act: Callable[[], Any]) -> np.ndarray:
+        """Do something, and wait for the picture of it, which must be another; the picture."""
+        self.settle()
+        before, number = self.pixels(), self.id
+        act()
+        self.until(lambda: self.id > number, "a new picture")
+        self.settle()
+        after = self.pixels()
+        assert not np.array_equal(before, after), "the picture has changed"
+        return after
+
+    def settle(self) -> None:
+        """Until the picture of all that was asked for is here."""
+        idle = "document.querySelector('#result').getAttribute('aria-busy') === 'false'"
+        self.until(lambda: self.get(idle) and self.state in LIVE, "the picture to settle")
+
+    def stroke(self, *points: tuple[float, float], release: bool = True) -> None:
+        """Move the pointer over the canvas, in parts of its side."""
+        box = self.page.locator("#canvas").bounding_box()
+        places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        self.page.mouse.move(*places[0])
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*place, steps=4)
+        if release:
+            self.page.mouse.up()
+
+    def screen(self, name: str, whole: bool = False) -> None:
+        SCREENS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENS / f"{name}.png", full_page=whole)
+
+
+@contextlib.contextmanager
+def studio_in(browser: Any, name: str, **options: Any) -> Iterator[Studio]:
+    """A fresh tab; afterwards nothing may have gone wrong in it, and it may have talked to nobody but its server."""
+    usual = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark", "reduced_motion": "reduce"}
+    context = browser.new_context(**(usual | options))
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    page = context.new_page()
+    page.on("websocket", lambda socket: asked.append(socket.url))
+    studio = Studio(page)
+    try:
+        yield studio
+        assert [sentence for sentence in studio.wrong if not LOST.search(sentence)] == []
+        others = [url for url in asked if not re.match(r"(https?|ws)://localhost:\d+/|blob:|data:", url)]
+        assert others == [], "the page asks nobody but its own server"
+    finally:
+        studio.screen(name)
+        context.close()
+
+
+@pytest.fixture
+def studio(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Studio]:
+    """The page, live on the shared server."""
+    with studio_in(browser, request.node.name.removeprefix("test_"), accept_downloads=True) as made:
+        yield made.open(address).live()
+
+
+# drawing
+
+
+def test_strokes_change_the_picture_and_can_be_taken_back(studio: Studio):
+    assert studio.page.locator("#undo").is_disabled()
+    empty = studio.pixels("#canvas")
+    assert empty.min() == 255
+    drawn = studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.3), (0.7, 0.8), (0.2, 0.7)))
+    ink = studio.pixels("#canvas")
+    assert (ink == (0xE5, 0x48, 0x4D)).all(-1).mean() > 0.03
+    studio.page.get_by_role("radio", name="blue").click()
+    studio.change(lambda: studio.stroke((0.5, 0.1), (0.5, 0.9)))
+    studio.change(lambda: studio.page.locator("#undo").click())
+    assert np.array_equal(studio.pixels("#canvas"), ink)
+    assert np.array_equal(studio.pixels(), drawn), "the same drawing and the same seed make the same picture"
+    studio.page.keyboard.press("Control+Shift+z")
+    assert not np.array_equal(studio.pixels("#canvas"), ink)
+    studio.page.keyboard.press("Control+z")
+    studio.page.get_by_role("radio", name="Eraser").click()
+    studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.3)))
+    assert (studio.pixels("#canvas") == 255).all(-1).mean() > (ink == 255).all(-1).mean()
+    studio.change(lambda: studio.page.locator("#layer-ink").click())
+    assert studio.pixels("#canvas").min() == 255, "the layer is switched off"
+    studio.page.locator("#layer-ink").click()
+    studio.page.locator("#clear").click()
+    assert studio.pixels("#canvas").min() == 255
+    assert studio.page.locator("#layer-ink").is_disabled()
+    studio.page.locator("#undo").click()
+    assert studio.pixels("#canvas").min() < 255, "clearing can be taken back, too"
+
+
+def test_a_picture_is_opened_and_a_region_of_it_redrawn(studio: Studio, tmp_path: Path):
+    Image.fromarray(np.full((40, 60, 3), (20, 120, 220), np.uint8)).save(tmp_path / "blue.png")
+    (tmp_path / "not.png").write_text("no picture at all")
+    studio.change(lambda: studio.page.set_input_files("#file", tmp_path / "blue.png"))
+    assert np.abs(studio.pixels("#canvas").astype(int) - (20, 120, 220)).max() < 4
+    whole = studio.pixels().astype(int)
+    studio.page.keyboard.press("r")
+    studio.change(lambda: studio.stroke((0.3, 0.3), (0.5, 0.4)))
+    part = studio.pixels().astype(int)
+    outside = np.abs(part[40:] - (20, 120, 220)).mean()
+    assert outside < 12 < np.abs(whole[40:] - (20, 120, 220)).mean(), "what is outside of the region stays"
+    studio.change(lambda: studio.page.locator("#layer-region").click())
+    studio.page.set_input_files("#file", tmp_path / "not.png")
+    studio.until(lambda: "not a picture" in studio.page.locator("#toast").inner_text(), "a sentence that says so")
+    with_text = """text => { const given = new DataTransfer(); given.items.add(new File([Uint8Array.from(text)], "a.png", {type: "image/png"}));
+        dispatchEvent(new ClipboardEvent("paste", {clipboardData: given})) }"""
+    Image.fromarray(np.full((16, 16, 3), (250, 200, 0), np.uint8)).save(tmp_path / "yellow.png")
+    studio.page.locator("#tab-type").click()
+    studio.page.evaluate(with_text, list((tmp_path / "yellow.png").read_bytes()))
+    studio.until(lambda: np.abs(studio.pixels("#canvas").astype(int) - (250, 200, 0)).max() < 4, "the pasted picture")
+    assert studio.page.locator("#view-draw").is_visible(), "a pasted picture goes to the canvas, from every tab"
+
+
+def test_strokes_do_not_wait_for_the_network(studio: Studio, host: Host):
+    """With the server frozen, ink is on the canvas as soon as the pointer has moved, and the newest is drawn afterwards."""
+    server = host.pids[0]
+    number = studio.id
+    os.kill(server, signal.SIGSTOP)
+    try:
+        studio.stroke((0.2, 0.2), (0.8, 0.8))
+        assert (studio.pixels("#canvas") == (0xE5, 0x48, 0x4D)).all(-1).mean() > 0.03
+        studio.until(lambda: studio.pill == "Drawing", "the page to say that it is busy")
+        studio.stroke((0.8, 0.2), (0.2, 0.8))
+        assert studio.id == number
+    finally:
+        os.kill(server, signal.SIGCONT)
+    studio.until(lambda: studio.id > number and studio.state != "busy", "the picture of both strokes")
+
+
+# typing
+
+
+def test_every_keystroke_is_a_picture_and_a_pause_brings_variations(studio: Studio):
+    studio.page.locator("#tab-type").click()
+    studio.page.locator("#prompt").fill("")
+    studio.settle()
+    for word in ("red heart", " with face"):
+        studio.change(lambda word=word: studio.page.keyboard.type(word))
+    variations = studio.page.locator("#variations .thumb:not(.waiting)")
+    studio.until(lambda: variations.count() == 4, "four variations")
+    strip = studio.page.locator("#history .thumb")
+    studio.until(lambda: strip.first.get_attribute("title") == "red heart with face, seed 7", "the strip to keep it")
+    studio.page.locator("#prompt").fill("a blue moon")
+    studio.until(lambda: strip.first.get_attribute("title") == "a blue moon, seed 7", "the strip to keep that, too")
+    studio.until(lambda: variations.count() == 4, "four others")
+    studio.change(lambda: variations.nth(1).click())
+    assert studio.page.locator("#seed").input_value() == "9"
+    strip.last.click()
+    assert studio.page.locator("#prompt").input_value() != "a blue moon"
+
+
+# camera
+
+
+def test_the_camera_streams_pauses_and_records(studio: Studio):
+    page = studio.page
+    page.locator("#tab-camera").click()
+    page.get_by_role("button", name="Start the camera").click()
+    first = studio.id
+    studio.until(lambda: studio.id > first + 4, "a stream of pictures")
+    assert page.locator("#video").get_attribute("class") == "mirrored"
+    with page.expect_download() as recorded:
+        page.locator("#record").click()
+        first = studio.id
+        studio.until(lambda: studio.id > first + 4, "pictures to record")
+        page.locator("#record").click()
+    video = Path(recorded.value.path())
+    assert video.read_bytes()[:4] == b"\x1a\x45\xdf\xa3", "a WebM file"
+    assert video.stat().st_size > 1000
+    page.keyboard.press("Escape")
+    page.locator("#camera-pause").click()
+    studio.settle()
+    assert studio.get("document.querySelector('#video').paused")
+    page.locator("#camera-pause").click()
+    first = studio.id
+    studio.until(lambda: studio.id > first + 2, "the stream to go on")
+    page.locator("#tab-draw").click()
+    assert studio.get("document.querySelector('#video').srcObject === null"), "the camera goes off with its tab"
+    page.locator("#tab-camera").click()
+    first = studio.id
+    studio.until(lambda: studio.id > first + 2, "and comes back with it")
+
+
+# downloads
+
+
+def test_a_download_carries_its_credentials(studio: Studio, host: Host, tmp_path: Path):
+    assert studio.page.locator("#badge").inner_text() == "Signed on download"
+    for format, name in (("png", "fewstep-7.png"), ("jpeg", "fewstep-7.jpg"), ("webp", "fewstep-7.webp")):
+        studio.page.locator("#format").select_option(format)
+        with studio.page.expect_download() as download:
+            studio.page.locator("#save").click()
+        assert download.value.suggested_filename == name
+        download.value.save_as(tmp_path / name)
+        verdict = verify(tmp_path / name, VerifyOptions(home=host.home))
+        assert verdict.credentials.state == "trusted"
+        assert verdict.made_by_fewstep
+        assert (verdict.credentials.facts["seed"], verdict.credentials.facts["steps"]) == (7, 4)
+        assert "prompt" not in verdict.credentials.facts
+    studio.until(lambda: "content credentials" in studio.page.locator("#toast").inner_text(), "a word about it")
+
+
+# the budget
+
+
+def test_the_panel_shows_where_the_time_goes(studio: Studio):
+    page = studio.page
+    studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.8)))
+    assert studio.pill == "Live"
+    assert page.locator("#fact-steps").inner_text() == "3", "of 4, since it starts from a drawing"
+    assert page.locator("#fact-size").inner_text() == "32 px"
+    assert float(page.locator("#glass").inner_text()) > 0
+    assert "network" in page.locator("#bar").get_attribute("aria-label")
+    assert page.locator("#segments i").count() == page.locator("#legend li").count() >= 4
+    studio.until(lambda: re.match(r"\d+ of 8", page.locator("#fact-people").inner_text()), "the people who are here")
+    page.locator("#target").fill("0")
+    assert page.locator("#target-out").inner_text() == "10 ms"
+    studio.until(lambda: studio.state in ("over", "shed"), "something to be shed")
+    studio.until(lambda: page.locator("#fact-steps").inner_text() == "1", "fewer steps")
+    assert studio.pill in ("Over target", "Live, lighter")
+    assert page.locator("#shed").is_visible()
+    page.locator("#pin-steps").select_option("2")
+    studio.until(lambda: page.locator("#fact-steps").inner_text() == "2", "the steps that were pinned")
+
+
+# without a pointer, and on a phone
+
+
+def test_everything_is_within_reach_of_the_keyboard(studio: Studio):
+    page = studio.page
+    reached, ring = [], set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        seen = studio.get("(e => [e.id || e.dataset.tool || e.title || e.textContent, getComputedStyle(e).outlineStyle])(document.activeElement)")
+        if reached and seen[0] == reached[0]:
+            break
+        reached.append(seen[0])
+        ring.add(seen[1])
+    wanted = {"tab-draw", "theme", "prompt", "brush", "open", "canvas", "red", "save", "format", "crisp", "strength", "blend-prompt", "dice", "lock", "target", "pin-steps"}  # fmt: skip
+    assert wanted <= set(reached), wanted - set(reached)
+    assert "auto" not in ring, "the page draws its own rings"
+    page.locator("[data-tool=brush]").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    assert page.locator("[data-tool=brush]").get_attribute("aria-checked") == "true"
+    page.locator("#canvas").focus()
+
+    def draw() -> None:
+        for key in ("Space", *["ArrowRight"] * 8, *["ArrowDown"] * 8, "Space"):
+            page.keyboard.press(key)
+
+    studio.change(draw)
+    assert (studio.pixels("#canvas") == (0xE5, 0x48, 0x4D)).all(-1).mean() > 0.02
+    page.locator("#tab-draw").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#view-type").is_visible()
+    with page.expect_download():
+        page.keyboard.press("Control+s")
+
+
+def test_a_phone_shows_both_pictures_at_once(browser: Any, address: str):
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "light"}
+    with studio_in(browser, "phone_draw", **phone) as studio:
+        studio.open(address).live()
+        for name in ("camera", "type", "draw"):
+            studio.page.locator(f"#tab-{name}").tap()
+            assert studio.get("document.documentElement.scrollWidth") == 390, f"nothing stands out of the {name} tab"
+            studio.screen(f"phone_{name}", whole=True)
+        boxes = [studio.page.locator(place).bounding_box() for place in ("#result", "#canvas", "#swatches", "nav")]
+        tops = [box["y"] for box in boxes]
+        assert tops == sorted(tops)
+        assert all(box["y"] + box["height"] <= 844 for box in boxes), "all in sight, one under the other"
+        buttons = "[...document.querySelectorAll('#view-draw .rail button, nav button')].map(b => b.getBoundingClientRect())"
+        assert min(min(b["width"], b["height"]) for b in studio.get(f"{buttons}.map(b => b.toJSON())")) >= 34
+
+
+def test_light_and_dark_on_a_laptop_and_a_tablet(studio: Studio):
+    assert studio.get("document.documentElement.scrollHeight") <= 800, "everything fits one laptop screen"
+    studio.screen("laptop_dark")
+    dark = studio.get("getComputedStyle(document.querySelector('.panel')).backgroundColor")
+    studio.page.locator("#theme").click()
+    assert studio.get("getComputedStyle(document.querySelector('.panel')).backgroundColor") != dark
+    studio.screen("laptop_light")
+    studio.page.reload()
+    assert studio.get("document.documentElement.dataset.theme") == "light", "the choice is kept"
+    studio.live()
+    studio.page.set_viewport_size({"width": 900, "height": 1000})
+    assert studio.get("document.documentElement.scrollWidth") == 900
+
+
+# when the connection is not what it should be
+
+
+def test_a_server_killed_in_mid_stroke_is_found_again(browser: Any, host: Host):
+    port = free_port()
+    server = host.serve(port)
+    with studio_in(browser, "recovered") as studio:
+        studio.open(f"http://localhost:{port}/").live()
+        studio.stroke((0.1, 0.2), (0.5, 0.4), release=False)
+        os.kill(server, signal.SIGKILL)
+        studio.until(lambda: studio.pill == "Reconnecting", "the page to notice")
+        studio.screen("lost")
+        before, number = studio.pixels("#canvas"), studio.id
+        box = studio.page.locator("#canvas").bounding_box()
+        studio.page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.9 * box["height"], steps=4)
+        assert not np.array_equal(studio.pixels("#canvas"), before), "the stroke goes on while nobody answers"
+        studio.page.keyboard.press("Control+s")
+        studio.until(lambda: "cannot be reached" in studio.page.locator("#toast").inner_text(), "a download to say so")
+        studio.wrong[:] = [text for text in studio.wrong if "ERR_CONNECTION_REFUSED" not in text]
+        host.serve(port)
+        studio.until(lambda: studio.id > number and studio.state in LIVE, "a picture of the whole stroke, by itself")
+        studio.page.mouse.up()
+        studio.change(lambda: studio.stroke((0.9, 0.1), (0.1, 0.9)))
+        with studio.page.expect_download():
+            studio.page.locator("#save").click()
+
+
+def test_a_full_house_shows_the_place_in_the_queue(browser: Any, host: Host):
+    port = free_port()
+    host.serve(port, limits={"sessions": 1, "queue": 1})
+    address = f"http://localhost:{port}/"
+    with studio_in(browser, "moved_up") as second, studio_in(browser, "full") as third:
+        with studio_in(browser, "inside") as first:
+            first.open(address).live()
+            second.open(address)
+            second.until(lambda: second.pill == "In the queue", "the queue")
+            assert second.page.locator("#cover-title").inner_text() == "You are number 1"
+            second.stroke((0.1, 0.2), (0.5, 0.4))
+            assert second.pixels("#canvas").min() < 255, "who waits can draw already"
+            second.screen("queue")
+            third.open(address)
+            third.until(lambda: third.pill == "Full", "the sign at the door")
+            assert third.page.locator("#cover-title").inner_text() == "Everything is taken"
+            third.screen("full_cover")
+        second.live()
+        third.until(lambda: third.pill == "In the queue", "a free place in the queue")
+
+
+def test_a_token_a_slow_start_and_no_provenance_all_show(browser: Any, host: Host, tmp_path: Path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    port = free_port()
+    host.serve(port, token="secret", provenance=False, hold=str(gate))
+    with studio_in(browser, "no_access") as stranger:
+        stranger.open(f"http://localhost:{port}/")
+        stranger.until(lambda: stranger.pill == "No access", "the stranger to be told")
+    with studio_in(browser, "no_provenance") as studio:
+        studio.open(f"http://localhost:{port}/#token=secret")
+        studio.until(lambda: studio.pill == "Warming up", "the server to say what it does")
+        studio.until(lambda: "large model" in studio.page.locator("#cover-text").inner_text(), "and what it opens")
+        assert "secret" not in studio.page.url
+        studio.screen("warming")
+        gate.unlink()
+        studio.live()
+        assert studio.page.locator("#cover").is_hidden()
+        assert studio.page.locator("#badge").inner_text() == "No provenance"
+        with studio.page.expect_download() as download:
+            studio.page.locator("#save").click()
+        assert verify(download.value.path(), VerifyOptions(home=host.home)).credentials.state == "absent"

@@ -179,6 +179,8 @@ class Person:
     frames: int = 0
     """What the canvas has shown."""
     asked: int = 0
+    drops: int = 0
+    """Of those, overwritten on the server."""
     errors: list[str] = field(default_factory=list)
 
     async def canvas(self) -> AsyncIterator[dict[str, Any]]:
@@ -199,6 +201,7 @@ class Person:
                 now = time.perf_counter()
                 self.glass_ms.append(1000 * now - picture.facts["sent_ms"])
                 self.steps.append(picture.facts["steps"])
+                self.drops = picture.facts["drops"]
                 self.in_time += now <= end
                 await studio.seen(picture, self.glass_ms[-1])
         except ServerError as error:
@@ -206,10 +209,10 @@ class Person:
         self.asked = studio.asked
 
 
-async def until_ended(stop: asyncio.Event, served: Served, peak: list[float]) -> None:
+async def until_ended(stop: asyncio.Event, served: Served, memory_mb: list[float]) -> None:
     """Watch the server's memory."""
     while not stop.is_set():
-        peak.append(served.memory_mb)
+        memory_mb.append(served.memory_mb)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 0.5)
 
@@ -217,37 +220,31 @@ async def until_ended(stop: asyncio.Event, served: Served, peak: list[float]) ->
 async def crowd(served: Served, sessions: int, seconds: float, fps: float = 30.0) -> LoadLevel:
     """So many people draw for a while."""
     async with contextlib.AsyncExitStack() as stack:
-        watcher = await stack.enter_async_context(fewstep.connect(served.url))
         studios = [await stack.enter_async_context(fewstep.connect(served.url)) for _ in range(sessions)]
-        people = [Person(i, fps, seconds, watcher.hello["model"]["size"]) for i in range(sessions)]
-        before, start_mb = (await watcher.stats())["counts"], served.memory_mb
-        stop, peak = asyncio.Event(), [start_mb]
-        watching = asyncio.create_task(until_ended(stop, served, peak))
+        people = [Person(i, fps, seconds, studio.hello["model"]["size"]) for i, studio in enumerate(studios)]
+        stop, memory_mb = asyncio.Event(), [served.memory_mb]
+        watching = asyncio.create_task(until_ended(stop, served, memory_mb))
         await asyncio.gather(*(person.draw(studio) for person, studio in zip(people, studios)))
         stop.set()
         await watching
-        counts = {name: n - before[name] for name, n in (await watcher.stats())["counts"].items()}
-    return level(people, counts, seconds, peak, served.memory_mb)
+    return level(people, seconds, [*memory_mb, served.memory_mb])
 
 
-def level(
-    people: Sequence[Person], counts: dict[str, int], seconds: float, memory_mb: Sequence[float], end_mb: float
-) -> LoadLevel:
-    """What is said about a level: ``counts`` are the server's, the rest is what the people saw."""
+def level(people: Sequence[Person], seconds: float, memory_mb: Sequence[float]) -> LoadLevel:
+    """What is said about so many people."""
     rates = [person.in_time / seconds for person in people]
     glass = Percentiles(10**6, seconds)
     for ms in (ms for person in people for ms in person.glass_ms):
         glass.add(ms, 0.0)
     p50, p95, p99 = (ms if ms is not None else 0.0 for ms in glass.many((0.5, 0.95, 0.99), 0.0))
     asked, answered = sum(p.asked for p in people), sum(len(p.glass_ms) for p in people)
-    errors = max(sum(len(p.errors) for p in people), counts["errors"] + counts["refused"])
-    drops = counts["overwritten"] + counts["superseded"]
+    drops, errors = sum(p.drops for p in people), sum(len(p.errors) for p in people)
     return LoadLevel(
         sessions=len(people), seconds=seconds, fps_per_user=statistics.fmean(rates), fps_min=min(rates),
         fps_max=max(rates), p50_ms=p50, p95_ms=p95, p99_ms=p99,
         steps=statistics.fmean([n for p in people for n in p.steps] or [0]), drops=drops,
         skipped=sum(p.frames for p in people) - asked, errors=errors, lost=asked - answered - drops - errors,
-        rss_start_mb=memory_mb[0], rss_peak_mb=max(memory_mb), rss_end_mb=end_mb,
+        rss_start_mb=memory_mb[0], rss_peak_mb=max(memory_mb), rss_end_mb=memory_mb[-1],
     )  # fmt: skip
 
 

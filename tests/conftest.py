@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import pytest_socket
@@ -20,3 +22,12 @@ def _quiet_machine() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     pytest_socket.socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real ``fewstep serve`` in a process of its own, started by the first test that talks to it."""
+    from serving_helpers import process
+
+    with process(tmp_path_factory.mktemp("served")) as running:
+        yield running

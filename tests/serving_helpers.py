@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 from fewstep import bundle
@@ -21,6 +25,7 @@ from fewstep.server import app
 from fewstep.server.studio import Studio
 
 SIZE = 32
+TOKEN = "a-token-for-tests"
 WORDS = ["a", "the", "red", "blue", "green", "heart", "cat", "dog", "sun", "moon", "face", "with", "of", "and"]
 
 
@@ -110,6 +115,29 @@ def running(**options: Any) -> Iterator[Server]:
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "the server ends when it is told to"
+
+
+def benchmark(name: str) -> ModuleType:
+    """A file of ``benchmarks/`` as a module: what is tested is what is measured."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def process(home: Path) -> Iterator[Any]:
+    """`benchmarks/load.py`'s server process: the tiny bundle behind a token, with little patience."""
+    limits = {"sessions": 6, "queue": 4, "body-s": 1, "send-s": 1, "single-pictures": 2}
+    arguments = [text for name, value in limits.items() for text in (f"--limits.{name}", str(value))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSTEP_HOME", str(home))
+        load = benchmark("load")
+        with load.serving(str(tiny_bundle()), "--backends", "eager", "--token", TOKEN, *arguments) as served:
+            yield served
 
 
 @dataclass(frozen=True)

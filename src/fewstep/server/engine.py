@@ -277,6 +277,15 @@ class Engine:
         stages |= {"watermark": 1000 * (between - began), "encode": 1000 * (self._clock() - between)}
         return Drawn(pixels, data, job.encoder, len(times), times[0], stages, flicker)
 
+    def steps_for(self, ask: Ask) -> tuple[int, ...]:
+        """Step counts that differ for this request, most first: from a picture on, only the times up to its strength are left."""
+        if not ask.with_picture:
+            return self.choices.steps
+        taken = {
+            len(self._pipeline.times_from(n, ask.strength)): n for n in self.choices.steps
+        }  # the fewest that do it
+        return tuple(taken.values())
+
     def kind(self, ask: Ask, plan: Plan) -> tuple[object, ...]:
         """Requests of the same kind can be drawn in one call."""
         from_time = self._pipeline.times_from(plan.steps, ask.strength)[0] if ask.with_picture else 1.0

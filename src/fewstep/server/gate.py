@@ -15,6 +15,8 @@ from .stream import CLOSE_UNAUTHORISED
 
 OPEN_PATHS = ("/", "/health", "/favicon.ico")
 """Paths that need no token: they hold nothing of anybody's."""
+OPEN_FOLDERS = ("/web/", "/v1/files/")
+"""The same for all below them. A file's name is a secret that only its answer gave away, as with OpenAI's addresses."""
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
      b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
@@ -25,9 +27,8 @@ HEADERS = (
 )  # fmt: skip
 
 
-def error_body(message: str, code: str) -> bytes:
+def error_body(message: str, code: str, kind: str = "invalid_request_error") -> bytes:
     """An error in the form that OpenAI's clients read."""
-    kind = "invalid_request_error"
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
 
 
@@ -90,7 +91,7 @@ class Gate:
         strange = self._door.stranger(headers.get("host"), headers.get("origin"))
         if strange is not None:
             return 403, "forbidden", strange
-        is_open = path in OPEN_PATHS or path.startswith("/web/")
+        is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
         if not is_open and (wrong := self._door.wrong_token(bearer(headers.get("authorization")))) is not None:
             return 401, "invalid_api_key", wrong
         length = headers.get("content-length", "0")

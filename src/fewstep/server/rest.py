@@ -76,6 +76,8 @@ class OpenAIRequest(BaseModel):
     """Not OpenAI's: the seed of the first picture; the others count up."""
     steps: int = 0
     """Not OpenAI's: network evaluations."""
+    stream: bool | None = None
+    """Answers in pieces are not given: a student has nothing to show before its picture."""
 
 
 def _part(name: str, text: str | None) -> Part | None:
@@ -94,19 +96,23 @@ def failed(error: ProtocolError) -> Response:
     """An error in the form that OpenAI's clients read."""
     status = STATUS.get(error.code, 400)
     headers = {"retry-after": "1"} if status == 503 else {}
-    return Response(error_body(str(error), error.code), status, headers, "application/json")
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return Response(error_body(str(error), error.code, kind), status, headers, "application/json")
 
 
-def fitted(pixels: Pixels, size: str | None, max_pixels: int) -> Pixels:
-    """Resized to an OpenAI-style size; ProtocolError for one that is no square or too large."""
-    if size in (None, "auto"):
-        return pixels
-    assert size is not None
+def square(size: str | None, max_pixels: int) -> int:
+    """The side of an OpenAI-style size, 0 for the model's own; ProtocolError for one that is no square or too large."""
+    if size is None or size == "auto":
+        return 0
     width, _, height = size.partition("x")
     if not (width.isdecimal() and width == height and 0 < int(width) ** 2 <= max_pixels):
         raise ProtocolError("size", f"cannot draw {size!r}: use auto, or a square such as 256x256 within the limit")
-    side = int(width)
-    if pixels.shape[:2] == (side, side):
+    return int(width)
+
+
+def fitted(pixels: Pixels, side: int) -> Pixels:
+    """Resized to a square; 0 leaves it as it is."""
+    if not side or pixels.shape[:2] == (side, side):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
 
@@ -115,19 +121,20 @@ def routes(studio: Studio) -> APIRouter:
     """All of them."""
     router = APIRouter()
 
-    async def file(ask: Ask, encoder: str, size: str | None, include_prompt: bool) -> tuple[bytes, dict[str, Any]]:
-        answer = await studio.single(ask)
-        assert answer.drawn is not None
-        pixels = fitted(answer.drawn.pixels, size, studio.limits.picture_pixels)
-        facts = Facts(answer.drawn.steps, ask.seed, ask.prompt)
-        data = await asyncio.to_thread(studio.marks.file, pixels, facts, encoder, include_prompt)
-        return data, answer.header
+    async def file(ask: Ask, encoder: str, side: int, include_prompt: bool) -> tuple[bytes, dict[str, Any]]:
+        drawn, header = await studio.single(ask)
+
+        def made() -> bytes:
+            facts = Facts(drawn.steps, ask.seed, ask.prompt)
+            return studio.marks.file(fitted(drawn.pixels, side), facts, encoder, include_prompt)
+
+        return await asyncio.to_thread(made), header
 
     @router.post("/v1/pictures", response_class=Response)
     async def picture(request: PictureRequest) -> Response:
         """Draw one picture: the answer is the file, with its content credentials."""
         try:
-            data, facts = await file(request.ask(studio), request.format, None, request.include_prompt)
+            data, facts = await file(request.ask(studio), request.format, 0, request.include_prompt)
         except ProtocolError as error:
             return failed(error)
         said = {key: facts[key] for key in ("seed", "steps", "size", "stages_ms", "marks")}
@@ -156,15 +163,19 @@ def routes(studio: Studio) -> APIRouter:
             return failed(error)
 
     async def _generations(request: OpenAIRequest, base: str) -> dict[str, Any]:
-        n, most = request.n or 1, studio.limits.pictures_per_request
+        n, most = 1 if request.n is None else request.n, studio.limits.pictures_per_request
+        if request.stream:
+            raise ProtocolError(
+                "stream", "pictures are not streamed here: leave stream out, or draw live on /v1/stream"
+            )
         if not 1 <= n <= most:
             raise ProtocolError("n", f"cannot draw {n} pictures at a time: use 1 to {most}")
-        encoder = request.output_format or "png"
+        encoder, side = request.output_format or "png", square(request.size, studio.limits.picture_pixels)
         first = PictureRequest(prompt=request.prompt, seed=request.seed, steps=request.steps).ask(studio)
         listed = []
         for i in range(n):
             ask = Ask(0, prompt=first.prompt, seed=first.seed + i, steps=first.steps)
-            data, facts = await file(ask, encoder, request.size, False)
+            data, facts = await file(ask, encoder, side, False)
             if request.response_format == "url":
                 entry = {"url": f"{base}v1/files/{studio.shelf.put(data, MIMES[encoder])}"}
             else:
@@ -180,15 +191,21 @@ def routes(studio: Studio) -> APIRouter:
             return failed404("this file is no longer here: ask for it again")
         return Response(found[0], 200, {}, found[1])
 
+    def served() -> list[dict[str, Any]]:
+        engine = studio.worker.engine
+        names = [engine.card.name] if engine else []
+        return [{"id": name, "object": "model", "created": 0, "owned_by": "fewstep"} for name in names]
+
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The one model that is served, as OpenAI lists models."""
-        engine = studio.worker.engine
-        listed = [engine.card.name] if engine else []
-        return {
-            "object": "list",
-            "data": [{"id": m, "object": "model", "created": 0, "owned_by": "fewstep"} for m in listed],
-        }
+        return {"object": "list", "data": served()}
+
+    @router.get("/v1/models/{name}")
+    async def model(name: str) -> Response:
+        """It by its name."""
+        found = [entry for entry in served() if entry["id"] == name]
+        return JSONResponse(found[0]) if found else failed404(f"there is no model {name!r} here: see /v1/models")
 
     return router
 

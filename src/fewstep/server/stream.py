@@ -105,7 +105,7 @@ class Connection:
                 await self._send(self._notices.popleft())
             held = self._studio.worker.collect(self._seat) if self._seat is not None else None
             if held is not None:
-                await self._send_bytes(held.value.frame())
+                await self._send_bytes(held.value.frame(drops=self._seat.session.drops))
                 if held.value.drawn is not None:
                     self._studio.metrics.count("sent")
 

@@ -13,12 +13,12 @@ from typing import Any
 from .. import __version__
 from ..inference.budget import Budget
 from ..inference.session import Room, Session
-from .engine import ENCODERS
+from .engine import ENCODERS, Drawn
 from .limits import Door, Limits
 from .marks import Marks
 from .metrics import Metrics
 from .protocol import SUBPROTOCOL, TASKS, Ask, ProtocolError
-from .worker import Answer, Kept, Seat, Worker
+from .worker import Kept, Seat, Worker
 
 PATIENT_MS = 60_000.0
 """Budget of a single picture: nobody is drawing while they wait, so nothing is shed."""
@@ -136,8 +136,11 @@ class Studio:
 
     # single pictures
 
-    async def single(self, ask: Ask) -> Answer:
-        """Draw one picture in turn with everybody else. Raises ProtocolError when refused, broken or too busy."""
+    async def single(self, ask: Ask) -> tuple[Drawn, dict[str, Any]]:
+        """Draw one picture in turn with everybody else: it, and what is said about it.
+
+        Raises ProtocolError when refused, broken or too busy.
+        """
         if self.worker.state != "ready":
             raise ProtocolError("not_ready", f"the server is {self.worker.state}: {self.worker.doing or 'try again'}")
         if self._singles >= self.limits.single_pictures:
@@ -172,7 +175,7 @@ class Studio:
         if reason is not None:
             self.metrics.count("refused")
             raise ProtocolError("refused", reason)
-        return answer
+        return answer.drawn, answer.header
 
     # what clients are told
 

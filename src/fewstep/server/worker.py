@@ -232,8 +232,7 @@ class Worker:
     def _plan(self, engine: Engine, seat: Seat, ask: Ask) -> Plan:
         """How to draw this request: what is pinned stays, the rest is the budget's."""
         choices, now = engine.choices, self._clock()
-        if ask.steps:
-            choices = replace(choices, steps=(ask.steps,))
+        choices = replace(choices, steps=(ask.steps,) if ask.steps else engine.steps_for(ask))
         if ask.size in choices.sizes:
             choices = replace(choices, sizes=(ask.size,))
         if ask.encoder:
@@ -343,9 +342,8 @@ class Worker:
     def _deliver(self, seat: Seat, answer: Answer) -> None:
         with self._lock:
             waiting = seat.session.outbox.peek()
-            if waiting is not None and waiting.ask.id > answer.ask.id:
-                return
-            superseded = seat.session.outbox.put(answer, self._clock())
+            newer = waiting if waiting is not None and waiting.ask.id > answer.ask.id else answer
+            superseded = seat.session.outbox.put(newer, self._clock())
             if answer.drawn is not None:
                 seat.answered[answer.ask.id] = answer.server_ms
             while len(seat.answered) > 32:
@@ -371,7 +369,6 @@ def picture_header(engine: Engine, seat: Seat, ask: Ask, chosen: Plan, drawn: Dr
         "expected_ms": round(chosen.expected_ms, 2),
         "target_ms": seat.budget.target_ms,
         "stages_ms": stages,
-        "drops": seat.session.drops,
         "sent_ms": ask.sent_ms,
         "marks": engine.marks.state,
     }

@@ -21,7 +21,7 @@ from ..methods.method import Method
 from ..rng import Rng
 from ..tensors import Batch
 from . import checkpoint
-from .ema import EMA
+from .ema import EMA, load_moving, moving
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,14 @@ class StepLog:
     """Gradient norms and whatever the method observed."""
     skipped: bool = False
     """A loss or gradient was not finite, so the weights were left alone."""
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not known or not here. Raises ValueError with the fix."""
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {device!r}: use cpu or cuda")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("torch sees no GPU here: use --device cpu, or install a torch with CUDA")
 
 
 @contextmanager
@@ -164,7 +172,7 @@ class Trainer:
     def steps(self, batches: Callable[[int], Batch]) -> Iterator[StepLog]:
         """Train from the current step to the last, yielding after each. ``batches(step)`` must be a pure function."""
         while self.step < self.options.steps:
-            batch = batches(self.step)
+            batch = batches(self.step).to(self.options.device)
             log = StepLog(self.step + 1, {}, {})
             for turn, player in enumerate(self.method.turns(self.step)):
                 losses, observed, moved = self._turn(player, batch, turn)
@@ -186,14 +194,14 @@ class Trainer:
     def adopt_averages(self) -> None:
         """The averaged weights become the weights: the end of a run."""
         for name, average in self.averages.items():
-            self.method.players[name].load_state_dict(average.average)
+            load_moving(self.method.players[name], average.average)
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on, but for frozen weights: those come back from where they came from."""
         return {
             "step": self.step,
             "seed": self.options.seed,
-            "players": {n: dict(m.state_dict()) for n, m in self.method.players.items()},
+            "players": {n: moving(m) for n, m in self.method.players.items()},
             "optimizers": {n: checkpoint.optimizer_state(o, self._names[n]) for n, o in self.optimizers.items()},
             "averages": {n: {"updates": a.updates, "weights": a.average} for n, a in self.averages.items()},
         }
@@ -208,7 +216,7 @@ class Trainer:
         if state["seed"] != self.options.seed:
             raise ValueError(f"the checkpoint was made with --seed {state['seed']}: resume with the same seed")
         for name, network in self.method.players.items():
-            network.load_state_dict(_own(network.state_dict(), state["players"][name]))
+            load_moving(network, _own(moving(network), state["players"][name]))
             saved = state.get("optimizers", {}).get(name, {})
             checkpoint.load_optimizer_state(self.optimizers[name], self._names[name], saved)
         if set(state.get("averages", {})) != set(self.averages):

@@ -26,7 +26,7 @@ def pictures(folder: Path, n: int = 16, side: int = 16) -> Dataset:
     return Dataset.open(folder)
 
 
-def clip_tokenizer(folder: Path, length: int = 10) -> Any:
+def clip_tokenizer(folder: Path, length: int = 16) -> Any:
     """A byte-level CLIP tokenizer that merges nothing."""
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -120,8 +120,21 @@ def sdxl(root: Path) -> Path:
     )  # fmt: skip
 
 
+def t5(width: int) -> tuple[Any, Any]:
+    """A T5 tokenizer of single letters and an encoder of one layer."""
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -2.0) for c in "▁abcdefghijklmnopqrstuvwxyz")]
+    tokenizer = T5Tokenizer(vocab=letters, extra_ids=0)
+    config = T5Config(
+        vocab_size=len(letters), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0,
+        eos_token_id=1, decoder_start_token_id=0,
+    )  # fmt: skip
+    return tokenizer, T5EncoderModel(config).eval()
+
+
 def sd3(root: Path) -> Path:
-    """Stable Diffusion 3 without T5: a transformer that predicts a flow."""
+    """Stable Diffusion 3: three text encoders, and a transformer that predicts a flow."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
     torch.manual_seed(0)
@@ -130,12 +143,13 @@ def sd3(root: Path) -> Path:
         joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=24, out_channels=4,
         pos_embed_max_size=16,
     ).eval()  # fmt: skip
+    tokenizer, encoder = t5(32)
     return write(
         root / "sd3", "StableDiffusion3Pipeline", transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=kl_vae(2, 4, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
-        text_encoder=clip_encoder(8, 8), text_encoder_2=clip_encoder(12, 16), text_encoder_3=None,
-        tokenizer=clip_tokenizer(root / "w1"), tokenizer_2=clip_tokenizer(root / "w2"), tokenizer_3=None,
+        text_encoder=clip_encoder(8, 8), text_encoder_2=clip_encoder(12, 16), text_encoder_3=encoder,
+        tokenizer=clip_tokenizer(root / "w1"), tokenizer_2=clip_tokenizer(root / "w2"), tokenizer_3=tokenizer,
     )  # fmt: skip
 
 

@@ -70,6 +70,7 @@ class DinoFeatures(nn.Module):
         if config.model_type != "dinov2":
             raise ValueError(f"{folder} holds a {config.model_type}, not DINOv2: download {WANTED}")
         options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+        options["ignore_mismatched_sizes"] = True  # they are reported, and refused, like all else that does not fit
         loaded: Any = Dinov2Model.from_pretrained(folder, config=config, dtype=torch.float32, **options)
         network, found = loaded
         _refuse({k for name in ("missing_keys", "unexpected_keys", "mismatched_keys") for k in map(str, found[name])})

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import nn
 
 from . import __version__, pretrained
 from .data.dataset import cache_dir
+from .pretrained import trainable
 
 CARD = "student_card.json"
 
@@ -109,9 +110,21 @@ def file_hash(path: Path) -> str:
 
 
 def scheduler_for(role: str, prediction_type: str, **betas: Any) -> Any:
-    """The diffusers scheduler that makes a stock pipeline right: trailing times, ancestral for students, DDIM else."""
+    """The diffusers scheduler that makes a stock pipeline right: trailing times, ancestral for students, DDIM else.
+
+    A rectified flow (``flow_prediction``) gets first-order SDE-DPM-Solver++ (arXiv 2211.01095): on a flow's times it is the
+    ancestral sampler, and the only stock scheduler whose config spaces 1, 2 and 4 steps as the student was trained.
+    """
     import diffusers
 
+    if prediction_type == "flow_prediction":
+        return diffusers.DPMSolverMultistepScheduler(
+            prediction_type=prediction_type,
+            use_flow_sigmas=True,
+            solver_order=1,
+            algorithm_type="sde-dpmsolver++" if role == "student" else "dpmsolver++",
+            final_sigmas_type="zero",
+        )
     kind = diffusers.EulerAncestralDiscreteScheduler if role == "student" else diffusers.DDIMScheduler
     options: dict[str, Any] = {
         "prediction_type": prediction_type,
@@ -125,14 +138,38 @@ def scheduler_for(role: str, prediction_type: str, **betas: Any) -> Any:
 
 
 def save_module(module: nn.Module, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """A diffusers network's config and weights, contiguous, in ``dtype``."""
+    """A diffusers network's config and weights, contiguous, in ``dtype``; a LoRA on it is merged in."""
     folder.mkdir(parents=True, exist_ok=True)
     module.save_config(folder)  # type: ignore[operator]
     weights = {
         k: v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().cpu().clone()
-        for k, v in module.state_dict().items()
+        for k, v in trainable.merged_state(module).items()
     }
     save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+
+
+UNREAD = ("*.bin", "*.pt", "*.ckpt", "*.msgpack", "*.h5", "*.onnx", "*.fp16.safetensors", "*.non_ema.safetensors")
+"""Files of a text encoder that a bundle leaves behind: pickles, other frameworks', copies in other precisions."""
+
+OPTIONAL: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+    },
+    "StableDiffusionXLPipeline": {"feature_extractor": [None, None], "image_encoder": [None, None]},
+    "StableDiffusion3Pipeline": {"feature_extractor": [None, None], "image_encoder": [None, None]},
+}
+"""Parts of each pipeline that a bundle does without."""
+
+
+def pipeline_of(network: Any) -> str:
+    """The stock pipeline's class for a network."""
+    if type(network).__name__ == "SD3Transformer2DModel":
+        return "StableDiffusion3Pipeline"
+    sdxl = network.config.get("addition_embed_type") == "text_time"
+    return "StableDiffusionXLPipeline" if sdxl else "StableDiffusionPipeline"
 
 
 def save(
@@ -147,32 +184,38 @@ def save(
 ) -> Card:
     """Write a bundle. ``text`` is a folder that holds ``tokenizer/`` and ``text_encoder/``; without it the bundle is thin.
 
+    The pipeline's class follows from the network: Stable Diffusion, SDXL or Stable Diffusion 3. A network with a LoRA is
+    saved merged, so that it loads as it stands, and the LoRA alone goes into ``lora/``, for use on top of the teacher.
     Written beside its place and moved there, so an interrupted save leaves nothing behind. Returns the card with hashes.
     """
+    pipeline = pipeline_of(unet)
+    component = "transformer" if pipeline == "StableDiffusion3Pipeline" else "unet"
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        save_module(unet, temporary / "unet", dtype)
+        save_module(unet, temporary / component, dtype)
         save_module(vae, temporary / "vae", dtype)
         scheduler.save_pretrained(temporary / "scheduler")
         index: dict[str, Any] = {
-            "_class_name": "StableDiffusionPipeline",
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
-            "requires_safety_checker": False,
-            "safety_checker": [None, None],
+            "_class_name": pipeline,
+            **OPTIONAL[pipeline],
             "scheduler": ["diffusers", type(scheduler).__name__],
-            "unet": ["diffusers", type(unet).__name__],
+            component: ["diffusers", type(unet).__name__],
             "vae": ["diffusers", type(vae).__name__],
         }
         if text is not None:
-            for part in ("tokenizer", "text_encoder"):
-                shutil.copytree(text / part, temporary / part)
             index |= text_index(text)
+            for part in text_parts(text):
+                shutil.copytree(text / part, temporary / part, ignore=shutil.ignore_patterns(*UNREAD))
+        if trainable.has_lora(unet):
+            trainable.save_lora(unet, component, temporary / "lora", dtype)
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         hashes = {str(p.relative_to(temporary)): file_hash(p) for p in sorted(temporary.rglob("*.safetensors"))}
-        card = Card(**{**asdict(card), "hashes": hashes})
+        card = replace(card, hashes=hashes)
         card.write(temporary)
+        if trainable.has_lora(unet):  # a LoRA alone is of no use to who does not know its teacher and its steps
+            name = f"lora/{trainable.LORA_FILE}"
+            replace(card, hashes={trainable.LORA_FILE: hashes[name]}).write(temporary / "lora")
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -232,8 +275,18 @@ def complete(folder: Path, card: Card) -> Path:
     return full
 
 
-def text_index(text: Path) -> dict[str, list[str]]:
-    """The two lines of model_index.json that name tokenizer and text encoder."""
+def text_parts(text: Path) -> list[str]:
+    """The tokenizers and text encoders that a folder holds."""
+    names = (f"{part}{number}" for part in ("tokenizer", "text_encoder") for number in ("", "_2", "_3"))
+    return [name for name in names if (text / name).is_dir()]
+
+
+def text_index(text: Path) -> dict[str, Any]:
+    """The lines of model_index.json that name tokenizers and text encoders, and how an empty prompt is meant."""
+    if (text / "model_index.json").is_file():  # a whole pipeline's folder: it says so itself
+        index = pretrained.read_config(text / "model_index.json")
+        wanted = ("tokenizer", "text_encoder", "force_zeros_for_empty_prompt")
+        return {name: value for name, value in index.items() if name.startswith(wanted)}
     config = pretrained.read_config(text / "text_encoder" / "config.json")
     tokenizer = pretrained.read_config(text / "tokenizer" / "tokenizer_config.json")
     return {

@@ -16,8 +16,9 @@ logits                ``[B, K]``      float: one number for each place a head lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -47,17 +48,18 @@ class Conditioning:
     labels: Int[Tensor, " B"] | None = None
     """Class labels, for class-conditional models; the null class is the last one."""
 
-    def _map(self, function) -> Conditioning:  # type: ignore[no-untyped-def]
+    def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
+        """Do the same to every tensor that is there."""
         present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         return replace(self, **{name: function(value) for name, value in present.items()})
 
-    def to(self, *args: object, **kwargs: object) -> Conditioning:
+    def to(self, *args: Any, **kwargs: Any) -> Conditioning:
         """Move every present tensor; integer labels keep their dtype."""
         device_only = [a for a in args if not isinstance(a, torch.dtype)]
-        return self._map(lambda v: v.to(*(args if v.is_floating_point() else device_only), **kwargs))
+        return self.map(lambda v: v.to(*(args if v.is_floating_point() else device_only), **kwargs))
 
     def __getitem__(self, index: Tensor | slice | list[int]) -> Conditioning:
-        return self._map(lambda v: v[index])
+        return self.map(lambda v: v[index])
 
     def __len__(self) -> int:
         for f in fields(self):
@@ -67,7 +69,7 @@ class Conditioning:
 
     def roll(self, shift: int = 1) -> Conditioning:
         """Pair every sample with its neighbour's conditioning: the mismatched negatives of alignment losses."""
-        return self._map(lambda v: v.roll(shift, 0))
+        return self.map(lambda v: v.roll(shift, 0))
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
@@ -101,6 +103,13 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.x0)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Move every tensor; the batch itself where it is there already."""
+        if self.x0.device == torch.device(device):
+            return self
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ class VariancePreserving:
         if zero_terminal_snr:
             root = (root - root[-1]) * root[0] / (root[0] - root[-1])
         self._knots = torch.cat([root.new_ones(1), root])
+        self._on: dict[torch.device, Tensor] = {self._knots.device: self._knots}
 
     @classmethod
     def from_range(
@@ -88,7 +89,9 @@ class VariancePreserving:
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
-        knots = self._knots.to(t.device)
+        if t.device not in self._on:  # copied once to each device, not at every call
+            self._on[t.device] = self._knots.to(t.device)
+        knots = self._on[t.device]
         position = t.double().clamp(0, 1) * self.n_timesteps
         nearest = position.round()
         # a float32 t such as 0.999 stands for its knot exactly, not for a point 1e-5 beside it

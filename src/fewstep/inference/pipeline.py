@@ -58,6 +58,7 @@ class Pipeline:
         self.model, self.card = model, card
         self.denoise: Denoise = denoise or model.denoiser
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
+        self._null: Conditioning | None = None
         self._schedule = Remembered(model.denoiser.schedule)
         if card.role == "student":
             self._student = Student(model.denoiser, card.times or (1.0,))
@@ -68,9 +69,7 @@ class Pipeline:
         folder = Path(folder)
         card = Card.read(folder)
         model = pretrained.load(folder)
-        for part in (model.denoiser, model.codec, model.conditioner):
-            part.to(device)
-        return cls(model, card)
+        return cls(model.to(device), card)
 
     @property
     def device(self) -> torch.device:
@@ -149,7 +148,9 @@ class Pipeline:
         scale = self.card.guidance_scale if request.guidance_scale is None else request.guidance_scale
         if self.card.role == "student" or scale in (0, 1):
             return lambda x, t: self.denoise(x, t, cond)
-        both = Conditioning.cat([cond, self.encode([""] * len(cond))])
+        if self._null is None:
+            self._null = self.model.conditioner.null(1)
+        both = Conditioning.cat([cond, self._null[[0] * len(cond)]])
 
         def guided(x: Latents, t: Tensor) -> Latents:
             conditional, null = self.denoise(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)

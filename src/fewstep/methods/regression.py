@@ -46,6 +46,7 @@ class Regression(OnePlayer):
             raise ValueError("regression needs the teacher's trajectories: make pairs first")
         t = self.student.draw_times(len(batch), rng)
         pure = (t >= 1).reshape(-1, *([1] * (batch.x0.dim() - 1)))
-        noised = noise_to(self.student.denoiser.schedule, batch.x0, rng.normal_like(batch.x0), t)
-        out = self.student.denoiser(torch.where(pure, batch.noise, noised), t, batch.cond)
+        noise = torch.where(pure, batch.noise, rng.normal_like(batch.x0))
+        noised = noise_to(self.student.denoiser.schedule, batch.x0, noise, t)
+        out = self.student.denoiser(noised, t, batch.cond)
         return {"regression": huber(out, batch.x0, self.options.huber).mean()}

@@ -124,10 +124,12 @@ class Student:
 
 
 def noise_to(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> Latents:
-    """``add_noise``, but exactly pure noise at t = 1 even on a schedule whose alpha(1) is not 0 (add_spec A2)."""
-    x_t = add_noise(schedule, x0, noise, t)
+    """``add_noise``, but nothing of x0 at t = 1 even on a schedule whose alpha(1) is not 0: an eps model's (add_spec A2).
+
+    There the noise is scaled by sigma(1), .9977 for Stable Diffusion's table, as every sampler scales what it starts from.
+    """
     pure = (t >= 1).reshape(-1, *([1] * (x0.dim() - 1)))
-    return torch.where(pure, noise, x_t)
+    return add_noise(schedule, torch.where(pure, torch.zeros_like(x0), x0), noise, t)
 
 
 class StudentInput:

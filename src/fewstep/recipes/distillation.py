@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,18 +22,20 @@ from torch import Tensor, nn
 from .. import bundle, pretrained
 from ..data.dataset import Dataset, cache_dir
 from ..methods import add, regression
-from ..parts import discriminator
+from ..parts import dino, discriminator
 from ..parts.augment import Augment
 from ..parts.denoiser import Student, Teacher, freeze
+from ..parts.dino import DinoFeatures
 from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork, OfMedia, OfTeacher, Standardised
 from ..parts.imagenet import ImageNetFeatures
+from ..pretrained import trainable
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Media
 from ..training.data import Progress, TrainingSet, chunks, open_dataset, training_set
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
-from ..training.trainer import Optimizer, Trainer
+from ..training.trainer import Optimizer, Trainer, check_device
 from ..training.trainer import Options as TrainerOptions
 
 
@@ -87,6 +89,15 @@ class Options:
     """Seed of everything that is drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
+    device: str = "cpu"
+    """Where it is trained: cpu, or cuda for a GPU."""
+    checkpointing: bool = False
+    """Forget activations of the student and of the decoder, and compute them again backwards: less memory, more time."""
+    student: trainable.What = "full"
+    """What is trained: ``full``, all weights; ``lora``, a low-rank addition that other tools load on top of the teacher;
+    ``freeze``, all but the convolutions inside the blocks (GDD-I, arXiv 2405.20750)."""
+    rank: int = 64
+    """Rank of a LoRA student."""
     init: Literal["teacher", "random"] = "teacher"
     """Where the student's weights come from. ``random`` is the paper's Table 1c: it fails."""
     times: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
@@ -95,10 +106,16 @@ class Options:
     """How often each time is trained; empty is uniform, as the paper has it."""
     guidance_scale: float | None = None
     """The teacher's guidance; None takes its card's."""
-    features: Literal["efficientnet-lite0", "teacher"] = "efficientnet-lite0"
-    """What the discriminator looks through."""
-    resolution: int = 64
-    """Side that pictures are resized to for an image feature network."""
+    features: Literal["auto", "dinov2", "efficientnet-lite0", "teacher"] = "auto"
+    """What the discriminator looks through. ``auto`` is the paper's dinov2 for teachers of 128 pixels or more where its
+    weights are to be had, else efficientnet-lite0, which comes in a Python package."""
+    features_folder: str = ""
+    """Folder of DINOv2 (a download of facebook/dinov2-small, say); empty looks for ``dinov2`` in fewstep's cache."""
+    resolution: int = 0
+    """Side that pictures are resized to for an image feature network; 0 takes the pictures' own, as near as it can."""
+    negative: str = ""
+    """What a picture should not be, such as "unrealistic, blurry, low quality": NFSD's negative prompt, read with
+    ``--add.weighting nfsd`` only."""
     augment: tuple[str, ...] = ()
     """Differentiable augmentation in front of the features: color, translation, cutout."""
     warm: WarmStart = field(default_factory=WarmStart)
@@ -117,6 +134,8 @@ class Distillation:
     teacher_card: bundle.Card
     model: pretrained.Pretrained
     student: Student
+    share: float
+    """Share of the student's weights that is trained."""
     phases: list[Phase]
     folder: Path
 
@@ -135,13 +154,20 @@ class Distillation:
             licence=t.licence,
             data=t.data,
             text_encoder="",
-            training={"steps": steps_taken, "options": json.loads(json.dumps(asdict(o), default=str))},
+            training={
+                "steps": steps_taken,
+                "trained_share": self.share,
+                "options": json.loads(json.dumps(asdict(o), default=str)),
+            },
         )
 
     def save(
         self, folder: Path, steps_taken: int, thin: bool = False, dtype: torch.dtype = torch.float32
     ) -> bundle.Card:
-        """Write the student as a bundle. ``thin`` leaves the text encoder to the package it comes from."""
+        """Write the student as a bundle. ``thin`` leaves the text encoder to the package it comes from.
+
+        A LoRA student is written merged, with the LoRA alone in ``lora/``.
+        """
         card, source = self.card(steps_taken), self.model.folder
         if thin:
             card = replace(card, text_encoder="sentence")
@@ -152,7 +178,7 @@ class Distillation:
             replace(card, name=folder.name),
             unet=self.student.denoiser.network,  # type: ignore[arg-type]
             vae=self.model.codec.vae,  # type: ignore[arg-type]
-            scheduler=bundle.scheduler_for("student", config.get("prediction_type", "epsilon"), **betas),
+            scheduler=bundle.scheduler_for("student", prediction_type(config), **betas),
             text=None if thin else source,
             dtype=dtype,
         )
@@ -166,6 +192,11 @@ BETA_KEYS = (
     "trained_betas",
     "rescale_betas_zero_snr",
 )
+
+
+def prediction_type(config: dict[str, Any]) -> str:
+    """What a scheduler config says that the network predicts, in diffusers' words."""
+    return {kind: name for name, kind in pretrained.PREDICTION_TYPES.items()}[pretrained.kind_of(config)]
 
 
 def method_name(o: Options) -> str:
@@ -191,20 +222,31 @@ def prepare(
     ``keep`` names prompts whose concepts are trained on whatever ``options.concepts`` leaves out. ``measure`` looks at the
     game while it runs (``evaluation.progress``); without it the last state is kept.
     """
-    o = options
-    source = bundle.locate(o.teacher)
-    model = pretrained.load(source)
+    check(options)
+    source = bundle.locate(options.teacher)
+    model = pretrained.load(source).to(options.device)
     card = bundle.Card.read(source) if (source / bundle.CARD).is_file() else foreign_card(source, model)
     if card.role == "student":
         raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher})")
+    o = seen_through(options, card.native_size)
     freeze(model.codec)
     scale = card.guidance_scale if o.guidance_scale is None else o.guidance_scale
-    student = Student(copy.deepcopy(model.denoiser).requires_grad_(True), o.times, o.probabilities)
+    student = Student(copy.deepcopy(model.denoiser), o.times, o.probabilities)
+    share = trainable.choose(student.denoiser.network, o.student, o.rank, o.seed)  # type: ignore[arg-type]
     if o.init == "random":
         randomise(student.denoiser, o.seed)
+    if o.checkpointing:
+        student.denoiser.network.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
+        model.codec.vae.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
     teacher = Teacher(model.denoiser, scale)
+    dataset = choose(open_dataset(o.data, o.styles), o.concepts, keep)
+    if tuple(dataset.shape[1:]) != tuple(card.native_size):
+        given, wanted = ("x".join(map(str, size)) for size in (dataset.shape[1:], card.native_size))
+        raise ValueError(
+            f"the pictures are {given}, {card.name} draws {wanted}: build the data again with --size {card.native_size[0]}"
+        )
     data = training_set(
-        choose(open_dataset(o.data, o.styles), o.concepts, keep),
+        dataset,
         model.codec,
         model.conditioner,
         cache_dir(),
@@ -214,25 +256,53 @@ def prepare(
         names_only=o.captions == "name",
         progress=progress,
     )
+    negative = model.conditioner([o.negative]) if o.negative else None
+    model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
     phases = []
     if o.warm.steps:
         build = partial(warm_start, o, student, teacher, data, folder, progress)
         phases.append(Phase("warm", o.warm.steps, build, o.seconds[0]))
     if o.steps:
-        build = partial(game, o, student, teacher, model, data, progress)
+        play = partial(game, o, student, teacher, model, data, negative, progress)
         look = partial(probe, o, student, model, data, measure) if measure else None
-        phases.append(Phase("add", o.steps, build, o.seconds[1], look, o.keep))
+        phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep))
     if not phases:
         raise ValueError("nothing to train: give --steps or --warm.steps")
-    return Distillation(o, card, model, student, phases, folder)
+    return Distillation(o, card, model, student, share, phases, folder)
+
+
+def check(o: Options) -> None:
+    """Refuse options that contradict each other or this machine, before anything is read."""
+    check_device(o.device)
+    if o.init == "random" and o.student != "full":
+        raise ValueError(f"a {o.student} student keeps its teacher's weights: use --init teacher or --student full")
+    if o.negative and o.add.weighting != "nfsd":
+        raise ValueError("--negative is read by noise-free score distillation: add --add.weighting nfsd")
+    if o.negative and not o.add.distillation_weight:
+        raise ValueError("--negative belongs to the distillation loss, which has weight 0: leave one of the two out")
 
 
 def foreign_card(folder: Path, model: pretrained.Pretrained) -> bundle.Card:
     """A card for somebody's own diffusers folder, which has none."""
-    size = tuple(8 * s for s in model.latent_shape[1:])
     return bundle.Card(
-        folder.name, "teacher", "unknown", (25, 50), guidance_scale=7.5, sampler="ddim", native_size=size
+        folder.name, "teacher", "unknown", (25, 50), guidance_scale=7.5, sampler="ddim", native_size=model.native_size
     )
+
+
+def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:
+    """The options with the feature network, its folder and its resolution decided."""
+    folder = Path(o.features_folder) if o.features_folder else cache_dir() / "dinov2"
+    features = o.features
+    if features == "auto":
+        real = min(native_size) >= 128
+        to_be_had = bool(o.features_folder) or (real and (folder / "model.safetensors").is_file())
+        features = "dinov2" if to_be_had else "efficientnet-lite0"
+    elif o.features_folder and features != "dinov2":
+        raise ValueError(f"--features-folder is DINOv2's: leave it out, or use --features dinov2 instead of {features}")
+    side = max(native_size)
+    own = dino.suitable(side) if features == "dinov2" else min(max(side, 64), 224)
+    given = str(folder) if features == "dinov2" else ""
+    return replace(o, features=features, features_folder=given, resolution=o.resolution or own)
 
 
 def choose(dataset: Dataset, concepts: int, keep: Sequence[str] = ()) -> Dataset:
@@ -261,7 +331,7 @@ def warm_start(
     """Regression onto the teacher's trajectories."""
     pairs = draw_pairs(o, teacher, data, folder / "pairs.safetensors", progress)
     adam = Optimizer(learning_rate=o.warm.learning_rate, beta1=0.9, beta2=0.99, warmup=20, decay=True, ema=0.98)
-    options = TrainerOptions(o.warm.steps, o.warm.batch_size, o.seed, o.precision, optimizers={"student": adam})
+    options = TrainerOptions(o.warm.steps, o.warm.batch_size, o.seed, o.precision, o.device, {"student": adam})
     return Trainer(regression.Regression(student), options), pairs
 
 
@@ -277,10 +347,10 @@ def draw_pairs(o: Options, teacher: Teacher, data: TrainingSet, path: Path, prog
     prompts = torch.tensor([int(rng.choice(list(data.choices[i]))) for i in rows])
     noise = Rng.of(o.seed, "pairs").normal((len(rows), *data.latents.shape[1:]))
     drawn = []
-    for at in chunks(len(rows), 32):
-        cond = data.prompts[prompts[at]]
-        null = data.null[torch.zeros(len(at), dtype=torch.long)]
-        drawn.append(teacher.draw(noise[at], cond, null, o.warm.teacher_steps).half())
+    for at in chunks(len(rows), o.warm.batch_size):
+        cond = data.prompts[prompts[at]].to(o.device)
+        null = data.null[[0] * len(at)].to(o.device)
+        drawn.append(teacher.draw(noise[at].to(o.device), cond, null, o.warm.teacher_steps).half().cpu())
         if progress:
             progress("teacher's trajectories", int(at[-1]) + 1, len(rows))
     saved = {"noise": noise.half(), "x0": torch.cat(drawn), "prompts": prompts}
@@ -310,24 +380,26 @@ def game(
     teacher: Teacher,
     model: pretrained.Pretrained,
     data: TrainingSet,
+    negative: Conditioning | None,
     progress: Progress | None,
 ) -> tuple[Trainer, Callable[[int], Batch]]:
     """ADD, with its features standardised over real data."""
     features, image = look(o, teacher, data, progress)
     data = replace(data, image=image, media=data.media if features.space == "media" else None)
-    example = data.rows(np.arange(8))
+    example = data.rows(np.arange(min(8, len(data)))).to(o.device)
     view = example.media if features.space == "media" else example.x0
     assert view is not None, "a feature network on media comes with media"
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
-        heads = Discriminator.over(features(view, example.cond, Rng.of(o.seed, "example")), example.cond, o.heads)
+        seen = features(view, example.cond, Rng.of(o.seed, "example", device=o.device))
+        heads = Discriminator.over(seen, example.cond, o.heads).to(o.device)
     advice = teacher if o.add.distillation_weight else None
-    method = add.ADD(student, advice, model.codec, features, heads, o.add)
+    method = add.ADD(student, advice, model.codec, features, heads, o.add, negative)
     optimizers = {
         "student": Optimizer(o.student_learning_rate, warmup=20, ema=o.ema),
         "discriminator": Optimizer(o.heads_learning_rate, warmup=0, max_gradient_norm=0.0),
     }
-    options = TrainerOptions(o.steps, o.batch_size, o.seed, o.precision, optimizers=optimizers)
+    options = TrainerOptions(o.steps, o.batch_size, o.seed, o.precision, o.device, optimizers)
     return Trainer(method, options), data
 
 
@@ -356,27 +428,39 @@ def look(
     """The standardised feature network, and the embedding of every training picture (c_img) if it gives one."""
     if o.features == "teacher":
         inner: FeatureNetwork = OfTeacher(copy.deepcopy(teacher.denoiser))
-        some = [data.rows(at) for at in chunks(min(256, len(data)), 32)]
-        return Standardised.fit(inner, [(b.x0, b.cond) for b in some], Rng.of(o.seed, "fit")), None
-    network = ImageNetFeatures.load(o.features, o.resolution)
+        some = (data.rows(at).to(o.device) for at in chunks(min(256, len(data)), 32))
+        return Standardised.fit(inner, ((b.x0, b.cond) for b in some), Rng.of(o.seed, "fit", device=o.device)), None
+    network = eyes(o)
     read = data.media
     assert read is not None, "prepare() reads the media"
     augmented = OfMedia(network, Augment(o.augment) if o.augment else None)
-    samples = ((read(at), Conditioning()) for at in chunks(min(512, len(data)), 32))
-    features = Standardised.fit(augmented, samples, Rng.of(o.seed, "fit"))
+    samples = ((read(at).to(o.device), Conditioning()) for at in chunks(min(512, len(data)), 32))
+    features = Standardised.fit(augmented, samples, Rng.of(o.seed, "fit", device=o.device))
     if not (o.add.image_conditioning and o.heads.image):
         return features, None
     return features, embed(network, read, len(data), progress)
 
 
+def eyes(o: Options) -> ImageNetFeatures | DinoFeatures:
+    """The image feature network, loaded, where it is used."""
+    if o.features == "dinov2":
+        return DinoFeatures.load(o.features_folder, o.resolution).to(o.device)
+    return ImageNetFeatures.load(o.features, o.resolution).to(o.device)
+
+
 @torch.no_grad()
-def embed(network: ImageNetFeatures, read: Callable[[np.ndarray], Media], n: int, progress: Progress | None) -> Tensor:
+def embed(
+    network: ImageNetFeatures | DinoFeatures,
+    read: Callable[[np.ndarray], Media],
+    n: int,
+    progress: Progress | None,
+) -> Tensor:
     """Pooled features of every picture ``[N, P]``, float16."""
     parts = []
     for at in chunks(n, 32):
         pooled = network(read(at)).pooled
         assert pooled is not None
-        parts.append(pooled.half())
+        parts.append(pooled.half().cpu())
         if progress:
             progress("image embeddings", int(at[-1]) + 1, n)
     return torch.cat(parts)

@@ -35,7 +35,7 @@ from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, open_dataset, training_set
 from ..training.recipe import Phase
-from ..training.trainer import Optimizer, Options, Trainer
+from ..training.trainer import Optimizer, Options, Trainer, check_device
 
 SIZE = 64
 LATENT_CHANNELS = 4
@@ -157,6 +157,8 @@ class Teach:
     """Seed of everything that is drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
+    device: str = "cpu"
+    """Where it is trained: cpu, or cuda for a GPU."""
 
 
 @dataclass
@@ -197,6 +199,7 @@ class Teaching:
 
 def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     """Lay out teacher training: phases *codec* and *teacher*."""
+    check_device(o.device)
     dataset = open_dataset(o.data, o.styles)
     train = dataset.subset("train")
     with torch.random.fork_rng(devices=[]):
@@ -206,20 +209,21 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
         take_over(network, load(bundle.locate(o.init)).denoiser.network, o.seed)
     if o.codec:
         encoder = load(bundle.locate(o.codec)).codec.vae
+    encoder, network = encoder.to(o.device), network.to(o.device)
 
     def codec_phase() -> tuple[Trainer, Callable[[int], Batch]]:
-        options = codec_options(o.codec_steps, seed=o.seed, precision=o.precision)
+        options = codec_options(o.codec_steps, seed=o.seed, precision=o.precision, device=o.device)
         return Trainer(Autoencoding(codec(encoder)), options), Crops(train, o.seed)
 
     def teacher_phase() -> tuple[Trainer, Callable[[int], Batch]]:
         freeze(encoder)
-        text = text_conditioner(sentence_encoder_folder(cache_dir()))
+        text = text_conditioner(sentence_encoder_folder(cache_dir())).to(o.device)
         names_only = o.captions == "name"
         data = training_set(
             dataset, codec(encoder), text, cache_dir(), o.batch_size, o.seed, names_only=names_only, progress=progress
         )
         adam = replace(TEACHER, kind=o.optimizer, learning_rate=o.learning_rate, ema=o.ema)
-        options = Options(o.steps, o.batch_size, seed=o.seed, precision=o.precision, optimizers={"teacher": adam})
+        options = Options(o.steps, o.batch_size, o.seed, o.precision, o.device, optimizers={"teacher": adam})
         return Trainer(Denoising(denoiser(network), o.denoising), options), data
 
     phases = [Phase("teacher", o.steps, teacher_phase)]

@@ -57,7 +57,7 @@ class PromptTable:
             values = [getattr(p, name) for p in parts]
             if values[0] is None:
                 return None
-            table = torch.cat(values)
+            table = torch.cat(values).cpu()
             return table.half() if table.is_floating_point() else table
 
         return cls(gather("tokens"), gather("pooled"), gather("labels"))
@@ -127,7 +127,7 @@ def encode_all(
     """Latents of every sample, float16."""
     parts = []
     for rows in chunks(n, size):
-        parts.append(codec.encode(media(rows)).half())
+        parts.append(codec.encode(media(rows)).half().cpu())
         if progress:
             progress("latents", int(rows[-1]) + 1, n)
     return torch.cat(parts)
@@ -157,7 +157,7 @@ def prompt_table(prompts: list[str], text: Conditioner, cache: Path, progress: P
     """Encoded prompts, from the cache if the same ones were encoded before (about 10 ms a prompt otherwise)."""
     encoder = text([""])  # what an encoder makes of nothing tells it from every other encoder
     assert encoder.tokens is not None
-    digest = hashlib.sha256(encoder.tokens.numpy().tobytes())
+    digest = hashlib.sha256(encoder.tokens.cpu().numpy().tobytes())
     digest.update("\n".join(prompts).encode())
     key = digest.hexdigest()[:16]
     path = cache / f"prompts-{key}.safetensors"
@@ -197,11 +197,15 @@ def training_set(
     def read(rows: np.ndarray) -> Media:
         return train.media(torch.from_numpy(rows))
 
+    at_once = max(
+        1, min(64, 2**20 // int(np.prod(train.shape[1:])))
+    )  # a megapixel: encoders of large pictures are hungry
+
     return TrainingSet(
-        latents=encode_all(len(train), read, codec, progress),
+        latents=encode_all(len(train), read, codec, progress, at_once),
         prompts=prompt_table(prompts, text, cache, progress),
         choices=[[row[own[0]]] * len(own) + [row[p] for p in own] for own in captions],
-        null=text.null(1),
+        null=text.null(1).to("cpu"),
         batch_size=batch_size,
         seed=seed,
         media=read if media else None,

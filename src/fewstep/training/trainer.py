@@ -22,7 +22,7 @@ from ..methods.method import Method
 from ..rng import Rng
 from ..tensors import Batch
 from . import checkpoint
-from .ema import EMA
+from .ema import EMA, load_moving, moving
 from .log import StepLog
 from .muon import Muon
 
@@ -73,6 +73,14 @@ class Options:
     """``cpu`` or ``cuda``."""
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     """Optimiser of each player, by role."""
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not known or not here. Raises ValueError with the fix."""
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {device!r}: use cpu or cuda")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("torch sees no GPU here: use --device cpu, or install a torch with CUDA")
 
 
 @contextmanager
@@ -152,7 +160,7 @@ class Trainer:
     def steps(self, batches: Callable[[int], Batch]) -> Iterator[StepLog]:
         """Train from the current step to the last, yielding after each. ``batches(step)`` must be a pure function."""
         while self.step < self.options.steps:
-            batch = batches(self.step)
+            batch = batches(self.step).to(self.options.device)
             log = StepLog(self.step + 1, {}, {})
             for turn, player in enumerate(self.method.turns(self.step)):
                 losses, observed, moved = self._turn(player, batch, turn)
@@ -174,19 +182,19 @@ class Trainer:
     def adopt_averages(self) -> None:
         """The averaged weights become the weights: the end of a run."""
         for name, average in self.averages.items():
-            self.method.players[name].load_state_dict(average.average)
+            load_moving(self.method.players[name], average.average)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
-        """Every player's weights as they stand, by role."""
-        return {name: dict(network.state_dict()) for name, network in self.method.players.items()}
+        """Every player's weights that can move, as they stand, by role."""
+        return {name: moving(network) for name, network in self.method.players.items()}
 
     def load_weights(self, players: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Give every player these weights. Raises ValueError if they do not fit."""
         for name, network in self.method.players.items():
-            network.load_state_dict(_own(network.state_dict(), players[name]))
+            load_moving(network, _own(moving(network), players[name]))
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on, but for frozen weights: those come back from where they came from."""
         return {
             "step": self.step,
             "seed": self.options.seed,

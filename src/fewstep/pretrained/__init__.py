@@ -1,0 +1,39 @@
+"""The border to diffusers and transformers: foreign parametrisations, timesteps and scalings are converted here, only here.
+
+Inside fewstep a denoiser takes ``t`` in [0, 1] and returns x0. Out there a network takes an integer timestep and predicts
+eps, v or a flow; a VAE has a scaling and a shift; a text encoder has a tokenizer with a maximal length.
+"""
+
+from .folder import Pretrained, load, read_config, refuse_pickles
+from .networks import TransformerDenoiser, UNetDenoiser, VaeCodec
+from .quiet import quiet
+from .schedules import PREDICTION_TYPES, kind_of, schedule_of, to_timestep
+from .text import (
+    SENTENCE_TOKENS,
+    SD3Conditioner,
+    SDXLConditioner,
+    TextConditioner,
+    sentence_encoder_folder,
+    text_conditioner,
+)
+
+__all__ = [
+    "PREDICTION_TYPES",
+    "SENTENCE_TOKENS",
+    "Pretrained",
+    "SD3Conditioner",
+    "SDXLConditioner",
+    "TextConditioner",
+    "TransformerDenoiser",
+    "UNetDenoiser",
+    "VaeCodec",
+    "kind_of",
+    "load",
+    "quiet",
+    "read_config",
+    "refuse_pickles",
+    "schedule_of",
+    "sentence_encoder_folder",
+    "text_conditioner",
+    "to_timestep",
+]

@@ -1,0 +1,148 @@
+"""A diffusers pipeline folder -> Denoiser, Codec and Conditioner: Stable Diffusion 1 and 2, SDXL, Stable Diffusion 3."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..parts.codec import Codec
+from ..parts.conditioner import Conditioner
+from .networks import NetworkDenoiser, TransformerDenoiser, UNetDenoiser, VaeCodec
+from .quiet import quiet
+from .schedules import kind_of, schedule_of
+from .text import SD3Conditioner, SDXLConditioner, TextConditioner
+
+
+@dataclass
+class Pretrained:
+    """A model from disk, in fewstep's own terms."""
+
+    denoiser: NetworkDenoiser
+    codec: Codec
+    conditioner: Conditioner
+    folder: Path
+    factor: int
+    """Pixels a latent, along each side."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one sample's latents, ``(C, *S)``."""
+        config: Any = self.denoiser.network.config
+        size = config.sample_size
+        return (config.in_channels, *((size, size) if isinstance(size, int) else size))
+
+    @property
+    def native_size(self) -> tuple[int, ...]:
+        """Size of one sample's media, ``S``: what the latents decode to."""
+        return tuple(self.factor * side for side in self.latent_shape[1:])
+
+    def to(self, device: torch.device | str) -> Pretrained:
+        """Move every part; returns self."""
+        for part in (self.denoiser, self.codec, self.conditioner):
+            part.to(device)
+        return self
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON config, or a ValueError that says which file is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing: give a diffusers pipeline folder (with model_index.json)") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): save the pipeline again") from None
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Only safetensors are read: a folder whose weights are pickles is refused, since loading one runs its code."""
+    for part in ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
+        sub = folder / part
+        pickles = [*sub.glob("*.bin"), *sub.glob("*.pt"), *sub.glob("*.ckpt"), *sub.glob("*.pkl")]
+        if pickles and not list(sub.glob("*.safetensors")):
+            raise ValueError(
+                f"{pickles[0]} is a pickle, which can run code when it is read: save the pipeline again with "
+                "safe_serialization=True"
+            )
+
+
+@dataclass
+class Parts:
+    """Reads the parts that ``model_index.json`` names."""
+
+    folder: Path
+    index: dict[str, Any]
+    dtype: torch.dtype
+
+    def has(self, name: str) -> bool:
+        """Whether the folder has this part."""
+        return self.index.get(name, [None, None])[1] is not None
+
+    def __call__(self, name: str) -> Any:
+        """The part, loaded; a ValueError where there is none or its class is unknown."""
+        import diffusers
+        import transformers
+
+        if not self.has(name):
+            raise ValueError(f"{self.folder} has no {name}: give a text-to-image pipeline folder")
+        library: Any = transformers if name.startswith(("tokenizer", "text_encoder")) else diffusers
+        kind = getattr(library, self.index[name][1], None)
+        if kind is None:
+            raise ValueError(f"{self.folder}/{name} is a {self.index[name][1]}, which this version does not know")
+        options: dict[str, Any] = {}
+        if not name.startswith("tokenizer"):
+            options = {"use_safetensors": True, "dtype" if library is transformers else "torch_dtype": self.dtype}
+        try:
+            return kind.from_pretrained(self.folder / name, local_files_only=True, **options)
+        except OSError as error:
+            raise ValueError(
+                f"{self.folder}/{name} cannot be read ({str(error).splitlines()[0]}): fetch or save the pipeline again"
+            ) from error
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
+    """A diffusers text-to-image folder -> Denoiser, Codec and Conditioner; raises ValueError with the fix on bad input."""
+    part = Parts(folder, read_config(folder / "model_index.json"), dtype)
+    refuse_pickles(folder)
+    config = read_config(folder / "scheduler" / "scheduler_config.json")
+    schedule, kind = schedule_of(config), kind_of(config)
+    with quiet():
+        if part.has("transformer") and not part.has("unet"):
+            return _sd3(part, schedule, kind)
+        unet, codec = part("unet"), VaeCodec(part("vae").eval())
+        conditioner = _text(part)
+    if conditioner.width != (wanted := unet.config.cross_attention_dim):
+        raise ValueError(
+            f"the text encoder gives {conditioner.width} numbers a token, the UNet takes {wanted}: "
+            "use the encoder it was trained with"
+        )
+    if unet.config.in_channels != unet.config.out_channels:
+        raise ValueError(
+            f"the UNet takes {unet.config.in_channels} channels and gives {unet.config.out_channels}: an inpainting or "
+            "depth model cannot be distilled, give the text-to-image model it was made from"
+        )
+    return Pretrained(UNetDenoiser(unet, schedule, kind, codec.factor), codec, conditioner, folder, codec.factor)
+
+
+def _text(part: Parts) -> TextConditioner | SDXLConditioner:
+    if not part.has("text_encoder_2"):
+        return TextConditioner(part("tokenizer"), part("text_encoder"))
+    tokenizers = [part("tokenizer"), part("tokenizer_2")]
+    zero_null = bool(part.index.get("force_zeros_for_empty_prompt", True))
+    return SDXLConditioner(tokenizers, [part("text_encoder"), part("text_encoder_2")], zero_null)
+
+
+def _sd3(part: Parts, schedule: Any, kind: str) -> Pretrained:
+    if part.index["transformer"][1] != "SD3Transformer2DModel" or kind != "flow":
+        raise ValueError(
+            f"{part.folder} has a {part.index['transformer'][1]} ({kind}): give a Stable Diffusion 1, 2, XL or 3 folder"
+        )
+    network, codec = part("transformer"), VaeCodec(part("vae").eval())
+    t5 = (part("tokenizer_3"), part("text_encoder_3")) if part.has("text_encoder_3") else None
+    tokenizers = [part("tokenizer"), part("tokenizer_2")]
+    encoders = [part("text_encoder"), part("text_encoder_2")]
+    conditioner = SD3Conditioner(tokenizers, encoders, network.config.joint_attention_dim, t5)
+    return Pretrained(TransformerDenoiser(network, schedule, kind), codec, conditioner, part.folder, codec.factor)

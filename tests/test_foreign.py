@@ -1,0 +1,438 @@
+"""Somebody's own model: a stock folder comes in, is distilled, and what is saved is what stock diffusers draws with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import foreign
+from fewstep import bundle, pretrained
+from fewstep.bundle import Card
+from fewstep.inference import backend as backends
+from fewstep.inference.pipeline import Pipeline, Request
+from fewstep.methods import add
+from fewstep.parts import discriminator
+from fewstep.parts.dino import DinoFeatures
+from fewstep.pretrained import trainable
+from fewstep.recipes import distillation
+from fewstep.recipes.distillation import Distillation, WarmStart, foreign_card, prepare
+from fewstep.rng import Rng
+from fewstep.tensors import Batch
+from fewstep.training.recipe import run_phases
+from fewstep.training.run import Saving
+from fewstep.training.trainer import Trainer
+
+PROMPTS, SEEDS = ["a red heart", "a blue house"], [3, 4]
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Three teachers and a dataset, and a cache of their own."""
+    folder = tmp_path_factory.mktemp("foreign")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSTEP_CACHE", str(folder / "cache"))
+        for make in (foreign.sd1, foreign.sdxl, foreign.sd3):
+            make(folder)
+        foreign.pictures(folder / "own")
+        yield folder
+
+
+def options(root: Path, teacher: str, **changes: Any) -> distillation.Options:
+    fixed = {
+        "teacher": str(root / teacher), "data": str(root / "own"), "steps": 2, "batch_size": 8, "ema": 0.5,
+        "student_learning_rate": 0.1 if changes.get("student") == "lora" else 0.02, "warm": WarmStart(steps=0), "heads": discriminator.Options(width=8),
+    }  # fmt: skip
+    return distillation.Options(**(fixed | changes))
+
+
+def distil(root: Path, out: Path, teacher: str, **changes: Any) -> tuple[Distillation, Path]:
+    work = prepare(options(root, teacher, **changes), out)
+    run_phases(work.phases, Saving(out), lambda phase, trainer, log: _moved(log))
+    work.save(out / "bundle", work.options.steps)
+    return work, out / "bundle"
+
+
+def _moved(log: Any) -> None:
+    assert not log.skipped
+
+
+@pytest.fixture(scope="module")
+def students(root: Path) -> dict[str, tuple[Distillation, Path]]:
+    """One student of each teacher and of each kind."""
+    return {
+        "sd1-full": distil(root, root / "full", "sd1", warm=WarmStart(steps=1, pairs=8, teacher_steps=2, batch_size=8)),
+        "sd1-lora": distil(root, root / "lora", "sd1", student="lora", rank=2),
+        "sd1-freeze": distil(root, root / "freeze", "sd1", student="freeze"),
+        "sdxl-lora": distil(root, root / "lora-xl", "sdxl", student="lora", rank=2),
+        "sd3-lora": distil(root, root / "lora-3", "sd3", student="lora", rank=2),
+    }
+
+
+def stock(folder: Path, **parts: Any) -> Any:
+    from diffusers import AutoPipelineForText2Image
+
+    if "sdxl" in str(folder) or "lora-xl" in str(folder):
+        parts["add_watermarker"] = False
+    with pretrained.quiet():
+        pipe = AutoPipelineForText2Image.from_pretrained(folder, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def theirs(pipe: Any, **call: Any) -> np.ndarray:
+    generator = [torch.Generator().manual_seed(s) for s in SEEDS]
+    return pipe(PROMPTS, generator=generator, output_type="np", **call).images
+
+
+def numpy(media: Tensor) -> np.ndarray:
+    return (media.permute(0, 2, 3, 1).numpy() + 1) / 2
+
+
+def ours(pipeline: Pipeline, steps: int, **request: Any) -> np.ndarray:
+    return numpy(pipeline(Request(PROMPTS, SEEDS, steps, **request)))
+
+
+def opened(root: Path, teacher: str) -> Pipeline:
+    model = pretrained.load(root / teacher)
+    return Pipeline(model, foreign_card(root / teacher, model))
+
+
+# the teacher, as it comes
+
+
+@pytest.mark.parametrize("teacher", ["sd1", "sdxl"])
+def test_a_teacher_draws_what_stock_diffusers_draws(root, teacher):
+    """Both text encoders, SDXL's sizes and its zeros for the empty prompt are in this. Euler's steps are DDIM's."""
+    from diffusers import EulerDiscreteScheduler
+
+    pipe = stock(root / teacher, scheduler=EulerDiscreteScheduler(timestep_spacing="trailing", **BETAS))
+    wanted = theirs(pipe, num_inference_steps=5, guidance_scale=3.0)
+    pipeline = opened(root, teacher)
+    assert wanted.std() > 0.01
+    np.testing.assert_allclose(ours(pipeline, 5, guidance_scale=3.0), wanted, atol=2e-3)
+    assert np.abs(ours(pipeline, 5, guidance_scale=1.0) - wanted).max() > 0.01
+
+
+def test_a_flow_teacher_draws_what_stock_diffusers_draws(root):
+    pipe = stock(root / "sd3")  # as it comes: at one step its own scheduler starts at sigma 1 too
+    wanted = theirs(pipe, num_inference_steps=1, guidance_scale=3.0)
+    pipeline = opened(root, "sd3")
+    assert pipeline.model.denoiser.kind == "flow"
+    np.testing.assert_allclose(ours(pipeline, 1, guidance_scale=3.0), wanted, atol=1e-4)
+    assert np.abs(ours(pipeline, 1, guidance_scale=1.0) - wanted).max() > 0.01
+
+
+def test_the_size_that_sdxl_is_told_is_the_size_that_is_drawn(root):
+    denoiser = opened(root, "sdxl").model.denoiser
+    assert denoiser.sizes(torch.zeros(2, 4, 8, 12)).tolist() == [[16, 24, 0, 0, 16, 24]] * 2
+    cond = opened(root, "sdxl").encode(PROMPTS)
+    assert backends.fields_of(denoiser, cond) == ["tokens", "pooled"]
+    x_t, t = Rng.of(0).normal((2, 4, 8, 8)), torch.tensor([0.5, 1.0])
+    deaf = replace(cond, pooled=torch.zeros_like(cond.pooled))
+    assert (denoiser(x_t, t, cond) - denoiser(x_t, t, deaf)).abs().max() > 1e-3
+    run = backends.compile_denoiser(backends.load("eager"), denoiser, x_t, cond)
+    torch.testing.assert_close(run(x_t, t, cond), denoiser(x_t, t, cond))
+
+
+def test_a_folder_without_a_card_gets_one_from_its_own_facts(tmp_path):
+    folder = foreign.sd1(tmp_path, levels=3)  # a VAE that shrinks by 4, not by 8
+    model = pretrained.load(folder)
+    card = foreign_card(folder, model)
+    assert (card.native_size, card.guidance_scale, card.role) == ((32, 32), 7.5, "teacher")
+    assert model.codec.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 4, 8, 8)
+    foreign.pictures(tmp_path / "own")
+    with pytest.raises(ValueError, match=r"the pictures are 16x16, sd1 draws 32x32: build the data again with --size 32"):
+        prepare(distillation.Options(teacher=str(folder), data=str(tmp_path / "own")), tmp_path)
+
+
+# the student, as it leaves
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("name", ["sd1-full", "sd1-lora", "sd1-freeze", "sdxl-lora"])
+def test_stock_diffusers_draws_the_students_picture_in_1_2_and_4_steps(students, name, steps):
+    """The teacher predicts eps and keeps a little signal at t = 1: its student's scheduler config must say so too."""
+    _, folder = students[name]
+    wanted = theirs(stock(folder), num_inference_steps=steps, guidance_scale=0)
+    assert wanted.std() > 0.01
+    np.testing.assert_allclose(ours(Pipeline.open(folder), steps), wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_stock_diffusers_draws_the_flow_students_picture(students, steps):
+    """Its sigmas end at .999, and its step's noise comes from the global generator: one picture, one stream."""
+    _, folder = students["sd3-lora"]
+    pipe = stock(folder)
+    torch.manual_seed(3)
+    wanted = pipe(PROMPTS[:1], num_inference_steps=steps, guidance_scale=0, output_type="np").images
+    made = numpy(Pipeline.open(folder)(Request(PROMPTS[:1], [3], steps)))
+    np.testing.assert_allclose(made, wanted, atol=1e-2)
+    other = numpy(Pipeline.open(folder)(Request(PROMPTS[:1], [4], steps)))
+    assert np.abs(other - wanted).max() > 0.05
+
+
+@pytest.mark.parametrize("name", ["sd1-lora", "sdxl-lora"])
+def test_the_lora_alone_makes_the_teacher_the_student(root, students, name):
+    """`pipe.load_lora_weights`, with the student's scheduler: what every tool of the ecosystem does."""
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    _, folder = students[name]
+    scheduler = EulerAncestralDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+    pipe = stock(root / name.split("-")[0], scheduler=scheduler)
+    bare = theirs(pipe, num_inference_steps=2, guidance_scale=0)
+    pipe.load_lora_weights(folder / "lora")
+    wanted = ours(Pipeline.open(folder), 2)
+    np.testing.assert_allclose(theirs(pipe, num_inference_steps=2, guidance_scale=0), wanted, atol=2e-3)
+    assert np.abs(bare - wanted).max() > 0.02
+    card = Card.read(folder / "lora")
+    assert (card.teacher, card.role) == (name.split("-")[0], "student")
+    bundle.verify(folder)
+    bundle.verify(folder / "lora")
+
+
+def test_the_flow_lora_alone_makes_the_teacher_the_student(root, students):
+    _, folder = students["sd3-lora"]
+    network = stock(root / "sd3")
+    network.load_lora_weights(folder / "lora")
+    x, t = Rng.of(0).normal((2, 4, 8, 8)), torch.tensor([1.0, 0.5])
+    model = pretrained.load(folder)
+    cond = model.conditioner(PROMPTS)
+    with torch.no_grad():
+        wanted = model.denoiser.predict(x, t, cond)
+        made = network.transformer(x, cond.tokens, cond.pooled, t * 1000, return_dict=False)[0]
+    torch.testing.assert_close(made, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sd1-lora", "sd1-freeze", "sdxl-lora", "sd3-lora"])
+def test_frozen_weights_are_bit_identical_and_the_card_says_how_much_was_trained(students, root, name):
+    work, folder = students[name]
+    network = work.student.denoiser.network
+    before = pretrained.load(root / name.split("-")[0]).denoiser.network.state_dict()
+    after = {k.replace(".base_layer", ""): p for k, p in network.named_parameters()}
+    frozen = {k for k, p in after.items() if not p.requires_grad}
+    assert frozen
+    assert all(torch.equal(after[k], before[k]) for k in frozen)
+    trained = {k: p for k, p in after.items() if k not in frozen}
+    moved = [not torch.equal(p, before[k]) if k in before else bool(p.abs().sum() > 0) for k, p in trained.items()]
+    assert sum(moved) > 0.9 * len(moved)
+    share = sum(p.numel() for p in trained.values()) / sum(p.numel() for p in after.values())
+    assert Card.read(folder).training["trained_share"] == pytest.approx(share)
+    assert 0.01 < share < 0.6
+    if "lora" in name:
+        assert all(".lora_" in k for k in trained)
+    else:
+        assert all(".conv" in k for k in frozen)
+        assert {"conv_in.weight", "conv_out.weight"} <= trained.keys()
+
+
+def test_a_merged_bundle_has_its_teachers_names_and_the_low_rank_change(students, root):
+    work, folder = students["sd1-lora"]
+    file = Path("unet") / "diffusion_pytorch_model.safetensors"
+    before, after = load_file(root / "sd1" / file), load_file(folder / file)
+    assert before.keys() == after.keys()
+    low = load_file(folder / "lora" / trainable.LORA_FILE)
+    name = "mid_block.resnets.0.conv1"
+    a, b = low[f"unet.{name}.lora_A.weight"], low[f"unet.{name}.lora_B.weight"]
+    assert a.shape[0] == b.shape[1] == 2
+    change = torch.einsum("or,rihw->oihw", b[:, :, 0, 0], a)
+    torch.testing.assert_close(after[f"{name}.weight"] - before[f"{name}.weight"], change, atol=1e-6, rtol=1e-4)
+    assert change.abs().max() > 1e-4
+
+
+def test_sdxl_draws_from_a_picture_as_stock_diffusers_does(students):
+    from diffusers import AutoPipelineForImage2Image
+
+    _, folder = students["sdxl-lora"]
+    with pretrained.quiet():
+        pipe = AutoPipelineForImage2Image.from_pretrained(folder, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    start = Rng.of(0).normal((2, 3, 16, 16)).tanh()
+    wanted = theirs(pipe, image=(start + 1) / 2, num_inference_steps=2, strength=0.5, guidance_scale=0)
+    made = ours(Pipeline.open(folder), 1, image=start, strength=0.5)
+    np.testing.assert_allclose(made, wanted, atol=2e-3)
+    assert np.abs(made - numpy(start)).max() > 0.05
+
+
+# training
+
+
+def game(root: Path, out: Path, teacher: str = "sd1", **changes: Any) -> tuple[Distillation, Trainer, Any]:
+    work = prepare(options(root, teacher, **changes), out)
+    trainer, batches = work.phases[-1].build()
+    return work, trainer, batches
+
+
+def test_a_lora_run_keeps_only_what_moves_and_resumes_bit_for_bit(root, tmp_path):
+    changes: dict[str, Any] = {"student": "lora", "rank": 2, "steps": 4}
+    _, whole, batches = game(root, tmp_path, **changes)
+    list(whole.steps(batches))
+    _, cut, batches = game(root, tmp_path, **changes)
+    for log in cut.steps(batches):
+        if log.step == 2:
+            break
+    cut.save(tmp_path / "state")
+    student = cut.state()["players"]["student"]
+    assert student
+    assert all(".lora_" in name for name in student)
+    assert cut.averages["student"].average.keys() == student.keys()
+    assert list(cut._names["student"]) == list(student)  # what the optimiser moves
+    _, resumed, batches = game(root, tmp_path, **changes)
+    resumed.resume(tmp_path / "state")
+    list(resumed.steps(batches))
+    for trainer in (whole, resumed):
+        trainer.adopt_averages()
+    a, b = (t.state()["players"] for t in (whole, resumed))
+    assert all(torch.equal(a[p][k], b[p][k]) for p in a for k in a[p])
+    assert any(v.abs().sum() > 0 for k, v in a["student"].items() if "lora_B" in k)
+
+
+def test_the_negative_prompt_reaches_nfsd(root, tmp_path):
+    nfsd = add.Options(weighting="nfsd", adversarial_weight=0.0, teacher_times=(0.5, 0.9))
+    losses = []
+    for negative in ("unrealistic, blurry", ""):
+        work, trainer, batches = game(root, tmp_path, add=nfsd, negative=negative)
+        method = trainer.method
+        if negative:
+            wanted = work.model.conditioner([negative])
+            assert len(method.negative) == 1
+            torch.testing.assert_close(method.negative.tokens, wanted.tokens)
+        else:
+            assert method.negative is None
+        losses.append(float(method.losses("student", batches(0), Rng.of(0))["distillation"].detach()))
+    assert abs(losses[0] - losses[1]) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_checkpointing_computes_twice_and_changes_no_gradient(root, tmp_path, kind):
+    gradients, calls = [], []
+    for checkpointing in (False, True):
+        chosen = add.Options(space="media")
+        work, trainer, batches = game(root, tmp_path, student=kind, rank=2, add=chosen, checkpointing=checkpointing)
+        network, decoder = work.student.denoiser.network, work.model.codec.vae.decoder
+        seen = {"student": 0, "decoder": 0}
+
+        def count(name: str, seen: dict[str, int] = seen) -> Any:
+            return lambda *_: seen.__setitem__(name, seen[name] + 1)
+
+        network.up_blocks[-1].resnets[-1].register_forward_pre_hook(count("student"))
+        decoder.mid_block.resnets[0].register_forward_pre_hook(count("decoder"))
+        trainer.method.players["student"].train()
+        losses = trainer.method.losses("student", batches(0), Rng.of(0))
+        torch.stack(list(losses.values())).sum().backward()
+        gradients.append([p.grad for p in network.parameters() if p.requires_grad])
+        calls.append(seen)
+    # one pass of the student; three decodings: for the heads, for the distance, and of the target, without a graph
+    assert calls == [{"student": 1, "decoder": 3}, {"student": 2, "decoder": 5}]
+    for plain, recomputed in zip(*gradients):
+        torch.testing.assert_close(recomputed, plain, atol=1e-6, rtol=1e-4)
+
+
+def test_dinov2_is_taken_where_its_folder_is_given(root, tmp_path):
+    foreign.dino(tmp_path / "dino")
+    changes: dict[str, Any] = {"features_folder": str(tmp_path / "dino"), "steps": 1}
+    work, trainer, batches = game(root, tmp_path, **changes)
+    assert (work.options.features, work.options.resolution) == ("dinov2", 28)
+    network = trainer.method.features.inner.network
+    assert isinstance(network, DinoFeatures)
+    assert batches(0).cond.image.shape == (8, 16)  # c_img is the class embedding
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    (log,) = trainer.steps(batches)
+    assert not log.skipped
+    assert log.observations["student/adversarial_gradient_at_x0"] > 0
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert work.card(1).training["options"]["features"] == "dinov2"
+
+
+def test_features_are_chosen_by_what_there_is(root):
+    o = options(root, "sd1")
+    assert distillation.seen_through(o, (512, 512)).features == "efficientnet-lite0"
+    assert distillation.seen_through(o, (512, 512)).resolution == 224
+    assert distillation.seen_through(o, (64, 64)).resolution == 64
+    folder = root / "cache" / "dinov2"
+    foreign.dino(folder)
+    try:
+        large, small = (distillation.seen_through(o, (side, side)) for side in (512, 64))
+        assert (large.features, large.features_folder, large.resolution) == ("dinov2", str(folder), 518)
+        assert small.features == "efficientnet-lite0"
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"student": "lora", "rank": 0}, "use --rank 1 or more"),
+        ({"student": "lora", "init": "random"}, "use --init teacher or --student full"),
+        ({"device": "cuda"}, "use --device cpu"),
+        ({"device": "tpu"}, "unknown device 'tpu': use cpu or cuda"),
+        ({"negative": "blurry"}, "add --add.weighting nfsd"),
+        ({"features": "dinov2"}, r"download facebook/dinov2-small.*--features-folder"),
+        ({"features": "teacher", "features_folder": "somewhere"}, "use --features dinov2 instead of teacher"),
+        ({"teacher": "nowhere"}, "there is no bundle 'nowhere'"),
+    ],
+)
+def test_options_that_cannot_be_met_get_one_sentence(root, tmp_path, changes, sentence):
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match=sentence):
+        work = prepare(replace(options(root, "sd1"), **changes), tmp_path)
+        work.phases[-1].build()
+
+
+def test_a_transformer_has_no_convolutions_to_freeze(root, tmp_path):
+    with pytest.raises(ValueError, match="no inner convolutions to freeze: use --student lora"):
+        prepare(options(root, "sd3", student="freeze"), tmp_path)
+
+
+def test_peft_is_asked_for_where_it_is_missing(root, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    with pytest.raises(ValueError, match=r"pip install 'fewstep\[lora\]'"):
+        prepare(options(root, "sd1", student="lora"), tmp_path)
+
+
+def broken(root: Path, target: Path, teacher: str, file: str, **changes: Any) -> Path:
+    shutil.copytree(root / teacher, target)
+    path = target / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("teacher", "file", "changes", "sentence"),
+    [
+        ("sdxl", "model_index.json", {"text_encoder_2": [None, None]}, "gives 8 numbers a token, the UNet takes 20"),
+        ("sd1", "model_index.json", {"vae": [None, None]}, "has no vae: give a text-to-image pipeline folder"),
+        ("sd1", "model_index.json", {"unet": ["diffusers", "MagicNet"]}, "is a MagicNet, which this version does not know"),
+        ("sd1", "scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "give an eps, v or flow model"),
+        ("sd3", "model_index.json", {"transformer": ["diffusers", "FluxTransformer2DModel"]}, "Diffusion 1, 2, XL or 3"),
+    ],
+)
+def test_folders_that_cannot_be_used_get_one_sentence(root, tmp_path, teacher, file, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        pretrained.load(broken(root, tmp_path / "broken", teacher, file, **changes))
+
+
+def test_a_missing_weight_file_is_named(root, tmp_path):
+    shutil.copytree(root / "sd1", tmp_path / "b")
+    (tmp_path / "b" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"b/unet cannot be read.*fetch or save the pipeline again"):
+        pretrained.load(tmp_path / "b")
+
+
+def test_a_batch_moves_whole(root, tmp_path):
+    _, _, batches = game(root, tmp_path)
+    batch: Batch = batches(0)
+    moved = batch.to("meta")
+    assert {v.device.type for v in (moved.x0, moved.media, moved.cond.tokens, moved.cond.image, moved.null.pooled)} == {"meta"}
+    assert batch.to("cpu") is batch

@@ -50,7 +50,9 @@ class WarmStart:
     teacher_steps: int = 16
     """DDIM steps of a pair."""
     learning_rate: float = 5e-4
-    """Adam's learning rate."""
+    """Peak learning rate."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``muon`` pays at batches of 64 and above: its own work a step is the same at any batch."""
     batch_size: int = 32
     """Pairs a step."""
 
@@ -330,7 +332,7 @@ def warm_start(
 ) -> tuple[Trainer, Callable[[int], Batch]]:
     """Regression onto the teacher's trajectories."""
     pairs = draw_pairs(o, teacher, data, folder / "pairs.safetensors", progress)
-    adam = Optimizer(learning_rate=o.warm.learning_rate, beta1=0.9, beta2=0.99, warmup=20, decay=True, ema=0.98)
+    adam = Optimizer(o.warm.learning_rate, beta1=0.9, warmup=20, decay=True, ema=0.98, kind=o.warm.optimizer)
     options = TrainerOptions(o.warm.steps, o.warm.batch_size, o.seed, o.precision, o.device, {"student": adam})
     return Trainer(regression.Regression(student), options), pairs
 
@@ -406,9 +408,9 @@ def game(
 def probe(o: Options, student: Student, model: pretrained.Pretrained, data: TrainingSet, measure: Measure) -> Probe:
     """One-step pictures of 64 training prompts, spread evenly, always from the same noise, against the pictures they name."""
     n = min(64, len(data))
-    batch = data.rows(np.arange(n) * len(data) // n)
+    batch = data.rows(np.arange(n) * len(data) // n).to(o.device)
     assert batch.media is not None, "prepare() reads the media"
-    noise = Rng.of(o.seed, "probe").normal_like(batch.x0)
+    noise = Rng.of(o.seed, "probe", device=o.device).normal_like(batch.x0)
 
     @torch.no_grad()
     def draw() -> Media:

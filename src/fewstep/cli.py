@@ -121,9 +121,11 @@ def distill(
     from .parts.imagenet import ImageNetFeatures
     from .recipes import distillation
 
-    judge = ImageNetFeatures.load(Judging.judge, Judging.resolution)
+    measure = None
+    if options.keep == "best":
+        measure = look_through(ImageNetFeatures.load(Judging.judge, Judging.resolution))
     with progress_bars() as report:
-        run = distillation.prepare(options, out, report, measure=look_through(judge))
+        run = distillation.prepare(options, out, report, measure=measure)
     taken = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)
     run.save(out / "bundle", taken, thin)
     console.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,7 +175,10 @@ def report(o: Options, before: Row, after: Row, goal: Row, seconds: float) -> No
         lines.append(f"| {name} | {' | '.join(cells)} |")
     (o.out / "table.md").write_text("\n".join(lines) + "\n")
     console.print(table, "(edges and high frequencies: 1 is as sharp as the real drawings)")
-    console.print(f"pictures: [bold]{path}[/], your student: [bold]{o.out / 'student'}[/]")
+    console.print(f"pictures: [bold]{path}[/], your student: [bold]{o.out / 'student'}[/]\n")
+    console.rule("[bold]fewstep[/]: now draw with it")
+    command = f"{sys.argv[0]} serve --model {o.out / 'student'}"
+    console.print(f"the studio redraws while you draw:  [bold]{command}[/]  and open [bold]http://127.0.0.1:7860[/]")
 
 
 def reference(o: Options) -> dict[str, torch.Tensor]:

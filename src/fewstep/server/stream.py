@@ -103,9 +103,10 @@ class Connection:
                 self._move_up()
             while self._notices:
                 await self._send(self._notices.popleft())
-            held = self._studio.worker.collect(self._seat) if self._seat is not None else None
-            if held is not None:
-                await self._send_bytes(held.value.frame(drops=self._seat.session.drops))
+            seat = self._seat
+            held = self._studio.worker.collect(seat) if seat is not None else None
+            if seat is not None and held is not None:
+                await self._send_bytes(held.value.frame(drops=seat.session.drops))
                 if held.value.drawn is not None:
                     self._studio.metrics.count("sent")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import sys
 import time
@@ -217,6 +218,18 @@ def serve(options: Any) -> None:
     start(options)
 
 
+def budget(options: Any) -> None:
+    """What fits into a latency target on this machine, and where the time goes; exit code 2 where nothing does."""
+    from .console import show_forecast
+    from .server.forecast import forecast
+
+    with console.status("measuring") as status:
+        found = forecast(options, lambda what: status.update(what))
+    show_forecast(found)
+    if found.refusal:
+        raise ValueError(found.refusal)
+
+
 def docs(readme: Path = Path("README.md"), results: Path = Path("docs/results")) -> None:
     """Rewrite the README's tables from the result files.
 
@@ -224,16 +237,31 @@ def docs(readme: Path = Path("README.md"), results: Path = Path("docs/results"))
         readme: The file whose marked places are filled.
         results: Folder of the result files.
     """
-    from .evaluation.record import read_records, table
-
     text = readme.read_text()
     for path in sorted(results.glob("*.json")):
         before, _, rest = text.partition(f"<!-- table:{path.stem} -->")
         _, end, after = rest.partition(f"<!-- /table:{path.stem} -->")
         if end:
-            records = table(read_records(path), TABLE)
-            text = f"{before}<!-- table:{path.stem} -->\n{records}\n{end}{after}"
+            text = f"{before}<!-- table:{path.stem} -->\n{shown(path)}\n{end}{after}"
     readme.write_text(text)
+
+
+def shown(path: Path) -> str:
+    """A results file as Markdown; the key at its top says what it holds. Raises ValueError for one that holds nothing known."""
+    from .evaluation import realtime, record
+
+    kinds: dict[str, Callable[[], str]] = {
+        "records": lambda: record.table(record.read_records(path), TABLE),
+        "load": lambda: realtime.table(realtime.Realtime.read(path)),
+    }
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): measure again or remove it") from None
+    kind = next((kind for kind in kinds if kind in held), None)
+    if kind is None:
+        raise ValueError(f"{path} is no results file: it should hold {' or '.join(kinds)} at its top")
+    return kinds[kind]()
 
 
 TABLE = ("fd", "kid", "precision", "recall", "retrieval_top5", "vendi", "highs_ratio", "latency_ms", "nfe")
@@ -320,7 +348,7 @@ def demo(options: Any) -> None:
 def commands(wanted: str) -> dict[str, Callable[..., None]]:
     """Every command by name; option dataclasses are bound here so that ``--help`` is complete.
 
-    The server's are bound only when it is wanted: it needs packages that the rest does without.
+    Those of the server are bound only when they are wanted: it needs packages that the rest does without.
     """
     from . import demo as show
     from .evaluation import suite
@@ -329,7 +357,9 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
     teach.__annotations__["options"] = flat(emoji.Teach)
     distill.__annotations__["options"] = flat(distillation.Options)
     if wanted == "serve":
-        serve.__annotations__["options"] = flat(serve_options())
+        serve.__annotations__["options"] = flat(needing_serve("app", "ServeOptions"))
+    if wanted == "budget":
+        budget.__annotations__["options"] = flat(needing_serve("forecast", "ForecastOptions"))
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)
     return {
@@ -342,6 +372,7 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         "info": info,
         "verify": verify,
         "serve": serve if wanted == "serve" else listed(serve),
+        "budget": budget if wanted == "budget" else listed(budget),
         "docs": docs,
     }
 
@@ -355,13 +386,12 @@ def listed(command: Callable[..., None]) -> Callable[..., None]:
     return placeholder
 
 
-def serve_options() -> type:
-    """Options of the server, or the sentence that says how to install it."""
+def needing_serve(module: str, options: str) -> Any:
+    """Options of a file of the server, or the sentence that says how to install what it needs."""
     try:
-        from .server.app import ServeOptions
+        return getattr(importlib.import_module(f"fewstep.server.{module}"), options)
     except ImportError as error:
         raise ValueError(f"the studio needs {error.name}: pip install 'fewstep[serve]'") from None
-    return ServeOptions
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,9 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from .inference.backend import TOLERANCE
+from .inference.budget import Way
 from .training.log import Alarm, StepLog
 from .training.recipe import Phase
 from .training.trainer import Trainer
+
+if TYPE_CHECKING:  # it needs packages that the rest does without
+    from .server.forecast import Forecast
 
 console = Console()
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -52,6 +57,71 @@ def spark(values: list[float], width: int = 24) -> str:
     low, high = min(means), max(means)
     span = (high - low) or 1.0
     return "".join(SPARKS[int((m - low) / span * (len(SPARKS) - 1))] for m in means[-width:])
+
+
+def show_forecast(found: Forecast) -> None:
+    """What fits into a latency target, by backend, by way to draw and by stage."""
+    console.print(f"\n{found.advice}\n", highlight=False, soft_wrap=True)
+    if found.measured or found.left_out:
+        console.print(_backends(found), "")
+    console.print(_ways(found), "")
+    console.print(_stages(found))
+
+
+def _backends(found: Forecast) -> Table:
+    """What was tried, and why one of them was taken: pictures first, then speed."""
+    table = Table("backend", "one evaluation", "off from eager", "", box=None, title="what runs the network",
+                  title_justify="left", title_style="bold", padding=(0, 2))  # fmt: skip
+    for m in sorted(found.measured, key=lambda m: m.ms):
+        exact = m.error <= TOLERANCE
+        if m.name == found.plan.backend:
+            row, said = "green", "taken: the fastest of those that draw eager's pictures"
+        elif exact:
+            row, said = "", "the reference" if m.name == "eager" else "the same pictures, slower"
+        else:
+            row, said = "dim", "other pictures: not taken, however fast"
+        table.add_row(m.name, f"{m.ms:.1f} ms", f"{m.error:.0e}" if m.error else "-", said, style=row)
+    for name, why in found.left_out.items():
+        table.add_row(name, "-", "-", f"left out: {why}", style="dim")
+    return table
+
+
+def _ways(found: Forecast) -> Table:
+    """Step counts and sizes, each travelling as well as the target allows."""
+    table = Table("steps", "size", "travels as", "end to end", "a second", "", box=None, padding=(0, 2),
+                  title=f"what fits into {found.target_ms:.3g} ms", title_justify="left", title_style="bold")  # fmt: skip
+    rows: dict[tuple[int, int, str], list[Way]] = {}
+    for way in found.ways:
+        rows.setdefault((way.rung.size, way.rung.steps, way.rung.backend), []).append(way)
+    for same in rows.values():
+        fitting = [way for way in same if way.total_ms <= found.target_ms]
+        way = found.way if found.way in same else (fitting or [min(same, key=lambda w: w.total_ms)])[0]
+        served = way.total_ms - way.stages_ms["wire"]
+        fits = way.total_ms <= found.target_ms
+        said = "fits" if fits else f"{way.total_ms - found.target_ms:.3g} ms too long"
+        if fits and way is found.way:
+            said = "what will be drawn" + (f", giving up {' and '.join(found.plan.shed)}" if found.plan.shed else "")
+        style = "green" if fits and way is found.way else "" if fits else "dim"
+        cells = (str(way.rung.steps), f"{way.rung.size} px", way.rung.encoder, f"{way.total_ms:.1f} ms")
+        table.add_row(*cells, f"{1000 / served:.0f}", said, style=style)
+    return table
+
+
+def _stages(found: Forecast) -> Table:
+    """Where the time of the planned way goes, against the target."""
+    rung = found.way.rung
+    title = f"where the time goes (steps: {rung.steps}, {rung.size} px, {rung.backend}, {rung.encoder})"
+    table = Table(box=None, show_header=False, title=title, title_justify="left", title_style="bold", padding=(0, 2))
+    whole = max(found.target_ms, found.way.total_ms)
+    for stage, ms in found.way.stages_ms.items():
+        if ms:
+            table.add_row(stage.replace("_", " "), f"{ms:.2f} ms", Text("█" * max(1, round(40 * ms / whole)), "cyan"))
+    left = found.target_ms - found.way.total_ms
+    said, style = ("left", "green") if left >= 0 else ("over", "red")
+    table.add_row(said, f"{abs(left):.2f} ms", Text("░" * max(1, round(40 * abs(left) / whole)), style), style=style)
+    if not found.way.stages_ms["wire"]:
+        table.caption = "the way to the user and back is not in it: --wire 20ms counts it"
+    return table
 
 
 class TrainingDisplay:

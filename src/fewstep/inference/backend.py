@@ -168,7 +168,11 @@ class Measured:
     """Relative error of x0 against eager."""
 
 
-def choose(measured: Sequence[Measured], tolerance: float = 1e-3) -> Measured:
+TOLERANCE = 1e-3
+"""Relative error up to which pictures are eager's pictures: far below what 8 bits show."""
+
+
+def choose(measured: Sequence[Measured], tolerance: float = TOLERANCE) -> Measured:
     """The fastest of those whose pictures are eager's pictures: speed alone never decides."""
     exact = [m for m in measured if m.error <= tolerance]
     if not exact:

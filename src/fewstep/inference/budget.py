@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -127,6 +127,25 @@ def predict(rung: Rung, timings: Timings, with_picture: bool = False) -> dict[st
     served = sum(stages.values())
     stages |= {"wait": served * timings.wait_ratio, "wire": timings.wire_ms}
     return {name: stages[name] for name in STAGES}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A rung, and where its time would go."""
+
+    rung: Rung
+    stages_ms: Mapping[str, float]
+    """By the names of STAGES."""
+
+    @property
+    def total_ms(self) -> float:
+        """End to end."""
+        return sum(self.stages_ms.values())
+
+
+def ways(choices: Choices, timings: Timings, with_picture: bool = False) -> list[Way]:
+    """Every way to draw, best first, as `predict` sees it: for people."""
+    return [Way(rung, predict(rung, timings, with_picture)) for rung in ladder(choices)]
 
 
 def totals(rungs: Sequence[Rung], timings: Timings, with_picture: bool = False) -> list[float]:

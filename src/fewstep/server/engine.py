@@ -6,6 +6,7 @@ decode -> text -> codec in -> network x steps -> codec out -> smooth -> watermar
 from __future__ import annotations
 
 import logging
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -107,6 +108,8 @@ class Engine:
         self.choices = Choices(tuple(sorted(self.card.steps, reverse=True)), self.sizes, ("eager",), options.encoders)
         self.costs = Costs({}, {}, {})
         self.measured: list[backends.Measured] = []
+        self.left_out: dict[str, str] = {}
+        """Backends that could not be tried, and why."""
 
     def _spend(self, stage: str, began: float) -> None:
         self._spent[stage] += 1000 * (self._clock() - began)
@@ -151,7 +154,8 @@ class Engine:
             try:
                 self.measured.append(self._try(name))
             except Exception as error:
-                log.warning("the %s backend is left out: %s", name, str(error).splitlines()[0] if str(error) else error)
+                self.left_out[name] = (str(error) or type(error).__name__).splitlines()[0]
+                log.warning("the %s backend is left out: %s", name, self.left_out[name])
         return (backends.choose(self.measured).name,)
 
     def _try(self, name: str) -> backends.Measured:
@@ -189,8 +193,10 @@ class Engine:
             for name in self.choices.backends:
                 for encoder in self.choices.encoders:
                     plan = Plan(1, size, name, encoder, 0, True)
-                    runs = [self._drawn(plan, ask, encoder, n) for n in self.batches for _ in range(3)]
-                    stages = runs[2].stages if len(runs) > 2 else runs[-1].stages
+                    for n in self.batches[1:]:
+                        self._drawn(plan, ask, encoder, n)
+                    runs = [self._drawn(plan, ask, encoder, 1).stages for _ in range(3)]
+                    stages = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
                     network[name, size], encode[encoder, size] = stages["network"], stages["encode"]
                     codec_out[size], codec_in[size] = stages["codec_out"], stages["codec_in"]
                     watermark[size], decode = stages["watermark"], stages["decode"]

@@ -1,0 +1,66 @@
+"""The README's tables come from the result files, whatever they hold, and stand there as the files have it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fewstep import cli
+from fewstep.evaluation import realtime
+from fewstep.evaluation.record import MetricRecord, write_records
+
+ROOT = Path(__file__).parents[1]
+
+
+def results(folder: Path) -> Path:
+    folder.mkdir()
+    write_records(folder / "emoji64.json", [MetricRecord("add", 1, "kid", 0.25, 0.2, 0.3, 128, 2)])
+    levels = (
+        realtime.LoadLevel(1, 60.0, 29.97, 29.97, 29.97, 21.2, 30.4, 41.0, 2.0, 3, 17, 0, 0, 912.3, 913.0, 912.9),
+        realtime.LoadLevel(50, 60.0, 1.05, 1.0, 1.1, 950.0, 1100.0, 1200.0, 1.0, 1234, 88, 0, 0, 913.0, 950.0, 930.0),
+    )
+    found = realtime.Realtime(
+        levels, 1.08, 1.12, 3.42, 50.0, 14.6, 14.0, "emoji-64", "onnx", 1000 / 30, "A machine", "python benchmarks/load.py"
+    )
+    found.write(folder / "realtime.json")
+    return folder
+
+
+def test_every_kind_of_result_fills_its_place(tmp_path: Path):
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "# A\n<!-- table:realtime -->\nold\n<!-- /table:realtime -->\nb\n<!-- table:emoji64 -->\n<!-- /table:emoji64 -->\nc\n"
+    )
+    arguments = ["docs", "--readme", str(readme), "--results", str(results(tmp_path / "results"))]
+    cli.main(arguments)
+    text = readme.read_text()
+    assert "old" not in text
+    assert "| 1 | 30 | 1.00 | 21 | 30 | 41 | 2 | 3 | 0 | 0 | 912 → 913 |" in text
+    assert "| 50 | 1.05 | 1.10 | 950 | 1100 | 1200 | 1 | 1,234 | 0 | 0 | 913 → 930 |" in text
+    assert "takes 1.08 times as long for a picture as its bare networks (14.0 ms), and 1.12 times" in text
+    assert "3.4 times the pictures of a plain server around the stock diffusers pipeline (50.0 against 14.6" in text
+    assert "a target of 33 ms, 60 seconds a row" in text
+    assert "| add | 1 | 1 |" in text
+    assert text.endswith("<!-- /table:emoji64 -->\nc\n")
+    cli.main(arguments)
+    assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(("held", "said"), [('{"pictures": 1}', "records or load"), ("nonsense", "not JSON")])
+def test_a_file_of_no_known_kind_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], held: str, said: str):
+    (tmp_path / "x.json").write_text(held)
+    (tmp_path / "README.md").write_text("<!-- table:x --><!-- /table:x -->")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["docs", "--readme", str(tmp_path / "README.md"), "--results", str(tmp_path)])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_readme_says_what_the_files_say(tmp_path: Path):
+    """If this fails: make docs."""
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", readme)
+    cli.main(["docs", "--readme", str(readme), "--results", str(ROOT / "docs" / "results")])
+    assert readme.read_text() == (ROOT / "README.md").read_text()

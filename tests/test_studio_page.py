@@ -38,7 +38,7 @@ LIVE = ("ready", "busy", "shed", "over")
 
 def find_browser(own: str) -> str | None:
     """The system's Chromium, or the one that Playwright downloaded."""
-    system = shutil.which("chromium", path="/usr/bin") or shutil.which("chromium-browser", path="/usr/bin")
+    system = shutil.which("chromium") or shutil.which("chromium-browser")
     return system or (own if Path(own).exists() else None)
 
 
@@ -148,7 +148,7 @@ class Studio:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain for: {what}; the page says {self.pill!r}"
-            self.page.wait_for_timeout(20)
+            self.page.wait_for_timeout(50)
 
     def get(self, script: str) -> Any:
         return self.page.evaluate(script)
@@ -343,6 +343,7 @@ def test_the_camera_streams_pauses_and_records(studio: Studio):
     video = Path(recorded.value.path())
     assert video.read_bytes()[:4] == b"\x1a\x45\xdf\xa3", "a WebM file"
     assert video.stat().st_size > 1000
+    studio.until(lambda: page.locator("#record-time").inner_text() == "Record", "the clock to stand")
     page.keyboard.press("Escape")
     page.locator("#camera-pause").click()
     studio.settle()

@@ -496,7 +496,12 @@ def test_a_server_killed_in_mid_stroke_is_found_again(browser: Any, host: Host):
         studio.until(lambda: studio.id > number and studio.state in LIVE, "a picture of the whole stroke, by itself")
         studio.page.mouse.up()
         studio.change(lambda: studio.stroke((0.9, 0.1), (0.1, 0.9)))
-        with studio.page.expect_download():
+        number = studio.id
+        os.kill(host.pids[-1], signal.SIGKILL)
+        studio.until(lambda: studio.pill == "Reconnecting", "the page to notice again")
+        host.serve(port)
+        studio.until(lambda: studio.id > number, "the picture to be drawn anew, though nobody moves")
+        with studio.page.expect_download():  # the new server has it
             studio.page.locator("#save").click()
 
 

@@ -136,12 +136,9 @@ export class Camera {
       const s = Math.floor((performance.now() - began) / 1000);
       $("record-time").textContent = `${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")}`;
     };
-    const clock = setInterval(tell, 500);
+    this.clock = setInterval(tell, 500);
     recorder.ondataavailable = (e) => e.data.size && chunks.push(e.data);
-    recorder.onstop = () => {
-      clearInterval(clock);
-      offer(new Blob(chunks, { type: kind }), `fewstep-${Date.now()}.${kind.includes("mp4") ? "mp4" : "webm"}`);
-    };
+    recorder.onstop = () => offer(new Blob(chunks, { type: kind }), `fewstep-${Date.now()}.${kind.includes("mp4") ? "mp4" : "webm"}`);
     recorder.start(500);
     this.recorder = recorder;
     this._recording(true);
@@ -152,6 +149,7 @@ export class Camera {
     if (!this.recorder) return;
     const recorder = this.recorder;
     this.recorder = null;
+    clearInterval(this.clock);
     recorder.stop();
     this._recording(false);
   }

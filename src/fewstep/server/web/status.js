@@ -39,7 +39,7 @@ export class Status {
   _cover(now, detail, drawn) {
     /** @type {Record<string, string[]>} */
     const texts = {
-      queue: [`You are number ${detail.position}`, `All ${detail.places} places are taken. Yours comes by itself: stay on this page.`],
+      queue: [`You are number ${detail.position}`, `${detail.places > 1 ? `All ${detail.places} places are` : "The one place is"} taken. Yours comes by itself: stay on this page.`],
       full: ["Everything is taken", "The room and its queue are full. This page tries again by itself."],
       warming: ["Warming up", `${sentence(detail.doing || "the model is being made ready")} …`],
       refused: ["No access", "Open the address with the token that the server printed when it was started."],

@@ -375,8 +375,14 @@ def measure(options: LoadOptions) -> Realtime:
         backend=backend,
         budget_ms=milliseconds(options.budget),
         machine=machine(options.note),
-        command=shlex.join(["python", "benchmarks/load.py", *sys.argv[1:]]),
+        command=shlex.join(["python", "benchmarks/load.py", *without(sys.argv[1:], "--note")]),
     )
+
+
+def without(arguments: Sequence[str], name: str) -> list[str]:
+    """Arguments without an option and its value."""
+    at = arguments.index(name) if name in arguments else len(arguments)
+    return [*arguments[:at], *arguments[at + 2 :]]
 
 
 def machine(note: str) -> str:

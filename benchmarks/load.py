@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import shlex
-import signal
 import socket
 import statistics
 import subprocess
@@ -97,16 +96,16 @@ class Served:
 
 @contextlib.contextmanager
 def child(arguments: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A Python process with one torch thread, ended with Ctrl-C."""
+    """A Python process with one torch thread, told to end when done, and made to if it does not."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **options)
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(20)
-        finally:
+        except subprocess.TimeoutExpired:
             process.kill()
 
 

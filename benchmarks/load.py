@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import shlex
-import signal
 import socket
 import statistics
 import subprocess
@@ -97,16 +96,16 @@ class Served:
 
 @contextlib.contextmanager
 def child(arguments: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A Python process with one torch thread, ended with Ctrl-C."""
+    """A Python process with one torch thread, told to end when done, and made to if it does not."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **options)
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(20)
-        finally:
+        except subprocess.TimeoutExpired:
             process.kill()
 
 
@@ -375,8 +374,14 @@ def measure(options: LoadOptions) -> Realtime:
         backend=backend,
         budget_ms=milliseconds(options.budget),
         machine=machine(options.note),
-        command=shlex.join(["python", "benchmarks/load.py", *sys.argv[1:]]),
+        command=shlex.join(["python", "benchmarks/load.py", *without(sys.argv[1:], "--note")]),
     )
+
+
+def without(arguments: Sequence[str], name: str) -> list[str]:
+    """Arguments without an option and its value."""
+    at = arguments.index(name) if name in arguments else len(arguments)
+    return [*arguments[:at], *arguments[at + 2 :]]
 
 
 def machine(note: str) -> str:

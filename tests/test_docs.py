@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import shutil
+import subprocess
+import textwrap
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
+import fewstep
 from fewstep import cli
 from fewstep.evaluation import realtime
 from fewstep.evaluation.record import MetricRecord, write_records
+from fewstep.provenance.content_credentials import read as read_credentials
+from fewstep.server.protocol import Part, pack, unpack
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,3 +74,54 @@ def test_the_readme_says_what_the_files_say(tmp_path: Path):
     shutil.copy(ROOT / "README.md", readme)
     cli.main(["docs", "--readme", str(readme), "--results", str(ROOT / "docs" / "results")])
     assert readme.read_text() == (ROOT / "README.md").read_text()
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The examples of a page."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+
+
+def test_the_pages_first_example_runs_as_it_stands(served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    example = blocks("protocol.md", "python")[0]
+    assert "http://localhost:7860" in example
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("http://localhost:7860", served.url), {})
+    assert Image.open("streamed.png").size == Image.open("heart.png").size
+    assert read_credentials(Path("heart.png").read_bytes(), "image/png").state == "valid"
+
+
+def test_the_pages_second_example_streams(served: Any):
+    shown: list[Any] = []
+
+    async def frames() -> AsyncIterator[dict[str, Any]]:
+        for seed in range(3):
+            yield {"prompt": "a cat", "seed": seed}
+
+    example = blocks("protocol.md", "python")[1].replace("http://localhost:7860", served.url)
+    names: dict[str, Any] = {"fewstep": fewstep, "frames": frames, "show": shown.append}
+    exec("async def main():\n" + textwrap.indent(example, "    "), names)
+    asyncio.run(names["main"]())
+    assert len(shown) >= 2
+    assert shown[-1].shape[2] == 3
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here to run the browser's module")
+def test_the_browsers_module_and_python_speak_one_language(tmp_path: Path):
+    shutil.copy(ROOT / "src" / "fewstep" / "server" / "web" / "wire.js", tmp_path / "wire.mjs")
+    (tmp_path / "echo.mjs").write_text(
+        'import { readFileSync, writeFileSync } from "node:fs";\nimport { pack, unpack } from "./wire.mjs";\n'
+        "const bytes = readFileSync(0);\n"
+        "const { header, parts } = unpack(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));\n"
+        "const { parts: _, ...rest } = header;\n"
+        "writeFileSync(1, pack({ ...rest, heard: true }, Object.values(parts)));\n"
+    )
+    sent = [Part("image", "pixels/rgba", bytes(range(16)), 2, 2), Part("mask", "image/png", b"\x89PNG")]
+    frame = pack({"type": "draw", "prompt": "ein Herz für Zoë ♥", "seed": 7}, sent)
+    done = subprocess.run(["node", "echo.mjs"], input=frame, cwd=tmp_path, capture_output=True, timeout=60, check=True)
+    back = unpack(done.stdout)
+    assert {k: back.header[k] for k in ("prompt", "seed", "heard")} == {
+        "prompt": "ein Herz für Zoë ♥", "seed": 7, "heard": True,
+    }  # fmt: skip
+    assert [(p.name, p.mime, bytes(p.data), p.width) for p in back.parts.values()] == [
+        (p.name, p.mime, p.data, p.width) for p in sent
+    ]

@@ -34,9 +34,12 @@ def address(served: Any) -> str:
     return served.url.partition("#")[0].rstrip("/")
 
 
+def page(served: Any) -> str:
+    return httpx.get(address(served) + "/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+
+
 def reading(served: Any, name: str) -> float:
-    text = httpx.get(address(served) + "/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
-    found = re.search(rf"^fewstep_{name} (\S+)$", text, re.MULTILINE)
+    found = re.search(rf"^fewstep_{name} (\S+)$", page(served), re.MULTILINE)
     assert found, name
     return float(found[1])
 
@@ -48,6 +51,7 @@ def test_three_people_are_served_alike_and_nothing_is_lost(served: Any, tmp_path
     assert level.fairness < 1.5
     assert 0 < level.p50_ms <= level.p95_ms <= level.p99_ms
     assert level.rss_peak_mb - level.rss_start_mb < 64
+    assert 'stage="glass_to_glass"' in page(served), "what people saw was told to the server"
     found = realtime.Realtime(
         (level,), 1.1, 1.2, 3.0, 30.0, 10.0, 16.0, "tiny", "eager", 33.3, "a test", "pytest tests/test_load.py"
     )

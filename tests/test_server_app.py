@@ -118,6 +118,49 @@ def test_the_async_client_streams_newest_wins(server: Server):
     assert len(seeds) < 60
 
 
+def test_a_stream_sends_no_more_than_it_may_and_ends_with_its_asks(server: Server):
+    """The asks end long after the last answer, which must not leave the stream waiting; the last ask is always drawn."""
+
+    async def main(in_flight: int) -> tuple[list[int], int]:
+        drawn = asyncio.Event()
+
+        async def asks() -> AsyncIterator[dict[str, Any]]:
+            for seed in range(20):
+                yield {"prompt": "a cat", "seed": seed, "steps": 1}
+            await drawn.wait()
+
+        async with fewstep.connect(server.url, timeout_s=30) as studio:
+            seeds = []
+            async for picture in studio.stream(asks(), in_flight):
+                seeds.append(picture.seed)
+                if picture.seed == 19:
+                    drawn.set()
+            counts = (await studio.stats())["counts"]
+            assert counts["drawn"] > 0
+            return seeds, studio.asked
+
+    assert asyncio.run(main(1)) == ([0, 19], 2)
+    seeds, asked = asyncio.run(main(2))
+    assert seeds[-1] == 19
+    assert asked in (3, 4)
+    with pytest.raises(ValueError, match="1 or more"):
+        asyncio.run(main(0))
+
+
+def test_what_goes_wrong_in_the_asks_comes_out_of_the_stream(server: Server):
+    async def asks() -> AsyncIterator[dict[str, Any]]:
+        yield {"prompt": "a cat"}
+        raise RuntimeError("no more canvas")
+
+    async def main() -> None:
+        async with fewstep.connect(server.url) as studio:
+            async for _ in studio.stream(asks()):
+                pass
+
+    with pytest.raises(RuntimeError, match="no more canvas"):
+        asyncio.run(main())
+
+
 def test_time_is_answered_under_compute(server: Server):
     """The event loop never draws: a ping comes back while the worker is busy."""
     with websocket(server) as ws:
@@ -359,7 +402,7 @@ def test_a_flood_is_throttled_and_spoils_nothing(server: Server):
     with websocket(server) as ws:
         unpack(ws.recv(20))
         for number in range(1, 500):
-            ws.send(pack({"type": "draw", "id": number, "prompt": "a cat", "steps": 1}))
+            ws.send(pack({"type": "seen", "id": number, "glass_ms": 1.0}))  # cheap: a flood also on a slow machine
         until(lambda: server.studio.metrics.total("throttled") > before)
         with fewstep.connect(server.url) as studio:
             assert studio.draw("a dog").seed == 0

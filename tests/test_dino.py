@@ -132,7 +132,7 @@ def test_a_file_with_one_wrong_weight_is_refused(saved, tmp_path, change):
 
 
 def test_what_cannot_be_looked_at_gets_one_sentence(saved, tmp_path):
-    folder, network = saved
+    folder, _ = saved
     with pytest.raises(ValueError, match=r"download facebook/dinov2-small.*--features-folder"):
         DinoFeatures.load(tmp_path)
     with pytest.raises(ValueError, match="multiple of its patch size 14, such as --resolution 70"):

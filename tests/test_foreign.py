@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import foreign
+from elsewhere import elsewhere
 from fewstep import bundle, pretrained
 from fewstep.bundle import Card
 from fewstep.inference import backend as backends
@@ -27,7 +28,6 @@ from fewstep.pretrained import trainable
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import Distillation, WarmStart, foreign_card, prepare
 from fewstep.rng import Rng
-from fewstep.tensors import Batch
 from fewstep.training.recipe import run_phases
 from fewstep.training.run import Saving
 from fewstep.training.trainer import Trainer
@@ -49,9 +49,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def options(root: Path, teacher: str, **changes: Any) -> distillation.Options:
+    rate = 0.1 if changes.get("student") == "lora" else 0.02  # two steps have to show
     fixed = {
         "teacher": str(root / teacher), "data": str(root / "own"), "steps": 2, "batch_size": 8, "ema": 0.5,
-        "student_learning_rate": 0.1 if changes.get("student") == "lora" else 0.02, "warm": WarmStart(steps=0), "heads": discriminator.Options(width=8),
+        "student_learning_rate": rate, "warm": WarmStart(steps=0), "heads": discriminator.Options(width=8),
     }  # fmt: skip
     return distillation.Options(**(fixed | changes))
 
@@ -72,10 +73,10 @@ def students(root: Path) -> dict[str, tuple[Distillation, Path]]:
     """One student of each teacher and of each kind."""
     return {
         "sd1-full": distil(root, root / "full", "sd1", warm=WarmStart(steps=1, pairs=8, teacher_steps=2, batch_size=8)),
-        "sd1-lora": distil(root, root / "lora", "sd1", student="lora", rank=2),
-        "sd1-freeze": distil(root, root / "freeze", "sd1", student="freeze"),
-        "sdxl-lora": distil(root, root / "lora-xl", "sdxl", student="lora", rank=2),
-        "sd3-lora": distil(root, root / "lora-3", "sd3", student="lora", rank=2),
+        "sd1-lora": distil(root, root / "lora", "sd1", student="lora", rank=2, features="teacher"),
+        "sd1-freeze": distil(root, root / "freeze", "sd1", student="freeze", features="teacher"),
+        "sdxl-lora": distil(root, root / "lora-xl", "sdxl", student="lora", rank=2, precision="bf16", checkpointing=True),
+        "sd3-lora": distil(root, root / "lora-3", "sd3", student="lora", rank=2, features="teacher"),
     }
 
 
@@ -237,7 +238,7 @@ def test_frozen_weights_are_bit_identical_and_the_card_says_how_much_was_trained
 
 
 def test_a_merged_bundle_has_its_teachers_names_and_the_low_rank_change(students, root):
-    work, folder = students["sd1-lora"]
+    _, folder = students["sd1-lora"]
     file = Path("unet") / "diffusion_pytorch_model.safetensors"
     before, after = load_file(root / "sd1" / file), load_file(folder / file)
     assert before.keys() == after.keys()
@@ -274,7 +275,7 @@ def game(root: Path, out: Path, teacher: str = "sd1", **changes: Any) -> tuple[D
 
 
 def test_a_lora_run_keeps_only_what_moves_and_resumes_bit_for_bit(root, tmp_path):
-    changes: dict[str, Any] = {"student": "lora", "rank": 2, "steps": 4}
+    changes: dict[str, Any] = {"student": "lora", "rank": 2, "steps": 4, "features": "teacher"}
     _, whole, batches = game(root, tmp_path, **changes)
     list(whole.steps(batches))
     _, cut, batches = game(root, tmp_path, **changes)
@@ -301,7 +302,7 @@ def test_the_negative_prompt_reaches_nfsd(root, tmp_path):
     nfsd = add.Options(weighting="nfsd", adversarial_weight=0.0, teacher_times=(0.5, 0.9))
     losses = []
     for negative in ("unrealistic, blurry", ""):
-        work, trainer, batches = game(root, tmp_path, add=nfsd, negative=negative)
+        work, trainer, batches = game(root, tmp_path, add=nfsd, negative=negative, features="teacher")
         method = trainer.method
         if negative:
             wanted = work.model.conditioner([negative])
@@ -317,8 +318,8 @@ def test_the_negative_prompt_reaches_nfsd(root, tmp_path):
 def test_checkpointing_computes_twice_and_changes_no_gradient(root, tmp_path, kind):
     gradients, calls = [], []
     for checkpointing in (False, True):
-        chosen = add.Options(space="media")
-        work, trainer, batches = game(root, tmp_path, student=kind, rank=2, add=chosen, checkpointing=checkpointing)
+        changes: dict[str, Any] = {"student": kind, "rank": 2, "features": "teacher", "checkpointing": checkpointing}
+        work, trainer, batches = game(root, tmp_path, add=add.Options(space="media"), **changes)
         network, decoder = work.student.denoiser.network, work.model.codec.vae.decoder
         seen = {"student": 0, "decoder": 0}
 
@@ -332,8 +333,8 @@ def test_checkpointing_computes_twice_and_changes_no_gradient(root, tmp_path, ki
         torch.stack(list(losses.values())).sum().backward()
         gradients.append([p.grad for p in network.parameters() if p.requires_grad])
         calls.append(seen)
-    # one pass of the student; three decodings: for the heads, for the distance, and of the target, without a graph
-    assert calls == [{"student": 1, "decoder": 3}, {"student": 2, "decoder": 5}]
+    # one pass of the student; two decodings: of its sample, and of the target, which has no graph to compute again
+    assert calls == [{"student": 1, "decoder": 2}, {"student": 2, "decoder": 3}]
     for plain, recomputed in zip(*gradients):
         torch.testing.assert_close(recomputed, plain, atol=1e-6, rtol=1e-4)
 
@@ -385,9 +386,12 @@ def test_features_are_chosen_by_what_there_is(root):
 def test_options_that_cannot_be_met_get_one_sentence(root, tmp_path, changes, sentence):
     if changes.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
+
+    def begin() -> None:
+        prepare(replace(options(root, "sd1"), **changes), tmp_path).phases[-1].build()
+
     with pytest.raises(ValueError, match=sentence):
-        work = prepare(replace(options(root, "sd1"), **changes), tmp_path)
-        work.phases[-1].build()
+        begin()
 
 
 def test_a_transformer_has_no_convolutions_to_freeze(root, tmp_path):
@@ -430,9 +434,43 @@ def test_a_missing_weight_file_is_named(root, tmp_path):
         pretrained.load(tmp_path / "b")
 
 
-def test_a_batch_moves_whole(root, tmp_path):
-    _, _, batches = game(root, tmp_path)
-    batch: Batch = batches(0)
-    moved = batch.to("meta")
-    assert {v.device.type for v in (moved.x0, moved.media, moved.cond.tokens, moved.cond.image, moved.null.pooled)} == {"meta"}
-    assert batch.to("cpu") is batch
+EVERYTHING = add.Options(
+    space="media", weighting="nfsd", renoised_input=0.1, approximate_r1=1.0, mismatched=0.5, backward=0.5,
+    reals_through_codec=True,
+)  # fmt: skip
+
+
+def test_a_whole_run_takes_place_on_its_device(root, tmp_path, monkeypatch):
+    """No tensor is made elsewhere and left there: every operation sees tensors of one device, as on a GPU."""
+    monkeypatch.setattr(distillation, "check_device", lambda device: None)
+    foreign.dino(tmp_path / "dino", num_hidden_layers=4)
+    warm = WarmStart(steps=1, pairs=2, teacher_steps=2, batch_size=8)
+    changes: dict[str, Any] = {
+        "add": EVERYTHING, "warm": warm, "steps": 1, "negative": "blurry", "augment": ("color", "translation", "cutout"),
+        "features_folder": str(tmp_path / "dino"), "student": "lora", "rank": 2, "checkpointing": True,
+    }  # fmt: skip
+    with elsewhere() as device:
+        work = prepare(options(root, "sdxl", device=device, **changes), tmp_path / "out")
+        for phase in work.phases:
+            trainer, batches = phase.build()
+            assert batches(0).x0.device.type == "cpu"
+            assert [log.skipped for log in trainer.steps(batches)] == [False]
+            trainer.adopt_averages()
+    assert [phase.name for phase in work.phases] == ["warm", "add"]
+    moved = {p.device.type for network in trainer.method.players.values() for p in network.parameters()}
+    assert moved == {"meta"}
+
+
+def test_the_teachers_features_are_seen_on_their_device(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(distillation, "check_device", lambda device: None)
+    with elsewhere() as device:
+        _, trainer, _ = game(root, tmp_path, device=device, features="teacher")
+    assert {p.device.type for p in trainer.method.discriminator.parameters()} == {"meta"}
+
+
+def test_two_devices_in_one_operation_are_noticed():
+    with elsewhere() as device:
+        there = torch.zeros(2, 3, device=device)
+        assert (there + 1).device.type == device
+        with pytest.raises(RuntimeError, match="tensors on cpu and meta"):
+            there * torch.ones(2, 3)

@@ -111,9 +111,9 @@ class Encode(nn.Module):
 
 
 def fields_of(denoiser: Denoiser, cond: Conditioning) -> list[str]:
-    """The fields of ``cond`` that this denoiser reads, where it says so; all that are there where it does not."""
+    """The fields of ``cond`` that this denoiser reads, where it says so; all that are there where it does not or finds none."""
     present = [f.name for f in fields(cond) if getattr(cond, f.name) is not None]
-    return [name for name in present if name in getattr(denoiser, "reads", present)]
+    return [name for name in present if name in getattr(denoiser, "reads", present)] or present
 
 
 def compile_denoiser(backend: Backend, denoiser: Denoiser, x_t: Latents, cond: Conditioning) -> Denoise:

@@ -1,4 +1,4 @@
-"""Codecs: media <-> latents. The pretrained ones stand in ``pretrained.py``."""
+"""Codecs: media <-> latents. The pretrained ones stand in ``pretrained/``."""
 
 from __future__ import annotations
 

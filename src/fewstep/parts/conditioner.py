@@ -1,4 +1,4 @@
-"""Conditioners: prompts or labels -> Conditioning. Text encoders stand in ``pretrained.py``."""
+"""Conditioners: prompts or labels -> Conditioning. Text encoders stand in ``pretrained/``."""
 
 from __future__ import annotations
 

@@ -109,7 +109,10 @@ class DinoFeatures(nn.Module):
             raise ValueError(
                 f"DINOv2 looks at colour pictures [B, 3, H, W], not at {list(media.shape)}: repeat grey thrice"
             )
-        media, size = media.to(self._scale.device), (self.resolution, self.resolution)
+        media, size = (
+            media.to(self._scale),
+            (self.resolution, self.resolution),
+        )  # float32: bf16 has no antialiased resize
         if media.shape[-2:] != size:
             media = F.interpolate(media, size, mode="bicubic", antialias=True)
         return media * self._scale + self._offset

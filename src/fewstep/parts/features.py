@@ -1,7 +1,7 @@
 """Feature networks: what the discriminator looks through. Frozen for ever, differentiable with respect to their input.
 
 Each one says which space it reads: ``media`` (pixels: ImageNet networks, DINOv2) or ``latents`` (the teacher's own
-features, LADD). Pretrained image networks stand in ``imagenet.py`` and ``pretrained.py``.
+features, LADD). Pretrained image networks stand in ``imagenet.py`` and ``dino.py``.
 """
 
 from __future__ import annotations

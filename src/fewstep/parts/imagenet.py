@@ -288,7 +288,10 @@ class ImageNetFeatures(nn.Module):
             raise ValueError(
                 f"{self.name} looks at colour pictures [B, 3, H, W], not at {list(media.shape)}: repeat grey thrice"
             )
-        media, size = media.to(self._scale.device), (self.resolution, self.resolution)
+        media, size = (
+            media.to(self._scale),
+            (self.resolution, self.resolution),
+        )  # float32: bf16 has no antialiased resize
         if media.shape[-2:] != size:
             media = F.interpolate(media, size, mode=self.interpolation, antialias=True)
         return (media * self._scale + self._offset).contiguous(memory_format=torch.channels_last)

@@ -215,23 +215,26 @@ def serve(options: Any) -> None:
     start(options)
 
 
-def docs(readme: Path = Path("README.md"), results: Path = Path("docs/results")) -> None:
-    """Rewrite the README's tables from the result files.
+def docs(
+    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md")), results: Path = Path("docs/results")
+) -> None:
+    """Rewrite the tables of the README and the log from the result files.
 
     Args:
-        readme: The file whose marked places are filled.
+        pages: The files whose marked places are filled.
         results: Folder of the result files.
     """
     from .evaluation.record import read_records, table
 
-    text = readme.read_text()
-    for path in sorted(results.glob("*.json")):
-        before, _, rest = text.partition(f"<!-- table:{path.stem} -->")
-        _, end, after = rest.partition(f"<!-- /table:{path.stem} -->")
-        if end:
-            records = table(read_records(path), TABLE)
-            text = f"{before}<!-- table:{path.stem} -->\n{records}\n{end}{after}"
-    readme.write_text(text)
+    for page in pages:
+        text = page.read_text()
+        for path in sorted(results.glob("*.json")):
+            before, _, rest = text.partition(f"<!-- table:{path.stem} -->")
+            _, end, after = rest.partition(f"<!-- /table:{path.stem} -->")
+            if end:
+                records = table(read_records(path), TABLE if path.stem == "emoji64" else None)
+                text = f"{before}<!-- table:{path.stem} -->\n{records}\n{end}{after}"
+        page.write_text(text)
 
 
 TABLE = ("fd", "kid", "precision", "recall", "retrieval_top5", "vendi", "highs_ratio", "latency_ms", "nfe")

@@ -172,9 +172,10 @@ class Bench:
 
         options = EvaluateOptions(seeds=tuple(range(self.o.pictures)), batch=100, resamples=2)
         concepts = list(range(len(digits.CLASSES)))
+        guidance = digits.GUIDANCE_SCALE if model == "teacher" else 1.0
+        subject = Subject(model, steps, guidance, self.o.command)
         found = evaluate(
-            drawn, digits.CLASSES, concepts, self.reference, self.judge, Subject(model, steps, command=self.o.command),
-            options, discriminator_features="digits-eyes",
+            drawn, digits.CLASSES, concepts, self.reference, self.judge, subject, options, discriminator_features="digits-eyes",
         )  # fmt: skip
         share = float(torch.cat(right).float().mean())
         found.append(replace(found[0], metric="accuracy", value=share))

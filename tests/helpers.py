@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -257,3 +259,14 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 def pairs(values: Sequence[Any]) -> list[tuple[Any, Any]]:
     """Neighbours."""
     return list(itertools.pairwise(values))
+
+
+@contextmanager
+def disk_of(bytes_left: int) -> Iterator[None]:
+    """The kernel refuses to let any file grow beyond this: what a full disk does, to this process alone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

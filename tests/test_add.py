@@ -337,6 +337,40 @@ def test_reals_are_raw_pixels_or_decoded_latents() -> None:
         assert torch.equal(shown[-1], wanted)
 
 
+def test_r1_is_taken_at_the_heads_inputs_on_real_data() -> None:
+    """``gamma sum_k ||grad_{F_k} sum D / K||^2`` by hand: not at the pixels, where it would grow with the features' slope,
+    and not on what the student drew."""
+    game = make_game(n=8, dtype=F64, r1=3.0, condition_dropout=0.0, student_options={"probabilities": (0.0, 1.0, 0.0, 0.0)})
+    game.discriminator.eval()  # spectral norm keeps its vectors
+    found = game.turn("discriminator")["r1"]
+    levels = [level.detach().requires_grad_() for level in game.eyes(game.batch.x0).levels]
+    logits = game.discriminator(Features(tuple(levels)), game.batch.cond)
+    slopes = torch.autograd.grad(logits.sum() / logits.shape[1], levels)
+    wanted = 3.0 * sum(g.flatten(1).pow(2).sum(1).mean() for g in slopes)
+    torch.testing.assert_close(found, wanted.reshape(()))
+    assert found > 0
+
+
+def test_the_teacher_meets_a_new_noise_at_every_turn_and_at_every_row() -> None:
+    asked: list[Tensor] = []
+
+    class Asked(Gaussian):
+        def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Tensor:
+            asked.append(x_t)
+            return super().predict(x_t, t, cond)
+
+    game = make_game(n=8, teacher_network=Asked(Cosine()), guidance_scale=1.0, teacher_times=(0.5, 0.5))
+    sample = torch.zeros_like(game.batch.x0)
+    rng = Rng.of(0)
+    for _ in range(2):
+        game.add.distillation(sample, game.batch, rng)
+    game.add.distillation(sample, game.batch, Rng.of(1))
+    noises = torch.cat(asked).flatten(1)
+    alike = torch.corrcoef(noises).fill_diagonal_(0).abs()
+    assert len(noises) == 24
+    assert alike.max() < 0.7, "72 numbers each: chance gives 0.4"
+
+
 def test_approximate_r1_looks_twice_under_one_augmentation() -> None:
     """Else it would punish the augmentation, not the slope: without a slope in sight it has to be nearly zero."""
     plain = {"r1": 0.0, "approximate_r1": 1.0, "condition_dropout": 0.0, "dtype": F64}

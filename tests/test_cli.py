@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from bundles import tiny_bundle
 from fewstep import cli
+from fewstep.data import folder as folder_data
+from fewstep.training import checkpoint
+from fewstep.training.journal import Journal
+from helpers import disk_of
 
 
 def fewstep(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -46,15 +53,170 @@ def test_draw_writes_the_picture_it_says(student, tmp_path):
         (["-o", "heart.gif"], "give a name that ends in .png, .jpg or .webp"),
         (["--n", "0"], "use --n 1 or more"),
         (["--image", "nowhere.png"], "nowhere.png"),
+        (["--sampler", "magic"], "unknown sampler 'magic'"),
+        (["--model", "nothing"], "there is no bundle 'nothing'"),
     ],
 )
 def test_bad_input_gets_one_sentence_and_a_non_zero_exit(student, capsys, arguments, sentence):
     with pytest.raises(SystemExit) as ended:
         cli.main(["draw", "a cat", "--model", str(student), *arguments])
-    assert ended.value.code == 2
+    assert_one_sentence(ended, capsys, sentence)
+
+
+def assert_one_sentence(ended, capsys: pytest.CaptureFixture[str], sentence: str, code: int = 2) -> None:
+    assert ended.value.code == code
     said = capsys.readouterr().err
     assert sentence in said
-    assert len(said.strip().splitlines()) == 1
+    assert len(said.strip().splitlines()) == 1, "no traceback"
+
+
+def test_a_prompt_of_100_kb_gets_one_sentence(student, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["draw", "cat " * 25_000, "--model", str(student)])
+    assert_one_sentence(ended, capsys, "100,000 characters is too long: keep it under 10,000")
+
+
+def unknown_prediction(folder: Path) -> None:
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("v_prediction", "magic"))
+
+
+def other_encoder(folder: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    shutil.rmtree(folder / "text_encoder")
+    BertModel(BertConfig(vocab_size=14, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+              ).save_pretrained(folder / "text_encoder")  # fmt: skip
+
+
+def pickle_instead(folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+
+
+def pickle_in_disguise(folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights)
+
+
+def truncated(folder: Path) -> None:
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (unknown_prediction, "unknown prediction_type 'magic'"),
+        (other_encoder, "gives 24 numbers a token, the UNet takes 16"),
+        (pickle_instead, "is a pickle, which can run code when it is read"),
+        (pickle_in_disguise, "diffusion_pytorch_model.safetensors"),
+        (truncated, "diffusion_pytorch_model.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("command", ["draw", "distill"])
+def test_a_damaged_bundle_gets_one_sentence(student, teacher, tmp_path, capsys, damage, sentence, command):
+    folder = shutil.copytree(student if command == "draw" else teacher, tmp_path / "broken")
+    damage(folder)
+    capsys.readouterr()
+    arguments = ["a cat", "--model", str(folder)] if command == "draw" else ["--teacher", str(folder)]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, *arguments])
+    assert_one_sentence(ended, capsys, sentence)
+
+
+# a distillation from the command line: the best is kept, and disks, folders and gradients fail with a sentence
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("teacher"), "teacher")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of twelve pictures in one colour each."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, name in enumerate(["a red heart", "a blue house", "a cat", "a dog"] * 3):
+        Image.new("RGB", (40, 40), (20 * i, 255 - 20 * i, 100)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(name)
+    out = folder / "set"
+    folder_data.build(folder_data.Options(source=folder, size=16, heldout=0.1), out)
+    return out
+
+
+@pytest.fixture
+def distill(teacher, pictures, tmp_path, monkeypatch):
+    """``fewstep distill`` in this process, the game alone, small."""
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments: str, out: Path = tmp_path / "run") -> Path:
+        cli.main(["distill", "--teacher", str(teacher), "--data", str(pictures), "--out", str(out), "--features", "teacher",
+                  "--batch-size", "4", "--warm.steps", "0", "--look-every", "1", *arguments])  # fmt: skip
+        return out
+
+    return run
+
+
+def test_the_best_student_is_kept_unless_the_last_is_asked_for(distill, tmp_path, capsys):
+    """At this rate four steps spoil the student, so that the best is an early one."""
+    spoil = ("--steps", "4", "--student-learning-rate", "0.3", "--ema", "0.1")
+    out = distill(*spoil)
+    scores = {x["step"]: x["probe/score"] for x in Journal.read(out / "add" / "journal.jsonl")}
+    assert sorted(scores) == [0, 1, 2, 3, 4]
+    best = min(scores, key=scores.__getitem__)
+    assert best < 4
+    said = capsys.readouterr().out
+    assert f"the best was seen after step {best}" in said
+    kept = checkpoint.load(out / "add" / "best")["players"]["student"]
+    network = load_file(out / "bundle" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(v, kept[f"network.{k}"]) for k, v in network.items())
+    last = distill(*spoil, "--keep", "last", out=tmp_path / "last")
+    network = load_file(last / "bundle" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert any(not torch.equal(v, kept[f"network.{k}"]) for k, v in network.items())
+
+
+def test_a_full_disk_ends_a_distillation_with_a_sentence_and_the_last_state_intact(distill, capsys):
+    out = distill("--steps", "2")
+    before = checkpoint.load(out / "add" / "checkpoint")
+    drawn = (out / "bundle" / "student_card.json").read_text()
+    capsys.readouterr()
+    with disk_of(20_000), pytest.raises(SystemExit) as ended:
+        distill("--steps", "4", "--resume")
+    assert_one_sentence(ended, capsys, "free space")
+    after = checkpoint.load(out / "add" / "checkpoint")
+    assert after["step"] == before["step"] == 2
+    assert all(torch.equal(v, after["players"]["student"][k]) for k, v in before["players"]["student"].items())
+    assert (out / "bundle" / "student_card.json").read_text() == drawn
+    distill("--steps", "4", "--resume")  # with space again, it goes on
+    assert checkpoint.load(out / "add" / "checkpoint")["step"] == 4
+
+
+@pytest.mark.parametrize("command", ["draw", "distill"])
+def test_a_folder_that_cannot_be_written_gets_one_sentence(student, distill, tmp_path, capsys, command):
+    (tmp_path / "file").write_text("in the way")  # root may write anywhere, but not below a file
+    inside = tmp_path / "file" / "x"
+    commands = {
+        "draw": lambda: cli.main(["draw", "a cat", "--model", str(student), "-o", str(inside / "a.png")]),
+        "distill": lambda: distill("--steps", "2", out=inside),
+    }
+    with pytest.raises(SystemExit) as ended:
+        commands[command]()
+    assert_one_sentence(ended, capsys, "file")
+
+
+def test_a_picture_on_a_full_disk_gets_one_sentence(student, tmp_path, capsys):
+    with disk_of(100), pytest.raises(SystemExit) as ended:
+        cli.main(["draw", "a cat", "--model", str(student), "-o", str(tmp_path / "a.png")])
+    assert_one_sentence(ended, capsys, "free space, or choose another folder")
+
+
+def test_a_run_without_finite_gradients_rolls_back_and_exits_with_3(distill, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        distill("--steps", "9", "--student-learning-rate", "1e38", "--ema", "0")
+    assert_one_sentence(ended, capsys, "nan_streak: 5 steps in a row had no finite gradient", code=3)
+    assert checkpoint.load(tmp_path / "run" / "add" / "checkpoint")["step"] == 0
 
 
 def test_commands_are_found_by_their_files(capsys):
@@ -67,19 +229,11 @@ def test_commands_are_found_by_their_files(capsys):
         assert name in shown
 
 
-def test_distill_then_resume_then_draw(tmp_path):
+def test_distill_then_resume_then_draw(pictures, tmp_path):
     """The whole distil arm on a tiny teacher and eight pictures of its own, stopped and continued."""
     teacher = tiny_bundle(tmp_path, "teacher")
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for i, name in enumerate(["a red heart", "a blue house", "a cat", "a dog"] * 3):
-        Image.new("RGB", (40, 40), (20 * i, 255 - 20 * i, 100)).save(pictures / f"{i}.png")
-        (pictures / f"{i}.txt").write_text(name)
     home = tmp_path / "home"
-    out = str(tmp_path / "set")
-    made = fewstep("data", "folder", "--source", str(pictures), "--size", "16", "--heldout", "0.1", "--out", out)
-    assert made.returncode == 0, made.stderr
-    common = ["distill", "--teacher", str(teacher), "--data", str(tmp_path / "set"), "--out", str(tmp_path / "run"),
+    common = ["distill", "--teacher", str(teacher), "--data", str(pictures), "--out", str(tmp_path / "run"),
               "--features", "teacher", "--batch-size", "4", "--warm.steps", "3", "--warm.pairs", "4", "--warm.teacher-steps", "2",
               "--warm.batch-size", "4"]  # fmt: skip
     first = fewstep(*common, "--steps", "2", home=home)

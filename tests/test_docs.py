@@ -43,7 +43,7 @@ def test_every_kind_of_result_fills_its_place(tmp_path: Path):
     readme.write_text(
         "# A\n<!-- table:realtime -->\nold\n<!-- /table:realtime -->\nb\n<!-- table:emoji64 -->\n<!-- /table:emoji64 -->\nc\n"
     )
-    arguments = ["docs", "--readme", str(readme), "--results", str(results(tmp_path / "results"))]
+    arguments = ["docs", "--pages", str(readme), "--results", str(results(tmp_path / "results"))]
     cli.main(arguments)
     text = readme.read_text()
     assert "old" not in text
@@ -63,7 +63,7 @@ def test_a_file_of_no_known_kind_is_one_sentence(tmp_path: Path, capsys: pytest.
     (tmp_path / "x.json").write_text(held)
     (tmp_path / "README.md").write_text("<!-- table:x --><!-- /table:x -->")
     with pytest.raises(SystemExit) as ended:
-        cli.main(["docs", "--readme", str(tmp_path / "README.md"), "--results", str(tmp_path)])
+        cli.main(["docs", "--pages", str(tmp_path / "README.md"), "--results", str(tmp_path)])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
 
@@ -72,7 +72,7 @@ def test_the_readme_says_what_the_files_say(tmp_path: Path):
     """If this fails: make docs."""
     readme = tmp_path / "README.md"
     shutil.copy(ROOT / "README.md", readme)
-    cli.main(["docs", "--readme", str(readme), "--results", str(ROOT / "docs" / "results")])
+    cli.main(["docs", "--pages", str(readme), "--results", str(ROOT / "docs" / "results")])
     assert readme.read_text() == (ROOT / "README.md").read_text()
 
 

@@ -154,6 +154,14 @@ def test_the_table_has_a_row_a_model_and_says_how_it_was_measured() -> None:
     assert "FID" not in table([RECORD])
 
 
+def test_figures_of_several_trainings_say_so() -> None:
+    rows = [replace(RECORD, model="teacher", runs=1, low=3.0, high=3.0), replace(RECORD, low=2.0, high=4.0, runs=3)]
+    lines = table(rows).splitlines()
+    assert lines[2:4] == ["| teacher | 1 | 1 | 3 |", "| add | 1 | 1 | 3 [2, 4] |"]
+    assert "least and greatest of up to 3 trainings" in lines[-1]
+    assert "bootstrap" in table([RECORD]).splitlines()[-1]
+
+
 def test_the_table_refuses_a_column_of_unlike_figures() -> None:
     with pytest.raises(ValueError, match="n is 500 in one and 5000"):
         table([RECORD, replace(RECORD, model="teacher", n=5000)])

@@ -109,6 +109,17 @@ def test_identity_04_the_teacher_is_a_constant(weighting: str) -> None:
     assert not target.requires_grad
 
 
+def test_identity_04_teacher_and_features_are_frozen_for_ever() -> None:
+    """In eval and without gradients, also after both players have been at their turns."""
+    game = make_game()
+    for player in ("student", "discriminator"):
+        game.turn(player)
+    for network in (game.teacher.denoiser, game.eyes):
+        assert not network.training
+        assert not any(p.requires_grad for p in network.parameters())
+        assert list(network.parameters())
+
+
 @pytest.mark.parametrize("schedule", [stable_diffusion(), Cosine(), RectifiedFlow()])
 def test_identity_05_a_perfect_teacher_of_a_point_never_pushes(schedule: NoiseSchedule) -> None:
     game = make_game(dtype=F64, teacher_network=Gaussian(schedule, 0.5, 0.0), guidance_scale=1.0)

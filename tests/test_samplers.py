@@ -190,6 +190,26 @@ def test_ancestral_steps_are_draws_from_the_posterior() -> None:
         assert float(x_t.mean()) == pytest.approx(float(0.7 * schedule.alpha(t)), abs=0.015)
 
 
+@pytest.mark.parametrize("kind", ["ancestral", "renoise"])
+def test_every_step_between_has_its_own_noise(kind: str) -> None:
+    """With an x0 of zero the inputs of renoise are nothing but noise; ancestral keeps a share of the old one and no more."""
+    schedule, seen = Cosine(), []
+
+    def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        seen.append((x_t / schedule.sigma(t)[0]).flatten())
+        return torch.zeros_like(x_t)
+
+    rng = Rng.of(0)
+    times = [1.0, 0.75, 0.5, 0.25]
+    sampler.last(sampler.sample(denoise, rng.normal((1, 1, 20_000), F64), times, schedule, rng, kind))
+    found = torch.corrcoef(torch.stack(seen))
+    t = torch.tensor(times, dtype=F64)
+    ratio = schedule.sigma(t) / schedule.alpha(t).clamp(min=1e-9)
+    kept = ratio[None, :] / ratio[:, None]  # of the noise at the row's time, at the column's later one
+    wanted = torch.triu(kept, 1) if kind == "ancestral" else torch.zeros(4, 4, dtype=F64)
+    torch.testing.assert_close(torch.triu(found, 1), wanted, rtol=0, atol=0.03)
+
+
 # any shape, any sampler
 
 

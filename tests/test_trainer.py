@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,7 @@ from fewstep.training.data import PromptTable, TrainingSet, batch_indices
 from fewstep.training.ema import EMA
 from fewstep.training.run import Saving, Stopped, run
 from fewstep.training.trainer import Optimizer, Options, Trainer, only_trainable
-from helpers import make_batch, make_game, optimizers, same_weights
+from helpers import disk_of, make_batch, make_game, optimizers, same_weights
 
 
 def assert_same_state(a: dict[str, Any], b: dict[str, Any]) -> None:
@@ -163,17 +160,6 @@ def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path: Path) -> None
         (tmp_path / "closed").mkdir(mode=0o500)
         with pytest.raises(ValueError, match="could not write"):
             checkpoint.save(tmp_path / "closed" / "c", some_state(1))
-
-
-@contextmanager
-def disk_of(bytes_left: int) -> Iterator[None]:
-    """The kernel refuses to let any file grow beyond this: what a full disk does, to this process alone."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("bytes_left", [0, 100, 9000])

@@ -230,20 +230,23 @@ def budget(options: Any) -> None:
         raise ValueError(found.refusal)
 
 
-def docs(readme: Path = Path("README.md"), results: Path = Path("docs/results")) -> None:
-    """Rewrite the README's tables from the result files.
+def docs(
+    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md")), results: Path = Path("docs/results")
+) -> None:
+    """Rewrite the tables of the README and the log from the result files.
 
     Args:
-        readme: The file whose marked places are filled.
+        pages: The files whose marked places are filled.
         results: Folder of the result files.
     """
-    text = readme.read_text()
-    for path in sorted(results.glob("*.json")):
-        before, _, rest = text.partition(f"<!-- table:{path.stem} -->")
-        _, end, after = rest.partition(f"<!-- /table:{path.stem} -->")
-        if end:
-            text = f"{before}<!-- table:{path.stem} -->\n{shown(path)}\n{end}{after}"
-    readme.write_text(text)
+    for page in pages:
+        text = page.read_text()
+        for path in sorted(results.glob("*.json")):
+            before, _, rest = text.partition(f"<!-- table:{path.stem} -->")
+            _, end, after = rest.partition(f"<!-- /table:{path.stem} -->")
+            if end:
+                text = f"{before}<!-- table:{path.stem} -->\n{shown(path)}\n{end}{after}"
+        page.write_text(text)
 
 
 def shown(path: Path) -> str:
@@ -251,7 +254,7 @@ def shown(path: Path) -> str:
     from .evaluation import realtime, record
 
     kinds: dict[str, Callable[[], str]] = {
-        "records": lambda: record.table(record.read_records(path), TABLE),
+        "records": lambda: record.table(record.read_records(path), TABLE if path.stem == "emoji64" else None),
         "load": lambda: realtime.table(realtime.Realtime.read(path)),
     }
     try:

@@ -161,7 +161,8 @@ def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None)
     for (model, steps, guidance), row in cells.items():
         figures = [_cell(row[m]) if m in row else "-" for m in columns]
         lines.append(f"| {model} | {steps} | {guidance:g} | " + " | ".join(figures) + " |")
-    return "\n".join([*lines, "", _footnote([first[m] for m in columns if m in first])])
+    runs = max((r.runs for r in records), default=0)
+    return "\n".join([*lines, "", _footnote([first[m] for m in columns if m in first], runs)])
 
 
 def _cell(record: MetricRecord) -> str:
@@ -171,12 +172,12 @@ def _cell(record: MetricRecord) -> str:
     return value if low == high else f"{value} [{low}, {high}]"
 
 
-def _footnote(records: Sequence[MetricRecord]) -> str:
+def _footnote(records: Sequence[MetricRecord], runs: int) -> str:
     judged = [r for r in records if r.features]
     if not judged:
         return ""
     r = judged[0]
-    spread = f"least and greatest of {r.runs} trainings" if r.runs else "95% bootstrap intervals over prompts"
+    spread = f"least and greatest of up to {runs} trainings" if runs else "95% bootstrap intervals over prompts"
     return (
         f"In brackets: {spread}. n = {r.n}, {r.seeds} a prompt; judge {r.features}, "
         f"{r.resizer}; prompts {r.prompts}, reference {r.dataset}."

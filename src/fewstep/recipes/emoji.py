@@ -47,7 +47,7 @@ BETAS: Mapping[str, Any] = {
     "rescale_betas_zero_snr": True,
 }
 STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
-GUIDANCE_SCALE = 3.0
+GUIDANCE_SCALE = 1.5
 
 
 @dataclass(frozen=True)

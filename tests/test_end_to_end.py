@@ -17,16 +17,20 @@ from torch import Tensor
 
 from fewstep.data import digits as digits_data
 from fewstep.evaluation.frechet import frechet
+from fewstep.evaluation.progress import look_through
 from fewstep.evaluation.sharpness import ratios, sharpness
 from fewstep.methods import add
-from fewstep.parts.denoiser import Denoiser, Student, Teacher
+from fewstep.parts.denoiser import Denoiser, Student, Teacher, freeze
 from fewstep.parts.features import ConvClassifier
 from fewstep.recipes import digits
 from fewstep.rng import Rng
 from fewstep.training.data import TrainingSet
-from fewstep.training.trainer import Options, Trainer
+from fewstep.training.journal import Journal
+from fewstep.training.probe import Best, Measure
+from fewstep.training.recipe import run_phases
+from fewstep.training.run import Saving
 
-N, STEPS = 200, 60
+N, STEPS, BATCH = 200, 80, 16
 
 
 @dataclass
@@ -52,16 +56,21 @@ class Rung:
         edges = ratios(sharpness(media), sharpness(self.real))["edges"].mean()
         return float(distance), float(right.float().mean()), float(edges)
 
-    def distil(self, steps: int = STEPS, **options) -> Student:
+    def distil(self, folder: Path, steps: int = STEPS, measure: Measure | None = None, **options) -> Student:
+        """The game as a run has it: phases, checkpoints, health and all."""
         student = Student(copy.deepcopy(self.teacher).requires_grad_(True))
         chosen = add.Options(r1=1.0, image_conditioning=False, **options)
         game = digits.game(student, Teacher(self.teacher, digits.GUIDANCE_SCALE), self.data, self.eyes, chosen)
-        o = digits.add_options(steps)
-        trainer = Trainer(game, Options(steps, 32, optimizers={k: o.optimizers[k] for k in game.players}))
-        for log in trainer.steps(self.data):
-            assert not log.skipped
-        trainer.adopt_averages()
+        phase = digits.add_phase(game, self.data, digits.add_options(steps, BATCH), measure, every=20)
+        run_phases([phase], Saving(folder), lambda phase, trainer, log: None)
         return student
+
+
+def classifier(weights: dict[str, Tensor], name: str, width: int) -> ConvClassifier:
+    network = ConvClassifier(1, 10, width)
+    network.load_state_dict({k.removeprefix(name): v.float() for k, v in weights.items() if k.startswith(name)})
+    freeze(network)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +79,14 @@ def rung(tmp_path_factory: pytest.TempPathFactory) -> Rung:
     dataset = digits_data.build(digits_data.Options(), tmp_path_factory.mktemp("digits") / "d").subset("train")
     media = dataset.media(slice(None))
     labels = torch.tensor([item.label for item in dataset.items])
-    network = digits.unet()
-    weights = load_file(Path(__file__).parent / "data" / "digits_teacher.safetensors")
-    network.load_state_dict({k: v.float() for k, v in weights.items()})
+    network, folder = digits.unet(), Path(__file__).parent / "data"
+    network.load_state_dict({k: v.float() for k, v in load_file(folder / "digits_teacher.safetensors").items()})
     teacher = digits.denoiser(network).requires_grad_(False)
-    data = digits.training_set(media, labels, 32)
-    eyes = digits.eyes(media, labels, seed=1)
-    return Rung(teacher, data, media[:1000], eyes, digits.eyes(media, labels, seed=2, width=24))
+    weights = load_file(folder / "digits_eyes.safetensors")
+    eyes, judge = classifier(weights, "eyes.", 32), classifier(weights, "judge.", 24)
+    real = media[::4]
+    assert len(labels[::4].unique()) == 10, "the pictures come sorted by digit: a reference must hold all of them"
+    return Rung(teacher, digits.training_set(media, labels, BATCH), real, eyes, judge)
 
 
 @pytest.fixture(scope="module")
@@ -84,29 +94,38 @@ def before(rung: Rung) -> tuple[float, float, float]:
     return rung.score(rung.draw(Student(rung.teacher)))
 
 
+# Bounds stand between what three seeds gave (docs/log.md): ADD .23 to .29 of the distance before, distillation alone .53 to .58,
+# the wrong sign 2.7 to 3.9 times it; edges .90 to .95, .65 to .69 and .29 to .40.
+
+
 @pytest.mark.timeout(600)
-def test_a_minute_of_add_brings_one_step_a_third_nearer_and_the_edges_back(rung, before):
-    student = rung.distil()
+def test_a_minute_of_add_brings_one_step_more_than_twice_as_near_and_the_edges_back(rung, before, tmp_path):
+    student = rung.distil(tmp_path, measure=look_through(rung.judge))
     distance, right, edges = rung.score(rung.draw(student))
-    assert distance < 0.65 * before[0]
-    assert right > 0.9
-    assert abs(edges - 1) < abs(before[2] - 1)
+    assert distance < 0.42 * before[0]
+    assert right > 0.8
+    assert edges > 0.8 > before[2]
     more, _, _ = rung.score(rung.draw(student, 4))
-    assert more < distance
+    assert more < 0.5 * before[0]
+    looks = {x["step"]: x["probe/score"] for x in Journal.read(tmp_path / "add" / "journal.jsonl") if "probe/score" in x}
+    assert sorted(looks) == [0, 20, 40, 60, 80]
+    assert Best(tmp_path / "add" / "best").score == pytest.approx(min(looks.values()), abs=1e-5)
+    assert min(looks.values()) < 0.4 * looks[0]
 
 
 @pytest.mark.timeout(600)
-def test_distillation_alone_leaves_one_step_blurred(rung, before):
-    distance, _, edges = rung.score(rung.draw(rung.distil(50, adversarial_weight=0.0)))
-    assert distance > 0.65 * before[0]
-    assert edges < 0.9
+def test_distillation_alone_leaves_one_step_blurred(rung, before, tmp_path):
+    distance, _, edges = rung.score(rung.draw(rung.distil(tmp_path, 40, adversarial_weight=0.0)))
+    assert distance > 0.45 * before[0]
+    assert edges < 0.8
 
 
 @pytest.mark.timeout(600)
-def test_a_student_that_plays_with_the_wrong_sign_gets_nowhere(rung, before, monkeypatch):
+def test_a_student_that_plays_with_the_wrong_sign_runs_away(rung, before, monkeypatch, tmp_path):
     from fewstep.diffusion import losses
 
     right = losses.ADVERSARIAL["hinge"]
     monkeypatch.setitem(losses.ADVERSARIAL, "hinge", (right[0], lambda real, fake: fake.mean()))
-    distance, _, _ = rung.score(rung.draw(rung.distil(40, distillation_weight=0.0)))
-    assert distance > 0.75 * before[0]
+    distance, right_share, _ = rung.score(rung.draw(rung.distil(tmp_path, 40, distillation_weight=0.0)))
+    assert distance > 1.2 * before[0]
+    assert right_share < 0.7

@@ -426,7 +426,7 @@ def test_identity_14_each_player_moves_its_own_way(player: str, loss: str) -> No
 ELSEWHERE = {
     "14, reaching the target within a budget; a wrong sign misses it": (
         "test_end_to_end.py",
-        "test_a_student_that_plays_with_the_wrong_sign_gets_nowhere",
+        "test_a_student_that_plays_with_the_wrong_sign_runs_away",
     ),
     "15, FD of two halves of the real": ("test_evaluation_sets.py", ""),
     "15, Vendi of identical and of orthogonal": (

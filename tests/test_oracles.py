@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from fewstep.diffusion import losses
 from fewstep.diffusion.schedule import Cosine, NoiseSchedule, RectifiedFlow
-from fewstep.parts.denoiser import Teacher
+from fewstep.methods.add import ADD
+from fewstep.methods.add import Options as AddOptions
+from fewstep.methods.denoising import Denoising
+from fewstep.methods.denoising import Options as DenoisingOptions
+from fewstep.methods.method import Method
+from fewstep.methods.regression import Regression
+from fewstep.parts.denoiser import Student, Teacher
 from fewstep.recipes import mixture
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning
+from fewstep.training.data import TrainingSet
+from fewstep.training.trainer import Options, Trainer
 from helpers import Gaussian, make_game
 
 F64 = torch.float64
@@ -86,3 +97,78 @@ def test_distillation_alone_narrows_a_perfect_student(t: float) -> None:
     assert shift.grad is not None
     assert float(theta.grad) == pytest.approx(wanted, rel=0.03)
     assert abs(float(shift.grad)) < 0.02 * wanted
+
+
+# rung 0: which students reach every mode in one step
+
+
+def trained(method: Method, options: Options, data: TrainingSet) -> None:
+    trainer = Trainer(method, replace(options, optimizers={n: options.optimizers[n] for n in method.players}))
+    assert not any(log.skipped for log in trainer.steps(data))
+    trainer.adopt_averages()
+
+
+def reached(student: Student) -> tuple[int, float]:
+    with torch.no_grad():
+        return mixture.modes_reached(student.draw(Rng.of(99).normal((2000, 2)), NOBODY, 1, Rng.of(98)))
+
+
+def played(student: Student, steps: int = 150, **options: float) -> tuple[int, float]:
+    """ADD from a copy of this student; what it reaches."""
+    own = Student(copy.deepcopy(student.denoiser), student.times)
+    chosen = AddOptions(r1=1.0, image_conditioning=False, condition_dropout=0.0, **options)  # type: ignore[arg-type]
+    eyes, heads = mixture.features(), mixture.heads()
+    game = ADD(own, Teacher(mixture.denoiser()), mixture.codec(), eyes, heads, chosen)
+    trained(game, mixture.add_options(steps), mixture.training_set())
+    return reached(own)
+
+
+@pytest.fixture(scope="module")
+def diffusion() -> Student:
+    """A student that has learned to denoise: where ADD begins."""
+    torch.set_num_threads(1)
+    student = mixture.student()
+    options = mixture.teacher_options()
+    trained(Denoising(student.denoiser, DenoisingOptions(label_dropout=0.0)), options, mixture.training_set(batch_size=256))
+    return student
+
+
+@pytest.fixture(scope="module")
+def warm(diffusion: Student) -> Student:
+    student = Student(copy.deepcopy(diffusion.denoiser), diffusion.times)
+    trained(Regression(student), mixture.warm_options(), mixture.pairs())
+    return student
+
+
+def test_a_diffusion_models_own_one_step_is_the_mean_of_everything(diffusion: Student) -> None:
+    modes, on = reached(diffusion)
+    assert modes == 0
+    assert on < 0.05
+
+
+def test_warmed_up_add_holds_every_mode_in_one_step(warm: Student) -> None:
+    modes, on = played(warm)
+    assert modes == mixture.MODES
+    assert on > 0.5
+
+
+def test_distillation_alone_gives_every_mode_up(diffusion: Student, warm: Student) -> None:
+    """Also where all of them were reached already: the teacher's estimate pulls every sample inwards."""
+    for student in (diffusion, warm):
+        modes, on = played(student, adversarial_weight=0.0)
+        assert modes <= 1
+        assert on < 0.15
+
+
+def test_random_weights_reach_few_modes() -> None:
+    assert played(mixture.student())[0] <= 4
+
+
+def test_a_wrong_sign_and_swapped_sides_lose_what_was_reached(warm: Student, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, play = losses.ADVERSARIAL["hinge"]
+    broken = {"sign": (judge, lambda real, fake: fake.mean()), "swap": (lambda real, fake: judge(fake, real), play)}
+    for pair in broken.values():
+        monkeypatch.setitem(losses.ADVERSARIAL, "hinge", pair)
+        modes, on = played(warm, steps=100)
+        assert modes <= 2
+        assert on < 0.3

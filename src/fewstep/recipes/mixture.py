@@ -159,8 +159,14 @@ def teacher_options(steps: int = 800, batch_size: int = 256, **options: Any) -> 
     return Options(steps=steps, batch_size=batch_size, optimizers={"teacher": adam}, **options)
 
 
-def add_options(steps: int = 500, batch_size: int = 64, **options: Any) -> Options:
+def warm_options(steps: int = 500, batch_size: int = 64, **options: Any) -> Options:
+    """How the student is warmed up on ``pairs``: without it ADD leaves most modes out (docs/log.md)."""
+    adam = Optimizer(learning_rate=1e-3, beta1=0.9, beta2=0.99, warmup=20, decay=True, ema=0.98)
+    return Options(steps=steps, batch_size=batch_size, optimizers={"student": adam}, **options)
+
+
+def add_options(steps: int = 150, batch_size: int = 64, **options: Any) -> Options:
     """How the student and its heads are trained."""
-    adam = Optimizer(learning_rate=1e-3, beta1=0.0, beta2=0.99, warmup=20, ema=0.98)
+    adam = Optimizer(learning_rate=3e-4, beta1=0.0, beta2=0.99, warmup=20, ema=0.98)
     fast = Optimizer(learning_rate=3e-3, beta1=0.0, beta2=0.99, warmup=0, max_gradient_norm=0.0)
     return Options(steps=steps, batch_size=batch_size, optimizers={"student": adam, "discriminator": fast}, **options)

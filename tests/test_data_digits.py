@@ -99,6 +99,7 @@ def test_fashion_reads_idx_files_exactly(source: Path) -> None:
         ("t10k-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x0a123"), "cut short"),
         ("t10k-labels-idx1-ubyte.gz", idx(np.full(10, 11, np.uint8)), "label 11"),
     ],
+    ids=["missing", "not gzip", "cut", "one axis", "fewer pictures", "bad header", "a label too high"],
 )
 def test_fashion_refuses_damage_with_the_fix(source: Path, name: str, content: bytes | None, message: str) -> None:
     (source / name).unlink()

@@ -197,3 +197,8 @@ def test_an_interrupted_save_leaves_the_old_bundle(student, tmp_path, monkeypatc
                     scheduler=bundle.scheduler_for("student", "v_prediction"))  # fmt: skip
     assert {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_finished_model_is_readable_by_others_too(student):
+    for path in (student, *student.rglob("*")):
+        assert path.stat().st_mode & 0o044 == 0o044, path

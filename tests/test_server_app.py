@@ -392,7 +392,8 @@ def test_a_message_over_the_limit_closes_the_connection(server: Server):
         unpack(ws.recv(20))
         with pytest.raises(ConnectionClosed) as closed:
             ws.send(bytes(server.studio.limits.message_bytes + 1)) or ws.recv(20)
-        assert closed.value.rcvd.code == 1009
+        # while the rest of the message is still on its way, TCP's reset may overtake the frame that says why
+        assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
     answer = httpx.post(f"{server.url}/v1/pictures", content=bytes(server.studio.limits.message_bytes + 1))
     assert answer.status_code == 413
 

@@ -134,7 +134,8 @@ class Studio:
         try:
             self.page.goto(address)
         except playwright.Error as error:
-            if "ERR_CONNECTION_REFUSED" not in error.message:
+            # Chromium's own error page may still be on its way in when the next try begins
+            if not any(said in error.message for said in ("ERR_CONNECTION_REFUSED", "chrome-error://")):
                 raise
             return False
         self.wrong.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +203,20 @@ def test_an_interrupted_save_leaves_the_old_bundle(student, tmp_path, monkeypatc
 def test_a_finished_model_is_readable_by_others_too(student):
     for path in (student, *student.rglob("*")):
         assert path.stat().st_mode & 0o044 == 0o044, path
+
+
+def test_a_thin_bundle_is_completed_anew_when_its_card_changes(student, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    text = tmp_path / "text"
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(student / part, text / part)
+    monkeypatch.setattr(pretrained, "sentence_encoder_folder", lambda cache: text)
+    thin = tmp_path / "thin"
+    shutil.copytree(student, thin, ignore=shutil.ignore_patterns("tokenizer", "text_encoder"))
+    card = replace(Card.read(thin), text_encoder="sentence", guidance_scale=3.0)
+    card.write(thin)
+    first = bundle.locate(thin)
+    assert bundle.locate(thin) == first
+    replace(card, guidance_scale=1.5).write(thin)
+    assert Card.read(bundle.locate(thin)).guidance_scale == 1.5
+    assert Card.read(first).guidance_scale == 3.0

@@ -260,8 +260,9 @@ def locate(name: str | Path) -> Path:
 
 
 def complete(folder: Path, card: Card) -> Path:
-    """A thin bundle with its text encoder, as a full diffusers folder in the cache (made once a version of its weights)."""
-    full = cache_dir() / "models" / f"{card.name}-{card.fingerprint[:12]}"
+    """A thin bundle with its text encoder, as a full diffusers folder in the cache (made once a version of its card)."""
+    facts = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.json")))  # a card may change, the weights not
+    full = cache_dir() / "models" / f"{card.name}-{hashlib.sha256(facts).hexdigest()[:12]}"
     if (full / "model_index.json").is_file():
         return full
     text = pretrained.sentence_encoder_folder(cache_dir())

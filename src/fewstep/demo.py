@@ -130,6 +130,8 @@ def distil(o: Options, teacher: Pipeline) -> tuple[Pipeline, float]:
         seconds=o.seconds,
         steps=400,
         batch_size=8,
+        student_learning_rate=5e-5,
+        heads_learning_rate=5e-4,
         warm=distillation.WarmStart(steps=160, pairs=o.concepts + 64, teacher_steps=8, batch_size=16),
     )
     began = time.monotonic()

@@ -220,3 +220,12 @@ def test_a_thin_bundle_is_completed_anew_when_its_card_changes(student, tmp_path
     replace(card, guidance_scale=1.5).write(thin)
     assert Card.read(bundle.locate(thin)).guidance_scale == 1.5
     assert Card.read(first).guidance_scale == 3.0
+
+
+def test_a_saved_model_does_not_say_where_it_was_read_from(student, tmp_path):
+    model = pretrained.load(student)
+    card = replace(Card.read(student), name="again")
+    scheduler = bundle.scheduler_for("student", "v_prediction")
+    bundle.save(tmp_path / "again", card, unet=model.denoiser.network, vae=model.codec.vae, scheduler=scheduler)
+    for path in (tmp_path / "again").rglob("*.json"):
+        assert str(student) not in path.read_text(), path

@@ -141,6 +141,10 @@ def save_module(module: nn.Module, folder: Path, dtype: torch.dtype = torch.floa
     """A diffusers network's config and weights, contiguous, in ``dtype``; a LoRA on it is merged in."""
     folder.mkdir(parents=True, exist_ok=True)
     module.save_config(folder)  # type: ignore[operator]
+    config = folder / "config.json"
+    facts = json.loads(config.read_text())
+    facts.pop("_name_or_path", None)  # where it was read from on this machine is nobody else's business
+    config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
     weights = {
         k: v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().cpu().clone()
         for k, v in trainable.merged_state(module).items()

@@ -78,5 +78,5 @@ def _columns(votes: Sequence[Vote], models: int) -> tuple[Tensor, Tensor, Tensor
             raise ValueError(
                 f"the vote {(a, b, score)} is none: name two of models 0 to {models - 1} and a score from 0 to 1"
             )
-    a, b, score = zip(*votes)
-    return torch.tensor(a), torch.tensor(b), torch.tensor(score, dtype=torch.float64)
+    first, second, scores = zip(*votes)
+    return torch.tensor(first), torch.tensor(second), torch.tensor(scores, dtype=torch.float64)

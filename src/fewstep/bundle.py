@@ -217,7 +217,8 @@ def save(
         weights = sorted(temporary.rglob("*.safetensors"))
         for path in (temporary, *weights):  # private as they are made; a finished model is for others to read too
             path.chmod(path.stat().st_mode | 0o044 | (0o011 if path.is_dir() else 0))
-        card = replace(card, hashes={str(p.relative_to(temporary)): file_hash(p) for p in weights})
+        hashes = {str(p.relative_to(temporary)): file_hash(p) for p in weights}
+        card = replace(card, hashes=hashes)
         card.write(temporary)
         if trainable.has_lora(unet):  # a LoRA alone is of no use to who does not know its teacher and its steps
             name = f"lora/{trainable.LORA_FILE}"

@@ -108,7 +108,7 @@ class Options:
     """How often each time is trained; empty is uniform, as the paper has it."""
     guidance_scale: float | None = None
     """The teacher's guidance; None takes its card's."""
-    features: Literal["auto", "dinov2", "efficientnet-lite0", "teacher"] = "auto"
+    features: Literal["auto", "dinov2", "efficientnet-lite0", "efficientnet-lite2", "teacher"] = "auto"
     """What the discriminator looks through. ``auto`` is the paper's dinov2 for teachers of 128 pixels or more where its
     weights are to be had, else efficientnet-lite0, which comes in a Python package."""
     features_folder: str = ""

@@ -1,0 +1,131 @@
+"""Which part of ADD does what on emoji-64 (rung 3): the shipped recipe with one thing changed, a row each.
+
+    python benchmarks/emoji_ablation.py                     # every row, one training each
+    python benchmarks/emoji_ablation.py --rows random_init without_r1 --seeds 0 1
+
+A row is a ``fewstep distill`` command, and its command stands beside its figures in ``docs/results/emoji64.json``. A row that
+stands there is not made again, and a training that was stopped goes on: stop and continue at will. With several seeds a
+row's figure is the mean over its trainings and the bracket holds the least and the greatest; with one it is the
+bootstrap interval over prompts. ``fewstep docs`` makes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import tyro
+
+from fewstep.cli import flat
+from fewstep.evaluation.record import MetricRecord, merge, read_records, write_records
+from fewstep.evaluation.suite import Bench
+from fewstep.evaluation.suite import Options as Judging
+from fewstep.inference.pipeline import Pipeline
+from fewstep.recipes import distillation
+from fewstep.training.data import open_dataset
+from fewstep.training.recipe import run_phases
+from fewstep.training.run import Saving
+
+HOUSE = Path(__file__).resolve().parent.parent
+RECIPE = (
+    "--teacher emoji-64-teacher --styles 'twemoji style' --captions name --warm.steps 0 --steps 240 --keep last "
+    "--guidance-scale 1.0 --student-learning-rate 5e-5 --heads-learning-rate 5e-4 --batch-size 16 "
+    "--probabilities 0.4 0.2 0.2 0.2"
+)
+"""How the shipped student was made: its 240 updates are the row called add."""
+
+ROWS = {
+    "add": "",
+    "adversarial_only": "--add.distillation-weight 0",
+    "distillation_only": "--add.adversarial-weight 0",
+    "random_init": "--init random",
+    "without_r1": "--add.r1 0",
+    "without_conditioning": "--heads.no-text --heads.no-image",
+    "without_ema": "--ema 0",
+    "backward": "--add.backward 0.5",
+    "teacher_features": "--features teacher",
+    "lite2_features": "--features efficientnet-lite2",
+    "media_space": "--add.space media",
+    "softplus": "--add.loss softplus",
+    "relativistic": "--add.loss relativistic",
+    "lambda_0.5": "--add.distillation-weight 0.5",
+}
+SHOWN = ("fd", "kid", "precision", "recall", "retrieval_top1", "retrieval_top5", "vendi", "pairwise_distance",
+         "highs_ratio", "edges_ratio")  # fmt: skip
+
+
+def command(row: str, seed: int, steps: int) -> str:
+    """What to type to make and measure one row."""
+    extra = f" {ROWS[row]}" if ROWS[row] else ""
+    folder = f"runs/{row}-{seed}"
+    return (
+        f"fewstep distill {RECIPE}{extra} --seed {seed} --out {folder} && "
+        f"fewstep evaluate {folder}/bundle --steps {steps} --name {row}"
+    )
+
+
+def train(row: str, seed: int, folder: Path) -> Path:
+    """Train one row's student, or go on where it was stopped; returns its bundle."""
+    arguments = shlex.split(f"{RECIPE} {ROWS[row]} --seed {seed}")
+    options = tyro.cli(flat(distillation.Options), args=arguments)
+    run = distillation.prepare(options, folder)
+    began = time.process_time()
+    kept = run_phases(run.phases, Saving(folder, resume=True), lambda phase, trainer, log: None)
+    run.save(folder / "bundle", kept["add"], thin=True)
+    print(f"{row} seed {seed}: trained in {time.process_time() - began:.0f} s of CPU", flush=True)
+    return folder / "bundle"
+
+
+def gathered(runs: dict[str, list[MetricRecord]]) -> list[MetricRecord]:
+    """One record a figure from the records of every training of a row, by seed."""
+    groups: dict[tuple[int, str], list[MetricRecord]] = {}
+    for records in runs.values():
+        for r in records:
+            groups.setdefault((r.steps, r.metric), []).append(r)
+    out = []
+    for group in groups.values():
+        if len(group) == 1:
+            out.append(group[0])
+            continue
+        values = [r.value for r in group]
+        out.append(
+            replace(group[0], value=sum(values) / len(values), low=min(values), high=max(values), runs=len(group))
+        )
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", default=[r for r in ROWS if r != "add"], choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of the trainings")
+    parser.add_argument("--steps", nargs="+", type=int, default=[1, 2, 4], help="steps that are measured")
+    parser.add_argument("--runs", type=Path, default=Path("runs/emoji_ablation"), help="folder of the trainings")
+    parser.add_argument("--out", type=Path, default=HOUSE / "docs" / "results" / "emoji64.json")
+    o = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = None
+    for seed in o.seeds:
+        for row in o.rows:
+            folder = o.runs / f"{row}-{seed}"
+            found = folder / "records.json"
+            if not found.is_file():
+                bundle = train(row, seed, folder)
+                bench = bench or Bench(open_dataset("emoji", ("twemoji style",)), replace(Judging(), calls=0))
+                pipeline = Pipeline.open(bundle)
+                new = [
+                    r for n in o.steps for r in bench.measure(pipeline, n, row, command(row, seed, n)) if r.metric in SHOWN
+                ]
+                write_records(found, new)
+                shown = {r.metric: round(r.value, 3) for r in new if r.steps == 1}
+                print(f"{row} seed {seed}: {json.dumps(shown)}", flush=True)
+            runs = {str(p): read_records(p) for p in sorted(o.runs.glob(f"{row}-*/records.json"))}
+            write_records(o.out, merge(read_records(o.out), gathered(runs)))
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import tyro
 
+from fewstep.bundle import locate
 from fewstep.cli import flat
 from fewstep.evaluation.record import MetricRecord, merge, read_records, write_records
 from fewstep.evaluation.suite import Bench
@@ -116,7 +117,7 @@ def main() -> None:
             if not found.is_file():
                 bundle = train(row, seed, folder)
                 bench = bench or Bench(open_dataset("emoji", ("twemoji style",)), replace(Judging(), calls=0))
-                pipeline = Pipeline.open(bundle)
+                pipeline = Pipeline.open(locate(str(bundle)))
                 new = [
                     r for n in o.steps for r in bench.measure(pipeline, n, row, command(row, seed, n)) if r.metric in SHOWN
                 ]

@@ -12,9 +12,9 @@ from fewstep.training.muon import Muon, is_matrix, orthogonalised
 
 @pytest.mark.parametrize("shape", [(40, 90), (90, 40)])
 def test_an_orthogonalised_matrix_keeps_its_directions_and_evens_its_singular_values(shape):
-    matrix = torch.randn(*shape, dtype=torch.float64)
+    other, matrix = torch.randn(2, *shape, dtype=torch.float64)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    even = orthogonalised(matrix)
+    even = orthogonalised(torch.stack([100 * other, matrix]))[1]  # each by itself, whatever stands beside it
     turned = u.T @ even @ v.T  # diagonal where the directions are kept
     values = turned.diagonal()
     assert ((values > 0.5) & (values < 1.3)).all()

@@ -105,9 +105,7 @@ class Batch:
         return len(self.x0)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Move every tensor; the batch itself where it is there already."""
-        if self.x0.device == torch.device(device):
-            return self
+        """Every tensor on that device; those that are there already stay where they are."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if getattr(self, f.name) is not None}
         return replace(self, **moved)
 

@@ -60,6 +60,8 @@ class Pipeline:
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
         self._null: Conditioning | None = None
         self._schedule = Remembered(model.denoiser.schedule)
+        self.device = next(model.denoiser.parameters()).device
+        """Where it draws."""
         if card.role == "student":
             self._student = Student(model.denoiser, card.times or (1.0,))
 
@@ -70,11 +72,6 @@ class Pipeline:
         card = Card.read(folder)
         model = pretrained.load(folder)
         return cls(model.to(device), card)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it draws."""
-        return next(self.model.denoiser.parameters()).device
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of the prompts; each distinct prompt is encoded once and remembered."""

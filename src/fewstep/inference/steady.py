@@ -18,10 +18,11 @@ def flicker(before_in: Pixels, now_in: Pixels, before_out: Pixels, now_out: Pixe
     No optical flow is guessed: what moved is left out. On a static input every change is flicker.
     """
     still = ~_grown(_any_channel(_difference(now_in, before_in) > STILL))
-    if not still.any():
+    places = np.count_nonzero(still)
+    if not places:
         return None
     change = _difference(now_out, before_out) * still[..., None]
-    return float(change.sum() / (3 * 255 * still.sum()))
+    return float(change.sum()) / (3 * 255 * places)
 
 
 def _difference(a: Pixels, b: Pixels) -> Pixels:

@@ -7,7 +7,7 @@ slows every choice, and when it goes away every choice recovers, whether it was 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -105,15 +105,15 @@ class StageClock:
     def __init__(self, costs: Costs, quantile: float = 0.9) -> None:
         self.costs = costs
         self._quantile = quantile
-        self._stages: dict[str, Percentiles] = {}
-        self._loads: dict[str, Percentiles] = {}
+        self._stages: defaultdict[str, Percentiles] = defaultdict(Percentiles)
+        self._loads: defaultdict[str, Percentiles] = defaultdict(lambda: Percentiles(64, 5.0))
         self._waits = Percentiles(64, 5.0)
 
     def note(self, stage: str, ms: float, now: float, idle_ms: float | None = None) -> None:
         """One measurement; with the idle cost of the same work, it counts towards the load of its stage."""
-        self._stages.setdefault(stage, Percentiles()).add(ms, now)
+        self._stages[stage].add(ms, now)
         if idle_ms:
-            self._loads.setdefault(stage, Percentiles(64, 5.0)).add(ms / idle_ms, now)
+            self._loads[stage].add(ms / idle_ms, now)
 
     def note_wait(self, wait_ms: float, served_ms: float, now: float) -> None:
         """How long a request waited for its turn, and how long serving it took."""

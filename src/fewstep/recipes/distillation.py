@@ -257,7 +257,7 @@ def prepare(
         media=True,
         names_only=o.captions == "name",
         progress=progress,
-    )
+    ).near(o.device)
     negative = model.conditioner([o.negative]) if o.negative else None
     model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
     phases = []
@@ -350,7 +350,7 @@ def draw_pairs(o: Options, teacher: Teacher, data: TrainingSet, path: Path, prog
     noise = Rng.of(o.seed, "pairs").normal((len(rows), *data.latents.shape[1:]))
     drawn = []
     for at in chunks(len(rows), o.warm.batch_size):
-        cond = data.prompts[prompts[at]].to(o.device)
+        cond = data.prompts[prompts[at].to(data.latents.device)].to(o.device)
         null = data.null[[0] * len(at)].to(o.device)
         drawn.append(teacher.draw(noise[at].to(o.device), cond, null, o.warm.teacher_steps).half().cpu())
         if progress:
@@ -370,7 +370,9 @@ def _key_of(path: Path) -> str:
 
 def _paired(o: Options, data: TrainingSet, saved: dict[str, Tensor]) -> TrainingSet:
     choices = [[int(p)] for p in saved["prompts"]]
-    return TrainingSet(saved["x0"], data.prompts, choices, data.null, o.warm.batch_size, o.seed, noise=saved["noise"])
+    return TrainingSet(
+        saved["x0"], data.prompts, choices, data.null, o.warm.batch_size, o.seed, noise=saved["noise"]
+    ).near(o.device)
 
 
 # -- phase two: the game
@@ -387,7 +389,7 @@ def game(
 ) -> tuple[Trainer, Callable[[int], Batch]]:
     """ADD, with its features standardised over real data."""
     features, image = look(o, teacher, data, progress)
-    data = replace(data, image=image, media=data.media if features.space == "media" else None)
+    data = replace(data, image=image, media=data.media if features.space == "media" else None).near(o.device)
     example = data.rows(np.arange(min(8, len(data)))).to(o.device)
     view = example.media if features.space == "media" else example.x0
     assert view is not None, "a feature network on media comes with media"
@@ -458,9 +460,9 @@ def embed(
     progress: Progress | None,
 ) -> Tensor:
     """Pooled features of every picture ``[N, P]``, float16."""
-    parts = []
+    parts, device = [], next(network.parameters()).device
     for at in chunks(n, 32):
-        pooled = network(read(at)).pooled
+        pooled = network(read(at).to(device)).pooled
         assert pooled is not None
         parts.append(pooled.half().cpu())
         if progress:

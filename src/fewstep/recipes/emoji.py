@@ -19,7 +19,7 @@ from torch import nn
 from .. import bundle
 from ..bundle import Card
 from ..data.dataset import Dataset, cache_dir
-from ..methods import denoising
+from ..methods import autoencoding, denoising
 from ..methods.autoencoding import Autoencoding
 from ..methods.denoising import Denoising
 from ..parts.denoiser import freeze
@@ -38,7 +38,6 @@ from ..training.recipe import Phase
 from ..training.trainer import Optimizer, Options, Trainer, check_device
 
 SIZE = 64
-LATENT_CHANNELS = 4
 TEXT_WIDTH = 384
 BETAS: Mapping[str, Any] = {
     "beta_start": 0.00085,
@@ -71,8 +70,8 @@ SIZES = {
 }
 
 
-def vae(width: int = 32) -> Any:
-    """The tiny VAE: f4, four latent channels, no full-resolution blocks (they cost half of all time at 64 px)."""
+def vae(latent_channels: int = 4, width: int = 32) -> Any:
+    """The tiny VAE: f4, no full-resolution blocks (they cost half of all time at 64 px)."""
     from diffusers import AutoencoderTiny
 
     return AutoencoderTiny(
@@ -80,12 +79,12 @@ def vae(width: int = 32) -> Any:
         decoder_block_out_channels=(width,) * 3,
         num_encoder_blocks=(0, 2, 2),
         num_decoder_blocks=(3, 2, 0),
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=latent_channels,
         act_fn="relu",
     )
 
 
-def unet(size: Size = Size()) -> Any:
+def unet(size: Size = Size(), latent_channels: int = 4) -> Any:
     """The conditional UNet, fresh."""
     from diffusers import UNet2DConditionModel
 
@@ -93,8 +92,8 @@ def unet(size: Size = Size()) -> Any:
     up = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(size.attention))
     return UNet2DConditionModel(
         sample_size=SIZE // 4,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         layers_per_block=size.layers,
         block_out_channels=size.channels,
         down_block_types=down,
@@ -137,8 +136,14 @@ class Teach:
     """A bundle whose UNet is trained on; one of size ``small`` may go on as ``told``."""
     captions: Literal["all", "name"] = "all"
     """``name`` asks for a picture by its plain name only."""
+    latent_channels: int = 4
+    """Numbers the VAE keeps for every 4x4 pixels."""
     codec_steps: int = 2000
-    """Steps of VAE training (16 whole pictures' worth of crops each)."""
+    """Steps of VAE training."""
+    codec_batch_size: int = 64
+    """Crops of 32 px a step of VAE training."""
+    autoencoding: autoencoding.Options = field(default_factory=autoencoding.Options)
+    """What is asked of the VAE."""
     codec: str = ""
     """A bundle whose VAE is taken over instead of training one."""
     steps: int = 20000
@@ -204,16 +209,23 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     train = dataset.subset("train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
-        encoder, network = vae(), unet(SIZES[o.size])
+        encoder, network = vae(o.latent_channels), unet(SIZES[o.size], o.latent_channels)
     if o.init:
         take_over(network, load(bundle.locate(o.init)).denoiser.network, o.seed)
     if o.codec:
         encoder = load(bundle.locate(o.codec)).codec.vae
+        if encoder.config.latent_channels != o.latent_channels:
+            raise ValueError(
+                f"{o.codec} keeps {encoder.config.latent_channels} latent channels: "
+                f"give --latent-channels {encoder.config.latent_channels}"
+            )
     encoder, network = encoder.to(o.device), network.to(o.device)
 
     def codec_phase() -> tuple[Trainer, Callable[[int], Batch]]:
-        options = codec_options(o.codec_steps, seed=o.seed, precision=o.precision, device=o.device)
-        return Trainer(Autoencoding(codec(encoder)), options), Crops(train, o.seed)
+        options = codec_options(
+            o.codec_steps, o.codec_batch_size, seed=o.seed, precision=o.precision, device=o.device
+        )
+        return Trainer(Autoencoding(codec(encoder), o.autoencoding), options), Crops(train, o.seed, o.codec_batch_size)
 
     def teacher_phase() -> tuple[Trainer, Callable[[int], Batch]]:
         freeze(encoder)
@@ -221,7 +233,7 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
         names_only = o.captions == "name"
         data = training_set(
             dataset, codec(encoder), text, cache_dir(), o.batch_size, o.seed, names_only=names_only, progress=progress
-        )
+        ).near(o.device)
         adam = replace(TEACHER, kind=o.optimizer, learning_rate=o.learning_rate, ema=o.ema)
         options = Options(o.steps, o.batch_size, o.seed, o.precision, o.device, optimizers={"teacher": adam})
         return Trainer(Denoising(denoiser(network), o.denoising), options), data
@@ -234,15 +246,16 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
 
 @dataclass(frozen=True)
 class Crops:
-    """Batches for the codec: 64 crops of 32 px from 64 pictures, a pure function of the step."""
+    """Batches for the codec: crops of 32 px, one a picture, a pure function of the step."""
 
     dataset: Dataset
     seed: int
+    batch_size: int = 64
 
     def __call__(self, step: int) -> Batch:
         """The crops of this step."""
         draw = np.random.Generator(np.random.PCG64(fold(self.seed, "crops", step)))
-        rows = batch_indices(len(self.dataset), 64, self.seed, step)
+        rows = batch_indices(len(self.dataset), self.batch_size, self.seed, step)
         media = self.dataset.media(torch.from_numpy(rows))
         corners = draw.integers(0, SIZE // 2 + 1, (len(rows), 2))
         crops = [m[:, i : i + SIZE // 2, j : j + SIZE // 2] for m, (i, j) in zip(media, corners)]
@@ -250,10 +263,10 @@ class Crops:
         return Batch(torch.zeros(len(rows), 1), nothing, nothing, media=torch.stack(crops))
 
 
-def codec_options(steps: int = 2000, **options: Any) -> Options:
-    """How the VAE is trained: 64 crops of 32 px a step."""
+def codec_options(steps: int = 2000, batch_size: int = 64, **options: Any) -> Options:
+    """How the VAE is trained."""
     adam = Optimizer(learning_rate=2e-3, beta1=0.9, beta2=0.99, decay=True, ema=0.998)
-    return Options(steps=steps, batch_size=64, optimizers={"codec": adam}, **options)
+    return Options(steps=steps, batch_size=batch_size, optimizers={"codec": adam}, **options)
 
 
 TEACHER = Optimizer(beta1=0.9, beta2=0.99, weight_decay=0.01, warmup=100, decay=True)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..bundle import Card
@@ -267,8 +266,8 @@ class Engine:
         return blend(parts, [1 - ask.blend, ask.blend])
 
     def _tensor(self, pictures: Sequence[Pixels]) -> Media:
-        array: NDArray[np.float32] = np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        bytes_ = torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2)
+        return bytes_.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
     def _finish(self, job: Job, given: tuple[Pixels, ...], pixels: Pixels, times: Sequence[float]) -> Drawn:
         stages = {name: self._spent[name] for name in ("decode", "text", "codec_in", "network", "codec_out")}

@@ -25,7 +25,7 @@ WORDS = Path(__file__).with_name("words.txt")
 
 @runtime_checkable
 class Filter(Protocol):
-    """Judges. A reason, as a sentence, refuses; None allows."""
+    """Judges. A reason, as a sentence, refuses; None allows. One with ``blind = True`` is shown no pictures."""
 
     def prompt(self, text: str) -> str | None:
         """Why this may not be asked for."""
@@ -40,6 +40,8 @@ class WordList:
     It stops what is asked for outright. It knows no meanings and sees no pictures: a model behind the same two methods
     can do better where its weights are to be had.
     """
+
+    blind = True
 
     def __init__(self, words: Iterable[str]) -> None:
         phrases = sorted({folded for word in words if (folded := fold(word))}, key=len, reverse=True)
@@ -102,6 +104,7 @@ class Guard:
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "fewstep-guard") if judge is not None else None
         self._looking: set[str] = set()
+        self._sees = judge is not None and not getattr(judge, "blind", False)
 
     def prompts(self, *texts: str) -> Future[str | None] | None:
         """Begin to judge prompts; None where nobody judges or all are empty."""
@@ -118,11 +121,11 @@ class Guard:
 
     def picture(self, pixels: Pixels) -> str | None:
         """Judge one picture now."""
-        return None if self.judge is None else self.judge.picture(pixels)
+        return self.judge.picture(pixels) if self.judge is not None and self._sees else None
 
     def watch(self, session_id: str, pixels: Pixels, refuse: Callable[[str], None]) -> None:
         """Judge a streamed picture beside the stream, unless one of this session is being judged already."""
-        if self._thread is None or session_id in self._looking:
+        if self._thread is None or not self._sees or session_id in self._looking:
             return
         self._looking.add(session_id)
 

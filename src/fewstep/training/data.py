@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from ..rng import fold
 from ..tensors import Batch, Conditioning, Latents, Media
 
 Progress = Callable[[str, int, int], None]
+SMALL = 2**30
+"""Bytes of encoded samples and prompts that may be kept in a GPU's memory."""
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
@@ -62,6 +65,11 @@ class PromptTable:
 
         return cls(gather("tokens"), gather("pooled"), gather("labels"))
 
+    def to(self, device: torch.device | str) -> PromptTable:
+        """The table on a device."""
+        move = lambda v: None if v is None else v.to(device)  # noqa: E731
+        return PromptTable(move(self.tokens), move(self.pooled), move(self.labels))
+
     def __getitem__(self, rows: Tensor) -> Conditioning:
         pick = lambda v: None if v is None else (v[rows].float() if v.is_floating_point() else v[rows])  # noqa: E731
         return Conditioning(tokens=pick(self.tokens), pooled=pick(self.pooled), labels=pick(self.labels))
@@ -89,6 +97,17 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def near(self, device: torch.device | str) -> TrainingSet:
+        """All that is encoded kept on the device, where it is small, so that no step waits for it. Pixels stay on disk."""
+        optional = {name: getattr(self, name) for name in ("image", "noise") if getattr(self, name) is not None}
+        tables = [self.latents, self.prompts.tokens, self.prompts.pooled, *optional.values()]
+        if sum(t.nbytes for t in tables if t is not None) > SMALL:
+            return self
+        moved = {name: value.to(device) for name, value in optional.items()}
+        return replace(
+            self, latents=self.latents.to(device), prompts=self.prompts.to(device), null=self.null.to(device), **moved
+        )
+
     def __call__(self, step: int) -> Batch:
         """The batch of this step."""
         return self.rows(batch_indices(len(self), self.batch_size, self.seed, step), fold(self.seed, "prompt", step))
@@ -97,12 +116,13 @@ class TrainingSet:
         """The batch of these samples; which of its prompts a sample is asked for with is drawn from ``prompt_seed``."""
         draw = np.random.Generator(np.random.PCG64(prompt_seed))
         own = [self.choices[int(i)] for i in indices]
-        chosen = torch.tensor([rows[int(draw.integers(len(rows)))] for rows in own])
-        at = torch.from_numpy(indices)
+        device = self.latents.device
+        chosen = torch.tensor([rows[int(draw.integers(len(rows)))] for rows in own]).to(device)
+        at = torch.from_numpy(indices).to(device)
         cond = self.prompts[chosen]
         if self.image is not None:
             cond = Conditioning(cond.tokens, cond.pooled, self.image[at].float(), cond.labels)
-        null = self.null[torch.zeros(len(at), dtype=torch.long)]
+        null = self.null[torch.zeros_like(at)]
         if self.image is not None:
             null = Conditioning(null.tokens, null.pooled, torch.zeros_like(self.image[at]).float(), null.labels)
         return Batch(
@@ -168,7 +188,7 @@ def prompt_table(prompts: list[str], text: Conditioner, cache: Path, progress: P
     assert table.tokens is not None
     assert table.pooled is not None
     cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # another training may be encoding the same prompts
     save_file({"tokens": table.tokens, "pooled": table.pooled}, partial)
     partial.rename(path)
     return table

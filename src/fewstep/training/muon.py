@@ -21,15 +21,15 @@ SMALLEST = 32, 64
 """A matrix whose sides are shorter than these (a network's first and last layer) is left to AdamW."""
 
 
-def orthogonalised(matrix: Float[Tensor, "M N"], rounds: int = 5) -> Float[Tensor, "M N"]:
-    """About ``U V^T`` of ``matrix = U S V^T``: every singular value brought to within .7 to 1.2 by Newton-Schulz."""
+def orthogonalised(matrices: Float[Tensor, "K M N"], rounds: int = 5) -> Float[Tensor, "K M N"]:
+    """About ``U V^T`` of each ``U S V^T``: every singular value brought to within .7 to 1.2 by Newton-Schulz."""
     a, b, c = NEWTON_SCHULZ
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
-        gram = x @ x.T
-        x = torch.addmm(x, b * gram + c * gram @ gram, x, beta=a)
-    return x if wide is matrix else x.T
+        gram = x @ x.mT
+        x = torch.baddbmm(x, b * gram + c * gram @ gram, x, beta=a)
+    return x if wide is matrices else x.mT
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -38,6 +38,14 @@ def is_matrix(parameter: Tensor) -> bool:
         return False
     sides = sorted((parameter.shape[0], parameter[0].numel()))
     return sides[0] >= SMALLEST[0] and sides[1] >= SMALLEST[1]
+
+
+def by_shape(matrices: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Matrices of one shape together: a GPU then multiplies them at once rather than one small product after another."""
+    groups: dict[tuple[int, int], list[Tensor]] = {}
+    for p in matrices:
+        groups.setdefault((p.shape[0], p[0].numel()), []).append(p)
+    return list(groups.values())
 
 
 class Muon(torch.optim.Optimizer):
@@ -67,11 +75,12 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             matrices = [p for p in group["params"] if p.grad is not None and is_matrix(p)]
             others = [p for p in group["params"] if p.grad is not None and not is_matrix(p)]
-            for p in matrices:
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                update = orthogonalised(self._momentum(p, group["momentum"]).flatten(1))
-                scale = 0.2 * max(update.shape) ** 0.5
-                p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
+            for alike in by_shape(matrices):
+                torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
+                update = orthogonalised(torch.stack([self._momentum(p, group["momentum"]).flatten(1) for p in alike]))
+                scale = 0.2 * max(update.shape[1:]) ** 0.5
+                moves = [u.reshape(p.shape) for u, p in zip(update, alike)]
+                torch._foreach_add_(alike, moves, alpha=-group["lr"] * scale)
             if others:
                 self._adam(others, group)
 

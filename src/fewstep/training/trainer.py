@@ -81,6 +81,7 @@ def check_device(device: str) -> None:
         raise ValueError(f"unknown device {device!r}: use cpu or cuda")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("torch sees no GPU here: use --device cpu, or install a torch with CUDA")
+    torch.backends.cudnn.benchmark = True  # a training asks for the same shapes all along
 
 
 @contextmanager

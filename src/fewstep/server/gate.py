@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -132,7 +133,7 @@ class Impatient(H11Protocol):
 
     headers_s = 10.0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """A client has connected: it has this long to say what it wants."""
         super().connection_made(transport)
         self.loop.call_later(self.headers_s, self._still_nothing)

@@ -66,11 +66,17 @@ class Pipeline:
             self._student = Student(model.denoiser, card.times or (1.0,))
 
     @classmethod
-    def open(cls, folder: Path | str, device: torch.device | str = "cpu") -> Pipeline:
-        """Load a bundle folder. Raises ValueError with the fix if it is not one."""
+    def open(
+        cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> Pipeline:
+        """Load a bundle folder. Raises ValueError with the fix if it is not one.
+
+        ``dtype`` is the networks'; None is float16 on a GPU, float32 elsewhere. Samplers stay in float32 and float64.
+        """
         folder = Path(folder)
         card = Card.read(folder)
-        model = pretrained.load(folder)
+        gpu = torch.device(device).type == "cuda"
+        model = pretrained.load(folder, dtype or (torch.float16 if gpu else torch.float32))
         return cls(model.to(device), card)
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:

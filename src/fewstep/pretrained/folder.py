@@ -112,7 +112,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     with quiet():
         if part.has("transformer") and not part.has("unet"):
             return _sd3(part, schedule, kind)
-        unet, codec = part("unet"), VaeCodec(part("vae").eval())
+        unet, codec = part("unet"), VaeCodec(_vae(part))
         conditioner = _text(part)
     if conditioner.width != (wanted := unet.config.cross_attention_dim):
         raise ValueError(
@@ -125,6 +125,12 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
             "depth model cannot be distilled, give the text-to-image model it was made from"
         )
     return Pretrained(UNetDenoiser(unet, schedule, kind, codec.factor), codec, conditioner, folder, codec.factor)
+
+
+def _vae(part: Parts) -> Any:
+    """The VAE; one whose config says that half precision overflows (SDXL's ``force_upcast``) stays in single."""
+    vae = part("vae").eval()
+    return vae.float() if part.dtype == torch.float16 and vae.config.get("force_upcast") else vae
 
 
 def _text(part: Parts) -> TextConditioner | SDXLConditioner:
@@ -140,7 +146,7 @@ def _sd3(part: Parts, schedule: Any, kind: str) -> Pretrained:
         raise ValueError(
             f"{part.folder} has a {part.index['transformer'][1]} ({kind}): give a Stable Diffusion 1, 2, XL or 3 folder"
         )
-    network, codec = part("transformer"), VaeCodec(part("vae").eval())
+    network, codec = part("transformer"), VaeCodec(_vae(part))
     t5 = (part("tokenizer_3"), part("text_encoder_3")) if part.has("text_encoder_3") else None
     tokenizers = [part("tokenizer"), part("tokenizer_2")]
     encoders = [part("text_encoder"), part("text_encoder_2")]

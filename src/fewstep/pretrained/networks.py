@@ -28,6 +28,10 @@ class NetworkDenoiser(Denoiser):
         """The blocks whose outputs are features."""
         raise NotImplementedError("a NetworkDenoiser subclass gives tapped()")
 
+    def _own(self, x: Tensor | None) -> Tensor | None:
+        """A tensor in the network's own precision."""
+        return None if x is None else x.to(next(self.network.parameters()).dtype)
+
     def features(self, x_t: Latents, t: Time, cond: Conditioning) -> Features:
         """Outputs of the tapped blocks (LADD, arXiv 2403.12015, taps its teacher likewise)."""
         taps: list[Tensor] = []
@@ -52,16 +56,18 @@ class UNetDenoiser(NetworkDenoiser):
         self._has_text = "cross_attention_dim" in network.config
         self._has_size = network.config.get("addition_embed_type") == "text_time"
         self._factor = factor
+        self._sizes: dict[tuple[Any, ...], Tensor] = {}
         self.reads = ("tokens", "pooled") if self._has_size else ("tokens",) if self._has_text else ("labels",)
 
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The UNet's raw output."""
         timestep = t * 1000 if self.kind == "flow" else to_timestep(t, getattr(self.schedule, "n_timesteps", 1000))
+        x = self._own(x_t)
         if not self._has_text:
-            return self.network(x_t, timestep, class_labels=cond.labels, return_dict=False)[0]
-        added = {"text_embeds": cond.pooled, "time_ids": self.sizes(x_t)} if self._has_size else None
+            return self.network(x, timestep, class_labels=cond.labels, return_dict=False)[0]
+        added = {"text_embeds": self._own(cond.pooled), "time_ids": self.sizes(x)} if self._has_size else None
         return self.network(
-            x_t, timestep, encoder_hidden_states=cond.tokens, added_cond_kwargs=added, return_dict=False
+            x, timestep, encoder_hidden_states=self._own(cond.tokens), added_cond_kwargs=added, return_dict=False
         )[0]
 
     def sizes(self, x_t: Latents) -> Tensor:
@@ -69,8 +75,11 @@ class UNetDenoiser(NetworkDenoiser):
 
         As the stock pipeline fills it in: the picture that is drawn is its own original, uncropped.
         """
-        height, width = (side * self._factor for side in x_t.shape[2:])
-        return x_t.new_tensor([height, width, 0, 0, height, width]).expand(len(x_t), -1)
+        key = (*x_t.shape[2:], x_t.dtype, x_t.device)
+        if key not in self._sizes:  # made once: a CUDA graph may not wait for numbers from the host
+            height, width = (side * self._factor for side in x_t.shape[2:])
+            self._sizes[key] = x_t.new_tensor([height, width, 0, 0, height, width])
+        return self._sizes[key].expand(len(x_t), -1)
 
     def tapped(self) -> Sequence[nn.Module]:
         """Every down block, and the mid block."""
@@ -85,10 +94,10 @@ class TransformerDenoiser(NetworkDenoiser):
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The transformer's raw output: the flow ``noise - x0``."""
         return self.network(
-            hidden_states=x_t,
+            hidden_states=self._own(x_t),
             timestep=(t * 1000).to(x_t.dtype),
-            encoder_hidden_states=cond.tokens,
-            pooled_projections=cond.pooled,
+            encoder_hidden_states=self._own(cond.tokens),
+            pooled_projections=self._own(cond.pooled),
             return_dict=False,
         )[0]
 
@@ -114,10 +123,12 @@ class VaeCodec(Codec):
 
     def encode(self, media: Media) -> Latents:
         """Deterministic: the mean of the posterior where there is one. The media are moved to where the VAE is."""
-        out = self.vae.encode(media.to(self.vae.device))
+        own = next(self.vae.parameters())
+        out = self.vae.encode(media.to(own.device, own.dtype))
         latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
-        return (latents - self._shift) * self._scale
+        return (latents.to(media.dtype) - self._shift) * self._scale
 
     def decode(self, latents: Latents) -> Media:
-        """Latents -> media."""
-        return self.vae.decode(latents / self._scale + self._shift, return_dict=False)[0]
+        """Latents -> media, in the latents' dtype whatever the VAE's is."""
+        own = (latents / self._scale + self._shift).to(next(self.vae.parameters()).dtype)
+        return self.vae.decode(own, return_dict=False)[0].to(latents.dtype)

@@ -214,11 +214,9 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
         take_over(network, load(bundle.locate(o.init)).denoiser.network, o.seed)
     if o.codec:
         encoder = load(bundle.locate(o.codec)).codec.vae
-        if encoder.config.latent_channels != o.latent_channels:
-            raise ValueError(
-                f"{o.codec} keeps {encoder.config.latent_channels} latent channels: "
-                f"give --latent-channels {encoder.config.latent_channels}"
-            )
+        kept = encoder.config.latent_channels  # type: ignore[union-attr]
+        if kept != o.latent_channels:
+            raise ValueError(f"{o.codec} keeps {kept} latent channels: give --latent-channels {kept}")
     encoder, network = encoder.to(o.device), network.to(o.device)
 
     def codec_phase() -> tuple[Trainer, Callable[[int], Batch]]:

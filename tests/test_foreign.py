@@ -474,3 +474,31 @@ def test_two_devices_in_one_operation_are_noticed():
         assert (there + 1).device.type == device
         with pytest.raises(RuntimeError, match="tensors on cpu and meta"):
             there * torch.ones(2, 3)
+
+
+def test_a_student_is_trained_on_from_another_ones_weights(root, tmp_path):
+    _, first = distil(root, tmp_path / "first", "sd1", features="teacher")
+    work, _, _ = game(root, tmp_path / "second", features="teacher", init=str(first))
+    began = pretrained.load(first).denoiser
+    same = [torch.equal(a, b) for a, b in zip(work.student.denoiser.parameters(), began.parameters(), strict=True)]
+    assert all(same)
+    teacher = pretrained.load(root / "sd1").denoiser
+    assert not all(torch.equal(a, b) for a, b in zip(teacher.parameters(), began.parameters(), strict=True))
+
+
+def test_a_network_of_another_shape_is_no_place_to_begin(root, tmp_path):
+    with pytest.raises(ValueError, match="another network than the teacher.*give one of its students"):
+        game(root, tmp_path, features="teacher", init=str(root / "sdxl"))
+
+
+def test_half_precision_draws_what_single_precision_draws(root):
+    """In float16 on this machine too: what a GPU does by default."""
+    for teacher in ("sd1", "sdxl", "sd3"):
+        model = pretrained.load(root / teacher)
+        card = foreign_card(root / teacher, model)
+        request = Request(PROMPTS, SEEDS, 25)
+        single = Pipeline(model, card)(request)
+        half = Pipeline(pretrained.load(root / teacher, torch.float16), card)(request)
+        assert half.dtype == torch.float32
+        assert (half - single).abs().mean() < 0.02
+        assert not torch.equal(half, single)

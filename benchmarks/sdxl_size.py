@@ -1,6 +1,7 @@
 """An SDXL-size student on a GPU: pictures a second at 512x512 in one step, beside stock diffusers, in one run.
 
-    python benchmarks/sdxl_size.py [--calls 100] [--device cuda] [--tiny]
+    python benchmarks/sdxl_size.py                            # writes docs/results/sdxl_size.json
+    python benchmarks/sdxl_size.py --device cpu --tiny --calls 2 --out /tmp/tried.json
 
 The networks have SDXL's sizes and random weights (the time does not depend on them), float16, one picture a call, the prompt
 encoded beforehand; the VAE is SDXL's own (83 M) and, for real time, its small stand-in (AutoencoderTiny). All variants take
@@ -26,6 +27,7 @@ from fewstep.parts.conditioner import Conditioner
 from fewstep.pretrained import Pretrained, UNetDenoiser, VaeCodec, schedule_of
 from fewstep.tensors import Conditioning
 
+HOUSE = Path(__file__).resolve().parent.parent
 UNET: dict[str, Any] = {
     "sample_size": 64, "block_out_channels": (320, 640, 1280), "layers_per_block": 2,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -115,6 +117,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small networks, to try the script")
+    parser.add_argument("--out", type=Path, default=HOUSE / "docs" / "results" / "sdxl_size.json")
     o = parser.parse_args()
     unet, vaes, dtype = build(o)
     variants: dict[str, Callable[[int], Any]] = {}
@@ -136,9 +139,13 @@ def main() -> None:
         p50, p99 = taken[len(taken) // 2], taken[min(len(taken) - 1, int(0.99 * len(taken)))]
         rows.append({"variant": name, "p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "fps": round(1000 / p50, 1)})
     peak = torch.cuda.max_memory_allocated() / 2**30 if o.device == "cuda" else 0.0
-    parameters = sum(p.numel() for p in unet.parameters())
-    print(json.dumps({"device": where, "torch": torch.__version__, "dtype": str(dtype), "size": 8 * unet.config.sample_size,
-                      "unet_parameters": parameters, "calls": o.calls, "peak_gib": round(peak, 2), "rows": rows}))  # fmt: skip
+    facts = {
+        "variants": rows, "device": where, "torch": torch.__version__, "dtype": str(dtype).removeprefix("torch."),
+        "size": 8 * unet.config.sample_size, "unet_parameters": sum(p.numel() for p in unet.parameters()), "calls": o.calls,
+        "peak_gib": round(peak, 2), "command": "python benchmarks/sdxl_size.py",
+    }  # fmt: skip
+    o.out.write_text(json.dumps(facts, indent=1) + "\n")
+    print(o.out.read_text())
 
 
 if __name__ == "__main__":

@@ -40,13 +40,15 @@ def usable(name: str) -> backends.Backend:
     backend = backends.load(name)
     if (sentence := backend.missing()) is not None:
         pytest.skip(sentence)
+    if "cpu" not in getattr(backend, "DEVICES", ("cpu",)):
+        pytest.skip(f"{name} runs on a GPU only: benchmarks/sdxl_size.py draws with it")
     return backend
 
 
 def test_every_file_is_a_backend():
     found = backends.names()
     assert found[0] == "eager"
-    assert {"eager", "onnx", "openvino", "compiled"} <= set(found)
+    assert {"eager", "onnx", "openvino", "compiled", "cudagraph"} <= set(found)
     for name in found:
         sentence = backends.load(name).missing()
         assert sentence is None or len(sentence) > 10
@@ -180,3 +182,16 @@ assert caught
 @pytest.mark.skipif("openvino" not in backends.installed(), reason="openvino is not installed")
 def test_ctrl_c_survives_openvino_models_that_have_come_and_gone():
     subprocess.run([sys.executable, "-c", SIGNALS], check=True, timeout=120)
+
+
+@pytest.mark.skipif("openvino" not in backends.installed(), reason="openvino is not installed")
+def test_openvino_refuses_another_shape_than_it_was_compiled_for_and_lends_no_memory(pipeline: Pipeline):
+    decode = backends.compile_decoder(
+        backends.load("openvino"), pipeline.model.codec, torch.zeros(1, *pipeline.latent_shape())
+    )
+    with pytest.raises(ValueError, match="compiled for an input of"):
+        decode(torch.zeros(2, *pipeline.latent_shape()))
+    first = decode(torch.zeros(1, *pipeline.latent_shape()))
+    kept = first.clone()
+    decode(torch.ones(1, *pipeline.latent_shape()))
+    assert torch.equal(first, kept)  # a second call does not write over the first one's answer

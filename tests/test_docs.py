@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import subprocess
@@ -36,6 +37,20 @@ def results(folder: Path) -> Path:
     )
     found.write(folder / "realtime.json")
     return folder
+
+
+def test_a_benchmark_of_variants_fills_its_place(tmp_path: Path):
+    path = tmp_path / "sdxl_size.json"
+    row = {"variant": "ours", "p50_ms": 16.16, "p99_ms": 16.77, "fps": 61.9}
+    facts = {"variants": [row], "device": "A GPU", "torch": "2.11.0", "dtype": "float16", "size": 512, "calls": 100,
+             "unet_parameters": 2567463684, "peak_gib": 9.64, "command": "python it.py"}  # fmt: skip
+    path.write_text(json.dumps(facts))
+    text = cli.shown(path)
+    assert "| ours | 16.2 | 16.8 | 61.9 |" in text
+    assert "2.57 billion parameters of float16" in text
+    path.write_text(json.dumps({"variants": [{"variant": "ours"}]}))
+    with pytest.raises(ValueError, match="holds no variants"):
+        cli.shown(path)
 
 
 def test_every_kind_of_result_fills_its_place(tmp_path: Path):

@@ -487,7 +487,7 @@ def test_a_student_is_trained_on_from_another_ones_weights(root, tmp_path):
 
 
 def test_a_network_of_another_shape_is_no_place_to_begin(root, tmp_path):
-    with pytest.raises(ValueError, match="another network than the teacher.*give one of its students"):
+    with pytest.raises(ValueError, match="give one of its students"):
         game(root, tmp_path, features="teacher", init=str(root / "sdxl"))
 
 

@@ -256,6 +256,7 @@ def shown(path: Path) -> str:
     kinds: dict[str, Callable[[], str]] = {
         "records": lambda: record.table(record.read_records(path), TABLE if path.stem == "emoji64" else None),
         "load": lambda: realtime.table(realtime.Realtime.read(path)),
+        "variants": lambda: realtime.variants_table(path),
     }
     try:
         held = json.loads(path.read_text(encoding="utf-8"))

@@ -148,3 +148,20 @@ def _below(found: Realtime) -> list[str]:
             f"({found.fps:.1f} against {found.stock_fps:.1f} a second, the same weights, one evaluation a picture)."
         )
     return [*said, f"Measured by `{found.command}`."]
+
+
+def variants_table(path: Path) -> str:
+    """The Markdown table of ``benchmarks/sdxl_size.py``; a ValueError that names the file for anything else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = [(v["variant"], *(f"{v[k]:.1f}" for k in ("p50_ms", "p99_ms", "fps"))) for v in found["variants"]]
+        below = (
+            f"One picture of {found['size']}x{found['size']} in one step, the UNet {found['unet_parameters'] / 1e9:.2f} billion "
+            f"parameters of {found['dtype']} with random weights, n = {found['calls']} calls that took turns, on one "
+            f"{found['device']}, torch {found['torch']}; peak memory of all variants together {found['peak_gib']:.1f} GiB. "
+            f"Measured by `{found['command']}`."
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no variants ({error}): run benchmarks/sdxl_size.py again") from error
+    lines = [("one step", "p50 ms", "p99 ms", "pictures a second"), ("---", "--:", "--:", "--:"), *rows]
+    return "\n".join([*("| " + " | ".join(cells) + " |" for cells in lines), "", below])

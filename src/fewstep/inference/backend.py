@@ -147,12 +147,18 @@ def relative_error(answer: Tensor, reference: Tensor) -> float:
 
 
 def milliseconds(call: Callable[[], object], repeats: int = 5, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median time of a call, after one that is not counted."""
-    call()
+    """Median time of a call, after one that is not counted; what a GPU was asked for is waited for."""
+
+    def finished() -> None:
+        answer = call()
+        if isinstance(answer, Tensor) and answer.is_cuda:
+            torch.cuda.synchronize(answer.device)
+
+    finished()
     taken = []
     for _ in range(repeats):
         began = clock()
-        call()
+        finished()
         taken.append(1000 * (clock() - began))
     return sorted(taken)[len(taken) // 2]
 

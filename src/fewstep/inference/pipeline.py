@@ -66,9 +66,7 @@ class Pipeline:
             self._student = Student(model.denoiser, card.times or (1.0,))
 
     @classmethod
-    def open(
-        cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-    ) -> Pipeline:
+    def open(cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Pipeline:
         """Load a bundle folder. Raises ValueError with the fix if it is not one.
 
         ``dtype`` is the networks'; None is float16 on a GPU, float32 elsewhere. Samplers stay in float32 and float64.

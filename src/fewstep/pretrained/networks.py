@@ -62,7 +62,7 @@ class UNetDenoiser(NetworkDenoiser):
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The UNet's raw output."""
         timestep = t * 1000 if self.kind == "flow" else to_timestep(t, getattr(self.schedule, "n_timesteps", 1000))
-        x = self._own(x_t)
+        x = x_t.to(next(self.network.parameters()).dtype)
         if not self._has_text:
             return self.network(x, timestep, class_labels=cond.labels, return_dict=False)[0]
         added = {"text_embeds": self._own(cond.pooled), "time_ids": self.sizes(x)} if self._has_size else None

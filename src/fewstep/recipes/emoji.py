@@ -220,9 +220,7 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     encoder, network = encoder.to(o.device), network.to(o.device)
 
     def codec_phase() -> tuple[Trainer, Callable[[int], Batch]]:
-        options = codec_options(
-            o.codec_steps, o.codec_batch_size, seed=o.seed, precision=o.precision, device=o.device
-        )
+        options = codec_options(o.codec_steps, o.codec_batch_size, seed=o.seed, precision=o.precision, device=o.device)
         return Trainer(Autoencoding(codec(encoder), o.autoencoding), options), Crops(train, o.seed, o.codec_batch_size)
 
     def teacher_phase() -> tuple[Trainer, Callable[[int], Batch]]:

@@ -33,7 +33,9 @@ def compile(module: nn.Module, example: Sequence[Tensor]) -> Callable[..., Tenso
     with ThreadPoolExecutor(1) as aside:
         request = aside.submit(_compile, graph.exported(module, example), threads).result()
 
-    lent = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in example]  # bound once: binding costs more
+    lent = [
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in example
+    ]  # bound once: binding costs more
     for i, place in enumerate(lent):
         request.set_input_tensor(i, openvino.Tensor(place.numpy(), shared_memory=True))
     result = torch.from_numpy(request.get_output_tensor(0).data)
@@ -41,7 +43,9 @@ def compile(module: nn.Module, example: Sequence[Tensor]) -> Callable[..., Tenso
     def run(*inputs: Tensor) -> Tensor:
         for place, x in zip(lent, inputs, strict=True):
             if x.shape != place.shape:
-                raise ValueError(f"compiled for an input of {list(place.shape)}, not {list(x.shape)}: compile it for that shape")
+                raise ValueError(
+                    f"compiled for an input of {list(place.shape)}, not {list(x.shape)}: compile it for that shape"
+                )
             place.copy_(x)
         request.infer(share_outputs=True)
         return result.clone()

@@ -254,7 +254,7 @@ def shown(path: Path) -> str:
     from .evaluation import realtime, record
 
     kinds: dict[str, Callable[[], str]] = {
-        "records": lambda: record.table(record.read_records(path), TABLE if path.stem == "emoji64" else None),
+        "records": lambda: record.table(record.read_records(path), TABLE if path.stem.startswith("emoji") else None),
         "load": lambda: realtime.table(realtime.Realtime.read(path)),
         "variants": lambda: realtime.variants_table(path),
     }

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from bundles import tiny_bundle
 from fewstep import cli
+from fewstep.bundle import Card
 from fewstep.data import folder as folder_data
 from fewstep.training import checkpoint
 from fewstep.training.journal import Journal
@@ -172,6 +173,7 @@ def test_the_best_student_is_kept_unless_the_last_is_asked_for(distill, tmp_path
     kept = checkpoint.load(out / "add" / "best")["players"]["student"]
     network = load_file(out / "bundle" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(v, kept[f"network.{k}"]) for k, v in network.items())
+    assert Card.read(distill(*spoil, "--resume") / "bundle").training["steps"] == best, "a finished run keeps its facts"
     last = distill(*spoil, "--keep", "last", out=tmp_path / "last")
     network = load_file(last / "bundle" / "unet" / "diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(v, kept[f"network.{k}"]) for k, v in network.items())

@@ -52,12 +52,12 @@ def data_commands() -> dict[str, Callable[..., None]]:
 
 
 def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, save_every: float) -> int:
-    """Run phases under the live display; returns the steps taken in the last one."""
+    """Run phases under the live display; returns the step of the last one whose weights the players end with."""
     from .training.recipe import run_phases
     from .training.run import Saving
 
     started = time.monotonic()
-    taken = 0
+    taken = 0  # and stays so where a finished run is resumed
 
     def watch(phase: Any, trainer: Any, log: Any) -> None:
         nonlocal taken
@@ -67,11 +67,10 @@ def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, sav
     with TrainingDisplay(title) as display:
         kept = run_phases(phases, Saving(out, save_every, resume, minutes), watch)
     console.print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
-    if taken and kept[phases[-1].name] != taken:
-        console.print(
-            f"the best was seen after step {kept[phases[-1].name]}: its weights are kept (--keep last for the last)"
-        )
-    return taken
+    ends_with = kept[phases[-1].name]
+    if taken and ends_with != taken:
+        console.print(f"the best was seen after step {ends_with}: its weights are kept (--keep last for the last)")
+    return ends_with
 
 
 def teach(
@@ -95,8 +94,8 @@ def teach(
 
     with progress_bars() as report:
         run = emoji.teach(options, report)
-    taken = _train("teach emoji-64", run.phases, out, resume, minutes, save_every)
-    run.save(out / "bundle", taken, thin)
+    steps = _train("teach emoji-64", run.phases, out, resume, minutes, save_every)
+    run.save(out / "bundle", steps, thin)
     console.print(f"the teacher is in [bold]{out / 'bundle'}[/]")
 
 
@@ -127,8 +126,8 @@ def distill(
         measure = look_through(ImageNetFeatures.load(Judging.judge, Judging.resolution))
     with progress_bars() as report:
         run = distillation.prepare(options, out, report, measure=measure)
-    taken = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)
-    run.save(out / "bundle", taken, thin)
+    steps = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)
+    run.save(out / "bundle", steps, thin)
     console.print(
         f'the student is in [bold]{out / "bundle"}[/]: try `fewstep draw "a red heart" --model {out / "bundle"}`'
     )

@@ -81,16 +81,20 @@ def run(
 ) -> None:
     """Train to the end, saving on the way. Raises Stopped, after saving, when asked to stop earlier.
 
-    ``seconds`` ends the run early as if it were done. ``probe`` looks at the first state, at every so many steps and at the
-    last, and its best state is kept in ``saving.best``. ``watch`` is called after every step, and for step 0 where there is a
-    probe; it may raise: what was saved last then stands on disk. ``health`` puts its alarms into the log before that; when a
-    fatal one fires, the trainer goes back to its last good state and Unhealthy is raised. After a resume it is shown the logs of
-    ``past(step)`` first, so that its rules stand where they stood.
+    ``seconds`` ends the run early as if it were done: resumed with no more of them, it takes no further step. ``probe`` looks
+    at the first state, at every so many steps and at the last, and its best state is kept in ``saving.best``. ``watch`` is
+    called after every step, and for step 0 where there is a probe; it may raise: what was saved last then stands on disk.
+    ``health`` puts its alarms into the log before that; when a fatal one fires, the trainer goes back to its last good state
+    and Unhealthy is raised. After a resume it is shown the logs of ``past(step)`` first, so that its rules stand where they
+    stood.
     """
     health = health or Health()
     best = Best(saving.best)
     if saving.resume and checkpoint.exists(saving.checkpoint):
         trainer.resume(saving.checkpoint)
+        if seconds and trainer.ended_after >= seconds:
+            return
+        trainer.ended_after = 0.0
         health.recall(past(trainer.step))
     else:
         best.forget()
@@ -119,6 +123,7 @@ def run(
                     f"the state is in {saving.checkpoint}: continue with --resume"
                 )
             if over:
+                trainer.ended_after = seconds
                 break
             if now() - saved > saving.every_seconds and not log.skipped:  # what brought a bad step about is not kept
                 trainer.save(saving.checkpoint)

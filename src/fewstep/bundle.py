@@ -24,6 +24,7 @@ from .data.dataset import cache_dir
 from .pretrained import trainable
 
 CARD = "student_card.json"
+WEIGHTS = ("*.safetensors",)
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,43 @@ class Card:
             )
 
 
+def card_of(folder: Path, model: pretrained.Pretrained | None = None) -> Card:
+    """The card in ``folder``; somebody's own diffusers folder has none, and gets a teacher's from its own facts, with a note.
+
+    ``model`` is what the folder holds, where it is loaded already.
+    """
+    if (folder / CARD).is_file():
+        return Card.read(folder)
+    card = Card(
+        folder.name,
+        "teacher",
+        "unknown",
+        (25, 50),
+        guidance_scale=7.5,
+        sampler="ddim",
+        native_size=(model or pretrained.load(folder)).native_size,
+        hashes=part_hashes(folder),
+    )
+    warnings.warn(
+        f"{folder} has no {CARD}: taken for a teacher, {max(card.steps)} steps of {card.sampler} with guidance "
+        f"{card.guidance_scale}; if it was made for few steps, draw with --steps 1 --guidance-scale 1",
+        stacklevel=2,
+    )
+    return card
+
+
 def file_hash(path: Path) -> str:
     """sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def part_hashes(folder: Path, *patterns: str) -> dict[str, str]:
+    """sha256 of the files of a pipeline's parts, by path in the folder; of their weights, if no ``patterns`` are given."""
+    index = pretrained.read_config(folder / "model_index.json")
+    parts = [name for name, value in index.items() if isinstance(value, list)]
+    found = {path for name in parts for pattern in patterns or WEIGHTS for path in (folder / name).glob(pattern)}
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in sorted(found)}
 
 
 def scheduler_for(role: str, prediction_type: str, **betas: Any) -> Any:

@@ -151,7 +151,7 @@ def draw(
 
     Args:
         prompt: What to draw.
-        model: A shipped bundle's name, or a bundle's folder.
+        model: A shipped bundle's name, a bundle's folder, or any diffusers text-to-image folder.
         steps: Steps; default 1 for a student, the card's most for a teacher.
         seed: Seed of the first picture; the others count up.
         n: How many pictures; more than one are numbered.
@@ -273,7 +273,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     """What a bundle is, or what is shipped and installed.
 
     Args:
-        model: A shipped bundle's name or a bundle's folder; without it, an overview.
+        model: A shipped bundle's name, a bundle's folder or any diffusers text-to-image folder; without it, an overview.
     """
     import platform
 
@@ -291,14 +291,17 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
         console.print(table)
         return
     folder = bundle.locate(model)
-    bundle.verify(folder)
-    c = bundle.Card.read(folder)
+    c = bundle.card_of(folder)
+    compared = "no card to compare them with"
+    if (folder / bundle.CARD).is_file():
+        bundle.verify(folder)
+        compared = "every hash as the card has it"
     table = Table(box=None, show_header=False)
     for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler", "native_size", "teacher",
                 "licence", "data", "version"):  # fmt: skip
         table.add_row(key.replace("_", " "), str(getattr(c, key)))
     table.add_row("folder", str(folder))
-    table.add_row("weights", f"{len(c.hashes)} files, every hash as the card has it")
+    table.add_row("weights", f"{len(c.hashes)} files, {compared}")
     console.print(table)
 
 
@@ -313,7 +316,7 @@ def evaluate(
     """Measure a bundle: Fréchet distance, KID, precision/recall, retrieval, diversity, sharpness, latency.
 
     Args:
-        model: A shipped bundle's name, or a bundle's folder.
+        model: A shipped bundle's name, a bundle's folder, or any diffusers text-to-image folder.
         steps: Step counts to measure, one after the other.
         data: Dataset folder or name; its train split is the reference, in the styles the model was trained on.
         name: What the records call the model; default its method.

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import pretrained
-from ..bundle import Card
+from ..bundle import Card, card_of
 from ..diffusion import sampler
 from ..diffusion.guidance import guide
 from ..diffusion.schedule import Remembered
@@ -67,11 +67,10 @@ class Pipeline:
 
     @classmethod
     def open(cls, folder: Path | str, device: torch.device | str = "cpu") -> Pipeline:
-        """Load a bundle folder. Raises ValueError with the fix if it is not one."""
+        """Load a bundle, or any diffusers text-to-image folder. Raises ValueError with the fix if it is not one."""
         folder = Path(folder)
-        card = Card.read(folder)
         model = pretrained.load(folder)
-        return cls(model.to(device), card)
+        return cls(model.to(device), card_of(folder, model))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of the prompts; each distinct prompt is encoded once and remembered."""

@@ -227,7 +227,7 @@ def prepare(
     check(options)
     source = bundle.locate(options.teacher)
     model = pretrained.load(source).to(options.device)
-    card = bundle.Card.read(source) if (source / bundle.CARD).is_file() else foreign_card(source, model)
+    card = bundle.card_of(source, model)
     if card.role == "student":
         raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher})")
     o = seen_through(options, card.native_size)
@@ -282,13 +282,6 @@ def check(o: Options) -> None:
         raise ValueError("--negative is read by noise-free score distillation: add --add.weighting nfsd")
     if o.negative and not o.add.distillation_weight:
         raise ValueError("--negative belongs to the distillation loss, which has weight 0: leave one of the two out")
-
-
-def foreign_card(folder: Path, model: pretrained.Pretrained) -> bundle.Card:
-    """A card for somebody's own diffusers folder, which has none."""
-    return bundle.Card(
-        folder.name, "teacher", "unknown", (25, 50), guidance_scale=7.5, sampler="ddim", native_size=model.native_size
-    )
 
 
 def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:

@@ -495,6 +495,34 @@ def test_a_whole_run_takes_place_on_its_device(root, tmp_path, monkeypatch):
     assert moved == {"meta"}
 
 
+def pairs_of(teacher: Path, data: Path, out: Path, **changes: Any) -> tuple[Tensor, bool]:
+    """The samples of a warm start's pairs, and whether they were drawn anew."""
+    warm = WarmStart(steps=1, pairs=4, teacher_steps=2, batch_size=4)
+    drawn: list[str] = []
+    o = distillation.Options(teacher=str(teacher), data=str(data), steps=0, warm=warm, **changes)
+    work = prepare(o, out, lambda what, done, total: drawn.append(what))
+    work.phases[0].build()
+    return load_file(out / "pairs.safetensors")["x0"], "teacher's trajectories" in drawn
+
+
+def test_pairs_of_a_teacher_whose_weights_changed_are_drawn_again(root, tmp_path):
+    """The same folder's name, the same number of pictures: what is kept belongs to weights and prompts, not to names."""
+    teacher = shutil.copytree(root / "sd1", tmp_path / "sd1")
+    first, drawn = pairs_of(teacher, root / "own", tmp_path)
+    assert drawn
+    again, drawn = pairs_of(teacher, root / "own", tmp_path)
+    assert torch.equal(first, again)
+    assert not drawn
+    change_weights(teacher)
+    other, drawn = pairs_of(teacher, root / "own", tmp_path)
+    assert drawn
+    assert (other - first).abs().max() > 0.01
+    assert pairs_of(teacher, root / "own", tmp_path, captions="name")[1]
+    path = tmp_path / "pairs.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert pairs_of(teacher, root / "own", tmp_path, captions="name")[1], "what is damaged is drawn again"
+
+
 def test_the_teachers_features_are_seen_on_their_device(root, tmp_path, monkeypatch):
     monkeypatch.setattr(distillation, "check_device", lambda device: None)
     with elsewhere() as device:

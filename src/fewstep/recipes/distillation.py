@@ -7,6 +7,7 @@ them) and *add* (the game). Turning phases off gives the ablations: no warm star
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import bundle, pretrained
@@ -32,7 +34,7 @@ from ..parts.imagenet import ImageNetFeatures
 from ..pretrained import trainable
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Media
-from ..training.data import Progress, TrainingSet, chunks, open_dataset, training_set
+from ..training.data import Progress, TrainingSet, chunks, open_dataset, save_whole, training_set
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
 from ..training.trainer import Optimizer, Trainer, check_device
@@ -262,7 +264,8 @@ def prepare(
     model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
     phases = []
     if o.warm.steps:
-        build = partial(warm_start, o, student, teacher, data, folder, progress)
+        origin = f"{pair_maker(source)}|{dataset.fingerprint}|{o.captions}"
+        build = partial(warm_start, o, student, teacher, data, folder, origin, progress)
         phases.append(Phase("warm", o.warm.steps, build, o.seconds[0]))
     if o.steps:
         play = partial(game, o, student, teacher, model, data, negative, progress)
@@ -321,22 +324,37 @@ def randomise(network: nn.Module, seed: int) -> None:
 
 
 def warm_start(
-    o: Options, student: Student, teacher: Teacher, data: TrainingSet, folder: Path, progress: Progress | None
+    o: Options,
+    student: Student,
+    teacher: Teacher,
+    data: TrainingSet,
+    folder: Path,
+    origin: str,
+    progress: Progress | None,
 ) -> tuple[Trainer, Callable[[int], Batch]]:
     """Regression onto the teacher's trajectories."""
-    pairs = draw_pairs(o, teacher, data, folder / "pairs.safetensors", progress)
+    pairs = draw_pairs(o, teacher, data, folder / "pairs.safetensors", origin, progress)
     adam = Optimizer(o.warm.learning_rate, beta1=0.9, warmup=20, decay=True, ema=0.98, kind=o.warm.optimizer)
     options = TrainerOptions(o.warm.steps, o.warm.batch_size, o.seed, o.precision, o.device, {"student": adam})
     return Trainer(regression.Regression(student), options), pairs
 
 
-def draw_pairs(o: Options, teacher: Teacher, data: TrainingSet, path: Path, progress: Progress | None) -> TrainingSet:
-    """Noise, the guided teacher's sample from it, and the prompt row it was drawn for. Kept at ``path``, drawn once."""
-    key = f"{o.teacher}|{teacher.guidance_scale}|{o.warm.teacher_steps}|{o.warm.pairs}|{o.seed}|{len(data)}"
-    if path.is_file():
-        saved = load_file(path)
-        if _key_of(path) == key:
-            return _paired(o, data, saved)
+def pair_maker(teacher: Path) -> str:
+    """Stands for all that a teacher's folder brings to its samples: weights, configs, tokenizers."""
+    files = bundle.part_hashes(teacher, *bundle.WEIGHTS, "*.json")
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def draw_pairs(
+    o: Options, teacher: Teacher, data: TrainingSet, path: Path, origin: str, progress: Progress | None
+) -> TrainingSet:
+    """Noise, the guided teacher's sample from it, and the prompt row it was drawn for. Kept at ``path``, drawn once.
+
+    ``origin`` stands for the teacher and the prompts: pairs of another origin are drawn again.
+    """
+    key = f"{origin}|{teacher.guidance_scale}|{o.warm.teacher_steps}|{o.warm.pairs}|{o.seed}"
+    if path.is_file() and _key_of(path) == key:
+        return _paired(o, data, load_file(path))
     rng = np.random.Generator(np.random.PCG64(o.seed))
     rows = np.concatenate([rng.permutation(len(data)) for _ in range(-(-o.warm.pairs // len(data)))])[: o.warm.pairs]
     prompts = torch.tensor([int(rng.choice(list(data.choices[i]))) for i in rows])
@@ -349,16 +367,17 @@ def draw_pairs(o: Options, teacher: Teacher, data: TrainingSet, path: Path, prog
         if progress:
             progress("teacher's trajectories", int(at[-1]) + 1, len(rows))
     saved = {"noise": noise.half(), "x0": torch.cat(drawn), "prompts": prompts}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(saved, path, metadata={"key": key})
+    save_whole(saved, path, {"key": key})
     return _paired(o, data, saved)
 
 
 def _key_of(path: Path) -> str:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("key", "")
+    """What the pairs in a file were drawn from and for; empty if it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("key", "")
+    except SafetensorError:
+        return ""
 
 
 def _paired(o: Options, data: TrainingSet, saved: dict[str, Tensor]) -> TrainingSet:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -237,6 +239,18 @@ def test_options_are_frozen_and_every_field_is_explained(name: str, node: ast.Cl
                 and isinstance(after.value.value, str)
             )
             assert said, f"{name}.{ast.unparse(field.target)} has no sentence under it"
+
+
+@pytest.mark.parametrize("path", ["src/fewstep/rng.py", "benchmarks/load.py", "tests/helpers.py"])
+def test_a_misspelt_name_is_found_in_every_function(path: str) -> None:
+    """`make check` finds it, shape strings notwithstanding; nothing else would before the line is run."""
+    root = SOURCE.parents[1]
+    wrong = 'def f(x: Float[Tensor, "B C *S"], y: Float[Tensor, " B"]) -> float:\n    return sum(z * misspelt for z in x)\n'
+    command = [sys.executable, "-m", "ruff", "check", "--output-format", "concise", "--stdin-filename", path, "-"]
+    text = (root / path).read_text() + "\n\n" + wrong
+    said = subprocess.run(command, input=text, cwd=root, capture_output=True, text=True, check=False).stdout
+    assert "F821 Undefined name `misspelt`" in said
+    assert not re.search("Undefined name `[BCS]`", said)
 
 
 def test_the_network_is_out_of_reach_of_every_test() -> None:

@@ -18,14 +18,15 @@ import fewstep
 SOURCE = Path(fewstep.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = ("tensors", "rng", "diffusion", "parts")
+CORE = ("tensors", "rng", "ranges", "diffusion", "parts")
 RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
     "tensors": (),
     "rng": (),
+    "ranges": (),
     "diffusion": ("tensors", "rng"),
-    "parts": ("tensors", "rng", "diffusion"),
+    "parts": ("tensors", "rng", "ranges", "diffusion"),
     "pretrained": CORE,
     "modality": CORE,
     "data": (*CORE, "modality"),  # files -> modality.read -> media
@@ -42,7 +43,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "provenance": (),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
-SURFACE = ("cli", "console", "demo", "sheet")
+SURFACE = ("cli", "console", "demo", "failures", "sheet")
 """What a person touches: sees every room, and no room sees it."""
 
 CONTRACTS: dict[str, tuple[str, ...]] = {

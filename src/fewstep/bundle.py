@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 import warnings
@@ -20,11 +21,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from . import __version__, pretrained
-from .data.dataset import cache_dir
+from .data.dataset import cache_dir, swap
 from .pretrained import trainable
 
 CARD = "student_card.json"
 WEIGHTS = ("*.safetensors",)
+MOST_STEPS = 1000
+"""Steps beyond which no sampler gains anything: a pretrained table has no more times."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,12 @@ class Card:
         if self.role == "student" and steps not in self.steps:
             choices = ", ".join(map(str, self.steps))
             raise ValueError(f"{self.name} was trained for {choices} steps, not {steps}: choose one of those")
-        if steps < 1:
-            raise ValueError(f"cannot draw in {steps} steps: use 1 or more")
+        if not 1 <= steps <= MOST_STEPS:
+            raise ValueError(f"cannot draw in {steps} steps: use 1 to {MOST_STEPS}")
+        if guidance_scale is not None and not math.isfinite(guidance_scale):
+            raise ValueError(
+                f"guidance {guidance_scale} is no number to weigh with: use 1 for none, about 7.5 for a lot"
+            )
         if self.role == "student" and guidance_scale not in (None, 0.0, 1.0):
             warnings.warn(
                 f"{self.name} was distilled to need no guidance: use guidance_scale=0, not {guidance_scale}",
@@ -258,9 +265,7 @@ def save(
         if trainable.has_lora(unet):  # a LoRA alone is of no use to who does not know its teacher and its steps
             name = f"lora/{trainable.LORA_FILE}"
             replace(card, hashes={trainable.LORA_FILE: hashes[name]}).write(temporary / "lora")
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        swap(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -308,13 +313,15 @@ def complete(folder: Path, card: Card) -> Path:
     text = pretrained.sentence_encoder_folder(cache_dir())
     full.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{full.name}.", dir=full.parent))
-    shutil.copytree(folder, temporary, dirs_exist_ok=True)
-    for part in ("tokenizer", "text_encoder"):
-        shutil.copytree(text / part, temporary / part, dirs_exist_ok=True)
-    index = pretrained.read_config(temporary / "model_index.json") | text_index(text)
-    (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    shutil.rmtree(full, ignore_errors=True)
-    temporary.rename(full)
+    try:
+        shutil.copytree(folder, temporary, dirs_exist_ok=True)
+        for part in ("tokenizer", "text_encoder"):
+            shutil.copytree(text / part, temporary / part, dirs_exist_ok=True)
+        index = pretrained.read_config(temporary / "model_index.json") | text_index(text)
+        (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        swap(temporary, full)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return full
 
 

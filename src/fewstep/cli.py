@@ -10,12 +10,13 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
-from . import __version__
+from . import __version__, failures
 from .console import TrainingDisplay, console, progress_bars
+from .ranges import Range, Weight, checked
 
 
 def flat(options: type) -> Any:
@@ -77,8 +78,8 @@ def teach(
     options: Any,
     out: Path = Path("runs/teacher"),
     resume: bool = False,
-    minutes: float = 0.0,
-    save_every: float = 60.0,
+    minutes: Weight = 0.0,
+    save_every: Weight = 60.0,
     thin: bool = False,
 ) -> None:
     """Train the teacher of emoji-64 from scratch: VAE, then UNet.
@@ -103,8 +104,8 @@ def distill(
     options: Any,
     out: Path = Path("runs/student"),
     resume: bool = False,
-    minutes: float = 0.0,
-    save_every: float = 60.0,
+    minutes: Weight = 0.0,
+    save_every: Weight = 60.0,
     thin: bool = False,
 ) -> None:
     """Distil a teacher into a student that draws in one to four steps (ADD, arXiv 2311.17042).
@@ -133,18 +134,22 @@ def distill(
     )
 
 
+AT_ONCE = 16
+"""Pictures that ``draw`` makes in one call; which others there are changes none of them."""
+
+
 def draw(
     prompt: Annotated[str, tyro.conf.Positional],
     model: str = "emoji-64",
     steps: int | None = None,
     seed: int = 0,
-    n: int = 1,
+    n: Annotated[int, Range(1, 1000)] = 1,
     guidance_scale: float | None = None,
     sampler: str | None = None,
     image: Path | None = None,
     strength: float = 0.5,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
-    scale: int = 1,
+    scale: Annotated[int, Range(1, 64)] = 1,
     provenance: bool = True,
 ) -> None:
     """Draw a prompt. The picture carries an invisible watermark and signed content credentials (C2PA).
@@ -168,8 +173,6 @@ def draw(
     from .inference.pipeline import Pipeline, Request
     from .modality import image as pictures
 
-    if n < 1:
-        raise ValueError(f"cannot draw {n} pictures: use --n 1 or more")
     if output.suffix.lower().lstrip(".") not in pictures.WRITTEN:
         raise ValueError(f"cannot write {output.name}: give a name that ends in .png, .jpg or .webp")
     pipeline = Pipeline.open(bundle.locate(model))
@@ -177,22 +180,25 @@ def draw(
     steps = steps if steps is not None else (1 if card.role == "student" else max(card.steps))
     start = None
     if image is not None:
-        start = pictures.read(image, size=card.native_size[0])[None].expand(n, -1, -1, -1)
+        start = pictures.read(image, size=card.native_size[0])
     seeds = [seed + i for i in range(n)]
-    request = Request([prompt] * n, seeds, steps, guidance_scale, sampler, start, strength)
-    began = time.perf_counter()
-    media = pipeline(request)
-    milliseconds = (time.perf_counter() - began) * 1000
     output.parent.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(media):
-        path = output if n == 1 else output.with_stem(f"{output.stem}-{seeds[i]}")
-        if scale > 1:
-            picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-        facts = marks.GenerationFacts(
-            model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=seeds[i], prompt=prompt
-        )
-        marks.write(path, picture, facts, marks.StampOptions(watermark=provenance, credentials=provenance))
-        console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {seeds[i]}")
+    milliseconds = 0.0
+    for at in range(0, n, AT_ONCE):
+        now = seeds[at : at + AT_ONCE]
+        began = time.perf_counter()
+        image_rows = None if start is None else start[None].expand(len(now), -1, -1, -1)
+        media = pipeline(Request([prompt] * len(now), now, steps, guidance_scale, sampler, image_rows, strength))
+        milliseconds += (time.perf_counter() - began) * 1000
+        for own, picture in zip(now, media):
+            path = output if n == 1 else output.with_stem(f"{output.stem}-{own}")
+            if scale > 1:
+                picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+            facts = marks.GenerationFacts(
+                model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=own, prompt=prompt
+            )
+            marks.write(path, picture, facts, marks.StampOptions(watermark=provenance, credentials=provenance))
+            console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {own}")
     console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if not provenance:
         console.print("[yellow]note:[/] no watermark and no content credentials, as you asked")
@@ -330,14 +336,19 @@ def evaluate(
 
     pipeline = Pipeline.open(bundle.locate(model))
     styles = tuple(pipeline.card.training.get("options", {}).get("styles", ()))
+    for n in steps:
+        pipeline.card.check_use(n)
+    if not steps:
+        raise ValueError("there is nothing to measure: give one of --steps or more")
+    output.parent.mkdir(parents=True, exist_ok=True)
     records = read_records(output) if output.exists() else []
     with progress_bars() as report:
         bench = Bench(open_dataset(data, styles), options, report)
     for n in steps:
         with progress_bars() as report:
             command = f"fewstep evaluate {model} --steps {n}"
-            records = merge(records, bench.measure(pipeline, n, name, command, report))
-        output.parent.mkdir(parents=True, exist_ok=True)
+            measured = bench.measure(pipeline, n, name, command, report)
+        records = merge(read_records(output) if output.exists() else [], measured)  # others may have added theirs
         write_records(output, records)
     console.print(table(records), highlight=False, soft_wrap=True)
     console.print(f"records: [bold]{output}[/]")
@@ -367,7 +378,7 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         budget.__annotations__["options"] = flat(needing_serve("forecast", "ForecastOptions"))
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)
-    return {
+    every: dict[str, Callable[..., None]] = {
         "demo": demo,
         **data_commands(),
         "teach": teach,
@@ -380,6 +391,9 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         "budget": budget if wanted == "budget" else listed(budget),
         "docs": docs,
     }
+    if wanted and not wanted.startswith("-") and wanted not in every:
+        raise ValueError(f"there is no command {wanted!r}: use {', '.join(every)}")
+    return {name: checked(command) for name, command in every.items()}
 
 
 def listed(command: Callable[..., None]) -> Callable[..., None]:
@@ -406,8 +420,6 @@ def main(arguments: list[str] | None = None) -> None:
         arguments = [f"data:{arguments[1]}", *arguments[2:]]
     warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {message}")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    from safetensors import SafetensorError
-
     from .training.health import Unhealthy
     from .training.run import Stopped
 
@@ -415,21 +427,23 @@ def main(arguments: list[str] | None = None) -> None:
         known = commands(arguments[0] if arguments else "")
         tyro.extras.subcommand_cli_from_dict(known, prog="fewstep", args=arguments)
     except (ValueError, Unhealthy) as error:
-        console.file.flush()
-        print(f"fewstep: {error}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, Unhealthy) else 2)
-    except (
-        OSError,
-        SafetensorError,
-    ) as error:  # the machine's, not ours: a full disk, a folder that may not be written
-        console.file.flush()
-        print(f"fewstep: {error}; free space, or choose another folder", file=sys.stderr)
-        sys.exit(2)
+        end(str(error), 3 if isinstance(error, Unhealthy) else 2)
+    except failures.OURS as error:  # the machine's, not ours
+        if not (said := failures.sentence(error)):
+            raise
+        end(said, 2)
     except Stopped as stopped:
         console.print(str(stopped))
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def end(sentence: str, code: int) -> NoReturn:
+    """Leave with one sentence, after whatever else was said."""
+    console.file.flush()
+    print(f"fewstep: {sentence}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

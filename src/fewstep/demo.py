@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from .data.dataset import cache_dir
 from .evaluation.sharpness import ratios, sharpness
 from .inference.pipeline import Pipeline, Request
 from .modality.image import to_pil
+from .ranges import Count, Range, Seed
 from .recipes import distillation
 from .sheet import save, sheet
 from .tensors import Media
@@ -50,11 +52,11 @@ class Options:
     """Shipped student, or a bundle's folder."""
     teacher: str = "emoji-64-teacher"
     """Shipped teacher, or a bundle's folder."""
-    seconds: tuple[float, float] = (80.0, 60.0)
+    seconds: Annotated[tuple[float, float], Range(0)] = (80.0, 60.0)
     """Time for the warm start and for the adversarial game."""
-    concepts: int = 192
+    concepts: Count = 192
     """How many concepts the demo's own student is made for; the prompts shown are among them."""
-    seed: int = 7
+    seed: Seed = 7
     """Seed of the pictures."""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork, OfMedia, OfTeacher, Standardised
 from ..parts.imagenet import ImageNetFeatures
 from ..pretrained import trainable
+from ..ranges import Count, Limit, Range, Rate, Seed
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Media
 from ..training.data import Progress, TrainingSet, chunks, open_dataset, save_whole, training_set
@@ -45,17 +46,17 @@ from ..training.trainer import Options as TrainerOptions
 class WarmStart:
     """Regression onto the teacher's own trajectories before the game begins."""
 
-    steps: int = 300
+    steps: Limit = 300
     """Training steps; 0 leaves the warm start out."""
-    pairs: int = 1024
+    pairs: Annotated[int, Range(1, 10**6)] = 1024
     """Noise-to-sample pairs that the teacher draws (cached beside the run)."""
-    teacher_steps: int = 16
+    teacher_steps: Annotated[int, Range(1, 1000)] = 16
     """DDIM steps of a pair."""
-    learning_rate: float = 5e-4
+    learning_rate: Rate = 5e-4
     """Peak learning rate."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """``muon`` pays at batches of 64 and above: its own work a step is the same at any batch."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Range(1, 2**16)] = 32
     """Pairs a step."""
 
 
@@ -69,27 +70,27 @@ class Options:
     """Dataset folder, or the name of one that ``fewstep data`` has built."""
     styles: tuple[str, ...] = ()
     """Train on these style words only; empty takes all."""
-    concepts: int = 0
+    concepts: Limit = 0
     """Train on this many concepts only, spread evenly; 0 takes all. For quick tries."""
     captions: Literal["all", "name"] = "all"
     """``name`` asks for a sample by its plain name only, which saves encoding the other prompts."""
-    steps: int = 1000
+    steps: Limit = 1000
     """Steps of the adversarial game; 0 stops after the warm start."""
-    seconds: tuple[float, float] = (0.0, 0.0)
+    seconds: Annotated[tuple[float, float], Range(0)] = (0.0, 0.0)
     """End the warm start and the game after this long each, steps or no steps; 0 never does."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(1, 2**16)] = 16
     """Samples a step; a multiple of 8 above 8 for heads with local batch norm."""
-    student_learning_rate: float = 2e-4
+    student_learning_rate: Rate = 2e-4
     """Adam's learning rate of the student."""
-    heads_learning_rate: float = 1e-3
+    heads_learning_rate: Rate = 1e-3
     """Adam's learning rate of the discriminator's heads."""
     ema: float = 0.99
     """Decay of the student's weight average, which is what is saved."""
     keep: Keep = "best"
     """The student to end with: the ``best`` of all looks at fixed prompts (distance and sharpness), or the ``last``."""
-    look_every: int = 100
+    look_every: Count = 100
     """Steps of the game between looks."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything that is drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
@@ -100,13 +101,13 @@ class Options:
     student: trainable.What = "full"
     """What is trained: ``full``, all weights; ``lora``, a low-rank addition that other tools load on top of the teacher;
     ``freeze``, all but the convolutions inside the blocks (GDD-I, arXiv 2405.20750)."""
-    rank: int = 64
+    rank: Annotated[int, Range(1, 2**16)] = 64
     """Rank of a LoRA student."""
     init: Literal["teacher", "random"] = "teacher"
     """Where the student's weights come from. ``random`` is the paper's Table 1c: it fails."""
     times: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     """The student's times."""
-    probabilities: tuple[float, ...] = ()
+    probabilities: Annotated[tuple[float, ...], Range(0)] = ()
     """How often each time is trained; empty is uniform, as the paper has it."""
     guidance_scale: float | None = None
     """The teacher's guidance; None takes its card's."""
@@ -115,7 +116,7 @@ class Options:
     weights are to be had, else efficientnet-lite0, which comes in a Python package."""
     features_folder: str = ""
     """Folder of DINOv2 (a download of facebook/dinov2-small, say); empty looks for ``dinov2`` in fewstep's cache."""
-    resolution: int = 0
+    resolution: Annotated[int, Range(0, 4096)] = 0
     """Side that pictures are resized to for an image feature network; 0 takes the pictures' own, as near as it can."""
     negative: str = ""
     """What a picture should not be, such as "unrealistic, blurry, low quality": NFSD's negative prompt, read with
@@ -279,6 +280,9 @@ def prepare(
 def check(o: Options) -> None:
     """Refuse options that contradict each other or this machine, before anything is read."""
     check_device(o.device)
+    Augment(o.augment)  # refuses names that it does not know
+    if o.augment and o.features == "teacher":
+        raise ValueError("--augment changes pictures, which --features teacher does not see: leave one of the two out")
     if o.init == "random" and o.student != "full":
         raise ValueError(f"a {o.student} student keeps its teacher's weights: use --init teacher or --student full")
     if o.negative and o.add.weighting != "nfsd":

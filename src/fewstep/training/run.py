@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 from ..tensors import Batch
 from . import checkpoint
@@ -16,6 +16,12 @@ from .health import Health, Unhealthy
 from .log import StepLog
 from .probe import Best, Probe, take_a_look
 from .trainer import Trainer
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,24 @@ class Saving:
 
 class Stopped(Exception):
     """The run was asked to stop (Ctrl-C, time limit); its state is saved."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one who trains in ``folder``; the system lets go of it however the process ends.
+
+    Raises ValueError where another process trains there. Where the system knows no such locks, nothing is locked.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is training in {folder}: let it end, or choose another --out") from None
+        yield
 
 
 @contextmanager

@@ -117,14 +117,10 @@ def distill(
         save_every: Seconds between saved states.
         thin: Leave the text encoder out of the bundle; it is added from its package when the bundle is opened.
     """
-    from .evaluation.progress import look_through
-    from .evaluation.suite import Options as Judging
-    from .parts.imagenet import ImageNetFeatures
+    from .evaluation import suite
     from .recipes import distillation
 
-    measure = None
-    if options.keep == "best":
-        measure = look_through(ImageNetFeatures.load(Judging.judge, Judging.resolution))
+    measure = suite.while_training() if options.keep == "best" else None
     with progress_bars() as report:
         run = distillation.prepare(options, out, report, measure=measure)
     steps = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)

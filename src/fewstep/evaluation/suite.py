@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from ..parts.imagenet import ImageNetFeatures
 from ..ranges import Count, Range, Seeds
 from ..tensors import Media
 from .evaluate import EvaluateOptions, Progress, Reference, Subject, evaluate
+from .progress import look_through
 from .record import MetricRecord
 
 
@@ -33,6 +34,11 @@ class Options:
     """Bootstrap resamples behind every interval."""
     calls: Annotated[int, Range(1, 1000)] = 9
     """Single-picture calls that are timed; the median is reported."""
+
+
+def while_training() -> Callable[[Callable[[], Media], Media], Callable[[], dict[str, float]]]:
+    """What looks at a running training, through the judge that ``evaluate`` has by default."""
+    return look_through(ImageNetFeatures.load(Options.judge, Options.resolution))
 
 
 class Bench:

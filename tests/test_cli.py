@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -337,6 +338,34 @@ def test_the_best_student_is_kept_unless_the_last_is_asked_for(distill, tmp_path
     last = distill(*spoil, "--keep", "last", out=tmp_path / "last")
     network = load_file(last / "bundle" / "unet" / "diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(v, kept[f"network.{k}"]) for k, v in network.items())
+
+
+FAULTS = """
+import resource, sys, torch
+from fewstep import cli
+if sys.argv[1:]:
+    cli.main(sys.argv[1:])
+for step in range(25):
+    if step == 5:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(2**24).add(1)
+print("faults", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are not told")
+def test_a_training_process_keeps_the_memory_that_a_step_frees(teacher, pictures, tmp_path):
+    """Two tensors of 64 MB, asked for and freed 20 times: the kernel maps and clears their pages once, not 20 times."""
+
+    def faults(*arguments: str) -> int:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "FEWSTEP_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run([sys.executable, "-c", FAULTS, *arguments], capture_output=True, text=True, env=environment)
+        return int(done.stdout.split("faults")[-1])
+
+    run = ["distill", "--teacher", str(teacher), "--data", str(pictures), "--out", str(tmp_path / "run"),
+           "--features", "teacher", "--batch-size", "4", "--steps", "1", "--keep", "last", "--warm.steps", "0"]  # fmt: skip
+    trained = faults(*run)
+    assert trained < 0.05 * faults()
 
 
 def test_a_full_disk_ends_a_distillation_with_a_sentence_and_the_last_state_intact(distill, capsys):

@@ -43,7 +43,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "provenance": (),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
-SURFACE = ("cli", "console", "demo", "failures", "sheet")
+SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")
 """What a person touches: sees every room, and no room sees it."""
 
 CONTRACTS: dict[str, tuple[str, ...]] = {

@@ -16,6 +16,7 @@ import tyro
 
 from . import __version__, failures
 from .console import TrainingDisplay, console, progress_bars
+from .memory import keep_freed_memory
 from .ranges import Range, Weight, checked
 
 
@@ -57,6 +58,7 @@ def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, sav
     from .training.recipe import run_phases
     from .training.run import Saving
 
+    keep_freed_memory()
     started = time.monotonic()
     taken = 0  # and stays so where a finished run is resumed
 
@@ -354,6 +356,7 @@ def demo(options: Any) -> None:
     """Draw with the shipped student and teacher, then make a student in about three minutes."""
     from . import demo as show
 
+    keep_freed_memory()
     show.run(options)
 
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bundles import tiny_bundle
 from fewstep import cli
+from fewstep.bundle import Card
 from fewstep.data import folder as folder_data
+from fewstep.inference.pipeline import Pipeline
+from fewstep.modality.image import to_pil
 from fewstep.training import checkpoint
 from fewstep.training.journal import Journal
 from helpers import disk_of
@@ -51,7 +57,12 @@ def test_draw_writes_the_picture_it_says(student, tmp_path):
         (["--steps", "9"], "trained for 1, 2, 3, 4 steps, not 9"),
         (["--seed", str(2**70)], "out of range"),
         (["-o", "heart.gif"], "give a name that ends in .png, .jpg or .webp"),
-        (["--n", "0"], "use --n 1 or more"),
+        (["--n", "0"], "--n 0 is out of range: use from 1 to 1,000"),
+        (["--n", str(10**9)], "--n 1000000000 is out of range"),
+        (["--scale", "0"], "--scale 0 is out of range: use from 1 to 64"),
+        (["--scale", "100000"], "--scale 100000 is out of range"),
+        (["--guidance-scale", "nan"], "--guidance-scale nan is out of range: use a finite number"),
+        (["--strength", "inf"], "--strength inf is out of range"),
         (["--image", "nowhere.png"], "nowhere.png"),
         (["--sampler", "magic"], "unknown sampler 'magic'"),
         (["--model", "nothing"], "there is no bundle 'nothing'"),
@@ -61,6 +72,157 @@ def test_bad_input_gets_one_sentence_and_a_non_zero_exit(student, capsys, argume
     with pytest.raises(SystemExit) as ended:
         cli.main(["draw", "a cat", "--model", str(student), *arguments])
     assert_one_sentence(ended, capsys, sentence)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--steps", "100000"], "cannot draw in 100000 steps: use 1 to 1000"),
+        (["--steps", str(10**30)], "is out of range: use a finite number of at most 64 bits"),
+        (["--guidance-scale", "1e30", "--steps", "2"], "--guidance-scale 1e+30 is out of range"),
+    ],
+)
+def test_what_no_teacher_can_draw_gets_one_sentence(teacher, tmp_path, capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["draw", "a cat", "--model", str(teacher), "-o", str(tmp_path / "a.png"), *arguments])
+    assert_one_sentence(ended, capsys, sentence)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_model_that_has_diverged_draws_nothing(student, tmp_path, capsys):
+    folder = shutil.copytree(student, tmp_path / "diverged")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v * math.nan for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["draw", "a cat", "--model", str(folder), "-o", str(tmp_path / "a.png")])
+    assert_one_sentence(ended, capsys, "the picture holds NaN")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_prompt_that_is_no_text_gets_one_sentence(student, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["draw", "\udcff", "--model", str(student)])  # as the shell hands over a byte that is not UTF-8
+    assert_one_sentence(ended, capsys, "a prompt holds bytes that are no text: write it in UTF-8")
+
+
+def test_many_pictures_are_drawn_a_few_at_a_time_and_are_the_same(student, tmp_path):
+    wanted = Pipeline.open(student).draw(["a cat"] * 20, 1, seed=3)
+    cli.main(["draw", "a cat", "--model", str(student), "--n", "20", "--seed", "3", "--no-provenance",
+              "-o", str(tmp_path / "cat.png")])  # fmt: skip
+    assert len(list(tmp_path.iterdir())) == 20
+    for seed, media in zip(range(3, 23), wanted):
+        drawn = np.asarray(Image.open(tmp_path / f"cat-{seed}.png")).astype(int)
+        assert np.abs(drawn - np.asarray(to_pil(media)).astype(int)).max() <= 1  # a batch of another size rounds otherwise
+
+
+@pytest.mark.parametrize("command", ["nothing", "data"])
+def test_an_unknown_command_is_told_those_there_are(capsys, command):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command])
+    assert_one_sentence(ended, capsys, f"there is no command '{command}': use demo, data:digits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--prompts", "0"], "--prompts 0 is out of range: use from 1 to"),
+        (["--resamples", "0"], "--resamples 0 is out of range"),
+        (["--resamples", str(10**30)], "is out of range: use from 1 to 100,000"),
+        (["--calls", "0"], "--calls 0 is out of range"),
+        (["--seeds", "0", str(2**70)], "is out of range: use a whole number from 0 to 2^63 - 1"),
+        (["--seeds"], "give one of --seeds or more"),
+        (["--steps"], "give one of --steps or more"),
+        (["--steps", "1", "9"], "trained for 1, 2, 3, 4 steps, not 9"),
+        (["--resolution", "100000"], "--resolution 100000 is out of range: use from 32 to 1,024"),
+        (["-o", "{pickle}"], "is no results file"),
+        (["-o", "{folder}"], "a folder stands where a file is needed"),
+        (["-o", "{file}/metrics.json"], "a file stands where a folder is needed"),
+        (["-o", "{folder}/" + "x" * 300], "the name is too long; choose a shorter one"),
+        (["--data", "x" * 300], "the name is too long; choose a shorter one"),
+    ],
+)
+def test_a_measurement_that_cannot_be_is_refused_before_it_is_made(student, pictures, tmp_path, capsys, arguments, sentence):
+    (tmp_path / "file").write_text("in the way")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "pickle")
+    places = {name: str(tmp_path / name) for name in ("file", "pickle")} | {"folder": str(tmp_path)}
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", str(student), "--data", str(pictures), "-o", str(tmp_path / "m.json"),
+                  *(a.format(**places) for a in arguments)])  # fmt: skip
+    assert_one_sentence(ended, capsys, sentence)
+    assert not (tmp_path / "m.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--batch-size", "0"], "--batch-size 0 is out of range: use from 1 to 65,536"),
+        (["--batch-size", str(10**12)], "is out of range"),
+        (["--concepts", "-1"], "--concepts -1 is out of range"),
+        (["--steps", "-1"], "--steps -1 is out of range"),
+        (["--seconds", "nan", "nan"], "--seconds nan is out of range: use 0 or more"),
+        (["--seed", str(2**70)], "is out of range: use a whole number from 0 to 2^63 - 1"),
+        (["--look-every", "0"], "--look-every 0 is out of range"),
+        (["--student-learning-rate", "inf"], "--student-learning-rate inf is out of range: use more than 0"),
+        (["--student", "lora", "--rank", str(10**30)], "is out of range"),
+        (["--times", "1", "nan"], "--times nan is out of range"),
+        (["--probabilities", "nan", "1", "1", "1"], "--probabilities nan is out of range"),
+        (["--probabilities", "0", "0", "0", "0"], "every student time has probability 0"),
+        (["--guidance-scale", "nan"], "--guidance-scale nan is out of range"),
+        (["--augment", "magic"], "unknown augmentation 'magic'"),
+        (["--augment", "color"], "--features teacher does not see"),
+        (["--minutes", "-1"], "--minutes -1.0 is out of range"),
+        (["--warm.pairs", "0"], "--warm.pairs 0 is out of range"),
+        (["--warm.teacher-steps", "-1"], "--warm.teacher-steps -1 is out of range"),
+        (["--warm.batch-size", "0"], "--warm.batch-size 0 is out of range"),
+        (["--add.student-every", "0"], "--add.student-every 0 is out of range"),
+        (["--add.discriminator-turns", "0"], "--add.discriminator-turns 0 is out of range"),
+        (["--add.teacher-times", "0.9", "0.1"], "teacher times (0.9, 0.1) must rise"),
+        (["--add.teacher-times", "-1", "2"], "--add.teacher-times -1.0 is out of range: use from 0 to 1"),
+        (["--add.condition-dropout", "2"], "--add.condition-dropout 2.0 is out of range"),
+        (["--add.r1", "-1"], "--add.r1 -1.0 is out of range"),
+        (["--heads.width", "-1"], "--heads.width -1 is out of range"),
+    ],
+)
+def test_a_distillation_that_cannot_be_is_refused(distill, capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as ended:
+        distill("--steps", "1", *arguments)
+    assert_one_sentence(ended, capsys, sentence)
+
+
+def test_more_than_the_memory_holds_gets_one_sentence(monkeypatch, capsys):
+    def hungry(options: object) -> None:
+        torch.empty(2**50)
+
+    monkeypatch.setattr("fewstep.demo.run", hungry)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo"])
+    assert_one_sentence(ended, capsys, "there is not enough memory for this: ask for less at once")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def wrong(options: object) -> None:
+        torch.ones(2) @ torch.ones(3)
+
+    monkeypatch.setattr("fewstep.demo.run", wrong)
+    with pytest.raises(RuntimeError, match="size"):
+        cli.main(["demo"])
+
+
+def test_two_runs_in_one_folder_do_not_mix(distill, teacher, tmp_path, capsys):
+    """The second is refused while the first trains, and takes over once that is gone, however it went."""
+    code = "import sys\nfrom fewstep.training.run import alone\nfrom pathlib import Path\n" \
+           "with alone(Path(sys.argv[1])):\n    print('in', flush=True)\n    sys.stdin.read()\n"  # fmt: skip
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(SystemExit) as ended:
+            distill("--steps", "1")
+        assert_one_sentence(ended, capsys, "another run is training in")
+    finally:
+        other.kill()
+        other.wait()
+    distill("--steps", "1")
 
 
 def assert_one_sentence(ended, capsys: pytest.CaptureFixture[str], sentence: str, code: int = 2) -> None:
@@ -172,9 +334,38 @@ def test_the_best_student_is_kept_unless_the_last_is_asked_for(distill, tmp_path
     kept = checkpoint.load(out / "add" / "best")["players"]["student"]
     network = load_file(out / "bundle" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(v, kept[f"network.{k}"]) for k, v in network.items())
+    assert Card.read(distill(*spoil, "--resume") / "bundle").training["steps"] == best, "a finished run keeps its facts"
     last = distill(*spoil, "--keep", "last", out=tmp_path / "last")
     network = load_file(last / "bundle" / "unet" / "diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(v, kept[f"network.{k}"]) for k, v in network.items())
+
+
+FAULTS = """
+import resource, sys, torch
+from fewstep import cli
+if sys.argv[1:]:
+    cli.main(sys.argv[1:])
+for step in range(25):
+    if step == 5:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(2**24).add(1)
+print("faults", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are not told")
+def test_a_training_process_keeps_the_memory_that_a_step_frees(teacher, pictures, tmp_path):
+    """Two tensors of 64 MB, asked for and freed 20 times: the kernel maps and clears their pages once, not 20 times."""
+
+    def faults(*arguments: str) -> int:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "FEWSTEP_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run([sys.executable, "-c", FAULTS, *arguments], capture_output=True, text=True, env=environment)
+        return int(done.stdout.split("faults")[-1])
+
+    run = ["distill", "--teacher", str(teacher), "--data", str(pictures), "--out", str(tmp_path / "run"),
+           "--features", "teacher", "--batch-size", "4", "--steps", "1", "--keep", "last", "--warm.steps", "0"]  # fmt: skip
+    trained = faults(*run)
+    assert trained < 0.05 * faults()
 
 
 def test_a_full_disk_ends_a_distillation_with_a_sentence_and_the_last_state_intact(distill, capsys):
@@ -203,7 +394,7 @@ def test_a_folder_that_cannot_be_written_gets_one_sentence(student, distill, tmp
     }
     with pytest.raises(SystemExit) as ended:
         commands[command]()
-    assert_one_sentence(ended, capsys, "file")
+    assert_one_sentence(ended, capsys, "a file stands where a folder is needed; choose another path")
 
 
 def test_a_picture_on_a_full_disk_gets_one_sentence(student, tmp_path, capsys):

@@ -12,21 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import foreign
 from elsewhere import elsewhere
-from fewstep import bundle, pretrained
+from fewstep import bundle, cli, pretrained
 from fewstep.bundle import Card
+from fewstep.evaluation.record import read_records
 from fewstep.inference import backend as backends
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.methods import add
+from fewstep.modality.image import to_pil
 from fewstep.parts import discriminator
 from fewstep.parts.dino import DinoFeatures
 from fewstep.pretrained import trainable
 from fewstep.recipes import distillation
-from fewstep.recipes.distillation import Distillation, WarmStart, foreign_card, prepare
+from fewstep.recipes.distillation import Distillation, WarmStart, prepare
 from fewstep.rng import Rng
 from fewstep.training.recipe import run_phases
 from fewstep.training.run import Saving
@@ -105,8 +108,8 @@ def ours(pipeline: Pipeline, steps: int, **request: Any) -> np.ndarray:
 
 
 def opened(root: Path, teacher: str) -> Pipeline:
-    model = pretrained.load(root / teacher)
-    return Pipeline(model, foreign_card(root / teacher, model))
+    with pytest.warns(UserWarning, match=r"has no student_card.json: taken for a teacher"):
+        return Pipeline.open(root / teacher)
 
 
 # the teacher, as it comes
@@ -123,6 +126,36 @@ def test_a_teacher_draws_what_stock_diffusers_draws(root, teacher):
     assert wanted.std() > 0.01
     np.testing.assert_allclose(ours(pipeline, 5, guidance_scale=3.0), wanted, atol=2e-3)
     assert np.abs(ours(pipeline, 5, guidance_scale=1.0) - wanted).max() > 0.01
+
+
+def test_the_command_line_takes_a_stock_folder_as_it_comes(root, tmp_path, capsys):
+    """Drawn as its teacher's facts say, signed with the hash of its own weights, measured and shown."""
+    picture, metrics = tmp_path / "heart.png", tmp_path / "metrics.json"
+    model = str(root / "sd1")
+    cli.main(["draw", "a red heart", "--model", model, "--steps", "3", "--seed", "5", "-o", str(picture), "--no-provenance"])
+    wanted = to_pil(opened(root, "sd1").draw("a red heart", 3, seed=5)[0])
+    assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(wanted))
+    cli.main(["evaluate", model, "--data", str(root / "own"), "--prompts", "4", "--resamples", "2", "--calls", "1",
+              "-o", str(metrics)])  # fmt: skip
+    assert {r.model for r in read_records(metrics)} == {"teacher"}
+    cli.main(["info", model])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("has no student_card.json: taken for a teacher") == 3
+    assert "native size (16, 16)" in said
+    assert "3 files, no card to compare them with" in said
+
+
+def test_other_weights_have_another_fingerprint(root, tmp_path):
+    shutil.copytree(root / "sd1", tmp_path / "sd1")
+    same = opened(tmp_path, "sd1").card.fingerprint
+    assert same == opened(root, "sd1").card.fingerprint
+    change_weights(tmp_path / "sd1")
+    assert opened(tmp_path, "sd1").card.fingerprint != same
+
+
+def change_weights(folder: Path) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({k: v * 1.5 for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
 
 
 def test_a_flow_teacher_draws_what_stock_diffusers_draws(root):
@@ -149,7 +182,8 @@ def test_the_size_that_sdxl_is_told_is_the_size_that_is_drawn(root):
 def test_a_folder_without_a_card_gets_one_from_its_own_facts(tmp_path):
     folder = foreign.sd1(tmp_path, levels=3)  # a VAE that shrinks by 4, not by 8
     model = pretrained.load(folder)
-    card = foreign_card(folder, model)
+    with pytest.warns(UserWarning, match="--steps 1 --guidance-scale 1"):
+        card = bundle.card_of(folder, model)
     assert (card.native_size, card.guidance_scale, card.role) == ((32, 32), 7.5, "teacher")
     assert model.codec.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 4, 8, 8)
     foreign.pictures(tmp_path / "own")
@@ -461,6 +495,34 @@ def test_a_whole_run_takes_place_on_its_device(root, tmp_path, monkeypatch):
     assert moved == {"meta"}
 
 
+def pairs_of(teacher: Path, data: Path, out: Path, **changes: Any) -> tuple[Tensor, bool]:
+    """The samples of a warm start's pairs, and whether they were drawn anew."""
+    warm = WarmStart(steps=1, pairs=4, teacher_steps=2, batch_size=4)
+    drawn: list[str] = []
+    o = distillation.Options(teacher=str(teacher), data=str(data), steps=0, warm=warm, **changes)
+    work = prepare(o, out, lambda what, done, total: drawn.append(what))
+    work.phases[0].build()
+    return load_file(out / "pairs.safetensors")["x0"], "teacher's trajectories" in drawn
+
+
+def test_pairs_of_a_teacher_whose_weights_changed_are_drawn_again(root, tmp_path):
+    """The same folder's name, the same number of pictures: what is kept belongs to weights and prompts, not to names."""
+    teacher = shutil.copytree(root / "sd1", tmp_path / "sd1")
+    first, drawn = pairs_of(teacher, root / "own", tmp_path)
+    assert drawn
+    again, drawn = pairs_of(teacher, root / "own", tmp_path)
+    assert torch.equal(first, again)
+    assert not drawn
+    change_weights(teacher)
+    other, drawn = pairs_of(teacher, root / "own", tmp_path)
+    assert drawn
+    assert (other - first).abs().max() > 0.01
+    assert pairs_of(teacher, root / "own", tmp_path, captions="name")[1]
+    path = tmp_path / "pairs.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert pairs_of(teacher, root / "own", tmp_path, captions="name")[1], "what is damaged is drawn again"
+
+
 def test_the_teachers_features_are_seen_on_their_device(root, tmp_path, monkeypatch):
     monkeypatch.setattr(distillation, "check_device", lambda device: None)
     with elsewhere() as device:
@@ -495,7 +557,7 @@ def test_half_precision_draws_what_single_precision_draws(root):
     """In float16 on this machine too: what a GPU does by default."""
     for teacher in ("sd1", "sdxl", "sd3"):
         model = pretrained.load(root / teacher)
-        card = foreign_card(root / teacher, model)
+        card = bundle.card_of(root / teacher, model)
         request = Request(PROMPTS, SEEDS, 25)
         single = Pipeline(model, card)(request)
         half = Pipeline(pretrained.load(root / teacher, torch.float16), card)(request)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +18,15 @@ import fewstep
 SOURCE = Path(fewstep.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = ("tensors", "rng", "diffusion", "parts")
+CORE = ("tensors", "rng", "ranges", "diffusion", "parts")
 RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
     "tensors": (),
     "rng": (),
+    "ranges": (),
     "diffusion": ("tensors", "rng"),
-    "parts": ("tensors", "rng", "diffusion"),
+    "parts": ("tensors", "rng", "ranges", "diffusion"),
     "pretrained": CORE,
     "modality": CORE,
     "data": (*CORE, "modality"),  # files -> modality.read -> media
@@ -40,7 +43,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "provenance": (),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
-SURFACE = ("cli", "console", "demo", "sheet")
+SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")
 """What a person touches: sees every room, and no room sees it."""
 
 CONTRACTS: dict[str, tuple[str, ...]] = {
@@ -237,6 +240,18 @@ def test_options_are_frozen_and_every_field_is_explained(name: str, node: ast.Cl
                 and isinstance(after.value.value, str)
             )
             assert said, f"{name}.{ast.unparse(field.target)} has no sentence under it"
+
+
+@pytest.mark.parametrize("path", ["src/fewstep/rng.py", "benchmarks/load.py", "tests/helpers.py"])
+def test_a_misspelt_name_is_found_in_every_function(path: str) -> None:
+    """`make check` finds it, shape strings notwithstanding; nothing else would before the line is run."""
+    root = SOURCE.parents[1]
+    wrong = 'def f(x: Float[Tensor, "B C *S"], y: Float[Tensor, " B"]) -> float:\n    return sum(z * misspelt for z in x)\n'
+    command = [sys.executable, "-m", "ruff", "check", "--output-format", "concise", "--stdin-filename", path, "-"]
+    text = (root / path).read_text() + "\n\n" + wrong
+    said = subprocess.run(command, input=text, cwd=root, capture_output=True, text=True, check=False).stdout
+    assert "F821 Undefined name `misspelt`" in said
+    assert not re.search("Undefined name `[BCS]`", said)
 
 
 def test_the_network_is_out_of_reach_of_every_test() -> None:

@@ -13,7 +13,8 @@ from fewstep import bundle
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
-COMMANDS = [line.split("#")[0].split() for line in README.splitlines() if re.match(r"fewstep [a-z]", line)]
+TYPED = "".join(re.findall(r"^```\w*\n(.*?)^```", README, re.S | re.M))  # the commands of code blocks, not of sentences
+COMMANDS = [line.split("#")[0].split() for line in TYPED.splitlines() if re.match(r"fewstep [a-z]", line)]
 
 
 def test_the_code_in_your_own_code_draws_what_it_says():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fewstep.parts.denoiser import Denoiser
 from fewstep.tensors import Batch, Conditioning
 from fewstep.training import checkpoint
 from fewstep.training.data import PromptTable, TrainingSet, batch_indices
@@ -19,7 +21,7 @@ from fewstep.training.journal import Journal
 from fewstep.training.recipe import Phase, run_phases
 from fewstep.training.run import Saving, Stopped, run
 from fewstep.training.trainer import Options, StepLog, Trainer
-from helpers import make_game, optimizers
+from helpers import make_game, optimizers, same_weights
 
 
 def trainer(steps: int = 6) -> tuple[Trainer, Batch]:
@@ -90,6 +92,27 @@ def test_phases_follow_each_other_and_a_finished_one_is_not_trained_again(tmp_pa
     assert len(taken) == 6
     assert all(torch.equal(v, after[k]) for k, v in game.student.denoiser.state_dict().items())
     assert [line["step"] for line in Journal.read(tmp_path / "two" / "journal.jsonl")] == [1, 2, 3]
+
+
+def test_a_phase_that_its_seconds_ended_is_not_trained_again_either(tmp_path):
+    def resumed(seconds: float, resume: bool = True) -> list[int]:
+        game, taken = make_game(), []
+
+        def build() -> tuple[Trainer, Callable[[int], Batch]]:
+            return Trainer(game.add, Options(steps=9, optimizers=optimizers())), lambda step: game.batch
+
+        run_phases([Phase("one", 9, build, seconds)], Saving(tmp_path, resume=resume), lambda p, t, log: taken.append(log.step))
+        students.append(game.student.denoiser)
+        return taken
+
+    students: list[Denoiser] = []
+    assert resumed(1e-9, resume=False) == [1]
+    state = checkpoint.load(tmp_path / "one" / "checkpoint")
+    assert resumed(1e-9) == []
+    assert same_weights(*students)
+    assert checkpoint.load(tmp_path / "one" / "checkpoint")["step"] == state["step"] == 1
+    assert resumed(2e-9) == [2], "with more time it goes on"
+    assert resumed(0.0) == [3, 4, 5, 6, 7, 8, 9], "and without a limit to the end"
 
 
 def test_the_journal_forgets_steps_that_are_taken_again(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 import warnings
@@ -20,10 +21,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from . import __version__, pretrained
-from .data.dataset import cache_dir
+from .data.dataset import cache_dir, swap
 from .pretrained import trainable
 
 CARD = "student_card.json"
+WEIGHTS = ("*.safetensors",)
+MOST_STEPS = 1000
+"""Steps beyond which no sampler gains anything: a pretrained table has no more times."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,12 @@ class Card:
         if self.role == "student" and steps not in self.steps:
             choices = ", ".join(map(str, self.steps))
             raise ValueError(f"{self.name} was trained for {choices} steps, not {steps}: choose one of those")
-        if steps < 1:
-            raise ValueError(f"cannot draw in {steps} steps: use 1 or more")
+        if not 1 <= steps <= MOST_STEPS:
+            raise ValueError(f"cannot draw in {steps} steps: use 1 to {MOST_STEPS}")
+        if guidance_scale is not None and not math.isfinite(guidance_scale):
+            raise ValueError(
+                f"guidance {guidance_scale} is no number to weigh with: use 1 for none, about 7.5 for a lot"
+            )
         if self.role == "student" and guidance_scale not in (None, 0.0, 1.0):
             warnings.warn(
                 f"{self.name} was distilled to need no guidance: use guidance_scale=0, not {guidance_scale}",
@@ -104,9 +112,43 @@ class Card:
             )
 
 
+def card_of(folder: Path, model: pretrained.Pretrained | None = None) -> Card:
+    """The card in ``folder``; somebody's own diffusers folder has none, and gets a teacher's from its own facts, with a note.
+
+    ``model`` is what the folder holds, where it is loaded already.
+    """
+    if (folder / CARD).is_file():
+        return Card.read(folder)
+    card = Card(
+        folder.name,
+        "teacher",
+        "unknown",
+        (25, 50),
+        guidance_scale=7.5,
+        sampler="ddim",
+        native_size=(model or pretrained.load(folder)).native_size,
+        hashes=part_hashes(folder),
+    )
+    warnings.warn(
+        f"{folder} has no {CARD}: taken for a teacher, {max(card.steps)} steps of {card.sampler} with guidance "
+        f"{card.guidance_scale}; if it was made for few steps, draw with --steps 1 --guidance-scale 1",
+        stacklevel=2,
+    )
+    return card
+
+
 def file_hash(path: Path) -> str:
     """sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def part_hashes(folder: Path, *patterns: str) -> dict[str, str]:
+    """sha256 of the files of a pipeline's parts, by path in the folder; of their weights, if no ``patterns`` are given."""
+    index = pretrained.read_config(folder / "model_index.json")
+    parts = [name for name, value in index.items() if isinstance(value, list)]
+    found = {path for name in parts for pattern in patterns or WEIGHTS for path in (folder / name).glob(pattern)}
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in sorted(found)}
 
 
 def scheduler_for(role: str, prediction_type: str, **betas: Any) -> Any:
@@ -223,9 +265,7 @@ def save(
         if trainable.has_lora(unet):  # a LoRA alone is of no use to who does not know its teacher and its steps
             name = f"lora/{trainable.LORA_FILE}"
             replace(card, hashes={trainable.LORA_FILE: hashes[name]}).write(temporary / "lora")
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
+        swap(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -273,13 +313,15 @@ def complete(folder: Path, card: Card) -> Path:
     text = pretrained.sentence_encoder_folder(cache_dir())
     full.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{full.name}.", dir=full.parent))
-    shutil.copytree(folder, temporary, dirs_exist_ok=True)
-    for part in ("tokenizer", "text_encoder"):
-        shutil.copytree(text / part, temporary / part, dirs_exist_ok=True)
-    index = pretrained.read_config(temporary / "model_index.json") | text_index(text)
-    (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    shutil.rmtree(full, ignore_errors=True)
-    temporary.rename(full)
+    try:
+        shutil.copytree(folder, temporary, dirs_exist_ok=True)
+        for part in ("tokenizer", "text_encoder"):
+            shutil.copytree(text / part, temporary / part, dirs_exist_ok=True)
+        index = pretrained.read_config(temporary / "model_index.json") | text_index(text)
+        (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        swap(temporary, full)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return full
 
 

@@ -10,12 +10,14 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
-from . import __version__
+from . import __version__, failures
 from .console import TrainingDisplay, console, progress_bars
+from .memory import keep_freed_memory
+from .ranges import Range, Weight, checked
 
 
 def flat(options: type) -> Any:
@@ -52,12 +54,13 @@ def data_commands() -> dict[str, Callable[..., None]]:
 
 
 def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, save_every: float) -> int:
-    """Run phases under the live display; returns the steps taken in the last one."""
+    """Run phases under the live display; returns the step of the last one whose weights the players end with."""
     from .training.recipe import run_phases
     from .training.run import Saving
 
+    keep_freed_memory()
     started = time.monotonic()
-    taken = 0
+    taken = 0  # and stays so where a finished run is resumed
 
     def watch(phase: Any, trainer: Any, log: Any) -> None:
         nonlocal taken
@@ -67,19 +70,18 @@ def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, sav
     with TrainingDisplay(title) as display:
         kept = run_phases(phases, Saving(out, save_every, resume, minutes), watch)
     console.print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
-    if taken and kept[phases[-1].name] != taken:
-        console.print(
-            f"the best was seen after step {kept[phases[-1].name]}: its weights are kept (--keep last for the last)"
-        )
-    return taken
+    ends_with = kept[phases[-1].name]
+    if taken and ends_with != taken:
+        console.print(f"the best was seen after step {ends_with}: its weights are kept (--keep last for the last)")
+    return ends_with
 
 
 def teach(
     options: Any,
     out: Path = Path("runs/teacher"),
     resume: bool = False,
-    minutes: float = 0.0,
-    save_every: float = 60.0,
+    minutes: Weight = 0.0,
+    save_every: Weight = 60.0,
     thin: bool = False,
 ) -> None:
     """Train the teacher of emoji-64 from scratch: VAE, then UNet.
@@ -95,8 +97,8 @@ def teach(
 
     with progress_bars() as report:
         run = emoji.teach(options, report)
-    taken = _train("teach emoji-64", run.phases, out, resume, minutes, save_every)
-    run.save(out / "bundle", taken, thin)
+    steps = _train("teach emoji-64", run.phases, out, resume, minutes, save_every)
+    run.save(out / "bundle", steps, thin)
     console.print(f"the teacher is in [bold]{out / 'bundle'}[/]")
 
 
@@ -104,8 +106,8 @@ def distill(
     options: Any,
     out: Path = Path("runs/student"),
     resume: bool = False,
-    minutes: float = 0.0,
-    save_every: float = 60.0,
+    minutes: Weight = 0.0,
+    save_every: Weight = 60.0,
     thin: bool = False,
 ) -> None:
     """Distil a teacher into a student that draws in one to four steps (ADD, arXiv 2311.17042).
@@ -117,21 +119,21 @@ def distill(
         save_every: Seconds between saved states.
         thin: Leave the text encoder out of the bundle; it is added from its package when the bundle is opened.
     """
-    from .evaluation.progress import look_through
-    from .evaluation.suite import Options as Judging
-    from .parts.imagenet import ImageNetFeatures
+    from .evaluation import suite
     from .recipes import distillation
 
-    measure = None
-    if options.keep == "best":
-        measure = look_through(ImageNetFeatures.load(Judging.judge, Judging.resolution))
+    measure = suite.while_training() if options.keep == "best" else None
     with progress_bars() as report:
         run = distillation.prepare(options, out, report, measure=measure)
-    taken = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)
-    run.save(out / "bundle", taken, thin)
+    steps = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)
+    run.save(out / "bundle", steps, thin)
     console.print(
         f'the student is in [bold]{out / "bundle"}[/]: try `fewstep draw "a red heart" --model {out / "bundle"}`'
     )
+
+
+AT_ONCE = 16
+"""Pictures that ``draw`` makes in one call; which others there are changes none of them."""
 
 
 def draw(
@@ -139,20 +141,20 @@ def draw(
     model: str = "emoji-64",
     steps: int | None = None,
     seed: int = 0,
-    n: int = 1,
+    n: Annotated[int, Range(1, 1000)] = 1,
     guidance_scale: float | None = None,
     sampler: str | None = None,
     image: Path | None = None,
     strength: float = 0.5,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
-    scale: int = 1,
+    scale: Annotated[int, Range(1, 64)] = 1,
     provenance: bool = True,
 ) -> None:
     """Draw a prompt. The picture carries an invisible watermark and signed content credentials (C2PA).
 
     Args:
         prompt: What to draw.
-        model: A shipped bundle's name, or a bundle's folder.
+        model: A shipped bundle's name, a bundle's folder, or any diffusers text-to-image folder.
         steps: Steps; default 1 for a student, the card's most for a teacher.
         seed: Seed of the first picture; the others count up.
         n: How many pictures; more than one are numbered.
@@ -169,8 +171,6 @@ def draw(
     from .inference.pipeline import Pipeline, Request
     from .modality import image as pictures
 
-    if n < 1:
-        raise ValueError(f"cannot draw {n} pictures: use --n 1 or more")
     if output.suffix.lower().lstrip(".") not in pictures.WRITTEN:
         raise ValueError(f"cannot write {output.name}: give a name that ends in .png, .jpg or .webp")
     pipeline = Pipeline.open(bundle.locate(model))
@@ -178,22 +178,25 @@ def draw(
     steps = steps if steps is not None else (1 if card.role == "student" else max(card.steps))
     start = None
     if image is not None:
-        start = pictures.read(image, size=card.native_size[0])[None].expand(n, -1, -1, -1)
+        start = pictures.read(image, size=card.native_size[0])
     seeds = [seed + i for i in range(n)]
-    request = Request([prompt] * n, seeds, steps, guidance_scale, sampler, start, strength)
-    began = time.perf_counter()
-    media = pipeline(request)
-    milliseconds = (time.perf_counter() - began) * 1000
     output.parent.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(media):
-        path = output if n == 1 else output.with_stem(f"{output.stem}-{seeds[i]}")
-        if scale > 1:
-            picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-        facts = marks.GenerationFacts(
-            model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=seeds[i], prompt=prompt
-        )
-        marks.write(path, picture, facts, marks.StampOptions(watermark=provenance, credentials=provenance))
-        console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {seeds[i]}")
+    milliseconds = 0.0
+    for at in range(0, n, AT_ONCE):
+        now = seeds[at : at + AT_ONCE]
+        began = time.perf_counter()
+        image_rows = None if start is None else start[None].expand(len(now), -1, -1, -1)
+        media = pipeline(Request([prompt] * len(now), now, steps, guidance_scale, sampler, image_rows, strength))
+        milliseconds += (time.perf_counter() - began) * 1000
+        for own, picture in zip(now, media):
+            path = output if n == 1 else output.with_stem(f"{output.stem}-{own}")
+            if scale > 1:
+                picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+            facts = marks.GenerationFacts(
+                model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=own, prompt=prompt
+            )
+            marks.write(path, picture, facts, marks.StampOptions(watermark=provenance, credentials=provenance))
+            console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {own}")
     console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if not provenance:
         console.print("[yellow]note:[/] no watermark and no content credentials, as you asked")
@@ -275,7 +278,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     """What a bundle is, or what is shipped and installed.
 
     Args:
-        model: A shipped bundle's name or a bundle's folder; without it, an overview.
+        model: A shipped bundle's name, a bundle's folder or any diffusers text-to-image folder; without it, an overview.
     """
     import platform
 
@@ -293,14 +296,17 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
         console.print(table)
         return
     folder = bundle.locate(model)
-    bundle.verify(folder)
-    c = bundle.Card.read(folder)
+    c = bundle.card_of(folder)
+    compared = "no card to compare them with"
+    if (folder / bundle.CARD).is_file():
+        bundle.verify(folder)
+        compared = "every hash as the card has it"
     table = Table(box=None, show_header=False)
     for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler", "native_size", "teacher",
                 "licence", "data", "version"):  # fmt: skip
         table.add_row(key.replace("_", " "), str(getattr(c, key)))
     table.add_row("folder", str(folder))
-    table.add_row("weights", f"{len(c.hashes)} files, every hash as the card has it")
+    table.add_row("weights", f"{len(c.hashes)} files, {compared}")
     console.print(table)
 
 
@@ -315,7 +321,7 @@ def evaluate(
     """Measure a bundle: Fréchet distance, KID, precision/recall, retrieval, diversity, sharpness, latency.
 
     Args:
-        model: A shipped bundle's name, or a bundle's folder.
+        model: A shipped bundle's name, a bundle's folder, or any diffusers text-to-image folder.
         steps: Step counts to measure, one after the other.
         data: Dataset folder or name; its train split is the reference, in the styles the model was trained on.
         name: What the records call the model; default its method.
@@ -329,14 +335,19 @@ def evaluate(
 
     pipeline = Pipeline.open(bundle.locate(model))
     styles = tuple(pipeline.card.training.get("options", {}).get("styles", ()))
+    for n in steps:
+        pipeline.card.check_use(n)
+    if not steps:
+        raise ValueError("there is nothing to measure: give one of --steps or more")
+    output.parent.mkdir(parents=True, exist_ok=True)
     records = read_records(output) if output.exists() else []
     with progress_bars() as report:
         bench = Bench(open_dataset(data, styles), options, report)
     for n in steps:
         with progress_bars() as report:
             command = f"fewstep evaluate {model} --steps {n}"
-            records = merge(records, bench.measure(pipeline, n, name, command, report))
-        output.parent.mkdir(parents=True, exist_ok=True)
+            measured = bench.measure(pipeline, n, name, command, report)
+        records = merge(read_records(output) if output.exists() else [], measured)  # others may have added theirs
         write_records(output, records)
     console.print(table(records), highlight=False, soft_wrap=True)
     console.print(f"records: [bold]{output}[/]")
@@ -346,6 +357,7 @@ def demo(options: Any) -> None:
     """Draw with the shipped student and teacher, then make a student in about three minutes."""
     from . import demo as show
 
+    keep_freed_memory()
     show.run(options)
 
 
@@ -366,7 +378,7 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         budget.__annotations__["options"] = flat(needing_serve("forecast", "ForecastOptions"))
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)
-    return {
+    every: dict[str, Callable[..., None]] = {
         "demo": demo,
         **data_commands(),
         "teach": teach,
@@ -379,6 +391,9 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         "budget": budget if wanted == "budget" else listed(budget),
         "docs": docs,
     }
+    if wanted and not wanted.startswith("-") and wanted not in every:
+        raise ValueError(f"there is no command {wanted!r}: use {', '.join(every)}")
+    return {name: checked(command) for name, command in every.items()}
 
 
 def listed(command: Callable[..., None]) -> Callable[..., None]:
@@ -405,8 +420,6 @@ def main(arguments: list[str] | None = None) -> None:
         arguments = [f"data:{arguments[1]}", *arguments[2:]]
     warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {message}")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    from safetensors import SafetensorError
-
     from .training.health import Unhealthy
     from .training.run import Stopped
 
@@ -414,21 +427,23 @@ def main(arguments: list[str] | None = None) -> None:
         known = commands(arguments[0] if arguments else "")
         tyro.extras.subcommand_cli_from_dict(known, prog="fewstep", args=arguments)
     except (ValueError, Unhealthy) as error:
-        console.file.flush()
-        print(f"fewstep: {error}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, Unhealthy) else 2)
-    except (
-        OSError,
-        SafetensorError,
-    ) as error:  # the machine's, not ours: a full disk, a folder that may not be written
-        console.file.flush()
-        print(f"fewstep: {error}; free space, or choose another folder", file=sys.stderr)
-        sys.exit(2)
+        end(str(error), 3 if isinstance(error, Unhealthy) else 2)
+    except failures.OURS as error:  # the machine's, not ours
+        if not (said := failures.sentence(error)):
+            raise
+        end(said, 2)
     except Stopped as stopped:
         console.print(str(stopped))
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def end(sentence: str, code: int) -> NoReturn:
+    """Leave with one sentence, after whatever else was said."""
+    console.file.flush()
+    print(f"fewstep: {sentence}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

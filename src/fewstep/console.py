@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -49,7 +50,8 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def spark(values: list[float], width: int = 24) -> str:
-    """The course of a number as a line of little bars."""
+    """The course of a number as a line of little bars; what is not finite has none."""
+    values = [value for value in values if math.isfinite(value)]
     if not values:
         return ""
     every = max(1, len(values) // width)

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from PIL import Image
@@ -16,9 +17,11 @@ from . import bundle
 from .console import TrainingDisplay, console, progress_bars
 from .data import emoji as emoji_data
 from .data.dataset import cache_dir
+from .evaluation import suite
 from .evaluation.sharpness import ratios, sharpness
 from .inference.pipeline import Pipeline, Request
 from .modality.image import to_pil
+from .ranges import Count, Range, Seed
 from .recipes import distillation
 from .sheet import save, sheet
 from .tensors import Media
@@ -50,11 +53,11 @@ class Options:
     """Shipped student, or a bundle's folder."""
     teacher: str = "emoji-64-teacher"
     """Shipped teacher, or a bundle's folder."""
-    seconds: tuple[float, float] = (80.0, 60.0)
+    seconds: Annotated[tuple[float, float], Range(0)] = (80.0, 60.0)
     """Time for the warm start and for the adversarial game."""
-    concepts: int = 192
+    concepts: Count = 192
     """How many concepts the demo's own student is made for; the prompts shown are among them."""
-    seed: int = 7
+    seed: Seed = 7
     """Seed of the pictures."""
 
 
@@ -128,6 +131,7 @@ def distil(o: Options, teacher: Pipeline) -> tuple[Pipeline, float]:
         concepts=o.concepts,
         captions="name",
         seconds=o.seconds,
+        look_every=25,
         steps=400,
         batch_size=8,
         student_learning_rate=5e-5,
@@ -136,10 +140,12 @@ def distil(o: Options, teacher: Pipeline) -> tuple[Pipeline, float]:
     )
     began = time.monotonic()
     with progress_bars() as bars:
-        work = distillation.prepare(options, o.out / "run", bars, keep=PROMPTS)
+        work = distillation.prepare(options, o.out / "run", bars, keep=PROMPTS, measure=suite.while_training())
     with TrainingDisplay("distilling emoji-64") as display:
-        run_phases(work.phases, Saving(o.out / "run"), display.watch)
-    work.save(o.out / "student", sum(p.steps for p in work.phases))
+        kept = run_phases(work.phases, Saving(o.out / "run"), display.watch)
+    step = kept[work.phases[-1].name]
+    console.print(f"the best was seen after step {step} of the game: its weights are kept")
+    work.save(o.out / "student", step)
     return Pipeline.open(o.out / "student"), time.monotonic() - began
 
 

@@ -228,7 +228,7 @@ class DatasetWriter:
                     self._finish()
                 self._stream.close()
                 if kind is None:
-                    self._swap()
+                    swap(self._temporary, self.folder)
         finally:
             self._stream.close()
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -247,20 +247,6 @@ class DatasetWriter:
         info = json.dumps({**self._info, **counts, **self._about}, indent=2, ensure_ascii=False) + "\n"
         (self._temporary / "dataset.json").write_text(info, "utf-8")
 
-    def _swap(self) -> None:
-        """Rename the finished folder into place; a previous dataset steps aside, and back if that fails."""
-        previous = self.folder.with_name(f".{self.folder.name}.previous-{os.getpid()}")
-        moved = self.folder.exists()
-        if moved:
-            self.folder.rename(previous)
-        try:
-            self._temporary.rename(self.folder)
-        except OSError:
-            if moved:
-                previous.rename(self.folder)
-            raise
-        shutil.rmtree(previous, ignore_errors=True)
-
     @contextmanager
     def _failure_explained(self) -> Iterator[None]:
         try:
@@ -270,6 +256,21 @@ class DatasetWriter:
                 f"{self.folder}: cannot write the dataset ({error.strerror or error}); "
                 "free some disk space or pass a folder you may write to"
             ) from error
+
+
+def swap(new: Path, folder: Path) -> None:
+    """Rename a finished folder into place; what was there steps aside, and back if that fails."""
+    previous = folder.with_name(f".{folder.name}.previous-{os.getpid()}")
+    moved = folder.exists()
+    if moved:
+        folder.rename(previous)
+    try:
+        new.rename(folder)
+    except OSError:
+        if moved:
+            previous.rename(folder)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 @contextmanager

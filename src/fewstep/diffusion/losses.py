@@ -70,11 +70,11 @@ def approximate_r1(logits: Logits, perturbed: Logits) -> Float[Tensor, ""]:
     return (logits.mean(1) - perturbed.mean(1)).pow(2).mean()
 
 
-def huber(a: Float[Tensor, "B *X"], b: Float[Tensor, "B *X"], c: float = 0.03) -> Float[Tensor, " B"]:
+def huber(a: Float[Tensor, " B *X"], b: Float[Tensor, " B *X"], c: float = 0.03) -> Float[Tensor, " B"]:
     """Pseudo-Huber distance a sample, ``sqrt(mean((a-b)^2) + c^2) - c`` (iCT, arXiv 2310.14189, section 3.3)."""
     return (squared(a, b) + c * c).sqrt() - c
 
 
-def squared(a: Float[Tensor, "B *X"], b: Float[Tensor, "B *X"]) -> Float[Tensor, " B"]:
+def squared(a: Float[Tensor, " B *X"], b: Float[Tensor, " B *X"]) -> Float[Tensor, " B"]:
     """``mean((a - b)^2)`` over everything but the batch: ADD's d, averaged so that lambda does not depend on size."""
     return (a - b).pow(2).flatten(1).mean(1)

@@ -116,9 +116,12 @@ def write_records(path: Path | str, records: Iterable[MetricRecord]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"records": [asdict(r) for r in records]}, indent=1, ensure_ascii=False, allow_nan=False)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may be adding to the same file
+    try:
+        beside.write_text(text + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def read_records(path: Path | str) -> list[MetricRecord]:
@@ -129,7 +132,7 @@ def read_records(path: Path | str) -> list[MetricRecord]:
         if unknown:
             raise ValueError(f"{path} has the unknown field {sorted(unknown)[0]!r}: measure again or remove it")
         return [MetricRecord(**entry) for entry in entries]
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f'{path} is no results file ({error}): it should hold {{"records": [...]}}') from error
 
 

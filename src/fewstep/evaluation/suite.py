@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from ..data.dataset import Dataset
 from ..inference.pipeline import Pipeline, Request
 from ..parts.imagenet import ImageNetFeatures
+from ..ranges import Count, Range, Seeds
 from ..tensors import Media
 from .evaluate import EvaluateOptions, Progress, Reference, Subject, evaluate
+from .progress import look_through
 from .record import MetricRecord
 
 
@@ -20,24 +22,31 @@ from .record import MetricRecord
 class Options:
     """How a model is measured."""
 
-    prompts: int = 128
+    prompts: Count = 128
     """How many concepts of the train split are drawn, spread evenly; each is asked for by its plain name."""
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: Seeds = (0, 1)
     """Every prompt is drawn with each of these seeds; diversity needs two or more."""
     judge: str = "mobilenet-v2"
     """Network that looks: mobilenet-v2 or efficientnet-lite2, never the one the student was trained against."""
-    resolution: int = 128
+    resolution: Annotated[int, Range(32, 1024)] = 128
     """Side that pictures are resized to for the judge."""
-    resamples: int = 200
+    resamples: Annotated[int, Range(1, 10**5)] = 200
     """Bootstrap resamples behind every interval."""
-    calls: int = 9
+    calls: Annotated[int, Range(1, 1000)] = 9
     """Single-picture calls that are timed; the median is reported."""
+
+
+def while_training() -> Callable[[Callable[[], Media], Media], Callable[[], dict[str, float]]]:
+    """What looks at a running training, through the judge that ``evaluate`` has by default."""
+    return look_through(ImageNetFeatures.load(Options.judge, Options.resolution))
 
 
 class Bench:
     """A judge and real pictures, looked at once and used for every model."""
 
     def __init__(self, dataset: Dataset, options: Options = Options(), progress: Progress | None = None) -> None:
+        if not options.seeds:
+            raise ValueError("there is nothing to draw: give one of --seeds or more, diversity needs two")
         self.options = options
         self.judge = ImageNetFeatures.load(options.judge, options.resolution)
         train = dataset.subset("train")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import pretrained
-from ..bundle import Card
+from ..bundle import Card, card_of
 from ..diffusion import sampler
 from ..diffusion.guidance import guide
 from ..diffusion.schedule import Remembered
@@ -67,15 +67,14 @@ class Pipeline:
 
     @classmethod
     def open(cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Pipeline:
-        """Load a bundle folder. Raises ValueError with the fix if it is not one.
+        """Load a bundle, or any diffusers text-to-image folder. Raises ValueError with the fix if it is not one.
 
         ``dtype`` is the networks'; None is float16 on a GPU, float32 elsewhere. Samplers stay in float32 and float64.
         """
         folder = Path(folder)
-        card = Card.read(folder)
         gpu = torch.device(device).type == "cuda"
         model = pretrained.load(folder, dtype or (torch.float16 if gpu else torch.float32))
-        return cls(model.to(device), card)
+        return cls(model.to(device), card_of(folder, model))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of the prompts; each distinct prompt is encoded once and remembered."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from ..parts.codec import Codec
 from ..parts.denoiser import Student, StudentInput, Teacher
 from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork
+from ..ranges import Count, Range, Share, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
 
@@ -39,9 +40,9 @@ from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
 class Options:
     """ADD and its switches. The defaults are the paper's, where the paper says."""
 
-    adversarial_weight: float = 1.0
+    adversarial_weight: Weight = 1.0
     """Weight of L_adv; 0 leaves distillation only."""
-    distillation_weight: float = 2.5
+    distillation_weight: Weight = 2.5
     """The paper's lambda, here on a mean over elements; 0 leaves the adversarial loss only."""
     loss: Literal["hinge", "softplus", "relativistic"] = "hinge"
     """Adversarial loss of both players."""
@@ -49,29 +50,29 @@ class Options:
     """c(t). The paper's final models use nfsd; its ablations, and the best diversity, exponential."""
     space: Literal["latents", "media"] = "latents"
     """Where the distillation distance is taken. The paper: media (pixels), at the price of two decodes."""
-    teacher_steps: int = 1
+    teacher_steps: Annotated[int, Range(1, 1000)] = 1
     """DDIM steps of the teacher from the re-noised sample; more gave the paper no conclusive gain."""
-    teacher_times: tuple[float, float] = (0.02, 0.98)
+    teacher_times: Annotated[tuple[float, float], Range(0, 1)] = (0.02, 0.98)
     """Range of the uniform re-noising time t of the teacher. Not published; DMD's range."""
-    r1: float = 1e-5
+    r1: Weight = 1e-5
     """gamma of R1 on the inputs of the heads; its scale belongs to the features (standardised ones take about 1)."""
-    approximate_r1: float = 0.0
+    approximate_r1: Weight = 0.0
     """Weight of ``||D(x) - D(x + 0.01 n)||^2`` on real input: R1 without a second backward (APT)."""
-    renoised_input: float = 0.0
+    renoised_input: Weight = 0.0
     """Largest standard deviation of Gaussian noise added to what the features see, real and fake alike; 0 is off."""
     image_conditioning: bool = True
     """Show the discriminator the embedding of the real x0 (c_img); zeroed where the student saw nothing of it."""
-    condition_dropout: float = 0.1
+    condition_dropout: Share = 0.1
     """Share of rows whose condition is hidden from the discriminator in its own turn."""
-    mismatched: float = 0.0
+    mismatched: Weight = 0.0
     """Weight of real samples under a neighbour's prompt as additional fakes (SANA-Sprint)."""
     reals_through_codec: bool = False
     """Decode the encoded reals rather than show raw pixels, so that the codec's fingerprint proves nothing."""
-    backward: float = 0.0
+    backward: Share = 0.0
     """Share of batches that start from the student's own roll-out (DMD2's backward simulation)."""
-    discriminator_turns: int = 1
+    discriminator_turns: Count = 1
     """Discriminator updates a step (two-time-scale updates)."""
-    student_every: int = 1
+    student_every: Count = 1
     """The student moves every this many steps."""
 
 
@@ -102,6 +103,10 @@ class ADD:
             raise ValueError("the distillation loss needs a teacher: give one, or set distillation_weight to 0")
         if not (options.distillation_weight or options.adversarial_weight):
             raise ValueError("both losses have weight 0: nothing would be trained")
+        if options.teacher_times[0] > options.teacher_times[1]:
+            raise ValueError(
+                f"teacher times {options.teacher_times} must rise: give the earlier one, nearer to 0, first"
+            )
         self.student, self.teacher, self.codec = student, teacher, codec
         self.features, self.discriminator, self.options = features, discriminator, options
         self.negative = negative

@@ -99,6 +99,8 @@ class Student:
             raise ValueError(f"student times {list(times)} must fall from 1.0 (pure noise) and stay above 0")
         if probabilities and len(probabilities) != len(times):
             raise ValueError(f"{len(probabilities)} probabilities for {len(times)} student times: give one for each")
+        if probabilities and not sum(probabilities) > 0:
+            raise ValueError("every student time has probability 0: give one of them more")
         self.denoiser = denoiser
         self.times = tuple(times)
         self.probabilities = tuple(probabilities) or tuple(1 / len(times) for _ in times)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..ranges import Limit
 from ..tensors import Conditioning, Features, Logits
 
 _PROJECTION = 64
@@ -30,7 +31,7 @@ class Options:
     """``local``: batch norm over groups of 8 samples, needs a batch that divides (StyleGAN-T); ``group``: GroupNorm."""
     spectral: bool = True
     """Spectral normalisation of every convolution."""
-    width: int = 0
+    width: Limit = 0
     """Channels inside a head; 0 keeps those of the feature level, as StyleGAN-T does."""
     text: bool = True
     """Condition on ``cond.pooled`` (c_text)."""

@@ -27,6 +27,8 @@ def tokenized(tokenizer: Any, prompts: Sequence[str], length: int | None = None)
     for prompt in prompts:
         if len(prompt) > MAX_CHARACTERS:
             raise ValueError(f"a prompt of {len(prompt):,} characters is too long: keep it under {MAX_CHARACTERS:,}")
+        if not prompt.isascii() and prompt != prompt.encode("utf-8", "ignore").decode("utf-8"):
+            raise ValueError("a prompt holds bytes that are no text: write it in UTF-8")
     length = length or tokenizer.model_max_length
     return tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
 

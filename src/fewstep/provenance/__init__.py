@@ -136,6 +136,8 @@ def to_picture(picture: Bytes | Tensor) -> Bytes:
     media = picture.detach().float().cpu().numpy()
     if media.ndim != 3 or media.shape[0] != 3:
         raise ValueError(f"media to save is one picture [3, H, W] in [-1, 1], this is {list(media.shape)}")
+    if np.isnan(media).any():
+        raise ValueError("the picture holds NaN: the model diverged, draw with less guidance or from another seed")
     return np.clip(np.rint(media * 127.5 + 127.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 

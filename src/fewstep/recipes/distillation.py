@@ -7,16 +7,18 @@ them) and *add* (the game). Turning phases off gives the ablations: no warm star
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import bundle, pretrained
@@ -30,9 +32,10 @@ from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork, OfMedia, OfTeacher, Standardised
 from ..parts.imagenet import ImageNetFeatures
 from ..pretrained import trainable
+from ..ranges import Count, Limit, Range, Rate, Seed
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Media
-from ..training.data import Progress, TrainingSet, chunks, open_dataset, training_set
+from ..training.data import Progress, TrainingSet, chunks, open_dataset, save_whole, training_set
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
 from ..training.trainer import Optimizer, Trainer, check_device
@@ -43,17 +46,17 @@ from ..training.trainer import Options as TrainerOptions
 class WarmStart:
     """Regression onto the teacher's own trajectories before the game begins."""
 
-    steps: int = 300
+    steps: Limit = 300
     """Training steps; 0 leaves the warm start out."""
-    pairs: int = 1024
+    pairs: Annotated[int, Range(1, 10**6)] = 1024
     """Noise-to-sample pairs that the teacher draws (cached beside the run)."""
-    teacher_steps: int = 16
+    teacher_steps: Annotated[int, Range(1, 1000)] = 16
     """DDIM steps of a pair."""
-    learning_rate: float = 5e-4
+    learning_rate: Rate = 5e-4
     """Peak learning rate."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """``muon`` pays at batches of 64 and above: its own work a step is the same at any batch."""
-    batch_size: int = 32
+    batch_size: Annotated[int, Range(1, 2**16)] = 32
     """Pairs a step."""
 
 
@@ -67,27 +70,27 @@ class Options:
     """Dataset folder, or the name of one that ``fewstep data`` has built."""
     styles: tuple[str, ...] = ()
     """Train on these style words only; empty takes all."""
-    concepts: int = 0
+    concepts: Limit = 0
     """Train on this many concepts only, spread evenly; 0 takes all. For quick tries."""
     captions: Literal["all", "name"] = "all"
     """``name`` asks for a sample by its plain name only, which saves encoding the other prompts."""
-    steps: int = 1000
+    steps: Limit = 1000
     """Steps of the adversarial game; 0 stops after the warm start."""
-    seconds: tuple[float, float] = (0.0, 0.0)
+    seconds: Annotated[tuple[float, float], Range(0)] = (0.0, 0.0)
     """End the warm start and the game after this long each, steps or no steps; 0 never does."""
-    batch_size: int = 16
+    batch_size: Annotated[int, Range(1, 2**16)] = 16
     """Samples a step; a multiple of 8 above 8 for heads with local batch norm."""
-    student_learning_rate: float = 2e-4
+    student_learning_rate: Rate = 2e-4
     """Adam's learning rate of the student."""
-    heads_learning_rate: float = 1e-3
+    heads_learning_rate: Rate = 1e-3
     """Adam's learning rate of the discriminator's heads."""
     ema: float = 0.99
     """Decay of the student's weight average, which is what is saved."""
     keep: Keep = "best"
     """The student to end with: the ``best`` of all looks at fixed prompts (distance and sharpness), or the ``last``."""
-    look_every: int = 100
+    look_every: Count = 100
     """Steps of the game between looks."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything that is drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
@@ -98,14 +101,14 @@ class Options:
     student: trainable.What = "full"
     """What is trained: ``full``, all weights; ``lora``, a low-rank addition that other tools load on top of the teacher;
     ``freeze``, all but the convolutions inside the blocks (GDD-I, arXiv 2405.20750)."""
-    rank: int = 64
+    rank: Annotated[int, Range(1, 2**16)] = 64
     """Rank of a LoRA student."""
     init: str = "teacher"
     """Where the student's weights come from: ``teacher``; a student of this teacher, by name or folder, that is trained
     on; or ``random``, the paper's Table 1c, which fails."""
     times: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     """The student's times."""
-    probabilities: tuple[float, ...] = ()
+    probabilities: Annotated[tuple[float, ...], Range(0)] = ()
     """How often each time is trained; empty is uniform, as the paper has it."""
     guidance_scale: float | None = None
     """The teacher's guidance; None takes its card's."""
@@ -114,7 +117,7 @@ class Options:
     weights are to be had, else efficientnet-lite0, which comes in a Python package."""
     features_folder: str = ""
     """Folder of DINOv2 (a download of facebook/dinov2-small, say); empty looks for ``dinov2`` in fewstep's cache."""
-    resolution: int = 0
+    resolution: Annotated[int, Range(0, 4096)] = 0
     """Side that pictures are resized to for an image feature network; 0 takes the pictures' own, as near as it can."""
     negative: str = ""
     """What a picture should not be, such as "unrealistic, blurry, low quality": NFSD's negative prompt, read with
@@ -228,7 +231,7 @@ def prepare(
     check(options)
     source = bundle.locate(options.teacher)
     model = pretrained.load(source).to(options.device)
-    card = bundle.Card.read(source) if (source / bundle.CARD).is_file() else foreign_card(source, model)
+    card = bundle.card_of(source, model)
     if card.role == "student":
         raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher})")
     o = seen_through(options, card.native_size)
@@ -265,7 +268,8 @@ def prepare(
     model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
     phases = []
     if o.warm.steps:
-        build = partial(warm_start, o, student, teacher, data, folder, progress)
+        origin = f"{pair_maker(source)}|{dataset.fingerprint}|{o.captions}"
+        build = partial(warm_start, o, student, teacher, data, folder, origin, progress)
         phases.append(Phase("warm", o.warm.steps, build, o.seconds[0]))
     if o.steps:
         play = partial(game, o, student, teacher, model, data, negative, progress)
@@ -279,19 +283,15 @@ def prepare(
 def check(o: Options) -> None:
     """Refuse options that contradict each other or this machine, before anything is read."""
     check_device(o.device)
+    Augment(o.augment)  # refuses names that it does not know
+    if o.augment and o.features == "teacher":
+        raise ValueError("--augment changes pictures, which --features teacher does not see: leave one of the two out")
     if o.init == "random" and o.student != "full":
         raise ValueError(f"a {o.student} student keeps its teacher's weights: use --init teacher or --student full")
     if o.negative and o.add.weighting != "nfsd":
         raise ValueError("--negative is read by noise-free score distillation: add --add.weighting nfsd")
     if o.negative and not o.add.distillation_weight:
         raise ValueError("--negative belongs to the distillation loss, which has weight 0: leave one of the two out")
-
-
-def foreign_card(folder: Path, model: pretrained.Pretrained) -> bundle.Card:
-    """A card for somebody's own diffusers folder, which has none."""
-    return bundle.Card(
-        folder.name, "teacher", "unknown", (25, 50), guidance_scale=7.5, sampler="ddim", native_size=model.native_size
-    )
 
 
 def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:
@@ -343,22 +343,37 @@ def randomise(network: nn.Module, seed: int) -> None:
 
 
 def warm_start(
-    o: Options, student: Student, teacher: Teacher, data: TrainingSet, folder: Path, progress: Progress | None
+    o: Options,
+    student: Student,
+    teacher: Teacher,
+    data: TrainingSet,
+    folder: Path,
+    origin: str,
+    progress: Progress | None,
 ) -> tuple[Trainer, Callable[[int], Batch]]:
     """Regression onto the teacher's trajectories."""
-    pairs = draw_pairs(o, teacher, data, folder / "pairs.safetensors", progress)
+    pairs = draw_pairs(o, teacher, data, folder / "pairs.safetensors", origin, progress)
     adam = Optimizer(o.warm.learning_rate, beta1=0.9, warmup=20, decay=True, ema=0.98, kind=o.warm.optimizer)
     options = TrainerOptions(o.warm.steps, o.warm.batch_size, o.seed, o.precision, o.device, {"student": adam})
     return Trainer(regression.Regression(student), options), pairs
 
 
-def draw_pairs(o: Options, teacher: Teacher, data: TrainingSet, path: Path, progress: Progress | None) -> TrainingSet:
-    """Noise, the guided teacher's sample from it, and the prompt row it was drawn for. Kept at ``path``, drawn once."""
-    key = f"{o.teacher}|{teacher.guidance_scale}|{o.warm.teacher_steps}|{o.warm.pairs}|{o.seed}|{len(data)}"
-    if path.is_file():
-        saved = load_file(path)
-        if _key_of(path) == key:
-            return _paired(o, data, saved)
+def pair_maker(teacher: Path) -> str:
+    """Stands for all that a teacher's folder brings to its samples: weights, configs, tokenizers."""
+    files = bundle.part_hashes(teacher, *bundle.WEIGHTS, "*.json")
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def draw_pairs(
+    o: Options, teacher: Teacher, data: TrainingSet, path: Path, origin: str, progress: Progress | None
+) -> TrainingSet:
+    """Noise, the guided teacher's sample from it, and the prompt row it was drawn for. Kept at ``path``, drawn once.
+
+    ``origin`` stands for the teacher and the prompts: pairs of another origin are drawn again.
+    """
+    key = f"{origin}|{teacher.guidance_scale}|{o.warm.teacher_steps}|{o.warm.pairs}|{o.seed}"
+    if path.is_file() and _key_of(path) == key:
+        return _paired(o, data, load_file(path))
     rng = np.random.Generator(np.random.PCG64(o.seed))
     rows = np.concatenate([rng.permutation(len(data)) for _ in range(-(-o.warm.pairs // len(data)))])[: o.warm.pairs]
     prompts = torch.tensor([int(rng.choice(list(data.choices[i]))) for i in rows])
@@ -371,16 +386,17 @@ def draw_pairs(o: Options, teacher: Teacher, data: TrainingSet, path: Path, prog
         if progress:
             progress("teacher's trajectories", int(at[-1]) + 1, len(rows))
     saved = {"noise": noise.half(), "x0": torch.cat(drawn), "prompts": prompts}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(saved, path, metadata={"key": key})
+    save_whole(saved, path, {"key": key})
     return _paired(o, data, saved)
 
 
 def _key_of(path: Path) -> str:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("key", "")
+    """What the pairs in a file were drawn from and for; empty if it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("key", "")
+    except SafetensorError:
+        return ""
 
 
 def _paired(o: Options, data: TrainingSet, saved: dict[str, Tensor]) -> TrainingSet:

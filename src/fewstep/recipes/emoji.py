@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from ..pretrained import (
     sentence_encoder_folder,
     text_conditioner,
 )
+from ..ranges import Count, Limit, Range, Rate, Seed
 from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, open_dataset, training_set
@@ -136,29 +137,29 @@ class Teach:
     """A bundle whose UNet is trained on; one of size ``small`` may go on as ``told``."""
     captions: Literal["all", "name"] = "all"
     """``name`` asks for a picture by its plain name only."""
-    latent_channels: int = 4
+    latent_channels: Annotated[int, Range(1, 64)] = 4
     """Numbers the VAE keeps for every 4x4 pixels."""
-    codec_steps: int = 2000
+    codec_steps: Limit = 2000
     """Steps of VAE training."""
-    codec_batch_size: int = 64
+    codec_batch_size: Count = 64
     """Crops of 32 px a step of VAE training."""
     autoencoding: autoencoding.Options = field(default_factory=autoencoding.Options)
     """What is asked of the VAE."""
     codec: str = ""
     """A bundle whose VAE is taken over instead of training one."""
-    steps: int = 20000
+    steps: Count = 20000
     """Steps of teacher training."""
-    batch_size: int = 64
+    batch_size: Count = 64
     """Pictures a step."""
-    learning_rate: float = 1e-3
+    learning_rate: Rate = 1e-3
     """Peak learning rate of the teacher."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """muon needs fewer samples for the same loss: see docs/log.md."""
-    ema: float = 0.999
+    ema: Annotated[float, Range(0, 0.999999)] = 0.999
     """Decay of the teacher's weight average, which is what is saved."""
     denoising: denoising.Options = field(default_factory=lambda: denoising.Options(high_noise=0.5, min_snr_gamma=0.0))
     """What is asked of it at which noise."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything that is drawn."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
@@ -206,6 +207,9 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     """Lay out teacher training: phases *codec* and *teacher*."""
     check_device(o.device)
     dataset = open_dataset(o.data, o.styles)
+    if tuple(dataset.shape) != (3, SIZE, SIZE):
+        size = "x".join(map(str, dataset.shape[1:]))
+        raise ValueError(f"the pictures are {size}, this teacher draws {SIZE}x{SIZE}: build the data with --size {SIZE}")
     train = dataset.subset("train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)

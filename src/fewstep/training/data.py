@@ -187,11 +187,19 @@ def prompt_table(prompts: list[str], text: Conditioner, cache: Path, progress: P
     table = PromptTable.encode(prompts, text, progress)
     assert table.tokens is not None
     assert table.pooled is not None
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")  # another training may be encoding the same prompts
-    save_file({"tokens": table.tokens, "pooled": table.pooled}, partial)
-    partial.rename(path)
+    save_whole({"tokens": table.tokens, "pooled": table.pooled}, path)
     return table
+
+
+def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole or not at all, whoever else is writing the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def training_set(

@@ -9,7 +9,7 @@ from ..tensors import Batch
 from .journal import Journal
 from .log import StepLog
 from .probe import Best, Keep, Probe
-from .run import Saving, run
+from .run import Saving, alone, run
 from .trainer import Trainer
 
 
@@ -38,23 +38,27 @@ def run_phases(phases: Sequence[Phase], saving: Saving, watch: Watch) -> dict[st
     """Train all phases in turn. With ``saving.resume`` a finished phase is read back, not trained again.
 
     At the end of a phase its averaged weights become the weights, those of its best look or the last ones, so the next phase
-    starts from them. Returns, for every phase, the step whose weights these are.
+    starts from them. Returns, for every phase, the step whose weights these are. Raises ValueError where another
+    process trains in the same folder.
     """
     kept = {}
-    for phase in phases:
-        trainer, batches = phase.build()
-        own = replace(saving, out=saving.out / phase.name)
-        journal = Journal(own.out / "journal.jsonl")
+    with alone(saving.out):
+        for phase in phases:
+            trainer, batches = phase.build()
+            own = replace(saving, out=saving.out / phase.name)
+            journal = Journal(own.out / "journal.jsonl")
 
-        def listen(log: StepLog, phase: Phase = phase, trainer: Trainer = trainer, journal: Journal = journal) -> None:
-            journal.write(log)
-            watch(phase, trainer, log)
+            def listen(
+                log: StepLog, phase: Phase = phase, trainer: Trainer = trainer, journal: Journal = journal
+            ) -> None:
+                journal.write(log)
+                watch(phase, trainer, log)
 
-        probe = phase.probe() if phase.probe else None
-        run(trainer, batches, own, listen, seconds=phase.seconds, probe=probe, past=journal.before)
-        trainer.adopt_averages()
-        kept[phase.name] = trainer.step
-        best = Best(own.best)
-        if probe and phase.keep == "best" and best.adopt(trainer):
-            kept[phase.name] = best.step
+            probe = phase.probe() if phase.probe else None
+            run(trainer, batches, own, listen, seconds=phase.seconds, probe=probe, past=journal.before)
+            trainer.adopt_averages()
+            kept[phase.name] = trainer.step
+            best = Best(own.best)
+            if probe and phase.keep == "best" and best.adopt(trainer):
+                kept[phase.name] = best.step
     return kept

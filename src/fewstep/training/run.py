@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 from ..tensors import Batch
 from . import checkpoint
@@ -16,6 +16,12 @@ from .health import Health, Unhealthy
 from .log import StepLog
 from .probe import Best, Probe, take_a_look
 from .trainer import Trainer
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,24 @@ class Saving:
 
 class Stopped(Exception):
     """The run was asked to stop (Ctrl-C, time limit); its state is saved."""
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one who trains in ``folder``; the system lets go of it however the process ends.
+
+    Raises ValueError where another process trains there. Where the system knows no such locks, nothing is locked.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another run is training in {folder}: let it end, or choose another --out") from None
+        yield
 
 
 @contextmanager
@@ -81,16 +105,20 @@ def run(
 ) -> None:
     """Train to the end, saving on the way. Raises Stopped, after saving, when asked to stop earlier.
 
-    ``seconds`` ends the run early as if it were done. ``probe`` looks at the first state, at every so many steps and at the
-    last, and its best state is kept in ``saving.best``. ``watch`` is called after every step, and for step 0 where there is a
-    probe; it may raise: what was saved last then stands on disk. ``health`` puts its alarms into the log before that; when a
-    fatal one fires, the trainer goes back to its last good state and Unhealthy is raised. After a resume it is shown the logs of
-    ``past(step)`` first, so that its rules stand where they stood.
+    ``seconds`` ends the run early as if it were done: resumed with no more of them, it takes no further step. ``probe`` looks
+    at the first state, at every so many steps and at the last, and its best state is kept in ``saving.best``. ``watch`` is
+    called after every step, and for step 0 where there is a probe; it may raise: what was saved last then stands on disk.
+    ``health`` puts its alarms into the log before that; when a fatal one fires, the trainer goes back to its last good state
+    and Unhealthy is raised. After a resume it is shown the logs of ``past(step)`` first, so that its rules stand where they
+    stood.
     """
     health = health or Health()
     best = Best(saving.best)
     if saving.resume and checkpoint.exists(saving.checkpoint):
         trainer.resume(saving.checkpoint)
+        if seconds and trainer.ended_after >= seconds:
+            return
+        trainer.ended_after = 0.0
         health.recall(past(trainer.step))
     else:
         best.forget()
@@ -119,6 +147,7 @@ def run(
                     f"the state is in {saving.checkpoint}: continue with --resume"
                 )
             if over:
+                trainer.ended_after = seconds
                 break
             if now() - saved > saving.every_seconds and not log.skipped:  # what brought a bad step about is not kept
                 trainer.save(saving.checkpoint)

@@ -107,6 +107,8 @@ class Trainer:
         if options.precision not in ("fp32", "bf16"):
             raise ValueError(f"unknown precision {options.precision!r}: use fp32 or bf16")
         self.method, self.options, self.step = method, options, 0
+        self.ended_after = 0.0
+        """The time limit, in seconds, that ended the run as if it were done; 0 while none has."""
         missing = set(method.players) - set(options.optimizers)
         if missing:
             raise ValueError(
@@ -199,6 +201,7 @@ class Trainer:
         return {
             "step": self.step,
             "seed": self.options.seed,
+            "ended_after": self.ended_after,
             "players": self.weights(),
             "optimizers": {n: checkpoint.optimizer_state(o, self._names[n]) for n, o in self.optimizers.items()},
             "averages": {n: {"updates": a.updates, "weights": a.average} for n, a in self.averages.items()},
@@ -225,7 +228,7 @@ class Trainer:
             saved = state["averages"][name]
             average.updates = int(saved["updates"])
             average.average = {k: v.clone() for k, v in _own(average.average, saved["weights"]).items()}
-        self.step = int(state["step"])
+        self.step, self.ended_after = int(state["step"]), float(state.get("ended_after", 0.0))
 
     def save(self, folder: Path) -> None:
         """Write ``state`` atomically."""

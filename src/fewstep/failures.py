@@ -1,0 +1,63 @@
+"""What the machine refuses - a full disk, a folder that may not be written, memory - as one sentence with the fix."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+FIXES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "no room for it; free space, or choose another folder",
+    (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+    ): "not allowed; choose a folder you may write to, or change its permissions",
+    (errno.ENOTDIR, errno.EEXIST): "a file stands where a folder is needed; choose another path",
+    (errno.EISDIR,): "a folder stands where a file is needed; choose another path",
+    (errno.ENOTEMPTY,): "something else is writing there; let it finish, or choose another path",
+    (errno.ENAMETOOLONG,): "the name is too long; choose a shorter one",
+    (errno.ENOENT,): "not there; check the path",
+    (errno.EMFILE, errno.ENFILE): "too many open files; close some, or raise the limit (ulimit -n)",
+}
+"""By the system's error number: what is wrong, and what to do."""
+OURS = (OSError, SafetensorError, MemoryError, RuntimeError)
+"""What ``sentence`` can explain, some of it."""
+NO_MEMORY = re.compile("can't allocate memory|out of memory|DefaultCPUAllocator", re.IGNORECASE)
+
+
+def sentence(error: Exception) -> str:
+    """The sentence for an error of the machine; empty for any other, which is a bug and wants its traceback."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
+    ):
+        return "there is not enough memory for this: ask for less at once (a smaller batch, picture or count)"
+    if not isinstance(error, OSError | SafetensorError):
+        return ""
+    number = number_of(error)
+    fix = next((said for numbers, said in FIXES.items() if number in numbers), None)
+    if fix is None:
+        return f"{str(error).splitlines()[0]}; check the path and the disk"
+    if isinstance(error, shutil.Error):  # a whole folder's copy: the first file that failed stands for all
+        named: Any = error.args[0][0][1]
+    else:
+        named = getattr(error, "filename2", None) or getattr(error, "filename", None) or "a file of weights"
+    return f"{shortened(os.fsdecode(named))}: {fix}"
+
+
+def number_of(error: OSError | SafetensorError) -> int | None:
+    """The system's error number; safetensors, which is Rust, and the copy of a folder have it in their text only."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"(?:os error |Errno )(\d+)", str(error))
+    return int(found[1]) if found else None
+
+
+def shortened(name: str, most: int = 120) -> str:
+    """A name that fits into a sentence."""
+    return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"

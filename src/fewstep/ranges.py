@@ -1,0 +1,78 @@
+"""Which numbers an option takes: written into its type, beside its owner, and checked in one place before anything begins.
+
+``steps: Count = 1000`` is an ``int`` to everybody else. A number that is not finite is out of every range, and so is a whole
+number that no 64 bits hold, whether the option has a range of its own or not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import signature
+from typing import Annotated, Any, get_type_hints
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``, both included; ``above`` leaves ``low`` out."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    said: str = ""
+    """Its words, where the numbers are none for people."""
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` lies in it; NaN and infinity lie in none."""
+        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        if self.said:
+            return self.said
+        if self.high == math.inf:
+            return f"more than {self.low:g}" if self.above else f"{self.low:g} or more"
+        return f"{'more than' if self.above else 'from'} {self.low:,.10g} to {self.high:,.10g}"
+
+
+ANY = Range(-(2**63), 2**63 - 1, said="a finite number of at most 64 bits")
+SEEDS = Range(0, 2**63 - 1, said="a whole number from 0 to 2^63 - 1")
+Count = Annotated[int, Range(1, 10**9)]
+"""How many of something that there must be."""
+Limit = Annotated[int, Range(0, 10**9)]
+"""How many of something; 0 is none, or no limit."""
+Share = Annotated[float, Range(0, 1)]
+Weight = Annotated[float, Range(0)]
+"""A weight of a loss, or seconds: 0 switches it off."""
+Rate = Annotated[float, Range(0, above=True)]
+Seed = Annotated[int, SEEDS]
+Seeds = Annotated[tuple[int, ...], SEEDS]
+
+
+def checked(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, which refuses arguments that are out of their ranges before it begins."""
+
+    @wraps(command)
+    def check_first(*args: Any, **kwargs: Any) -> Any:
+        given = signature(command).bind(*args, **kwargs).arguments
+        for name, value, range_ in numbers(get_type_hints(command, include_extras=True), given):
+            if not range_.holds(value):
+                raise ValueError(f"--{name.replace('_', '-')} {value} is out of range: use {range_}")
+        return command(*args, **kwargs)
+
+    return check_first
+
+
+def numbers(hints: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float, Range]]:
+    """Every number among the values, those of option dataclasses and rows included: its option's name, itself, its range."""
+    for name, value in given.items():
+        if is_dataclass(value):
+            own = {f.name: getattr(value, f.name) for f in fields(value)}
+            inside = "" if name == "options" else f"{prefix}{name}."
+            yield from numbers(get_type_hints(type(value), include_extras=True), own, inside)
+            continue
+        ranges = [extra for extra in getattr(hints.get(name), "__metadata__", ()) if isinstance(extra, Range)]
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int | float) and not isinstance(one, bool):
+                yield f"{prefix}{name}", one, ranges[0] if ranges else ANY

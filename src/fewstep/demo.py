@@ -73,7 +73,7 @@ def run(o: Options) -> None:
     console.print(_times(rows), f"pictures: [bold]{path}[/]\n")
 
     console.rule("[bold]fewstep[/]: making a student, about three minutes")
-    made, seconds = distil(o, teacher)
+    made, seconds = distil(o)
     before, after = rows[-1], drawn(made, "your student", 1, o.seed)
     report(o, before, after, rows[-2], seconds)
 
@@ -120,14 +120,11 @@ def _times(rows: list[Row]) -> Table:
     return table
 
 
-def distil(o: Options, teacher: Pipeline) -> tuple[Pipeline, float]:
+def distil(o: Options) -> tuple[Pipeline, float]:
     """Make a student of the teacher, live; returns it and the seconds it took."""
-    styles = tuple(teacher.card.training.get("options", {}).get("styles", ()))
-    data = dataset(styles)
     options = distillation.Options(
         teacher=o.teacher,
-        data=str(data),
-        styles=styles,
+        data=str(dataset()),
         concepts=o.concepts,
         captions="name",
         seconds=o.seconds,
@@ -149,16 +146,14 @@ def distil(o: Options, teacher: Pipeline) -> tuple[Pipeline, float]:
     return Pipeline.open(o.out / "student"), time.monotonic() - began
 
 
-def dataset(styles: tuple[str, ...]) -> Path:
-    """The emoji pictures, built on first use; from the Python package alone where nothing else is needed."""
-    folder = cache_dir() / "data" / "emoji"
-    if (folder / "dataset.json").is_file():
-        return folder
-    vendors = ("twemoji",) if styles == ("twemoji style",) else emoji_data.Options().vendors
-    folder = folder.with_name("emoji-demo" if len(vendors) == 1 else "emoji")
-    if not (folder / "dataset.json").is_file():
-        with progress_bars() as bars:
-            emoji_data.build(replace(emoji_data.Options(), vendors=vendors), folder, bars)
+def dataset() -> Path:
+    """The emoji pictures of all vendors where they have been built; else one vendor's, from the Python package alone."""
+    for name in ("emoji", "emoji-demo"):
+        folder = cache_dir() / "data" / name
+        if (folder / "dataset.json").is_file():
+            return folder
+    with progress_bars() as bars:
+        emoji_data.build(replace(emoji_data.Options(), vendors=("twemoji",)), folder, bars)
     return folder
 
 
@@ -171,7 +166,7 @@ def report(o: Options, before: Row, after: Row, goal: Row, seconds: float) -> No
         replace(goal, name="teacher"),
     ]
     path = save(_sheet(shown, title), o.out / "before_after.png")
-    real = reference(o)
+    real = reference()
     table = Table("one step", "edges", "high frequencies", "distance to the teacher's picture", box=None)
     lines = ["| one step | edges | high frequencies | distance to the teacher's picture |", "|---|---|---|---|"]
     for row in (before, after):
@@ -189,9 +184,7 @@ def report(o: Options, before: Row, after: Row, goal: Row, seconds: float) -> No
     console.print(f"the studio redraws while you draw:  [bold]{command}[/]  and open [bold]http://127.0.0.1:7860[/]")
 
 
-def reference(o: Options) -> dict[str, torch.Tensor]:
+def reference() -> dict[str, torch.Tensor]:
     """Sharpness of the real drawings."""
-    teacher = bundle.Card.read(bundle.locate(o.teacher))
-    styles = tuple(teacher.training.get("options", {}).get("styles", ()))
-    train = open_dataset(str(dataset(styles)), styles).subset("train")
+    train = open_dataset(str(dataset())).subset("train")
     return sharpness(train.media(slice(0, len(train), 4)))

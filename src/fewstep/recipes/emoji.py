@@ -209,7 +209,9 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     dataset = open_dataset(o.data, o.styles)
     if tuple(dataset.shape) != (3, SIZE, SIZE):
         size = "x".join(map(str, dataset.shape[1:]))
-        raise ValueError(f"the pictures are {size}, this teacher draws {SIZE}x{SIZE}: build the data with --size {SIZE}")
+        raise ValueError(
+            f"the pictures are {size}, this teacher draws {SIZE}x{SIZE}: build the data with --size {SIZE}"
+        )
     train = dataset.subset("train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)

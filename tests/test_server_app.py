@@ -329,11 +329,34 @@ def test_the_page_loads_nothing_from_elsewhere(server: Server):
 def test_foreign_pages_and_names_are_refused(server: Server):
     for headers in ({"Origin": "https://evil.org"}, {"Host": "evil.org"}, {"Origin": "null"}):
         assert httpx.get(f"{server.url}/health", headers=headers).status_code == 403
-    with pytest.raises(InvalidStatus) as refused:
-        websocket(server, origin="https://evil.org").close()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as there, pytest.raises(InvalidStatus) as refused:
+        live("ws://evil.org/v1/stream", sock=there, subprotocols=[SUBPROTOCOL])
     assert refused.value.response.status_code == 403
-    assert b"--origins" in refused.value.response.body
+    with websocket(server, origin="https://evil.org") as ws:  # told, since a browser hides a refused handshake from its page
+        said = unpack(ws.recv(20)).header
+        assert (said["type"], said["code"]) == ("error", "origin")
+        assert "--origins https://evil.org" in said["message"]
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.recv(20)
+        assert closed.value.rcvd.code == 4403
     assert httpx.get(f"{server.url}/health", headers={"Origin": server.url}).status_code == 200
+
+
+def test_pages_that_were_allowed_get_answers_that_their_browser_hands_on():
+    friend = {"Origin": "https://friend.org"}
+    with running(origins=("https://friend.org",), token="secret") as server:
+        asked = httpx.options(f"{server.url}/v1/pictures", headers=friend | {"Access-Control-Request-Method": "POST"})
+        assert "Authorization" in asked.headers["access-control-allow-headers"]
+        models = f"{server.url}/v1/models"
+        answers = [asked, *(httpx.get(models, headers=friend | more) for more in ({}, {"Authorization": "Bearer secret"}))]
+        assert [answer.status_code for answer in answers] == [204, 401, 200], "an origin is no token"
+        for answer in answers:
+            assert answer.headers["access-control-allow-origin"] == "https://friend.org"
+            assert answer.headers["vary"] == "Origin"
+        for own in ({}, {"Origin": server.url}):
+            assert "access-control-allow-origin" not in httpx.get(f"{server.url}/", headers=own).headers
+        assert httpx.options(f"{server.url}/v1/pictures", headers={"Origin": "https://evil.org"}).status_code == 403
 
 
 def test_an_older_or_newer_client_is_told_so(server: Server):
@@ -455,6 +478,34 @@ def test_a_storm_of_reconnects_leaves_nothing_behind(server: Server):
     assert server.studio.metrics.snapshot()["live_sessions"] == 0
     with fewstep.connect(server.url) as studio:
         assert studio.draw("a cat").seed == 0
+
+
+def test_a_storm_is_told_when_to_come_again_and_disturbs_nobody_inside():
+    limits = Limits(connections_per_s=0.01, connections_burst=6)
+    now = [0.0]
+
+    def restless(arrived: int) -> None:
+        for _ in range(20):
+            with pytest.raises(InvalidStatus) as refused:
+                websocket(server).close()
+            answer = refused.value.response
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "100")
+            assert b"try again in 100 s" in answer.body
+        assert httpx.get(f"{server.url}/health").headers["retry-after"] == "100"
+        assert server.studio.metrics.total("turned_away") == arrived + 21
+
+    with running(limits=limits, clock=lambda: now[0]) as server, websocket(server) as inside:
+        unpack(inside.recv(20))
+        for _ in range(5):
+            websocket(server).close()
+        for round in range(2):
+            restless(21 * round)
+            inside.send(pack({"type": "time", "sent_ms": 1.0}))
+            while (said := unpack(inside.recv(20))).type != "time":
+                pass
+            assert said.header["sent_ms"] == 1.0
+            now[0] += 100.0
+            websocket(server).close()  # its time has come
 
 
 def test_a_server_that_stops_says_so_and_its_address_is_free_again():

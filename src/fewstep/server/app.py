@@ -6,6 +6,7 @@ import contextlib
 import logging
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,14 +88,14 @@ def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engi
     return open_
 
 
-def make_studio(options: ServeOptions) -> Studio:
+def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_counter) -> Studio:
     """The state of a server. Raises ValueError for options that make no sense."""
     token = secrets.token_urlsafe(18) if options.token == "auto" else options.token
     door = Door(options.host, token, options.origins, options.names)
     budget = Budget(milliseconds(options.budget))
     metrics = Metrics()
     guard = safety.Guard(safety.load(options.safety), metrics.note)
-    return Studio(Worker(open_engine(options), metrics, guard), options.limits, door, budget)
+    return Studio(Worker(open_engine(options), metrics, guard), options.limits, door, budget, clock)
 
 
 def build(studio: Studio) -> FastAPI:
@@ -114,7 +115,7 @@ def build(studio: Studio) -> FastAPI:
         docs_url=None,  # their pages come from a CDN: /openapi.json is the offline form
         redoc_url=None,
     )
-    app.add_middleware(Gate, door=studio.door, limits=studio.limits)
+    app.add_middleware(Gate, door=studio.door, limits=studio.limits, clock=studio.clock, metrics=studio.metrics)
     app.include_router(rest.routes(studio))
 
     @app.exception_handler(RequestValidationError)

@@ -16,7 +16,8 @@ from .studio import Studio, from_thread
 from .worker import Seat
 
 log = logging.getLogger("fewstep.server")
-CLOSE_UNAUTHORISED, CLOSE_PROTOCOL, CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW = 4401, 4400, 4408, 4429, 4413
+CLOSE_UNAUTHORISED, CLOSE_FOREIGN, CLOSE_PROTOCOL = 4401, 4403, 4400
+CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW = 4408, 4429, 4413
 PATIENCE = 20
 """Broken messages after which a connection is closed."""
 

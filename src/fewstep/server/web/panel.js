@@ -77,7 +77,7 @@ export class Panel {
 
   _show() {
     this._due = 0;
-    const h = this.last;
+    const h = /** @type {Record<string, any>} */ (this.last);
     const sorted = [...this.glass].sort((a, b) => a - b);
     const at = (/** @type {number} */ q) => sorted[Math.round(q * (sorted.length - 1))];
     const lately = this.glass.slice(-LATELY).sort((a, b) => a - b);

@@ -19,7 +19,7 @@ const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessio
 if (token) sessionStorage.setItem("token", token);
 history.replaceState(null, "", location.pathname);
 
-const link = new Link(token);
+const link = new Link(location.href, { token });
 const status = new Status();
 const complain = status.toast.bind(status);
 const draw = new Draw((stamp) => tab === "draw" && want(stamp), complain);
@@ -118,8 +118,10 @@ link.addEventListener("error", (event) => {
   const { header } = /** @type {CustomEvent} */ (event).detail;
   if (header.code !== "queue" && header.code !== "full") complain(header.message);
 });
-link.addEventListener("stats", (event) => panel.stats(/** @type {CustomEvent} */ (event).detail.header));
-setInterval(() => !document.hidden && link.state === "ready" && link.say({ type: "stats" }), 2000);
+
+/** The server's own numbers; there are none while the connection is lost. */
+const count = () => link.stats().then((stats) => panel.stats(stats), () => {});
+setInterval(() => !document.hidden && link.state === "ready" && count(), 2000);
 
 // what state it is in
 
@@ -134,7 +136,7 @@ link.addEventListener("state", (event) => {
     $("model").textContent = model ? `${model.name}${model.few_steps ? "" : " (not distilled)"}` : "";
     if (marks) status.badge(marks);
     if (link.state === "ready") {
-      link.say({ type: "stats" });
+      count();
       if (last?.session !== link.session) want(); // the first picture; or the server was restarted, and has forgotten this one
     }
   }
@@ -261,11 +263,10 @@ async function save() {
   const { header } = last;
   const format = $("format").value;
   try {
-    offer(await link.file(header.id, format), `fewstep-${header.seed}.${format === "jpeg" ? "jpg" : format}`);
+    offer(await link.file(header.id, { format }), `fewstep-${header.seed}.${format === "jpeg" ? "jpg" : format}`);
     complain(header.marks.credentials ? "Saved, with its content credentials." : "Saved, without content credentials.", header.marks.credentials);
   } catch (error) {
-    const why = error instanceof TypeError ? "the server cannot be reached: try again in a moment" : String(/** @type {any} */ (error).message);
-    complain(`Not saved: ${why}.`);
+    complain(`Not saved: ${/** @type {Error} */ (error).message}.`);
   }
 }
 $("save").onclick = save;

@@ -1,7 +1,6 @@
 // The Camera tab: the webcam in, the result out, as fast as both ends can; nothing runs while it is paused or out of sight.
 
-/** @param {string} id */
-const $ = (id) => /** @type {any} */ (document.getElementById(id));
+import { $, offer, press } from "./dom.js";
 
 export class Camera {
   /** @param {(stamp: number) => void} changed @param {(sentence: string, good?: boolean) => void} complain */
@@ -81,7 +80,7 @@ export class Camera {
     if (!this.video.srcObject) return;
     this.paused = on;
     const b = $("camera-pause");
-    b.setAttribute("aria-pressed", String(on));
+    press("camera-pause", on);
     b.querySelector("use").setAttribute("href", on ? "#i-play" : "#i-pause");
     b.title = on ? "Go on (Space)" : "Pause (Space)";
     if (on) this.video.pause();
@@ -93,7 +92,7 @@ export class Camera {
   mirror(on) {
     this.mirrored = on;
     this.video.classList.toggle("mirrored", on);
-    $("camera-mirror").setAttribute("aria-pressed", String(on));
+    press("camera-mirror", on);
     if (this.video.srcObject) this.changed(performance.now());
   }
 
@@ -156,9 +155,8 @@ export class Camera {
 
   /** @param {boolean} on */
   _recording(on) {
-    const b = $("record");
-    b.setAttribute("aria-pressed", String(on));
-    b.setAttribute("aria-label", on ? "Stop recording" : "Record");
+    press("record", on);
+    $("record").setAttribute("aria-label", on ? "Stop recording" : "Record");
     if (!on) $("record-time").textContent = "Record";
   }
 }
@@ -166,11 +164,4 @@ export class Camera {
 /** @param {MediaStream} stream */
 function stop(stream) {
   for (const track of stream.getTracks()) track.stop();
-}
-
-/** Hand a file to the person. @param {Blob} blob @param {string} name */
-export function offer(blob, name) {
-  const a = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
-  a.click();
-  setTimeout(() => URL.revokeObjectURL(a.href), 10_000);
 }

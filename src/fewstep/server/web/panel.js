@@ -1,7 +1,6 @@
 // The Budget panel: where the time goes, against the target, live.
 
-/** @param {string} id */
-const $ = (id) => /** @type {any} */ (document.getElementById(id));
+import { $ } from "./dom.js";
 const NAMES = {
   wait: "waiting", decode: "decode", text: "text", codec_in: "codec in", network: "network", codec_out: "codec out",
   watermark: "watermark", encode: "encode", wire: "travel",

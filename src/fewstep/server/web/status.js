@@ -1,7 +1,6 @@
 // What state the studio is in, said in four places: the pill, the place of the picture, a passing sentence, the badge.
 
-/** @param {string} id */
-const $ = (id) => /** @type {any} */ (document.getElementById(id));
+import { $ } from "./dom.js";
 
 const SAYS = {
   connecting: "Connecting", queue: "In the queue", warming: "Warming up", ready: "Live", busy: "Drawing", shed: "Live, lighter",

@@ -21,6 +21,7 @@ from websockets.sync.client import connect as live
 
 import fewstep
 from fewstep.provenance.content_credentials import read as read_credentials
+from fewstep.provenance.verify import verify
 from fewstep.server.client import Client, ServerError
 from fewstep.server.limits import Limits
 from fewstep.server.protocol import HEAD, SUBPROTOCOL, Part, pack, unpack
@@ -42,6 +43,12 @@ def websocket(server: Server, **options: Any) -> Any:
 
 def photo(size: int = SIZE) -> Image.Image:
     return Image.fromarray(np.random.default_rng(1).integers(0, 256, (size, size, 3), np.uint8))
+
+
+def encoded_photo() -> bytes:
+    buffer = io.BytesIO()
+    photo(64).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def until(condition: Any, seconds: float = 20) -> None:
@@ -240,6 +247,35 @@ def test_a_lost_session_comes_back_with_its_pictures(server: Server):
         assert unpack(ws.recv(20)).header["session"] != "guessed"
 
 
+def test_a_recording_is_signed_for_its_owner_alone(server: Server, tmp_path: Path):
+    """Larger than any other body may be; what is no recording, no session's or not recorded here gets no signature."""
+    film = b"\x1a\x45\xdf\xa3" + np.random.default_rng(0).bytes(server.studio.limits.message_bytes)
+    with fewstep.connect(server.url) as studio:
+        place = f"{server.url}/v1/sessions/{studio.hello['session']}/recordings"
+        assert studio.hello["recordings"] is True
+        answer = httpx.post(place, content=film, timeout=60)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/c2pa")
+        (tmp_path / "film.webm").write_bytes(film)
+        (tmp_path / "film.c2pa").write_bytes(answer.content)
+        verdict = verify(tmp_path / "film.webm")
+        assert verdict.credentials.state == "trusted"
+        assert verdict.credentials.facts == {"model": "tiny", "bundle_hash": server.studio.marks.hash}
+        assert "(bundle" in str(verdict)
+        assert "steps" not in str(verdict)
+        (tmp_path / "film.webm").write_bytes(film[:-1] + bytes([film[-1] ^ 1]))
+        assert verify(tmp_path / "film.webm").credentials.state == "tampered"
+        refused = httpx.post(place, content=encoded_photo())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "recording")
+    assert httpx.post(f"{server.url}/v1/sessions/guessed/recordings", content=film).status_code == 404
+    for options in ({"names": ("studio.local",)}, {"provenance": False}):
+        with running(limits=Limits(recording_bytes=1000), **options) as shared, fewstep.connect(shared.url) as studio:
+            assert studio.hello["recordings"] is False
+            place = f"{shared.url}/v1/sessions/{studio.hello['session']}/recordings"
+            assert httpx.post(place, content=film[:1001]).status_code == 413
+            refused = httpx.post(place, content=film[:1000])
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "recordings")
+
+
 # single pictures
 
 
@@ -256,9 +292,7 @@ def test_a_single_picture_over_http(server: Server):
 
 
 def test_a_single_picture_from_a_picture(server: Server):
-    buffer = io.BytesIO()
-    photo(64).save(buffer, "PNG")
-    image = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image = "data:image/png;base64," + base64.b64encode(encoded_photo()).decode()
     body = {"prompt": "a cat", "image": image, "mask": image, "strength": 0.5, "seed": 1}
     assert httpx.post(f"{server.url}/v1/pictures", json=body, timeout=60).status_code == 200
 

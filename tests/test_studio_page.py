@@ -340,7 +340,7 @@ def test_every_keystroke_is_a_picture_and_a_pause_brings_variations(studio: Stud
 # camera
 
 
-def test_the_camera_streams_pauses_and_records(studio: Studio):
+def test_the_camera_streams_pauses_and_records(studio: Studio, host: Host, tmp_path: Path):
     page = studio.page
     page.locator("#tab-camera").click()
     page.get_by_role("button", name="Start the camera").click()
@@ -355,6 +355,18 @@ def test_the_camera_streams_pauses_and_records(studio: Studio):
     video = Path(recorded.value.path())
     assert video.read_bytes()[:4] == b"\x1a\x45\xdf\xa3", "a WebM file"
     assert video.stat().st_size > 1000
+    assert "file beside them" in page.locator("#camera-note").inner_text()
+    with page.expect_download() as signed:
+        page.locator("#record-credentials").click()
+    film, beside = (tmp_path / given.value.suggested_filename for given in (recorded, signed))
+    recorded.value.save_as(film)
+    signed.value.save_as(beside)
+    assert beside == film.with_suffix(".c2pa")
+    verdict = verify(film, VerifyOptions(home=host.home))
+    assert (verdict.credentials.state, verdict.credentials.sidecar) == ("trusted", True)
+    assert verdict.credentials.ai_generated
+    film.write_bytes(film.read_bytes() + b"more")
+    assert verify(film, VerifyOptions(home=host.home)).credentials.state == "tampered"
     studio.until(lambda: page.locator("#record-time").inner_text() == "Record", "the clock to stand")
     page.keyboard.press("Escape")
     page.locator("#camera-pause").click()
@@ -386,7 +398,19 @@ def test_a_download_carries_its_credentials(studio: Studio, host: Host, tmp_path
         assert verdict.made_by_fewstep
         assert (verdict.credentials.facts["seed"], verdict.credentials.facts["steps"]) == (7, 4)
         assert "prompt" not in verdict.credentials.facts
-    studio.until(lambda: "content credentials" in studio.page.locator("#toast").inner_text(), "a word about it")
+    toast = studio.page.locator("#toast")
+    studio.until(lambda: "content credentials" in toast.inner_text(), "a word about it")
+    assert "prompt" not in toast.inner_text()
+    for wanted, told in ((True, "a red heart"), (False, None)):
+        studio.page.locator("#with-prompt").click()
+        assert studio.page.locator("#with-prompt").get_attribute("aria-pressed") == str(wanted).lower()
+        with studio.page.expect_download() as download:
+            studio.page.locator("#save").click()
+        download.value.save_as(tmp_path / "again.webp")
+        verdict = verify(tmp_path / "again.webp", VerifyOptions(home=host.home))
+        assert verdict.credentials.facts.get("prompt") == told
+        assert ("prompt 'a red heart'" in str(verdict)) == wanted
+        studio.until(lambda wanted=wanted: ("the prompt" in toast.inner_text()) == wanted, "a word about that, too")
 
 
 # the budget
@@ -655,6 +679,8 @@ def test_a_token_a_slow_start_and_no_provenance_all_show(browser: Any, host: Hos
         studio.live()
         assert studio.page.locator("#cover").is_hidden()
         assert studio.page.locator("#badge").inner_text() == "No provenance"
+        assert studio.page.locator("#with-prompt").is_disabled(), "there are no credentials to write it into"
+        assert "beside" not in studio.page.locator("#camera-note").text_content()
         with studio.page.expect_download() as download:
             studio.page.locator("#save").click()
         assert verify(download.value.path(), VerifyOptions(home=host.home)).credentials.state == "absent"

@@ -92,6 +92,12 @@ def stamp(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions
     return data
 
 
+def stamp_beside(data: bytes, mime: str, facts: GenerationFacts, options: StampOptions = DEFAULTS) -> bytes | None:
+    """The ``.c2pa`` sidecar of a finished file of any kind; None, and a :class:`ProvenanceWarning`, where nobody can sign."""
+    identity = _signer(options)
+    return sign_beside(data, mime, facts, identity, options.include_prompt) if identity else None
+
+
 def write(
     path: Path | str, picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS
 ) -> tuple[Path, ...]:

@@ -20,6 +20,8 @@ OPEN_PATHS = ("/", "/health", "/favicon.ico")
 """Paths that need no token: they hold nothing of anybody's."""
 OPEN_FOLDERS = ("/web/", "/v1/files/")
 """The same for all below them. A file's name is a secret that only its answer gave away, as with OpenAI's addresses."""
+RECORDINGS = "/recordings"
+"""How a path ends that takes a recording."""
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
      b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
@@ -103,7 +105,7 @@ class Gate:
         await send({"type": "websocket.close", "code": number, "reason": code})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
-        body = Bounded(receive, self._limits)
+        body = Bounded(receive, self._most(scope["path"]), self._limits.body_s)
         origin = headers.get("origin")
         shared = (
             [*SHARED, (b"access-control-allow-origin", origin.encode())]
@@ -142,16 +144,20 @@ class Gate:
         if not is_open and (wrong := self._door.wrong_token(bearer(headers.get("authorization")))) is not None:
             return 401, "invalid_api_key", wrong
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._limits.message_bytes:
-            return 413, "too_large", f"a request body may have at most {self._limits.message_bytes} bytes"
+        if not length.isdecimal() or int(length) > self._most(path):
+            return 413, "too_large", f"a request body may have at most {self._most(path)} bytes"
         return None
+
+    def _most(self, path: str) -> int:
+        """Bytes that a request's body may have."""
+        return self._limits.recording_bytes if path.endswith(RECORDINGS) else self._limits.message_bytes
 
 
 class Bounded:
     """A request body that must be small and come soon."""
 
-    def __init__(self, receive: Receive, limits: Limits) -> None:
-        self._receive, self._limits = receive, limits
+    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
+        self._receive, self._most, self._seconds = receive, most, seconds
         self._taken, self._ended = 0, False
         self.cut = 0
         """The status that says why the body was not read to its end; 0 while nothing is wrong with it."""
@@ -161,14 +167,14 @@ class Bounded:
         if self._ended:
             return await self._receive()
         try:
-            async with asyncio.timeout(self._limits.body_s):
+            async with asyncio.timeout(self._seconds):
                 message = await self._receive()
         except TimeoutError:
             self.cut = 408
             return {"type": "http.disconnect"}
         self._taken += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
-        if self._taken > self._limits.message_bytes:
+        if self._taken > self._most:
             self.cut = 413
             return {"type": "http.disconnect"}
         return message

@@ -31,6 +31,8 @@ class Limits:
     """New connections from one address that may come at once."""
     message_bytes: int = 4 * 2**20
     """Largest message or request body."""
+    recording_bytes: int = 64 * 2**20
+    """Largest recording that is signed; one at a time."""
     picture_pixels: int = 1024 * 1024
     """Largest picture, read from its header before it is decoded."""
     prompt_characters: int = 500
@@ -148,6 +150,11 @@ class Door:
                 raise ValueError(
                     f"--origins {origin} is no origin of a page: write scheme, name and port alone, as https://example.org"
                 )
+
+    @property
+    def private(self) -> bool:
+        """Whether only people at this very machine come in: the files that are signed here are theirs."""
+        return is_loopback(self.host) and not self.names
 
     def stranger(self, host: str | None) -> str | None:
         """Why a request with this Host is refused, as a sentence, or None.

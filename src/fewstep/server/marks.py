@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -59,6 +61,20 @@ class Marks:
             return encode(pixels, encoder)
         said = GenerationFacts(self.card.name, self.hash, facts.steps, facts.seed, facts.prompt)
         kind = cast(Format, encoder.upper())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", provenance.ProvenanceWarning)  # said once, at the start
+        with _said_at_the_start():
             return provenance.stamp(pixels, said, replace(self._stamping, format=kind, include_prompt=include_prompt))
+
+    def recording(self, data: bytes, mime: str) -> bytes | None:
+        """The ``.c2pa`` sidecar of a recording of this model's pictures; None where nobody can sign. It looks into nothing."""
+        if not self.on:
+            return None
+        with _said_at_the_start():
+            return provenance.stamp_beside(data, mime, GenerationFacts(self.card.name, self.hash), self._stamping)
+
+
+@contextlib.contextmanager
+def _said_at_the_start() -> Iterator[None]:
+    """Without the warnings that `Marks` has logged already."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", provenance.ProvenanceWarning)
+        yield

@@ -3,8 +3,10 @@
 import { $, offer, press } from "./dom.js";
 
 export class Camera {
-  /** @param {(stamp: number) => void} changed @param {(sentence: string, good?: boolean) => void} complain */
-  constructor(changed, complain) {
+  /** @param {(stamp: number) => void} changed @param {(sentence: string, good?: boolean) => void} complain
+   * @param {(film: Blob, name: string) => void} recorded */
+  constructor(changed, complain, recorded) {
+    this.recorded = recorded;
     this.changed = changed;
     this.complain = complain;
     this.video = $("video");
@@ -137,7 +139,11 @@ export class Camera {
     };
     this.clock = setInterval(tell, 500);
     recorder.ondataavailable = (e) => e.data.size && chunks.push(e.data);
-    recorder.onstop = () => offer(new Blob(chunks, { type: kind }), `fewstep-${Date.now()}.${kind.includes("mp4") ? "mp4" : "webm"}`);
+    recorder.onstop = () => {
+      const [film, name] = [new Blob(chunks, { type: kind }), `fewstep-${Date.now()}`];
+      offer(film, `${name}.${kind.includes("mp4") ? "mp4" : "webm"}`);
+      this.recorded(film, name);
+    };
     recorder.start(500);
     this.recorder = recorder;
     this._recording(true);

@@ -1,6 +1,6 @@
 // The newest picture: shown, and handed out as a file.
 
-import { $, offer, press } from "./dom.js";
+import { $, isOn, offer, press } from "./dom.js";
 
 /** @typedef {{header: Record<string, any>, part: import("./wire.js").Part, prompt: string, session: string, bitmap: ImageBitmap}} Shown */
 
@@ -17,6 +17,13 @@ export class Result {
       this._paint();
     };
     $("save").onclick = () => this.save();
+    $("with-prompt").onclick = () => press("with-prompt");
+  }
+
+  /** @param {Record<string, any>} hello what the server can sign */
+  meet({ marks, recordings }) {
+    $("with-prompt").disabled = !marks?.credentials;
+    if (recordings) $("camera-note").textContent = "Recordings carry the watermark in every frame, and their signed credentials in a file beside them.";
   }
 
   /** Show a picture, unless a newer one is here already. @param {Shown} made */
@@ -48,9 +55,28 @@ export class Result {
     if (!this.last) return;
     const { id, seed, marks } = this.last.header;
     const format = $("format").value;
+    const prompt = marks.credentials && isOn("with-prompt");
+    const said = marks.credentials ? `Saved, with its content credentials${prompt ? " and the prompt in them" : ""}.` : "Saved, without content credentials.";
+    const file = this.link.file(id, { format, prompt });
+    await this._offer(file, `fewstep-${seed}.${format === "jpeg" ? "jpg" : format}`, said, marks.credentials);
+  }
+
+  /** A recording was saved: its credentials can be, too. @param {Blob} film @param {string} name without its ending */
+  record(film, name) {
+    const button = $("record-credentials");
+    button.hidden = !this.link.hello.recordings;
+    button.onclick = async () => {
+      button.disabled = true; // one at a time
+      await this._offer(this.link.credentials(film), `${name}.c2pa`, "Saved: keep both files beside each other, under one name.", true);
+      button.disabled = false;
+    };
+  }
+
+  /** @param {Promise<Blob>} file @param {string} name @param {string} said @param {boolean} good */
+  async _offer(file, name, said, good) {
     try {
-      offer(await this.link.file(id, { format }), `fewstep-${seed}.${format === "jpeg" ? "jpg" : format}`);
-      this.tell(marks.credentials ? "Saved, with its content credentials." : "Saved, without content credentials.", marks.credentials);
+      offer(await file, name);
+      this.tell(said, good);
     } catch (error) {
       this.tell(`Not saved: ${/** @type {Error} */ (error).message}.`);
     }

@@ -22,7 +22,7 @@ const link = new Link(location.href, { token });
 const status = new Status();
 const tell = status.toast.bind(status);
 const draw = new Draw((stamp) => tab === "draw" && want(stamp), tell);
-const camera = new Camera((stamp) => tab === "camera" && want(stamp), tell);
+const camera = new Camera((stamp) => tab === "camera" && want(stamp), tell, (film, name) => result.record(film, name));
 const knobs = new Knobs(change);
 const typed = new Typed((seed, prompt) => knobs.set({ seed, prompt }));
 const panel = new Panel(() => want());
@@ -142,6 +142,7 @@ link.addEventListener("state", (event) => {
     const { model, marks } = link.hello;
     $("model").textContent = model ? `${model.name}${model.few_steps ? "" : " (not distilled)"}` : "";
     if (marks) status.badge(marks);
+    result.meet(link.hello);
     if (link.state === "ready") {
       count();
       if (result.last?.session !== link.session) want(); // the first picture; or the server was restarted, and has forgotten this one

@@ -358,6 +358,12 @@ export class Link extends EventTarget {
     return this._fetch(`v1/sessions/${this.session}/pictures/${id}?format=${format}&prompt=${prompt}`);
   }
 
+  /** The `.c2pa` sidecar of a recording (WebM or MP4): its content credentials, for a file beside it. Only a server whose hello
+   * says `recordings` signs them. @param {Blob} recording @returns {Promise<Blob>} */
+  async credentials(recording) {
+    return this._fetch(`v1/sessions/${this.session}/recordings`, { method: "POST", body: recording });
+  }
+
   /** @param {string} path @param {RequestInit} options @returns {Promise<Blob>} */
   async _fetch(path, options = {}) {
     const headers = this.token ? { Authorization: `Bearer ${this.token}` } : undefined;

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -36,6 +38,12 @@ FLAGS = [
 PATIENCE_S = 60
 LOST = re.compile(r"WebSocket connection to 'ws://localhost:\d+/v1/stream.*' failed")
 """What Chromium itself writes to the console when nobody answers."""
+STANDING_OUT = """[...document.querySelectorAll("body *")].filter(e => {
+    for (let p = e; p; p = p.parentElement) if (p.matches(".sprite, .sr, .skip, .chips, .history")) return false;
+    const box = e.getBoundingClientRect();
+    return box.width && (box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5);
+}).map(e => e.id || e.outerHTML.slice(0, 80))"""
+"""What reaches over the page's edge; a page that cuts it off does not scroll, and would hide it from `scrollWidth`."""
 LIVE = ("ready", "busy", "shed", "over")
 
 
@@ -476,13 +484,60 @@ def test_everything_is_within_reach_of_the_keyboard(studio: Studio):
         page.keyboard.press("Control+s")
 
 
+def test_tabs_and_brush_are_ruled_by_keys(studio: Studio):
+    page = studio.page
+    focus = "document.activeElement.id || document.activeElement.ariaLabel"
+    page.locator("#tab-draw").focus()
+    for key, name in (("ArrowRight", "camera"), ("ArrowRight", "type"), ("ArrowRight", "draw"), ("ArrowLeft", "type")):
+        page.keyboard.press(key)
+        assert studio.get(focus) == f"tab-{name}"
+        assert page.locator(f"#view-{name}").is_visible()
+        assert page.locator(f"#tab-{name}").get_attribute("aria-selected") == "true"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.get_by_role("radio", name="red", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    assert studio.get(focus) == "orange"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert studio.get(focus) == "brush", "past the colour of one's own to the size"
+    for key, size in (("End", "120"), ("[", "114"), ("Home", "4"), ("ArrowRight", "5"), ("]", "11"), ("]", "17")):
+        page.keyboard.press(key)
+        assert page.locator("#brush").input_value() == size
+    page.locator("[data-tool=brush]").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("[data-tool=eraser]").get_attribute("aria-checked") == "true"
+    page.keyboard.press("b")
+    page.locator("#canvas").focus()
+    for key in ("Space", *["ArrowRight"] * 8, "Space"):
+        page.keyboard.press(key)
+    ink = studio.pixels("#canvas")
+    line = (ink < 250).any(-1).sum()
+    assert 0 < line < 96, "a thin line"
+    assert (ink == (0xF5, 0xA5, 0x24)).all(-1).any(), "in the new colour"
+    for button in ("undo", "redo", "undo"):
+        page.locator(f"#{button}").focus()
+        page.keyboard.press("Enter")
+    assert studio.pixels("#canvas").min() == 255
+
+
 def test_a_phone_shows_both_pictures_at_once(browser: Any, address: str):
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "light"}
     with studio_in(browser, "phone_draw", **phone) as studio:
         studio.open(address).live()
+        page = studio.page
+        page.locator("#tab-camera").tap()
+        page.get_by_role("button", name="Start the camera").tap()
+        page.locator("#record").tap()
+        with page.expect_download():
+            page.locator("#record").tap()
+        studio.until(page.locator("#record-credentials").is_visible, "the recording's credentials")
+        page.locator("#tab-type").tap()
+        studio.until(lambda: page.locator("#variations .thumb:not(.waiting)").count() == 4, "four variations")
         for name in ("camera", "type", "draw"):
-            studio.page.locator(f"#tab-{name}").tap()
-            assert studio.get("document.documentElement.scrollWidth") == 390, f"nothing stands out of the {name} tab"
+            page.locator(f"#tab-{name}").tap()
+            assert studio.get("(e => e.scrollWidth <= e.clientWidth)(document.documentElement)")
+            assert studio.get(STANDING_OUT) == [], f"nothing stands out of the {name} tab"
             studio.screen(f"phone_{name}", whole=True)
         boxes = [studio.page.locator(place).bounding_box() for place in ("#result", "#canvas", "#swatches", "nav")]
         tops = [box["y"] for box in boxes]
@@ -503,7 +558,7 @@ def test_light_and_dark_on_a_laptop_and_a_tablet(studio: Studio):
     assert studio.get("document.documentElement.dataset.theme") == "light", "the choice is kept"
     studio.live()
     studio.page.set_viewport_size({"width": 900, "height": 1000})
-    assert studio.get("document.documentElement.scrollWidth") == 900
+    assert studio.get(STANDING_OUT) == []
 
 
 # on a page of somebody else
@@ -638,6 +693,79 @@ def test_a_server_killed_in_mid_stroke_is_found_again(browser: Any, host: Host):
         studio.until(lambda: studio.id > number, "the picture to be drawn anew, though nobody moves")
         with studio.page.expect_download():  # the new server has it
             studio.page.locator("#save").click()
+
+
+def test_a_server_that_says_nothing_is_waited_for(browser: Any, address: str):
+    with studio_in(browser, "connecting") as studio:
+        studio.page.route_web_socket("**/v1/stream", lambda socket: None)  # opened, and never answered
+        studio.open(address)
+        assert studio.pill == "Connecting"
+        assert studio.page.locator("#cover-text").inner_text() == "Connecting …"
+        studio.stroke((0.2, 0.2), (0.8, 0.8))
+        assert studio.pixels("#canvas").min() < 255, "who waits can draw already"
+        studio.until(lambda: studio.pill == "Reconnecting", "the page to lose its patience")
+
+
+def test_a_target_that_cannot_be_kept_shows_and_so_does_what_is_given_up_for_it(browser: Any, host: Host):
+    port = free_port()
+    host.serve(port)
+    with studio_in(browser, "target") as studio:
+        studio.open(f"http://localhost:{port}/").live()
+        page = studio.page
+        page.locator("#tab-camera").click()
+        page.get_by_role("button", name="Start the camera").click()
+
+        def aim(target_ms: float, pill: str) -> bool:
+            page.locator("#target").fill(str(min(100, max(0, round(50 * math.log10(target_ms / 10))))))
+            deadline = time.monotonic() + 1
+            while studio.pill != pill and time.monotonic() < deadline:
+                page.wait_for_timeout(30)
+            return studio.pill == pill
+
+        studio.until(lambda: aim(10, "Over target"), "10 ms to be too few")
+        assert page.locator("#shed").inner_text() == "over target"
+        above = itertools.cycle(1 + 0.06 * i for i in range(20))  # the slowest tenth of the way counts, not the middle
+
+        def scarce() -> bool:
+            return aim(next(above) * float(page.locator("#glass").inner_text()), "Live, lighter")
+
+        studio.until(scarce, "a target that can be kept by giving something up")
+        studio.screen("shed")
+        studio.until(lambda: aim(1000, "Live"), "a second to be enough")
+        assert page.locator("#shed").is_hidden()
+
+
+def test_who_asks_for_nothing_rests_and_comes_back_with_the_next_stroke(browser: Any, host: Host):
+    """The page's own pings and questions keep nobody's place."""
+    port = free_port()
+    host.serve(port, limits={"idle_s": 3.0})
+    with studio_in(browser, "resting") as studio:
+        studio.open(f"http://localhost:{port}/").live()
+        studio.until(lambda: studio.pill == "Resting", "the page to rest")
+        assert "comes back" in studio.page.locator("#state").get_attribute("title")
+        number = studio.id
+        studio.stroke((0.2, 0.2), (0.8, 0.8))
+        studio.until(lambda: studio.id > number and studio.state in LIVE, "the stroke's picture")
+
+
+def test_a_model_that_cannot_be_opened_shows(browser: Any, host: Host, tmp_path: Path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    port = free_port()
+    host.serve(port, hold=str(gate), limits={"picture_pixels": 100})
+    with studio_in(browser, "failed") as studio:
+        studio.open(f"http://localhost:{port}/")
+        studio.until(lambda: studio.pill == "Warming up", "the server to begin")
+        studio.get(
+            """window.shown = []; new MutationObserver(() => shown.push(document.querySelector(".right").innerText,
+                document.querySelector("#cover").innerText)).observe(document.body, {subtree: true, characterData: true,
+                childList: true}), 0"""
+        )
+        gate.unlink()
+        studio.until(lambda: studio.pill == "Reconnecting", "the server to end")
+        shown = " ".join(studio.get("shown"))
+        assert "Out of order" in shown
+        assert "raise the limit" in shown, "and why"
 
 
 def test_a_full_house_shows_the_place_in_the_queue(browser: Any, host: Host):

@@ -23,7 +23,7 @@ export class Result {
   /** @param {Record<string, any>} hello what the server can sign */
   meet({ marks, recordings }) {
     $("with-prompt").disabled = !marks?.credentials;
-    if (recordings) $("camera-note").textContent = "Recordings carry the watermark in every frame, and their signed credentials in a file beside them.";
+    if (recordings) $("camera-note").textContent = "Recordings are watermarked; their credentials come in a file beside them.";
   }
 
   /** Show a picture, unless a newer one is here already. @param {Shown} made */

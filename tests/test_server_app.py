@@ -21,7 +21,9 @@ from websockets.sync.client import connect as live
 
 import fewstep
 from fewstep.provenance.content_credentials import read as read_credentials
-from fewstep.provenance.verify import verify
+from fewstep.provenance.identity import own_identity
+from fewstep.provenance.payload import mark_payload
+from fewstep.provenance.verify import VerifyOptions, verify
 from fewstep.server.client import Client, ServerError
 from fewstep.server.limits import Limits
 from fewstep.server.protocol import HEAD, SUBPROTOCOL, Part, pack, unpack
@@ -274,6 +276,41 @@ def test_a_recording_is_signed_for_its_owner_alone(server: Server, tmp_path: Pat
             assert httpx.post(place, content=film[:1001]).status_code == 413
             refused = httpx.post(place, content=film[:1000])
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "recordings")
+
+
+class Corner:
+    """A watermark of somebody's own: the payload in the first pixel."""
+
+    def embed(self, picture: np.ndarray, payload: int) -> np.ndarray:
+        marked = picture.copy()
+        marked[0, 0] = (payload & 255, payload >> 8 & 255, payload >> 16 & 255)
+        return marked
+
+    def detect(self, picture: np.ndarray, effort: str = "aligned") -> Any:
+        raise AssertionError("a server only marks")
+
+
+def test_a_watermark_and_a_certificate_of_ones_own(tmp_path: Path):
+    own_identity(tmp_path / "office")
+    chain, key = (tmp_path / "office" / "identity" / name for name in ("chain.pem", "key.pem"))
+    with running(watermark=f"{__name__}.Corner", certificate_chain=chain, private_key=key) as server:
+        payload = mark_payload(server.studio.marks.hash)
+        with fewstep.connect(server.url) as studio:
+            picture = studio.draw("a cat", encoder="png")
+            studio.download(picture, tmp_path / "a.png")
+        for pixels in (picture.pixels, np.asarray(Image.open(tmp_path / "a.png"))):
+            assert bytes(pixels[0, 0]) == payload.to_bytes(6, "little")[:3]
+        assert np.array_equal(picture.pixels, np.asarray(Image.open(tmp_path / "a.png"))), "marked once"
+        office = VerifyOptions(home=tmp_path / "office", effort="aligned")
+        assert verify(tmp_path / "a.png", office).credentials.state == "trusted"
+    for options, sentence in (
+        ({"certificate_chain": chain}, "give both"),
+        ({"certificate_chain": key, "private_key": chain}, "PEM"),
+        ({"watermark": "pathlib.Path"}, "embed and detect"),
+        ({"watermark": "nowhere.Mark"}, "dotted path"),
+    ):
+        with pytest.raises(AssertionError, match=sentence), running(**options):
+            pass
 
 
 # single pictures

@@ -19,8 +19,10 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from .. import __version__
+from ..bundle import Card
 from ..inference.budget import Budget, milliseconds
-from . import rest, safety
+from ..provenance import StampOptions, Watermark
+from . import plugin, rest, safety
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body
 from .limits import Door, Limits, address, check_sizes, is_loopback
@@ -63,6 +65,12 @@ class ServeOptions:
     """Where the network runs: cpu or cuda."""
     provenance: bool = True
     """Mark every frame and sign every saved picture. Switching it off is logged, and the page shows it."""
+    watermark: str = "spread_spectrum"
+    """What marks the pixels: spread_spectrum (this house's own), or a dotted path to yours, with embed and detect."""
+    certificate_chain: Path | None = None
+    """PEM chain to sign saved pictures with, the signer's certificate first; default: one made at the first run."""
+    private_key: Path | None = None
+    """PEM private key of the first certificate in the chain."""
     safety: str = "words"
     """Filter of prompts and pictures: words (a word list), off, or a dotted path to your own."""
     limits: Limits = field(default_factory=Limits)
@@ -81,11 +89,19 @@ def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engi
         made = EngineOptions(
             options.backends, sizes=options.sizes, threads=options.threads, max_pixels=options.limits.picture_pixels
         )
-        engine = Engine(pipeline, Marks(pipeline.card, options.provenance), made)
+        engine = Engine(pipeline, make_marks(pipeline.card, options), made)
         check_sizes(options.limits, engine.sizes)
         return engine
 
     return open_
+
+
+def make_marks(card: Card, options: ServeOptions) -> Marks:
+    """The provenance of what is served. Raises ValueError for a watermark that is none and a chain that cannot sign."""
+    own = options.watermark == "spread_spectrum"
+    mark = None if own else plugin.load(options.watermark, Watermark, "a watermark needs the methods embed and detect")
+    stamping = StampOptions(certificate_chain=options.certificate_chain, private_key=options.private_key)
+    return Marks(card, options.provenance, stamping, mark)
 
 
 def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_counter) -> Studio:

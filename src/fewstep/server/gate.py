@@ -107,11 +107,8 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
         body = Bounded(receive, self._most(scope["path"]), self._limits.body_s)
         origin = headers.get("origin")
-        shared = (
-            [*SHARED, (b"access-control-allow-origin", origin.encode())]
-            if origin and self._door.invited(origin)
-            else []
-        )
+        invited = origin is not None and self._door.invited(origin)
+        shared = [*SHARED, (b"access-control-allow-origin", str(origin).encode())] if invited else []
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -126,9 +123,7 @@ class Gate:
             await dressed({"type": "http.response.start", "status": status, "headers": kind})
             await dressed({"type": "http.response.body", "body": said})
 
-        if (
-            shared and scope["method"] == "OPTIONS"
-        ):  # a browser asks before it lets the page ask, and shows no token yet
+        if invited and scope["method"] == "OPTIONS":  # a browser asks before its page may, and shows no token yet
             await answer(204)
         elif (refusal := self._refusal(scope["path"], headers)) is not None:
             status, code, sentence = refusal

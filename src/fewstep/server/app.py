@@ -6,6 +6,7 @@ import contextlib
 import logging
 import secrets
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ from .worker import Worker
 log = logging.getLogger("fewstep.server")
 WEB = Path(__file__).parent / "web"
 SEND_BUFFER = 128 * 1024
+TOLD_S = 0.5
+"""A server that cannot open its model ends after this long, so that whoever is waiting for it hears why."""
 
 
 @dataclass(frozen=True)
@@ -211,9 +214,13 @@ def serve(options: ServeOptions) -> None:
         print("provenance is off: pictures carry no watermark and no content credentials", flush=True)
     running = server(app, options.limits)
 
+    def end() -> None:
+        running.should_exit = True
+
     def state_changed() -> None:
         print(f"  {studio.worker.state}: {studio.worker.doing}".rstrip(": "), flush=True)
-        running.should_exit = running.should_exit or studio.worker.state == "failed"
+        if studio.worker.state == "failed":
+            threading.Timer(TOLD_S, end).start()
 
     studio.worker.on_state(state_changed)
     running.run([taken])

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -99,12 +99,12 @@ def tiny_pipeline() -> Pipeline:
 
 
 @contextlib.contextmanager
-def running(**options: Any) -> Iterator[Server]:
-    """A whole server over loopback, in a thread of its own, on a port of its own."""
+def running(clock: Callable[[], float] = time.perf_counter, **options: Any) -> Iterator[Server]:
+    """A whole server over loopback, in a thread of its own, on a port of its own; ``clock`` is what its limits go by."""
     import uvicorn
 
     options = {"model": str(tiny_bundle()), "port": 0, "backends": ("eager",)} | options
-    studio = app.make_studio(app.ServeOptions(**options))
+    studio = app.make_studio(app.ServeOptions(**options), clock)
     taken = app.listen("127.0.0.1", 0)
     server: uvicorn.Server = app.server(app.build(studio), studio.limits)
     thread = threading.Thread(target=server.run, args=([taken],), daemon=True)
@@ -132,6 +132,7 @@ def benchmark(name: str) -> ModuleType:
 def process(home: Path) -> Iterator[Any]:
     """`benchmarks/load.py`'s server process: the tiny bundle behind a token, with little patience."""
     limits = {"sessions": 6, "queue": 4, "body-s": 1, "send-s": 1, "single-pictures": 2}
+    limits |= {"connections-per-s": 10_000, "connections-burst": 10_000}  # harm is done here by those who are let in
     arguments = [text for name, value in limits.items() for text in (f"--limits.{name}", str(value))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEWSTEP_HOME", str(home))

@@ -140,3 +140,9 @@ def test_the_browsers_module_and_python_speak_one_language(tmp_path: Path):
     assert [(p.name, p.mime, bytes(p.data), p.width) for p in back.parts.values()] == [
         (p.name, p.mime, p.data, p.width) for p in sent
     ]
+
+
+@pytest.mark.skipif(shutil.which("tsc") is None, reason="there is no tsc here: npm install -g typescript")
+def test_the_browsers_modules_keep_to_their_types():
+    done = subprocess.run(["tsc", "-p", str(ROOT / "jsconfig.json")], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "")

@@ -21,6 +21,9 @@ from websockets.sync.client import connect as live
 
 import fewstep
 from fewstep.provenance.content_credentials import read as read_credentials
+from fewstep.provenance.identity import own_identity
+from fewstep.provenance.payload import mark_payload
+from fewstep.provenance.verify import VerifyOptions, verify
 from fewstep.server.client import Client, ServerError
 from fewstep.server.limits import Limits
 from fewstep.server.protocol import HEAD, SUBPROTOCOL, Part, pack, unpack
@@ -42,6 +45,12 @@ def websocket(server: Server, **options: Any) -> Any:
 
 def photo(size: int = SIZE) -> Image.Image:
     return Image.fromarray(np.random.default_rng(1).integers(0, 256, (size, size, 3), np.uint8))
+
+
+def encoded_photo() -> bytes:
+    buffer = io.BytesIO()
+    photo(64).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def until(condition: Any, seconds: float = 20) -> None:
@@ -240,6 +249,70 @@ def test_a_lost_session_comes_back_with_its_pictures(server: Server):
         assert unpack(ws.recv(20)).header["session"] != "guessed"
 
 
+def test_a_recording_is_signed_for_its_owner_alone(server: Server, tmp_path: Path):
+    """Larger than any other body may be; what is no recording, no session's or not recorded here gets no signature."""
+    film = b"\x1a\x45\xdf\xa3" + np.random.default_rng(0).bytes(server.studio.limits.message_bytes)
+    with fewstep.connect(server.url) as studio:
+        place = f"{server.url}/v1/sessions/{studio.hello['session']}/recordings"
+        assert studio.hello["recordings"] is True
+        answer = httpx.post(place, content=film, timeout=60)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/c2pa")
+        (tmp_path / "film.webm").write_bytes(film)
+        (tmp_path / "film.c2pa").write_bytes(answer.content)
+        verdict = verify(tmp_path / "film.webm")
+        assert verdict.credentials.state == "trusted"
+        assert verdict.credentials.facts == {"model": "tiny", "bundle_hash": server.studio.marks.hash}
+        assert "(bundle" in str(verdict)
+        assert "steps" not in str(verdict)
+        (tmp_path / "film.webm").write_bytes(film[:-1] + bytes([film[-1] ^ 1]))
+        assert verify(tmp_path / "film.webm").credentials.state == "tampered"
+        refused = httpx.post(place, content=encoded_photo())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "recording")
+    assert httpx.post(f"{server.url}/v1/sessions/guessed/recordings", content=film).status_code == 404
+    for options in ({"names": ("studio.local",)}, {"provenance": False}):
+        with running(limits=Limits(recording_bytes=1000), **options) as shared, fewstep.connect(shared.url) as studio:
+            assert studio.hello["recordings"] is False
+            place = f"{shared.url}/v1/sessions/{studio.hello['session']}/recordings"
+            assert httpx.post(place, content=film[:1001]).status_code == 413
+            refused = httpx.post(place, content=film[:1000])
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "recordings")
+
+
+class Corner:
+    """A watermark of somebody's own: the payload in the first pixel."""
+
+    def embed(self, picture: np.ndarray, payload: int) -> np.ndarray:
+        marked = picture.copy()
+        marked[0, 0] = (payload & 255, payload >> 8 & 255, payload >> 16 & 255)
+        return marked
+
+    def detect(self, picture: np.ndarray, effort: str = "aligned") -> Any:
+        raise AssertionError("a server only marks")
+
+
+def test_a_watermark_and_a_certificate_of_ones_own(tmp_path: Path):
+    own_identity(tmp_path / "office")
+    chain, key = (tmp_path / "office" / "identity" / name for name in ("chain.pem", "key.pem"))
+    with running(watermark=f"{__name__}.Corner", certificate_chain=chain, private_key=key) as server:
+        payload = mark_payload(server.studio.marks.hash)
+        with fewstep.connect(server.url) as studio:
+            picture = studio.draw("a cat", encoder="png")
+            studio.download(picture, tmp_path / "a.png")
+        for pixels in (picture.pixels, np.asarray(Image.open(tmp_path / "a.png"))):
+            assert bytes(pixels[0, 0]) == payload.to_bytes(6, "little")[:3]
+        assert np.array_equal(picture.pixels, np.asarray(Image.open(tmp_path / "a.png"))), "marked once"
+        office = VerifyOptions(home=tmp_path / "office", effort="aligned")
+        assert verify(tmp_path / "a.png", office).credentials.state == "trusted"
+    for options, sentence in (
+        ({"certificate_chain": chain}, "give both"),
+        ({"certificate_chain": key, "private_key": chain}, "PEM"),
+        ({"watermark": "pathlib.Path"}, "embed and detect"),
+        ({"watermark": "nowhere.Mark"}, "dotted path"),
+    ):
+        with pytest.raises(AssertionError, match=sentence), running(**options):
+            pass
+
+
 # single pictures
 
 
@@ -256,9 +329,7 @@ def test_a_single_picture_over_http(server: Server):
 
 
 def test_a_single_picture_from_a_picture(server: Server):
-    buffer = io.BytesIO()
-    photo(64).save(buffer, "PNG")
-    image = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image = "data:image/png;base64," + base64.b64encode(encoded_photo()).decode()
     body = {"prompt": "a cat", "image": image, "mask": image, "strength": 0.5, "seed": 1}
     assert httpx.post(f"{server.url}/v1/pictures", json=body, timeout=60).status_code == 200
 
@@ -329,11 +400,34 @@ def test_the_page_loads_nothing_from_elsewhere(server: Server):
 def test_foreign_pages_and_names_are_refused(server: Server):
     for headers in ({"Origin": "https://evil.org"}, {"Host": "evil.org"}, {"Origin": "null"}):
         assert httpx.get(f"{server.url}/health", headers=headers).status_code == 403
-    with pytest.raises(InvalidStatus) as refused:
-        websocket(server, origin="https://evil.org").close()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as there, pytest.raises(InvalidStatus) as refused:
+        live("ws://evil.org/v1/stream", sock=there, subprotocols=[SUBPROTOCOL])
     assert refused.value.response.status_code == 403
-    assert b"--origins" in refused.value.response.body
+    with websocket(server, origin="https://evil.org") as ws:  # told, since a browser hides a refused handshake from its page
+        said = unpack(ws.recv(20)).header
+        assert (said["type"], said["code"]) == ("error", "origin")
+        assert "--origins https://evil.org" in said["message"]
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.recv(20)
+        assert closed.value.rcvd.code == 4403
     assert httpx.get(f"{server.url}/health", headers={"Origin": server.url}).status_code == 200
+
+
+def test_pages_that_were_allowed_get_answers_that_their_browser_hands_on():
+    friend = {"Origin": "https://friend.org"}
+    with running(origins=("https://friend.org",), token="secret") as server:
+        asked = httpx.options(f"{server.url}/v1/pictures", headers=friend | {"Access-Control-Request-Method": "POST"})
+        assert "Authorization" in asked.headers["access-control-allow-headers"]
+        models = f"{server.url}/v1/models"
+        answers = [asked, *(httpx.get(models, headers=friend | more) for more in ({}, {"Authorization": "Bearer secret"}))]
+        assert [answer.status_code for answer in answers] == [204, 401, 200], "an origin is no token"
+        for answer in answers:
+            assert answer.headers["access-control-allow-origin"] == "https://friend.org"
+            assert answer.headers["vary"] == "Origin"
+        for own in ({}, {"Origin": server.url}):
+            assert "access-control-allow-origin" not in httpx.get(f"{server.url}/", headers=own).headers
+        assert httpx.options(f"{server.url}/v1/pictures", headers={"Origin": "https://evil.org"}).status_code == 403
 
 
 def test_an_older_or_newer_client_is_told_so(server: Server):
@@ -455,6 +549,34 @@ def test_a_storm_of_reconnects_leaves_nothing_behind(server: Server):
     assert server.studio.metrics.snapshot()["live_sessions"] == 0
     with fewstep.connect(server.url) as studio:
         assert studio.draw("a cat").seed == 0
+
+
+def test_a_storm_is_told_when_to_come_again_and_disturbs_nobody_inside():
+    limits = Limits(connections_per_s=0.01, connections_burst=6)
+    now = [0.0]
+
+    def restless(arrived: int) -> None:
+        for _ in range(20):
+            with pytest.raises(InvalidStatus) as refused:
+                websocket(server).close()
+            answer = refused.value.response
+            assert (answer.status_code, answer.headers["retry-after"]) == (429, "100")
+            assert b"try again in 100 s" in answer.body
+        assert httpx.get(f"{server.url}/health").headers["retry-after"] == "100"
+        assert server.studio.metrics.total("turned_away") == arrived + 21
+
+    with running(limits=limits, clock=lambda: now[0]) as server, websocket(server) as inside:
+        unpack(inside.recv(20))
+        for _ in range(5):
+            websocket(server).close()
+        for round in range(2):
+            restless(21 * round)
+            inside.send(pack({"type": "time", "sent_ms": 1.0}))
+            while (said := unpack(inside.recv(20))).type != "time":
+                pass
+            assert said.header["sent_ms"] == 1.0
+            now[0] += 100.0
+            websocket(server).close()  # its time has come
 
 
 def test_a_server_that_stops_says_so_and_its_address_is_free_again():

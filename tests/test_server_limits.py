@@ -10,7 +10,17 @@ import pytest
 from PIL import Image
 
 from fewstep.server import safety, wire
-from fewstep.server.limits import Door, Limits, TokenBucket, address, bearer, check_sizes, is_loopback
+from fewstep.server.limits import (
+    Arrivals,
+    Door,
+    Limits,
+    TokenBucket,
+    address,
+    bearer,
+    check_sizes,
+    is_loopback,
+    neighbourhood,
+)
 from fewstep.server.protocol import RAW, Part, ProtocolError
 from fewstep.server.safety import Guard, WordList
 
@@ -32,8 +42,8 @@ def wrong(part: Part) -> str:
 
 
 def test_only_this_machine_without_a_token():
-    assert Door("127.0.0.1").stranger("localhost:7860", None) is None
-    assert Door("::1").stranger("[::1]:7860", None) is None
+    assert Door("127.0.0.1").stranger("localhost:7860") is None
+    assert Door("::1").stranger("[::1]:7860") is None
     for host in ("0.0.0.0", "192.168.1.7", "example.org", ""):
         with pytest.raises(ValueError, match="--token"):
             Door(host)
@@ -42,23 +52,33 @@ def test_only_this_machine_without_a_token():
 
 def test_pages_of_other_sites_stay_outside():
     door = Door("127.0.0.1", origins=("https://friend.org",))
-    assert door.stranger("localhost:7860", "http://localhost:7860") is None
-    assert door.stranger("localhost:7860", "https://friend.org") is None
+    assert door.foreign("localhost:7860", None) is None
+    assert door.foreign("localhost:7860", "http://localhost:7860") is None
+    assert door.foreign("localhost:7860", "https://friend.org") is None
+    assert door.invited("https://friend.org")
+    assert not door.invited("http://localhost:7860")
     for origin in ("https://evil.org", "http://localhost:9999", "null", "http://evil.org@localhost:7860", "file://"):
-        assert "--origins" in (door.stranger("localhost:7860", origin) or ""), origin
+        assert "--origins" in (door.foreign("localhost:7860", origin) or ""), origin
+
+
+@pytest.mark.parametrize("wrong", ["https://my.page/", "my.page", "https://My.page", "https://my.page/studio", "*", ""])
+def test_an_origin_that_no_browser_would_send_is_refused_at_the_start(wrong: str):
+    with pytest.raises(ValueError, match=r"https://example\.org"):
+        Door("127.0.0.1", origins=(wrong,))
+    assert Door("127.0.0.1", origins=("http://my.page:8000", "null", "http://[::1]:8000")).origins
 
 
 def test_a_name_that_was_made_to_point_here_is_refused():
     door = Door("127.0.0.1", names=("studio.local",))
-    assert "evil.org" in (door.stranger("evil.org:7860", "http://evil.org:7860") or "")
-    assert door.stranger("studio.local:7860", "http://studio.local:7860") is None
-    assert door.stranger(None, None) is not None
-    assert door.stranger("localhost.evil.org", None) is not None
+    assert "evil.org" in (door.stranger("evil.org:7860") or "")
+    assert door.stranger("studio.local:7860") is None
+    assert door.stranger(None) is not None
+    assert door.stranger("localhost.evil.org") is not None
 
 
 def test_tokens():
     door = Door("0.0.0.0", token="secret")
-    assert door.stranger("anything:7860", None) is None  # whoever knows the token was given the address
+    assert door.stranger("anything:7860") is None  # whoever knows the token was given the address
     assert door.wrong_token("secret") is None
     assert door.wrong_token("") is not None
     assert door.wrong_token("sécret") is not None
@@ -81,6 +101,30 @@ def test_the_bucket_allows_bursts_and_a_rate():
     assert sum(bucket.take(i / 100) for i in range(1, 201)) in (19, 20)
     assert not bucket.take(1.0)  # a clock that runs backwards gives nothing
     assert sum(bucket.take(1000.0) for _ in range(20)) == 5
+
+
+def test_a_storm_from_one_address_stays_outside_and_the_others_come_in():
+    storm = Arrivals(Limits(connections_per_s=2, connections_burst=5))
+    waits = [storm.take(("10.0.0.1", port), True, 0.0) for port in range(7)]
+    assert waits == [0, 0, 0, 0, 0, 0.5, 0.5]
+    assert storm.take(("10.0.0.2", 1), True, 0.0) == 0, "another address"
+    assert storm.take(("10.0.0.1", 1), False, 0.0) == 0, "a request on a connection that is open already"
+    assert storm.take(("10.0.0.1", 99), False, 0.0) == 0.5, "and on a new one"
+    assert storm.take(("10.0.0.1", 99), False, 0.25) == 0.25
+    assert storm.take(("10.0.0.1", 99), False, 0.5) == 0
+    assert storm.take(("10.0.0.1", 1), True, 0.5) == 0.5, "a live session is always new"
+    assert sum(storm.take(("10.0.0.1", 1), True, 60.0) == 0 for _ in range(20)) == 5
+
+
+def test_arrivals_remember_little():
+    arrivals = Arrivals(Limits(connections_per_s=1, connections_burst=1), most=3)
+    first = ("10.0.0.1", 7)
+    assert (arrivals.take(first, True, 0.0), arrivals.take(first, True, 0.0)) == (0, 1)
+    for number in range(2, 5):
+        assert arrivals.take((f"10.0.0.{number}", 7), True, 0.0) == 0
+    assert arrivals.take(first, False, 0.0) == 0, "forgotten, as a connection and as an address"
+    assert neighbourhood("2001:db8:1:2:3:4:5:6") == neighbourhood("2001:db8:1:2:ffff::1") != neighbourhood("2001:db8:1:3::1")
+    assert (neighbourhood("10.0.0.1"), neighbourhood("")) == ("10.0.0.1", "")
 
 
 def test_a_model_larger_than_the_limit_is_refused():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -11,8 +13,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,12 @@ FLAGS = [
 PATIENCE_S = 60
 LOST = re.compile(r"WebSocket connection to 'ws://localhost:\d+/v1/stream.*' failed")
 """What Chromium itself writes to the console when nobody answers."""
+STANDING_OUT = """[...document.querySelectorAll("body *")].filter(e => {
+    for (let p = e; p; p = p.parentElement) if (p.matches(".sprite, .sr, .skip, .chips, .history")) return false;
+    const box = e.getBoundingClientRect();
+    return box.width && (box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5);
+}).map(e => e.id || e.outerHTML.slice(0, 80))"""
+"""What reaches over the page's edge; a page that cuts it off does not scroll, and would hide it from `scrollWidth`."""
 LIVE = ("ready", "busy", "shed", "over")
 
 
@@ -150,15 +161,20 @@ class Studio:
         """Wait for a condition; the browser goes on meanwhile."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"waited in vain for: {what}; the page says {self.pill!r}"
+            assert time.monotonic() < deadline, f"waited in vain for: {what}; the page says {self.said!r}"
             self.page.wait_for_timeout(50)
 
-    def get(self, script: str) -> Any:
-        return self.page.evaluate(script)
+    def get(self, script: str, given: Any = None) -> Any:
+        return self.page.evaluate(script, given)
 
     @property
     def state(self) -> str:
         return self.page.locator("#state").get_attribute("data-state")
+
+    @property
+    def said(self) -> str:
+        """The state, or on a stranger's page whatever stands there."""
+        return self.pill if self.page.locator("#state").count() else self.page.inner_text("body")
 
     @property
     def pill(self) -> str:
@@ -332,7 +348,7 @@ def test_every_keystroke_is_a_picture_and_a_pause_brings_variations(studio: Stud
 # camera
 
 
-def test_the_camera_streams_pauses_and_records(studio: Studio):
+def test_the_camera_streams_pauses_and_records(studio: Studio, host: Host, tmp_path: Path):
     page = studio.page
     page.locator("#tab-camera").click()
     page.get_by_role("button", name="Start the camera").click()
@@ -347,6 +363,18 @@ def test_the_camera_streams_pauses_and_records(studio: Studio):
     video = Path(recorded.value.path())
     assert video.read_bytes()[:4] == b"\x1a\x45\xdf\xa3", "a WebM file"
     assert video.stat().st_size > 1000
+    assert "file beside them" in page.locator("#camera-note").inner_text()
+    with page.expect_download() as signed:
+        page.locator("#record-credentials").click()
+    film, beside = (tmp_path / given.value.suggested_filename for given in (recorded, signed))
+    recorded.value.save_as(film)
+    signed.value.save_as(beside)
+    assert beside == film.with_suffix(".c2pa")
+    verdict = verify(film, VerifyOptions(home=host.home))
+    assert (verdict.credentials.state, verdict.credentials.sidecar) == ("trusted", True)
+    assert verdict.credentials.ai_generated
+    film.write_bytes(film.read_bytes() + b"more")
+    assert verify(film, VerifyOptions(home=host.home)).credentials.state == "tampered"
     studio.until(lambda: page.locator("#record-time").inner_text() == "Record", "the clock to stand")
     page.keyboard.press("Escape")
     page.locator("#camera-pause").click()
@@ -378,7 +406,19 @@ def test_a_download_carries_its_credentials(studio: Studio, host: Host, tmp_path
         assert verdict.made_by_fewstep
         assert (verdict.credentials.facts["seed"], verdict.credentials.facts["steps"]) == (7, 4)
         assert "prompt" not in verdict.credentials.facts
-    studio.until(lambda: "content credentials" in studio.page.locator("#toast").inner_text(), "a word about it")
+    toast = studio.page.locator("#toast")
+    studio.until(lambda: "content credentials" in toast.inner_text(), "a word about it")
+    assert "prompt" not in toast.inner_text()
+    for wanted, told in ((True, "a red heart"), (False, None)):
+        studio.page.locator("#with-prompt").click()
+        assert studio.page.locator("#with-prompt").get_attribute("aria-pressed") == str(wanted).lower()
+        with studio.page.expect_download() as download:
+            studio.page.locator("#save").click()
+        download.value.save_as(tmp_path / "again.webp")
+        verdict = verify(tmp_path / "again.webp", VerifyOptions(home=host.home))
+        assert verdict.credentials.facts.get("prompt") == told
+        assert ("prompt 'a red heart'" in str(verdict)) == wanted
+        studio.until(lambda wanted=wanted: ("the prompt" in toast.inner_text()) == wanted, "a word about that, too")
 
 
 # the budget
@@ -444,13 +484,60 @@ def test_everything_is_within_reach_of_the_keyboard(studio: Studio):
         page.keyboard.press("Control+s")
 
 
+def test_tabs_and_brush_are_ruled_by_keys(studio: Studio):
+    page = studio.page
+    focus = "document.activeElement.id || document.activeElement.ariaLabel"
+    page.locator("#tab-draw").focus()
+    for key, name in (("ArrowRight", "camera"), ("ArrowRight", "type"), ("ArrowRight", "draw"), ("ArrowLeft", "type")):
+        page.keyboard.press(key)
+        assert studio.get(focus) == f"tab-{name}"
+        assert page.locator(f"#view-{name}").is_visible()
+        assert page.locator(f"#tab-{name}").get_attribute("aria-selected") == "true"
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.get_by_role("radio", name="red", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    assert studio.get(focus) == "orange"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    assert studio.get(focus) == "brush", "past the colour of one's own to the size"
+    for key, size in (("End", "120"), ("[", "114"), ("Home", "4"), ("ArrowRight", "5"), ("]", "11"), ("]", "17")):
+        page.keyboard.press(key)
+        assert page.locator("#brush").input_value() == size
+    page.locator("[data-tool=brush]").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("[data-tool=eraser]").get_attribute("aria-checked") == "true"
+    page.keyboard.press("b")
+    page.locator("#canvas").focus()
+    for key in ("Space", *["ArrowRight"] * 8, "Space"):
+        page.keyboard.press(key)
+    ink = studio.pixels("#canvas")
+    line = (ink < 250).any(-1).sum()
+    assert 0 < line < 96, "a thin line"
+    assert (ink == (0xF5, 0xA5, 0x24)).all(-1).any(), "in the new colour"
+    for button in ("undo", "redo", "undo"):
+        page.locator(f"#{button}").focus()
+        page.keyboard.press("Enter")
+    assert studio.pixels("#canvas").min() == 255
+
+
 def test_a_phone_shows_both_pictures_at_once(browser: Any, address: str):
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": "light"}
     with studio_in(browser, "phone_draw", **phone) as studio:
         studio.open(address).live()
+        page = studio.page
+        page.locator("#tab-camera").tap()
+        page.get_by_role("button", name="Start the camera").tap()
+        page.locator("#record").tap()
+        with page.expect_download():
+            page.locator("#record").tap()
+        studio.until(page.locator("#record-credentials").is_visible, "the recording's credentials")
+        page.locator("#tab-type").tap()
+        studio.until(lambda: page.locator("#variations .thumb:not(.waiting)").count() == 4, "four variations")
         for name in ("camera", "type", "draw"):
-            studio.page.locator(f"#tab-{name}").tap()
-            assert studio.get("document.documentElement.scrollWidth") == 390, f"nothing stands out of the {name} tab"
+            page.locator(f"#tab-{name}").tap()
+            assert studio.get("(e => e.scrollWidth <= e.clientWidth)(document.documentElement)")
+            assert studio.get(STANDING_OUT) == [], f"nothing stands out of the {name} tab"
             studio.screen(f"phone_{name}", whole=True)
         boxes = [studio.page.locator(place).bounding_box() for place in ("#result", "#canvas", "#swatches", "nav")]
         tops = [box["y"] for box in boxes]
@@ -471,7 +558,109 @@ def test_light_and_dark_on_a_laptop_and_a_tablet(studio: Studio):
     assert studio.get("document.documentElement.dataset.theme") == "light", "the choice is kept"
     studio.live()
     studio.page.set_viewport_size({"width": 900, "height": 1000})
-    assert studio.get("document.documentElement.scrollWidth") == 900
+    assert studio.get(STANDING_OUT) == []
+
+
+# on a page of somebody else
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the origin that it is served from: not the studio's."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    shutil.copy(ROOT / "src" / "fewstep" / "server" / "web" / "wire.js", folder)
+    quiet = type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *said: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(folder))) as serving:
+        (folder / "favicon.ico").touch()
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield folder, f"http://localhost:{serving.server_port}"
+        serving.shutdown()
+
+
+def example(address: str) -> str:
+    """The page of docs/protocol.md, for a server at this address."""
+    page = (ROOT / "docs" / "protocol.md").read_text().split("```html\n")[1].split("```")[0]
+    assert "http://localhost:7860" in page
+    return "<!doctype html>" + page.replace("http://localhost:7860", address)
+
+
+def test_a_strangers_page_draws_where_it_was_allowed(browser: Any, host: Host, elsewhere: tuple[Path, str]):
+    folder, origin = elsewhere
+    port = free_port()
+    host.serve(port, budget="60s", origins=[origin], token="secret")
+    address = f"http://localhost:{port}"
+    page = example(f"{address}#token=secret")
+    (folder / "index.html").write_text(page.replace("./wire.js", f"{address}/web/wire.js"))
+    with studio_in(browser, "elsewhere") as studio:
+
+        def drawn() -> bool:
+            studio.page.locator("#go").click()
+            return studio.get("picture.naturalWidth") == 32
+
+        studio.open(origin)
+        studio.until(lambda: studio.get("Boolean(go.onclick)") or studio.page.reload() is None, "the server")
+        studio.until(drawn, "a picture on the stranger's page")
+        studio.get(
+            """async address => { const { connect } = await import("./wire.js");
+                window.link = await connect(address, { token: "secret" }) }""",
+            address,
+        )
+        asked = """async () => { const image = new ImageData(new Uint8ClampedArray(4 * 32 * 32).fill(200), 32, 32);
+            const all = await Promise.all([
+                ...[1, 2, 3, 4].map(seed => link.draw({ prompt: "a cat", seed })),
+                link.draw({ prompt: "a cat", seed: 5, image, strength: 0.5 }),
+                link.draw({ prompt: "a cat", seed: 6, image: new Blob(["nonsense"], { type: "image/png" }) }).catch(e => e.code),
+                link.draw({ prompt: "a cat", steps: 3 }).catch(e => `${e.name}: ${e.message}`),
+                link.draw({ prompt: "a dog", seed: 7, encoder: "png" })]);
+            const file = await link.file(all[7].id, { prompt: true });
+            return { seeds: all.map(p => p.seed ?? p), type: all[7].blob.type, inside: (await link.stats()).room.inside,
+                     file: [...new Uint8Array(await file.arrayBuffer())] } }"""
+        said = studio.get(asked)
+        assert said["seeds"][:6] + said["seeds"][7:] == [1, 2, 3, 4, 5, "picture", 7], "each gets its own answer"
+        assert re.match("ServerError: .*trained for 1, 2, 4 steps", said["seeds"][6])
+        assert (said["type"], said["inside"]) == ("image/png", 2)
+        (folder / "file.png").write_bytes(bytes(said["file"]))
+        assert verify(folder / "file.png", VerifyOptions(home=host.home)).credentials.facts["prompt"] == "a dog"
+        ended = """async () => { const open = link.draw({ prompt: "never" }).catch(e => e.code); link.close(); link.close();
+            return [link.state, await open, await link.draw({}).catch(e => e.code)] }"""
+        assert studio.get(ended) == ["closed", "closed", "closed"]
+        assert studio.get("link.stats().catch(e => e.message)") == "this session is closed: connect again"
+
+
+def test_a_strangers_page_is_told_why_it_may_not(browser: Any, address: str, elsewhere: tuple[Path, str]):
+    folder, origin = elsewhere
+    (folder / "index.html").write_text(example(address.rstrip("/")))
+    with studio_in(browser, "not_allowed") as studio:
+        studio.open(origin)
+        said = studio.page.locator("#said")
+        studio.until(lambda: said.inner_text(), "a sentence")
+        sentence = f"pages from {origin} may not use this server: start it with --origins {origin} to allow them"
+        assert said.inner_text() == sentence
+        nobody = f"http://localhost:{free_port()}"
+        (folder / "index.html").write_text(example(nobody))
+        studio.page.reload()
+        studio.until(lambda: said.inner_text(), "another sentence")
+        assert "fewstep serve" in said.inner_text()
+
+
+def test_a_draw_survives_the_server(browser: Any, host: Host, elsewhere: tuple[Path, str]):
+    """What was asked for while a server died is drawn by the next one."""
+    folder, origin = elsewhere
+    (folder / "index.html").write_text("<!doctype html><title>somebody's page</title>")
+    port = free_port()
+    server = host.serve(port, origins=[origin])
+    join = """async address => { const { connect } = await import("./wire.js");
+        return connect(address).then(link => Boolean(window.link = link), () => false) }"""
+    with studio_in(browser, "survived") as studio:
+        studio.open(origin)
+        studio.until(lambda: studio.get(join, f"http://localhost:{port}"), "the server")
+        os.kill(server, signal.SIGSTOP)
+        studio.get("window.asked = link.draw({ prompt: 'a cat', seed: 3 }), 0")
+        os.kill(server, signal.SIGKILL)
+        studio.until(lambda: studio.get("link.state") == "lost", "the page to notice")
+        host.serve(port, origins=[origin])
+        assert studio.get("asked.then(picture => picture.seed)") == 3
 
 
 # when the connection is not what it should be
@@ -504,6 +693,79 @@ def test_a_server_killed_in_mid_stroke_is_found_again(browser: Any, host: Host):
         studio.until(lambda: studio.id > number, "the picture to be drawn anew, though nobody moves")
         with studio.page.expect_download():  # the new server has it
             studio.page.locator("#save").click()
+
+
+def test_a_server_that_says_nothing_is_waited_for(browser: Any, address: str):
+    with studio_in(browser, "connecting") as studio:
+        studio.page.route_web_socket("**/v1/stream", lambda socket: None)  # opened, and never answered
+        studio.open(address)
+        assert studio.pill == "Connecting"
+        assert studio.page.locator("#cover-text").inner_text() == "Connecting …"
+        studio.stroke((0.2, 0.2), (0.8, 0.8))
+        assert studio.pixels("#canvas").min() < 255, "who waits can draw already"
+        studio.until(lambda: studio.pill == "Reconnecting", "the page to lose its patience")
+
+
+def test_a_target_that_cannot_be_kept_shows_and_so_does_what_is_given_up_for_it(browser: Any, host: Host):
+    port = free_port()
+    host.serve(port)
+    with studio_in(browser, "target") as studio:
+        studio.open(f"http://localhost:{port}/").live()
+        page = studio.page
+        page.locator("#tab-camera").click()
+        page.get_by_role("button", name="Start the camera").click()
+
+        def aim(target_ms: float, pill: str) -> bool:
+            page.locator("#target").fill(str(min(100, max(0, round(50 * math.log10(target_ms / 10))))))
+            deadline = time.monotonic() + 1
+            while studio.pill != pill and time.monotonic() < deadline:
+                page.wait_for_timeout(30)
+            return studio.pill == pill
+
+        studio.until(lambda: aim(10, "Over target"), "10 ms to be too few")
+        assert page.locator("#shed").inner_text() == "over target"
+        above = itertools.cycle(1 + 0.06 * i for i in range(20))  # the slowest tenth of the way counts, not the middle
+
+        def scarce() -> bool:
+            return aim(next(above) * float(page.locator("#glass").inner_text()), "Live, lighter")
+
+        studio.until(scarce, "a target that can be kept by giving something up")
+        studio.screen("shed")
+        studio.until(lambda: aim(1000, "Live"), "a second to be enough")
+        assert page.locator("#shed").is_hidden()
+
+
+def test_who_asks_for_nothing_rests_and_comes_back_with_the_next_stroke(browser: Any, host: Host):
+    """The page's own pings and questions keep nobody's place."""
+    port = free_port()
+    host.serve(port, limits={"idle_s": 3.0})
+    with studio_in(browser, "resting") as studio:
+        studio.open(f"http://localhost:{port}/").live()
+        studio.until(lambda: studio.pill == "Resting", "the page to rest")
+        assert "comes back" in studio.page.locator("#state").get_attribute("title")
+        number = studio.id
+        studio.stroke((0.2, 0.2), (0.8, 0.8))
+        studio.until(lambda: studio.id > number and studio.state in LIVE, "the stroke's picture")
+
+
+def test_a_model_that_cannot_be_opened_shows(browser: Any, host: Host, tmp_path: Path):
+    gate = tmp_path / "gate"
+    gate.touch()
+    port = free_port()
+    host.serve(port, hold=str(gate), limits={"picture_pixels": 100})
+    with studio_in(browser, "failed") as studio:
+        studio.open(f"http://localhost:{port}/")
+        studio.until(lambda: studio.pill == "Warming up", "the server to begin")
+        studio.get(
+            """window.shown = []; new MutationObserver(() => shown.push(document.querySelector(".right").innerText,
+                document.querySelector("#cover").innerText)).observe(document.body, {subtree: true, characterData: true,
+                childList: true}), 0"""
+        )
+        gate.unlink()
+        studio.until(lambda: studio.pill == "Reconnecting", "the server to end")
+        shown = " ".join(studio.get("shown"))
+        assert "Out of order" in shown
+        assert "raise the limit" in shown, "and why"
 
 
 def test_a_full_house_shows_the_place_in_the_queue(browser: Any, host: Host):
@@ -545,6 +807,8 @@ def test_a_token_a_slow_start_and_no_provenance_all_show(browser: Any, host: Hos
         studio.live()
         assert studio.page.locator("#cover").is_hidden()
         assert studio.page.locator("#badge").inner_text() == "No provenance"
+        assert studio.page.locator("#with-prompt").is_disabled(), "there are no credentials to write it into"
+        assert "beside" not in studio.page.locator("#camera-note").text_content()
         with studio.page.expect_download() as download:
             studio.page.locator("#save").click()
         assert verify(download.value.path(), VerifyOptions(home=host.home)).credentials.state == "absent"

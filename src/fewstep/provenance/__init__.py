@@ -40,7 +40,9 @@ __all__ = [
     "mark_payload",
     "missing",
     "pool",
+    "signer",
     "stamp",
+    "stamp_beside",
     "write",
 ]
 
@@ -87,9 +89,15 @@ def stamp(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions
     Where the packages for credentials are missing, the picture is still marked and a :class:`ProvenanceWarning` says so.
     """
     data = encode(_marked(picture, facts, options), options.format, options.quality)
-    if options.credentials and (identity := _signer(options)):
+    if options.credentials and (identity := signer(options)):
         return sign(data, Image.MIME[options.format], facts, identity, options.include_prompt)
     return data
+
+
+def stamp_beside(data: bytes, mime: str, facts: GenerationFacts, options: StampOptions = DEFAULTS) -> bytes | None:
+    """The ``.c2pa`` sidecar of a finished file of any kind; None, and a :class:`ProvenanceWarning`, where nobody can sign."""
+    identity = signer(options)
+    return sign_beside(data, mime, facts, identity, options.include_prompt) if identity else None
 
 
 def write(
@@ -104,7 +112,7 @@ def write(
     data = encode(_marked(picture, facts, options), kind, options.quality)
     mime = Image.MIME.get(kind, "application/octet-stream")
     manifest: bytes | None = None
-    if options.credentials and (identity := _signer(options)):
+    if options.credentials and (identity := signer(options)):
         if options.sidecar or mime not in EMBEDDABLE:
             manifest = sign_beside(data, mime, facts, identity, options.include_prompt)
         else:
@@ -152,7 +160,7 @@ def _marked(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptio
     return marked if pixels.shape[2] == 3 else np.concatenate([marked, pixels[..., 3:]], axis=2)
 
 
-def _signer(options: StampOptions) -> Identity | None:
+def signer(options: StampOptions) -> Identity | None:
     """Who signs, or None (and a warning) where the packages are missing."""
     if (options.certificate_chain is None) != (options.private_key is None):
         raise ValueError("give both certificate_chain and private_key, or neither")

@@ -10,7 +10,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewstep import __version__
@@ -35,10 +35,10 @@ class GenerationFacts:
     """Name of the student."""
     bundle_hash: str
     """Hash of the bundle, so that the very weights can be found again."""
-    steps: int
-    """Network evaluations spent on the picture."""
-    seed: int
-    """The seed it was drawn from."""
+    steps: int | None = None
+    """Network evaluations spent on the picture; None for a recording, in which they change."""
+    seed: int | None = None
+    """The seed it was drawn from; None for a recording."""
     prompt: str | None = None
     """What was asked for. Only written where the caller says so: prompts are private by default."""
 
@@ -112,19 +112,14 @@ def manifest_of(facts: GenerationFacts, include_prompt: bool = False) -> dict[st
     """The manifest to sign: one ``c2pa.created`` action and one assertion with the facts."""
     agent = {"name": "fewstep", "version": __version__}
     created = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE, "softwareAgent": agent}
-    said: dict[str, Any] = {
-        "model": facts.model,
-        "bundle_hash": facts.bundle_hash,
-        "steps": facts.steps,
-        "seed": facts.seed,
-    }
-    if include_prompt and facts.prompt is not None:
-        said["prompt"] = facts.prompt
+    said = asdict(facts)
+    if not include_prompt:
+        del said["prompt"]
     return {
         "claim_generator_info": [agent],
         "assertions": [
             {"label": "c2pa.actions.v2", "data": {"actions": [created]}},
-            {"label": GENERATION, "data": said},
+            {"label": GENERATION, "data": {name: value for name, value in said.items() if value is not None}},
         ],
     }
 

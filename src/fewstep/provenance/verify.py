@@ -1,4 +1,4 @@
-"""``fewstep verify FILE``: what a picture's credentials and its watermark say together, in plain sentences."""
+"""``fewstep verify FILE``: what a picture's (or a recording's) credentials and its watermark say together, in plain sentences."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from fewstep.provenance.watermark import PUBLIC_KEY, Effort, SpreadSpectrum, Wat
 SIDECAR = ".c2pa"
 MOST_PIXELS = 50_000_000
 REASONS_SHOWN = 3
+NOT_LOOKED_FOR = "Watermark: not looked for in a video; save one of its frames as a picture and verify that."
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,34 @@ class Verdict:
 
 
 def verify(path: Path | str, options: VerifyOptions | None = None, watermark: Watermark | None = None) -> Verdict:
-    """Check the credentials and the watermark of a picture file; a file that is no picture is a ValueError."""
+    """Check the credentials and the watermark of a picture file, or the credentials of a video; another file is a ValueError."""
     options = options or VerifyOptions()
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"can't read {path}: {error.strerror or error}") from error
-    picture, mime = decode(data, path.name)
+    film = video_type(data)
+    picture, mime = (None, film) if film else decode(data, path.name)
     beside = path.with_suffix(SIDECAR)
     credentials = read(data, mime, _anchors(options))
     if credentials.state == "absent" and beside.is_file():
         credentials = read(data, mime, _anchors(options), sidecar=beside.read_bytes())
+    if picture is None:
+        said = (_about_credentials(credentials, False), *_made_how(credentials), NOT_LOOKED_FOR)
+        return Verdict(credentials, None, False, None, said)
     found = None
     if min(picture.shape[:2]) >= SMALLEST_SIDE:
         found = (watermark or SpreadSpectrum(options.key)).detect(picture, options.effort)
     return conclude(credentials, found)
+
+
+def video_type(data: bytes) -> str | None:
+    """The media type of a recording, from its first bytes: WebM or MP4; None for anything else."""
+    if data[:4] == b"\x1a\x45\xdf\xa3":
+        return "video/webm"
+    still = data[8:12] in (b"avif", b"avis", b"heic", b"mif1")
+    return "video/mp4" if data[4:8] == b"ftyp" and not still else None
 
 
 def decode(data: bytes, name: str = "this file") -> tuple[Bytes, str]:
@@ -147,8 +160,9 @@ def _made_how(credentials: Credentials) -> list[str]:
     sentence = f"{verb} made by {credentials.software}"
     facts = credentials.facts
     if facts:
-        sentence += f" with {facts.get('model')} (bundle {str(facts.get('bundle_hash'))[:12]}), "
-        sentence += f"steps {facts.get('steps')}, seed {facts.get('seed')}"
+        sentence += f" with {facts.get('model')} (bundle {str(facts.get('bundle_hash'))[:12]})"
+        told = {"steps": facts.get("steps"), "seed": facts.get("seed"), "prompt": facts.get("prompt")}
+        sentence += "".join(f", {name} {value!r}" for name, value in told.items() if value is not None)
     if credentials.ai_generated:
         sentence += "; a trained model made the whole picture"
     return [sentence + "."]

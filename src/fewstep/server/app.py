@@ -6,6 +6,8 @@ import contextlib
 import logging
 import secrets
 import socket
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +20,10 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from .. import __version__
+from ..bundle import Card
 from ..inference.budget import Budget, milliseconds
-from . import rest, safety
+from ..provenance import StampOptions, Watermark
+from . import plugin, rest, safety
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body
 from .limits import Door, Limits, address, check_sizes, is_loopback
@@ -32,6 +36,8 @@ from .worker import Worker
 log = logging.getLogger("fewstep.server")
 WEB = Path(__file__).parent / "web"
 SEND_BUFFER = 128 * 1024
+TOLD_S = 0.5
+"""A server that cannot open its model ends after this long, so that whoever is waiting for it hears why."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,12 @@ class ServeOptions:
     """Where the network runs: cpu or cuda."""
     provenance: bool = True
     """Mark every frame and sign every saved picture. Switching it off is logged, and the page shows it."""
+    watermark: str = "spread_spectrum"
+    """What marks the pixels: spread_spectrum (this house's own), or a dotted path to yours, with embed and detect."""
+    certificate_chain: Path | None = None
+    """PEM chain to sign saved pictures with, the signer's certificate first; default: one made at the first run."""
+    private_key: Path | None = None
+    """PEM private key of the first certificate in the chain."""
     safety: str = "words"
     """Filter of prompts and pictures: words (a word list), off, or a dotted path to your own."""
     limits: Limits = field(default_factory=Limits)
@@ -80,21 +92,29 @@ def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engi
         made = EngineOptions(
             options.backends, sizes=options.sizes, threads=options.threads, max_pixels=options.limits.picture_pixels
         )
-        engine = Engine(pipeline, Marks(pipeline.card, options.provenance), made)
+        engine = Engine(pipeline, make_marks(pipeline.card, options), made)
         check_sizes(options.limits, engine.sizes)
         return engine
 
     return open_
 
 
-def make_studio(options: ServeOptions) -> Studio:
+def make_marks(card: Card, options: ServeOptions) -> Marks:
+    """The provenance of what is served. Raises ValueError for a watermark that is none and a chain that cannot sign."""
+    own = options.watermark == "spread_spectrum"
+    mark = None if own else plugin.load(options.watermark, Watermark, "a watermark needs the methods embed and detect")
+    stamping = StampOptions(certificate_chain=options.certificate_chain, private_key=options.private_key)
+    return Marks(card, options.provenance, stamping, mark)
+
+
+def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_counter) -> Studio:
     """The state of a server. Raises ValueError for options that make no sense."""
     token = secrets.token_urlsafe(18) if options.token == "auto" else options.token
     door = Door(options.host, token, options.origins, options.names)
     budget = Budget(milliseconds(options.budget))
     metrics = Metrics()
     guard = safety.Guard(safety.load(options.safety), metrics.note)
-    return Studio(Worker(open_engine(options), metrics, guard), options.limits, door, budget)
+    return Studio(Worker(open_engine(options), metrics, guard), options.limits, door, budget, clock)
 
 
 def build(studio: Studio) -> FastAPI:
@@ -114,7 +134,7 @@ def build(studio: Studio) -> FastAPI:
         docs_url=None,  # their pages come from a CDN: /openapi.json is the offline form
         redoc_url=None,
     )
-    app.add_middleware(Gate, door=studio.door, limits=studio.limits)
+    app.add_middleware(Gate, door=studio.door, limits=studio.limits, clock=studio.clock, metrics=studio.metrics)
     app.include_router(rest.routes(studio))
 
     @app.exception_handler(RequestValidationError)
@@ -194,9 +214,13 @@ def serve(options: ServeOptions) -> None:
         print("provenance is off: pictures carry no watermark and no content credentials", flush=True)
     running = server(app, options.limits)
 
+    def end() -> None:
+        running.should_exit = True
+
     def state_changed() -> None:
         print(f"  {studio.worker.state}: {studio.worker.doing}".rstrip(": "), flush=True)
-        running.should_exit = running.should_exit or studio.worker.state == "failed"
+        if studio.worker.state == "failed":
+            threading.Timer(TOLD_S, end).start()
 
     studio.worker.on_state(state_changed)
     running.run([taken])

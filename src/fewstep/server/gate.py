@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .limits import Door, Limits, bearer
+from .limits import Arrivals, Door, Limits, bearer
+from .metrics import Metrics
 from .protocol import SUBPROTOCOL, pack, token_in
-from .stream import CLOSE_UNAUTHORISED
+from .stream import CLOSE_FOREIGN, CLOSE_UNAUTHORISED
 
 OPEN_PATHS = ("/", "/health", "/favicon.ico")
 """Paths that need no token: they hold nothing of anybody's."""
 OPEN_FOLDERS = ("/web/", "/v1/files/")
 """The same for all below them. A file's name is a secret that only its answer gave away, as with OpenAI's addresses."""
+RECORDINGS = "/recordings"
+"""How a path ends that takes a recording."""
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
      b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
@@ -26,6 +30,14 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(self), microphone=()"),
 )  # fmt: skip
+SHARED = (
+    (b"vary", b"Origin"),
+    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-headers", b"Authorization, Content-Type"),
+    (b"access-control-expose-headers", b"X-Fewstep, Content-Disposition, Retry-After"),
+    (b"access-control-max-age", b"600"),
+)
+"""For pages of other servers that were allowed: the browser hands them our answers."""
 
 
 def error_body(message: str, code: str, kind: str = "invalid_request_error") -> bytes:
@@ -36,8 +48,9 @@ def error_body(message: str, code: str, kind: str = "invalid_request_error") -> 
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, door: Door, limits: Limits) -> None:
-        self._app, self._door, self._limits = app, door, limits
+    def __init__(self, app: ASGIApp, door: Door, limits: Limits, clock: Callable[[], float], metrics: Metrics) -> None:
+        self._app, self._door, self._limits, self._clock, self._metrics = app, door, limits, clock, metrics
+        self._arrivals = Arrivals(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on with bounds."""
@@ -45,67 +58,101 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if scope["type"] == "websocket":
+        wait_s = self._arrivals.take(tuple(scope["client"] or ("", 0)), scope["type"] == "websocket", self._clock())
+        if wait_s:
+            self._metrics.count("turned_away")
+            await self._too_soon(scope["type"], send, wait_s)
+        elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send, headers)
         else:
             await self._http(scope, receive, send, headers)
 
+    @staticmethod
+    async def _too_soon(kind: str, send: Send, wait_s: float) -> None:
+        """Answer 429, as cheaply as can be."""
+        kind = "websocket.http" if kind == "websocket" else kind
+        seconds = math.ceil(wait_s)
+        said = error_body(f"too many new connections from this address: try again in {seconds} s", "too_many")
+        headers = [
+            (b"retry-after", str(seconds).encode()),
+            (b"content-type", b"application/json"),
+            (b"connection", b"close"),
+        ]
+        await send({"type": f"{kind}.response.start", "status": 429, "headers": headers})
+        await send({"type": f"{kind}.response.body", "body": said})
+
     async def _websocket(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
         offered = scope.get("subprotocols", [])
-        token = token_in(offered) or bearer(headers.get("authorization"))
-        strange = self._door.stranger(headers.get("host"), headers.get("origin"))
-        if strange is not None:
+        host, token = headers.get("host"), token_in(offered) or bearer(headers.get("authorization"))
+        if (strange := self._door.stranger(host)) is not None:
             await receive()
             await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
             await send({"type": "websocket.http.response.body", "body": strange.encode()})
-            return
-        if (wrong := self._door.wrong_token(token)) is not None:
-            await receive()  # accepted and closed, since a browser shows its page nothing of a refused handshake
-            await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in offered else None})
-            await send({"type": "websocket.send", "bytes": pack({"type": "error", "code": "token", "message": wrong})})
-            await send({"type": "websocket.close", "code": CLOSE_UNAUTHORISED, "reason": "token"})
-            return
-        await self._app(scope, receive, send)
+        elif (foreign := self._door.foreign(host, headers.get("origin"))) is not None:
+            await self._turn_away(receive, send, offered, (CLOSE_FOREIGN, "origin", foreign))
+        elif (wrong := self._door.wrong_token(token)) is not None:
+            await self._turn_away(receive, send, offered, (CLOSE_UNAUTHORISED, "token", wrong))
+        else:
+            await self._app(scope, receive, send)
+
+    @staticmethod
+    async def _turn_away(receive: Receive, send: Send, offered: Sequence[str], why: tuple[int, str, str]) -> None:
+        """Accept, say why not and close, since a browser shows its page nothing of a refused handshake."""
+        number, code, sentence = why
+        await receive()
+        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in offered else None})
+        await send({"type": "websocket.send", "bytes": pack({"type": "error", "code": code, "message": sentence})})
+        await send({"type": "websocket.close", "code": number, "reason": code})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
-        body = Bounded(receive, self._limits)
+        body = Bounded(receive, self._most(scope["path"]), self._limits.body_s)
+        origin = headers.get("origin")
+        invited = origin is not None and self._door.invited(origin)
+        shared = [*SHARED, (b"access-control-allow-origin", str(origin).encode())] if invited else []
 
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *HEADERS]
+                message["headers"] = [*message.get("headers", []), *HEADERS, *shared]
                 if body.cut:
                     message["status"] = body.cut
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        refusal = self._refusal(scope["path"], headers)
-        if refusal is not None:
+        async def answer(status: int, said: bytes = b"") -> None:
+            kind = [(b"content-type", b"application/json")] if said else []
+            await dressed({"type": "http.response.start", "status": status, "headers": kind})
+            await dressed({"type": "http.response.body", "body": said})
+
+        if invited and scope["method"] == "OPTIONS":  # a browser asks before its page may, and shows no token yet
+            await answer(204)
+        elif (refusal := self._refusal(scope["path"], headers)) is not None:
             status, code, sentence = refusal
-            await dressed(
-                {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
-            )
-            await dressed({"type": "http.response.body", "body": error_body(sentence, code)})
-            return
-        await self._app(scope, body, dressed)
+            await answer(status, error_body(sentence, code))
+        else:
+            await self._app(scope, body, dressed)
 
     def _refusal(self, path: str, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
-        strange = self._door.stranger(headers.get("host"), headers.get("origin"))
-        if strange is not None:
+        host = headers.get("host")
+        if (strange := self._door.stranger(host) or self._door.foreign(host, headers.get("origin"))) is not None:
             return 403, "forbidden", strange
         is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
         if not is_open and (wrong := self._door.wrong_token(bearer(headers.get("authorization")))) is not None:
             return 401, "invalid_api_key", wrong
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._limits.message_bytes:
-            return 413, "too_large", f"a request body may have at most {self._limits.message_bytes} bytes"
+        if not length.isdecimal() or int(length) > self._most(path):
+            return 413, "too_large", f"a request body may have at most {self._most(path)} bytes"
         return None
+
+    def _most(self, path: str) -> int:
+        """Bytes that a request's body may have."""
+        return self._limits.recording_bytes if path.endswith(RECORDINGS) else self._limits.message_bytes
 
 
 class Bounded:
     """A request body that must be small and come soon."""
 
-    def __init__(self, receive: Receive, limits: Limits) -> None:
-        self._receive, self._limits = receive, limits
+    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
+        self._receive, self._most, self._seconds = receive, most, seconds
         self._taken, self._ended = 0, False
         self.cut = 0
         """The status that says why the body was not read to its end; 0 while nothing is wrong with it."""
@@ -115,14 +162,14 @@ class Bounded:
         if self._ended:
             return await self._receive()
         try:
-            async with asyncio.timeout(self._limits.body_s):
+            async with asyncio.timeout(self._seconds):
                 message = await self._receive()
         except TimeoutError:
             self.cut = 408
             return {"type": "http.disconnect"}
         self._taken += len(message.get("body", b""))
         self._ended = not message.get("more_body", False)
-        if self._taken > self._limits.message_bytes:
+        if self._taken > self._most:
             self.cut = 413
             return {"type": "http.disconnect"}
         return message

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 LOCAL_NAMES = ("localhost",)
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+|null")
+"""As a browser writes it in its Origin header: in small letters, without a path."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,14 @@ class Limits:
     """Places in the queue; more are turned away."""
     connections: int = 256
     """Open connections of any kind."""
+    connections_per_s: float = 20.0
+    """New connections a second from one address, on average; what comes faster is answered 429."""
+    connections_burst: int = 300
+    """New connections from one address that may come at once."""
     message_bytes: int = 4 * 2**20
     """Largest message or request body."""
+    recording_bytes: int = 64 * 2**20
+    """Largest recording that is signed; one at a time."""
     picture_pixels: int = 1024 * 1024
     """Largest picture, read from its header before it is decoded."""
     prompt_characters: int = 500
@@ -61,6 +71,51 @@ class TokenBucket:
         self._left -= 1
         return True
 
+    @property
+    def wait_s(self) -> float:
+        """How long after the last `take` the next one is allowed; 0 at once."""
+        return max(0.0, 1 - self._left) / self._rate
+
+
+class Arrivals:
+    """New connections by address. Bounded: an address that has not come for long is forgotten before those that have."""
+
+    def __init__(self, limits: Limits, most: int = 4096) -> None:
+        self._limits, self._most = limits, most
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._open: OrderedDict[tuple[str, int], None] = OrderedDict()
+
+    def take(self, client: tuple[str, int], live: bool, now: float) -> float:
+        """Let a request in and return 0, or return the seconds until its address may come again.
+
+        ``client`` is the other end's address and port: requests on a connection that is open already are no new arrivals,
+        live sessions always are.
+        """
+        if not live and client in self._open:
+            self._open.move_to_end(client)
+            return 0.0
+        address = neighbourhood(client[0])
+        bucket = self._buckets.pop(address, None)
+        if bucket is None:
+            bucket = TokenBucket(self._limits.connections_per_s, self._limits.connections_burst, now)
+        self._buckets[address] = bucket
+        if not bucket.take(now):
+            return bucket.wait_s
+        self._open[client] = None
+        for known in (self._buckets, self._open):
+            while len(known) > self._most:
+                known.popitem(last=False)
+        return 0.0
+
+
+def neighbourhood(address: str) -> str:
+    """Whom an address stands for: of IPv6 its first 64 bits, since every customer has as many addresses as they like."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if parsed.version == 4 else str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine itself."""
@@ -90,18 +145,40 @@ class Door:
             raise ValueError(
                 f"serving on {self.host} would let anyone on the network in: give a --token, or serve on 127.0.0.1"
             )
+        for origin in self.origins:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"--origins {origin} is no origin of a page: write scheme, name and port alone, as https://example.org"
+                )
 
-    def stranger(self, host: str | None, origin: str | None) -> str | None:
-        """Why a request with these headers is refused, as a sentence, or None.
+    @property
+    def private(self) -> bool:
+        """Whether only people at this very machine come in: the files that are signed here are theirs."""
+        return is_loopback(self.host) and not self.names
 
-        A page on another site can make a browser send requests here, and can make its own name point here (DNS
-        rebinding): so on loopback the Host must be a local name, and a browser's Origin must be this server's own.
+    def stranger(self, host: str | None) -> str | None:
+        """Why a request with this Host is refused, as a sentence, or None.
+
+        A page on another site can make its own name point here (DNS rebinding): so on loopback the Host must be a local
+        name.
         """
-        if not self._known_host(host or ""):
-            return f"the host name {host!r} is not known here: use the address the server printed, or --names"
-        if origin is not None and not self._known_origin(origin, host or ""):
-            return f"pages from {origin} may not use this server: start it with --origins {origin} to allow them"
-        return None
+        if self._known_host(host or ""):
+            return None
+        return f"the host name {host!r} is not known here: use the address the server printed, or --names"
+
+    def foreign(self, host: str | None, origin: str | None) -> str | None:
+        """Why a page of this origin is refused, as a sentence, or None.
+
+        A page on another site can make a browser send requests here: so a browser's Origin must be this server's own,
+        or one that was allowed.
+        """
+        if origin is None or self.invited(origin) or self._own(origin, host or ""):
+            return None
+        return f"pages from {origin} may not use this server: start it with --origins {origin} to allow them"
+
+    def invited(self, origin: str | None) -> bool:
+        """Whether a page of another server was allowed to use this one."""
+        return origin in self.origins
 
     def wrong_token(self, token: str) -> str | None:
         """Why this token is refused, as a sentence, or None."""
@@ -115,9 +192,8 @@ class Door:
             return True
         return is_loopback(name) or name == self.host or name in self.names
 
-    def _known_origin(self, origin: str, host: str) -> bool:
-        if origin in self.origins:
-            return True
+    @staticmethod
+    def _own(origin: str, host: str) -> bool:
         parts = urlsplit(origin)
         return parts.scheme in ("http", "https") and bool(host) and parts.netloc.lower() == host.lower()
 

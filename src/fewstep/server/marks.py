@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
 from .. import provenance
 from ..bundle import Card
-from ..provenance import Format, GenerationFacts, SpreadSpectrum, StampOptions, mark_payload
+from ..provenance import Format, GenerationFacts, SpreadSpectrum, StampOptions, Watermark, mark_payload
 from ..provenance.chips import SMALLEST_SIDE
 from .protocol import MIMES
 from .wire import Pixels, encode
@@ -29,11 +31,20 @@ class Facts:
 class Marks:
     """Marks frames and stamps files for one bundle; switched off it passes pixels through and says so in the log."""
 
-    def __init__(self, card: Card, on: bool = True, stamping: StampOptions = provenance.DEFAULTS) -> None:
-        self.card, self.on, self._stamping = card, on, stamping
+    def __init__(
+        self,
+        card: Card,
+        on: bool = True,
+        stamping: StampOptions = provenance.DEFAULTS,
+        watermark: Watermark | None = None,
+    ) -> None:
+        """``watermark`` marks in place of this house's own. Raises ValueError for a chain that cannot sign."""
+        self.card, self.on, self._stamping = card, on, replace(stamping, watermark=False)  # the pixels are marked here
         self.hash = card.fingerprint
         self._payload = mark_payload(self.hash)
-        self._spread = SpreadSpectrum(stamping.key)
+        self._mark = watermark or SpreadSpectrum(stamping.key)
+        if on and (stamping.certificate_chain or stamping.private_key):
+            provenance.signer(stamping)
         self.missing = provenance.missing() if on else None
         if not on:
             log.warning("provenance is switched off: pictures carry neither a watermark nor content credentials")
@@ -49,7 +60,7 @@ class Marks:
         """A frame with the mark in it; pictures too small to carry one pass through."""
         if not self.on or min(pixels.shape[:2]) < SMALLEST_SIDE:
             return pixels
-        return self._spread.embed(pixels, self._payload)
+        return self._mark.embed(pixels, self._payload)
 
     def file(self, pixels: Pixels, facts: Facts, encoder: str = "png", include_prompt: bool = False) -> bytes:
         """A picture to save, from unmarked pixels: marked, encoded and signed."""
@@ -59,6 +70,22 @@ class Marks:
             return encode(pixels, encoder)
         said = GenerationFacts(self.card.name, self.hash, facts.steps, facts.seed, facts.prompt)
         kind = cast(Format, encoder.upper())
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", provenance.ProvenanceWarning)  # said once, at the start
-            return provenance.stamp(pixels, said, replace(self._stamping, format=kind, include_prompt=include_prompt))
+        with _said_at_the_start():
+            return provenance.stamp(
+                self.frame(pixels), said, replace(self._stamping, format=kind, include_prompt=include_prompt)
+            )
+
+    def recording(self, data: bytes, mime: str) -> bytes | None:
+        """The ``.c2pa`` sidecar of a recording of this model's pictures; None where nobody can sign. It looks into nothing."""
+        if not self.on:
+            return None
+        with _said_at_the_start():
+            return provenance.stamp_beside(data, mime, GenerationFacts(self.card.name, self.hash), self._stamping)
+
+
+@contextlib.contextmanager
+def _said_at_the_start() -> Iterator[None]:
+    """Without the warnings that `Marks` has logged already."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", provenance.ProvenanceWarning)
+        yield

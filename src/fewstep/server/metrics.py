@@ -21,6 +21,7 @@ COUNTERS = {
     "refused": "Requests and pictures refused by the safety filter.",
     "errors": "Requests answered with an error.",
     "full": "Connections turned away because room and queue were full.",
+    "turned_away": "Connections turned away because their address made too many.",
 }
 
 

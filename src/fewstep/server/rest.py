@@ -15,7 +15,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
+from starlette.requests import ClientDisconnect
 
+from ..provenance.verify import video_type
 from .gate import error_body
 from .marks import Facts
 from .protocol import MIMES, Ask, Message, Part, ProtocolError, read_ask
@@ -23,7 +25,7 @@ from .studio import Studio
 from .wire import Pixels
 
 Encoder = Literal["png", "jpeg", "webp"]
-STATUS = {"busy": 503, "not_ready": 503, "refused": 400, "internal": 500}
+STATUS = {"busy": 503, "not_ready": 503, "recordings": 403, "refused": 400, "internal": 500}
 
 
 class PictureRequest(BaseModel):
@@ -120,6 +122,7 @@ def fitted(pixels: Pixels, side: int) -> Pixels:
 def routes(studio: Studio) -> APIRouter:
     """All of them."""
     router = APIRouter()
+    signing = asyncio.Lock()
 
     async def file(ask: Ask, encoder: str, side: int, include_prompt: bool) -> tuple[bytes, dict[str, Any]]:
         drawn, header = await studio.single(ask)
@@ -153,6 +156,27 @@ def routes(studio: Studio) -> APIRouter:
         data = await asyncio.to_thread(studio.marks.file, found.pixels, found.facts, format, prompt)
         name = f"fewstep-{found.facts.seed}-{number}.{format}"
         return Response(data, 200, {"content-disposition": f'attachment; filename="{name}"'}, MIMES[format])
+
+    @router.post("/v1/sessions/{session_id}/recordings", response_class=Response)
+    async def recording(session_id: str, request: Request) -> Response:
+        """The ``.c2pa`` sidecar of a recording of a live session: WebM or MP4 in, its content credentials out."""
+        if studio.kept(session_id) is None:
+            return failed404("this session is no longer on the server: record again")
+        if not studio.signs_recordings:
+            return failed(
+                ProtocolError("recordings", "recordings are signed on the machine alone that the server runs on")
+            )
+        if signing.locked():
+            return failed(ProtocolError("busy", "another recording is being signed: try again in a second"))
+        async with signing:
+            try:
+                data = await request.body()
+            except ClientDisconnect:
+                return failed(ProtocolError("recording", "the recording did not come whole: send it again"))
+            kind = video_type(data)
+            if kind is None:
+                return failed(ProtocolError("recording", "this is no recording: send a WebM or MP4 file"))
+            return Response(await asyncio.to_thread(studio.marks.recording, data, kind), 200, {}, "application/c2pa")
 
     @router.post("/v1/images/generations")
     async def generations(request: OpenAIRequest, http: Request) -> Response:

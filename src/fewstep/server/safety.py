@@ -7,7 +7,6 @@ session's pictures until it asks for something else. Single and saved pictures a
 
 from __future__ import annotations
 
-import importlib
 import re
 import threading
 import time
@@ -18,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from . import plugin
 from .wire import Pixels
 
 WORDS = Path(__file__).with_name("words.txt")
@@ -81,12 +81,9 @@ def load(name: str) -> Filter | None:
         return None
     if name == "words":
         return WordList.read()
-    module, _, attribute = name.rpartition(".")
-    if not module:
-        raise ValueError(f"unknown safety filter {name!r}: use words, off, or a dotted path to your own")
-    made = getattr(importlib.import_module(module), attribute)()
-    if not isinstance(made, Filter):
-        raise ValueError(f"{name} makes no filter: it needs the methods prompt(text) and picture(pixels)")
+    made: Filter = plugin.load(
+        name, Filter, "a filter (beside words, off) needs the methods prompt(text) and picture(pixels)"
+    )
     return made
 
 

@@ -16,7 +16,8 @@ from .studio import Studio, from_thread
 from .worker import Seat
 
 log = logging.getLogger("fewstep.server")
-CLOSE_UNAUTHORISED, CLOSE_PROTOCOL, CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW = 4401, 4400, 4408, 4429, 4413
+CLOSE_UNAUTHORISED, CLOSE_FOREIGN, CLOSE_PROTOCOL = 4401, 4403, 4400
+CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW = 4408, 4429, 4413
 PATIENCE = 20
 """Broken messages after which a connection is closed."""
 
@@ -38,6 +39,8 @@ class Connection:
         self._notices: deque[dict[str, Any]] = deque(maxlen=32)
         self._bucket = TokenBucket(studio.limits.messages_per_s, studio.limits.burst, studio.clock())
         self._broken = 0
+        self._asked_s = 0.0
+        """When a picture was last asked for, in the event loop's time."""
         self._id = ""
         self._seat: Seat | None = None
         self._position = 0
@@ -115,6 +118,7 @@ class Connection:
         position = self._studio.room.position(self._id)
         if position == 0:
             self._seat = self._studio.sit(self._id, self._wake.set)
+            self._asked()
             self._notices.append(self._studio.hello(self._id))
         elif position != self._position or not self._notices:
             self._notices.append(self._queue())
@@ -142,8 +146,10 @@ class Connection:
 
     async def _read(self) -> None:
         while True:
+            if self._seat is None:
+                self._asked()  # in the queue nothing can be asked for
             try:
-                async with asyncio.timeout(self._studio.limits.idle_s):
+                async with asyncio.timeout_at(self._asked_s + self._studio.limits.idle_s):
                     received = await self._ws.receive()
             except TimeoutError:
                 raise Closing(CLOSE_IDLE, "nothing was asked for in a long time") from None
@@ -153,6 +159,10 @@ class Connection:
                 self._studio.metrics.count("throttled")
                 continue
             self._take(received.get("bytes"))
+
+    def _asked(self) -> None:
+        """Something was asked for: pings and questions about the server keep no place."""
+        self._asked_s = asyncio.get_running_loop().time()
 
     def _take(self, frame: bytes | None) -> None:
         """One message. A broken one is answered with what is wrong; too many end the connection."""
@@ -197,6 +207,7 @@ class Connection:
         ask = read_ask(message, self._studio.limits.prompt_characters, steps)
         if self._seat is None:
             raise ProtocolError("queue", "this session is still in the queue: wait for hello")
+        self._asked()
         self._studio.worker.ask(self._seat, ask)
 
 

@@ -89,6 +89,12 @@ class Studio:
         assert self.worker.engine is not None, "asked for after the worker is ready"
         return self.worker.engine.marks
 
+    @property
+    def signs_recordings(self) -> bool:
+        """Whether it signs what a page recorded. It has to take the page's word for what is in the file, so it does so for
+        its owner alone, whose signature it is."""
+        return self.door.private and self.worker.engine is not None and self.marks.state["credentials"]
+
     # live sessions
 
     def enter(self, resume: str, wake: Callable[[], None]) -> tuple[str, int]:
@@ -218,6 +224,7 @@ class Studio:
             "sizes": list(engine.sizes),
             "backend": engine.choices.backends[0],
             "marks": engine.marks.state,
+            "recordings": self.signs_recordings,
         }
 
     def stats(self) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 // The Camera tab: the webcam in, the result out, as fast as both ends can; nothing runs while it is paused or out of sight.
 
-/** @param {string} id */
-const $ = (id) => /** @type {any} */ (document.getElementById(id));
+import { $, offer, press } from "./dom.js";
 
 export class Camera {
-  /** @param {(stamp: number) => void} changed @param {(sentence: string, good?: boolean) => void} complain */
-  constructor(changed, complain) {
+  /** @param {(stamp: number) => void} changed @param {(sentence: string, good?: boolean) => void} complain
+   * @param {(film: Blob, name: string) => void} recorded */
+  constructor(changed, complain, recorded) {
+    this.recorded = recorded;
     this.changed = changed;
     this.complain = complain;
     this.video = $("video");
@@ -81,7 +82,7 @@ export class Camera {
     if (!this.video.srcObject) return;
     this.paused = on;
     const b = $("camera-pause");
-    b.setAttribute("aria-pressed", String(on));
+    press("camera-pause", on);
     b.querySelector("use").setAttribute("href", on ? "#i-play" : "#i-pause");
     b.title = on ? "Go on (Space)" : "Pause (Space)";
     if (on) this.video.pause();
@@ -93,7 +94,7 @@ export class Camera {
   mirror(on) {
     this.mirrored = on;
     this.video.classList.toggle("mirrored", on);
-    $("camera-mirror").setAttribute("aria-pressed", String(on));
+    press("camera-mirror", on);
     if (this.video.srcObject) this.changed(performance.now());
   }
 
@@ -138,7 +139,11 @@ export class Camera {
     };
     this.clock = setInterval(tell, 500);
     recorder.ondataavailable = (e) => e.data.size && chunks.push(e.data);
-    recorder.onstop = () => offer(new Blob(chunks, { type: kind }), `fewstep-${Date.now()}.${kind.includes("mp4") ? "mp4" : "webm"}`);
+    recorder.onstop = () => {
+      const [film, name] = [new Blob(chunks, { type: kind }), `fewstep-${Date.now()}`];
+      offer(film, `${name}.${kind.includes("mp4") ? "mp4" : "webm"}`);
+      this.recorded(film, name);
+    };
     recorder.start(500);
     this.recorder = recorder;
     this._recording(true);
@@ -156,9 +161,8 @@ export class Camera {
 
   /** @param {boolean} on */
   _recording(on) {
-    const b = $("record");
-    b.setAttribute("aria-pressed", String(on));
-    b.setAttribute("aria-label", on ? "Stop recording" : "Record");
+    press("record", on);
+    $("record").setAttribute("aria-label", on ? "Stop recording" : "Record");
     if (!on) $("record-time").textContent = "Record";
   }
 }
@@ -166,11 +170,4 @@ export class Camera {
 /** @param {MediaStream} stream */
 function stop(stream) {
   for (const track of stream.getTracks()) track.stop();
-}
-
-/** Hand a file to the person. @param {Blob} blob @param {string} name */
-export function offer(blob, name) {
-  const a = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
-  a.click();
-  setTimeout(() => URL.revokeObjectURL(a.href), 10_000);
 }

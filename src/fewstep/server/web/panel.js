@@ -1,7 +1,6 @@
 // The Budget panel: where the time goes, against the target, live.
 
-/** @param {string} id */
-const $ = (id) => /** @type {any} */ (document.getElementById(id));
+import { $ } from "./dom.js";
 const NAMES = {
   wait: "waiting", decode: "decode", text: "text", codec_in: "codec in", network: "network", codec_out: "codec out",
   watermark: "watermark", encode: "encode", wire: "travel",
@@ -77,7 +76,7 @@ export class Panel {
 
   _show() {
     this._due = 0;
-    const h = this.last;
+    const h = /** @type {Record<string, any>} */ (this.last);
     const sorted = [...this.glass].sort((a, b) => a - b);
     const at = (/** @type {number} */ q) => sorted[Math.round(q * (sorted.length - 1))];
     const lately = this.glass.slice(-LATELY).sort((a, b) => a - b);

@@ -1,12 +1,19 @@
 // What state the studio is in, said in four places: the pill, the place of the picture, a passing sentence, the badge.
 
-/** @param {string} id */
-const $ = (id) => /** @type {any} */ (document.getElementById(id));
+import { $ } from "./dom.js";
 
 const SAYS = {
   connecting: "Connecting", queue: "In the queue", warming: "Warming up", ready: "Live", busy: "Drawing", shed: "Live, lighter",
   over: "Over target", stopped: "Stopping", lost: "Reconnecting", resting: "Resting", full: "Full", refused: "No access",
   failed: "Out of order",
+};
+/** @type {Record<string, string>} what there is to know about a state */
+const WHY = {
+  busy: "The picture of what you did last is being drawn.",
+  shed: "Something was given up to stay within the target: the panel says what.",
+  over: "Nothing is quick enough for this target: raise it in the panel.",
+  lost: "The connection is made again by itself; what you draw meanwhile is not lost.",
+  resting: "Nothing was asked for in a long time, so the place was given up. Go on, and it comes back.",
 };
 const LIVE = ["ready", "busy", "shed", "over"];
 const TOAST_MS = 6000;
@@ -25,6 +32,7 @@ export class Status {
     if (this.now !== now) {
       pill.dataset.state = now;
       pill.querySelector("span").textContent = text;
+      pill.title = WHY[now] ?? "";
       // who cannot see the pill is told when the connection changes, and not at every picture
       if (!LIVE.includes(now) || !LIVE.includes(this.now)) $("said").textContent = text;
       this.now = now;

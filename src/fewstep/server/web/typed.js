@@ -1,7 +1,6 @@
 // The Type tab: variations of a prompt that stands still, and a strip of what was settled on.
 
-/** @param {string} id */
-const $ = (id) => /** @type {any} */ (document.getElementById(id));
+import { $ } from "./dom.js";
 const KEPT = 40;
 
 /** @typedef {{data: Uint8Array, mime: string}} Part */

@@ -1,17 +1,64 @@
-// The wire, version 1 (docs/protocol.md): frames, and a link that reconnects by itself and carries on.
-// Plain JavaScript, types in comments: `tsc --checkJs` reads them, and so do editors.
+// The client for browsers, version 1 of the wire (docs/protocol.md): frames, and a link that reconnects by itself and carries on.
+// One file without dependencies, for any page; types in comments: `tsc --checkJs` reads them, and so do editors.
 
 /** @typedef {{name: string, mime: string, data: Uint8Array, width?: number, height?: number}} Part */
 /** @typedef {{header: Record<string, any>, parts: Record<string, Part>}} Message */
 /** @typedef {{header: Record<string, any>, parts: Part[], stamp: number, variation?: boolean}} Ask  stamp: when what is asked
  * for happened. An ask comes back with its answer as it was given. */
-/** @typedef {"connecting"|"queue"|"warming"|"ready"|"stopped"|"lost"|"resting"|"full"|"refused"|"failed"} LinkState */
+/** @typedef {"connecting"|"queue"|"warming"|"ready"|"stopped"|"lost"|"resting"|"full"|"refused"|"failed"|"closed"} LinkState */
+/** @typedef {ImageData | Blob} Picturelike  a Blob holds a PNG, JPEG or WebP file */
+/** @typedef {{prompt?: string, image?: Picturelike, mask?: Picturelike, seed?: number, strength?: number, steps?: number,
+ * blend_prompt?: string, blend?: number, smoothing?: number, target_ms?: number, size?: number,
+ * encoder?: "png"|"webp"|"jpeg"}} Drawing  what to draw; a mask is white where the image is drawn anew */
+/** @typedef {{id: number, seed: number, blob: Blob, header: Record<string, any>}} Picture  header: the facts of docs/protocol.md */
+/** @typedef {"png"|"webp"|"jpeg"} Format */
+/** @typedef {{ask: Ask, since: number, resolve: (picture: Picture) => void, reject: (error: Error) => void}} Single */
 
 export const VERSION = 1;
 const HEAD = 8;
 const IN_FLIGHT = 2; // keeps the server busy; more would only be dropped there
 const GIVE_UP_MS = 8000;
 const SILENT_MS = 12000; // a server that answers no ping for this long is gone, whatever the network says
+const PATIENT_MS = 120_000; // a single picture may take this long, the way back to a lost server included
+
+const REFUSALS = [4401, 4403]; // no token, a page that may not
+/** States that nothing leads out of. */
+const OVER = ["refused", "closed"];
+/** @type {Record<string, string>} */
+const SAYS = {
+  lost: "no server answers: start it with fewstep serve, and look at its address",
+  full: "room and queue are full: try again in a moment",
+  refused: "no access: use the address with the token that the server printed",
+  closed: "this session is closed: connect again",
+};
+
+/** Something went wrong: a sentence that holds the fix, and a code for programs. */
+export class ServerError extends Error {
+  /** @param {string} code @param {string} message */
+  constructor(code, message) {
+    super(message);
+    this.name = "ServerError";
+    this.code = code;
+  }
+}
+
+/**
+ * Connect, wait in the queue and for the model if need be, and have a live session. Rejects with a ServerError: nobody
+ * answers (`lost`), no room (`full`), no access (`token`, `origin`), or the model cannot be opened (`failed`).
+ * @param {string} url of the server; `#token=...` behind it is as good as the option
+ * @param {{token?: string}} options
+ * @returns {Promise<Link>}
+ */
+export async function connect(url, options = {}) {
+  const link = new Link(url, options);
+  try {
+    await link.ready();
+  } catch (error) {
+    link.close();
+    throw error;
+  }
+  return link;
+}
 
 /** @param {Record<string, any>} header @param {Part[]} parts @returns {Uint8Array} */
 export function pack(header, parts = []) {
@@ -47,40 +94,62 @@ export function unpack(buffer) {
   return { header, parts };
 }
 
+/** @param {string} name @param {Picturelike} picture @returns {Promise<Part>} */
+async function partOf(name, picture) {
+  if (picture instanceof Blob) return { name, mime: picture.type, data: new Uint8Array(await picture.arrayBuffer()) };
+  const { data, width, height } = picture;
+  return { name, mime: "pixels/rgba", data: new Uint8Array(data.buffer, data.byteOffset, data.length), width, height };
+}
+
 /**
- * One live session. `want(make)` asks for a picture: `make` is called when there is room on the wire, so that what is sent is
- * always the newest, and a stroke never waits for the network. Events: `state`, `picture` and `error` (with the ask they
- * answer), and every other message under its type.
+ * One live session. `draw` asks for a picture and waits for it. `want(make)` is for what changes all the time: `make` is
+ * called when there is room on the wire, so that what is sent is always the newest, and a stroke never waits for the network;
+ * the answers come as events: `state`, `picture` and `error` (with the ask they answer), and every other message under its type.
  */
 export class Link extends EventTarget {
-  /** @param {string} token */
-  constructor(token = "") {
+  /** @param {string} url @param {{token?: string}} options */
+  constructor(url, { token } = {}) {
     super();
-    this.token = token;
+    const [address, fragment] = url.split("#");
+    this.base = new URL(address.includes("://") ? address : `http://${address}`);
+    if (!this.base.pathname.endsWith("/")) this.base.pathname += "/";
+    this.token = token ?? new URLSearchParams(fragment).get("token") ?? "";
     /** @type {LinkState} */
     this.state = "connecting";
     this.session = "";
     /** @type {Record<string, any>} */
     this.hello = {};
+    /** Why it is not ready. */
+    this.trouble = new ServerError("connecting", "not connected yet");
     this._id = 0;
-    /** @type {Map<number, {ask: Ask, sent: number}>} */
+    /** @type {Map<number, {ask: Ask, sent: number, single?: Single}>} */
     this._flying = new Map();
+    /** @type {Single[]} asked for with `draw`, the first on the wire or about to be */
+    this._singles = [];
     this._pinged = 0; // when the oldest unanswered ping was sent; 0 when none is
     /** @type {null | (() => Ask | null)} */
     this._make = null;
     /** @type {null | (() => Ask | null)} */
     this._last = null;
     this._tries = 0;
-    this.connect();
-    setInterval(() => this._expire(), 1000);
-    addEventListener("online", () => this._again());
-    document.addEventListener("visibilitychange", () => !document.hidden && this._again());
+    this._connect();
+    this._clock = setInterval(() => this._expire(), 1000);
+    this._over = new AbortController();
+    const { signal } = this._over;
+    globalThis.addEventListener?.("online", () => this._again(), { signal });
+    globalThis.document?.addEventListener("visibilitychange", () => !document.hidden && this._again(), { signal });
   }
 
-  connect() {
+  /** @param {string} path @param {string} scheme */
+  _url(path, scheme = "http") {
+    const url = new URL(path, this.base);
+    url.protocol = this.base.protocol.replace("http", scheme);
+    return url;
+  }
+
+  _connect() {
     clearTimeout(this._timer);
-    const url = new URL("/v1/stream", location.href);
-    url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    const url = this._url("v1/stream", "ws");
     if (this.session) url.searchParams.set("resume", this.session);
     const protocols = [`fewstep.v${VERSION}`, ...(this.token ? [`token.${this.token}`] : [])];
     const socket = new WebSocket(url, protocols);
@@ -88,17 +157,23 @@ export class Link extends EventTarget {
     socket.onmessage = (event) => socket === this._socket && this._heard(unpack(event.data));
     socket.onclose = (event) => socket === this._socket && this._closed(event.code);
     this._socket = socket;
+    /** @type {ServerError | null} what the server said about this connection before it closed it */
+    this._said = null;
     this._pinged = performance.now();
   }
 
   /** Do not wait any longer: the network, or the person, has come back. */
   _again() {
-    if (this.state !== "refused" && (!this._socket || this._socket.readyState === WebSocket.CLOSED)) this.connect();
+    if (!OVER.includes(this.state) && (!this._socket || this._socket.readyState === WebSocket.CLOSED)) this._connect();
   }
 
   /** @param {LinkState} state @param {Record<string, any>} facts */
   _become(state, facts = {}) {
     this.state = state;
+    this.trouble = this._said ?? new ServerError(state, SAYS[state] ?? `the server is ${state}${facts.doing ? `: ${facts.doing}` : ""}`);
+    if (OVER.includes(state)) {
+      for (const single of this._singles.splice(0)) single.reject(this.trouble);
+    }
     this.dispatchEvent(new CustomEvent("state", { detail: { state, ...facts } }));
   }
 
@@ -106,12 +181,15 @@ export class Link extends EventTarget {
   _closed(code) {
     this._flying.clear();
     this._pinged = 0;
-    if (code === 4401) return this._become("refused");
-    if (code === 4408) return this._become("resting"); // the place is somebody else's until there is something to ask for
+    if (REFUSALS.includes(code)) return this._become("refused");
+    if (code === 4408) {
+      this._become("resting"); // the place is somebody else's until there is something to ask for
+      return this._singles.length && this._again();
+    }
     this._tries += 1;
     const wait = Math.min(5000, 250 * 1.7 ** Math.min(this._tries, 8)) * (0.75 + Math.random() / 2);
     this._become(code === 4429 ? "full" : "lost", { wait });
-    this._timer = setTimeout(() => this.connect(), code === 4429 ? 3000 + wait : wait);
+    if (!OVER.includes(this.state)) this._timer = setTimeout(() => this._connect(), code === 4429 ? 3000 + wait : wait);
   }
 
   /** @param {Message} message */
@@ -123,16 +201,69 @@ export class Link extends EventTarget {
       this._tries = 0;
       this._become(header.state, header);
       if (header.state === "ready" && this._last) this.want(this._last); // carry on where the connection was lost
+      this._pump();
     } else if (header.type === "queue") {
       this._become("queue", header);
     } else if (header.type === "picture" || (header.type === "error" && header.id)) {
-      const ask = this._flying.get(header.id)?.ask;
+      const { ask, single } = this._flying.get(header.id) ?? {};
       for (const id of [...this._flying.keys()]) if (id <= header.id) this._flying.delete(id);
-      this.dispatchEvent(new CustomEvent(header.type, { detail: { header, part: parts.image, ask } }));
+      if (single) this._settle(single, header, parts.image);
+      else this.dispatchEvent(new CustomEvent(header.type, { detail: { header, part: parts.image, ask } }));
       this._pump();
     } else {
+      if (header.type === "error" && this.state !== "ready") this._said = new ServerError(header.code, header.message);
       this.dispatchEvent(new CustomEvent(header.type, { detail: { header } }));
     }
+  }
+
+  /** @param {Single} single @param {Record<string, any>} header @param {Part | undefined} part */
+  _settle(single, header, part) {
+    this._singles = this._singles.filter((other) => other !== single);
+    if (!part) return single.reject(new ServerError(header.code, header.message));
+    single.resolve({ id: header.id, seed: header.seed, blob: new Blob([/** @type {any} */ (part.data)], { type: part.mime }), header });
+  }
+
+  /** The next event of a type, as long as the session is as it should be. @param {string} type @param {() => boolean} wrong
+   * @returns {Promise<Record<string, any>>} */
+  _next(type, wrong) {
+    const over = new AbortController();
+    return new Promise((resolve, reject) => {
+      const { signal } = over;
+      this.addEventListener(type, (event) => resolve(/** @type {CustomEvent} */ (event).detail), { signal });
+      this.addEventListener("state", () => wrong() && reject(this.trouble), { signal });
+    }).finally(() => over.abort());
+  }
+
+  /** Until pictures can be drawn. Rejects with a ServerError where waiting is no use. @returns {Promise<void>} */
+  async ready() {
+    const wrong = () => [...OVER, "lost", "full", "failed"].includes(this.state);
+    while (this.state !== "ready") {
+      if (wrong()) throw this.trouble;
+      await this._next("state", wrong);
+    }
+  }
+
+  /** Draw one picture and wait for it. One is drawn after the other, and none overtakes another. A connection that is lost
+   * meanwhile is made anew. @param {Drawing} drawing @returns {Promise<Picture>} rejects with a ServerError */
+  async draw({ image, mask, ...header }) {
+    const given = Object.entries({ image, mask });
+    const parts = await Promise.all(given.flatMap(([name, picture]) => (picture ? [partOf(name, picture)] : [])));
+    const task = ["text", "image", "inpaint"][parts.length];
+    return new Promise((resolve, reject) => {
+      if (OVER.includes(this.state)) return reject(this.trouble);
+      const now = performance.now();
+      this._singles.push({ ask: { header: { task, ...header }, parts, stamp: now }, since: now, resolve, reject });
+      if (this.state === "resting") this._again();
+      this._pump();
+    });
+  }
+
+  /** The server's live numbers. @returns {Promise<Record<string, any>>} */
+  async stats() {
+    await this.ready();
+    const answer = this._next("stats", () => this.state !== "ready");
+    this.say({ type: "stats" });
+    return (await answer).header;
   }
 
   /** Ask for a picture with whatever `make` gives when there is room. @param {() => Ask | null} make */
@@ -143,9 +274,24 @@ export class Link extends EventTarget {
     this._pump();
   }
 
-  /** Ask for nothing more, also not after a reconnect. */
+  /** Ask for nothing more with `want`, also not after a reconnect. */
   rest() {
     this._make = this._last = null;
+  }
+
+  /** End the session. What was not answered is rejected. */
+  close() {
+    if (this.state === "closed") return;
+    clearInterval(this._clock);
+    clearTimeout(this._timer);
+    this._over.abort();
+    this.rest();
+    this._flying.clear();
+    const socket = this._socket;
+    this._socket = undefined;
+    socket?.close();
+    this._said = null;
+    this._become("closed");
   }
 
   /** Whether something that was asked for is not here yet. */
@@ -160,23 +306,30 @@ export class Link extends EventTarget {
   }
 
   _pump() {
-    const backed = this._socket && this._socket.bufferedAmount > 1 << 20;
-    if (!this._make || this.state !== "ready" || this._flying.size >= IN_FLIGHT || backed) return;
+    const socket = this._socket;
+    if (this.state !== "ready" || !socket || socket.bufferedAmount > 1 << 20) return;
+    const single = this._singles[0];
+    const room = single ? 1 : IN_FLIGHT; // a single picture is alone on the wire: nothing may overtake it
+    if (this._flying.size >= room || !(single || this._make)) return;
     const make = this._make;
-    this._make = null;
-    const ask = make();
+    if (!single) this._make = null;
+    const ask = single ? single.ask : make?.();
     if (!ask) return;
     this._id += 1;
-    this._flying.set(this._id, { ask, sent: performance.now() });
-    this._socket?.send(pack({ type: "draw", id: this._id, ...ask.header }, ask.parts));
+    this._flying.set(this._id, { ask, sent: performance.now(), single });
+    socket.send(pack({ type: "draw", id: this._id, ...ask.header }, ask.parts));
   }
 
   /** Every second: forget what will not be answered any more, and see whether the server is still there. */
   _expire() {
     const now = performance.now();
-    for (const [id, { sent }] of this._flying) if (now - sent > GIVE_UP_MS) this._flying.delete(id);
+    for (const [id, { sent, single }] of this._flying) if (now - sent > (single ? PATIENT_MS : GIVE_UP_MS)) this._flying.delete(id);
+    for (const single of this._singles.filter(({ since }) => now - since > PATIENT_MS)) {
+      this._settle(single, { code: "timeout", message: `no picture came within ${PATIENT_MS / 1000} seconds: try again` }, undefined);
+    }
     const socket = this._socket;
-    if (socket && socket.readyState <= WebSocket.OPEN && !document.hidden) {
+    const hidden = Boolean(globalThis.document?.hidden);
+    if (socket && socket.readyState <= WebSocket.OPEN && !hidden) {
       if (this._pinged && now - this._pinged > SILENT_MS) {
         this._socket = undefined; // its own close event may take minutes
         socket.close();
@@ -185,7 +338,7 @@ export class Link extends EventTarget {
         this._pinged = now;
         this.say({ type: "time", sent_ms: now });
       }
-    } else if (document.hidden) this._pinged = 0; // its clock runs slowly: what it hears late proves nothing
+    } else if (hidden) this._pinged = 0; // its clock runs slowly: what it hears late proves nothing
     this._pump();
   }
 
@@ -199,11 +352,26 @@ export class Link extends EventTarget {
     if (this._socket?.readyState === WebSocket.OPEN) this._socket.send(pack(header));
   }
 
-  /** Fetch a picture as a file, with its content credentials. @param {number} id @param {string} format @returns {Promise<Blob>} */
-  async file(id, format) {
+  /** Fetch one of the session's newest pictures as a file, with its content credentials; `prompt` writes the prompt into them.
+   * @param {number} id @param {{format?: Format, prompt?: boolean}} options @returns {Promise<Blob>} */
+  async file(id, { format = "png", prompt = false } = {}) {
+    return this._fetch(`v1/sessions/${this.session}/pictures/${id}?format=${format}&prompt=${prompt}`);
+  }
+
+  /** The `.c2pa` sidecar of a recording (WebM or MP4): its content credentials, for a file beside it. Only a server whose hello
+   * says `recordings` signs them. @param {Blob} recording @returns {Promise<Blob>} */
+  async credentials(recording) {
+    return this._fetch(`v1/sessions/${this.session}/recordings`, { method: "POST", body: recording });
+  }
+
+  /** @param {string} path @param {RequestInit} options @returns {Promise<Blob>} */
+  async _fetch(path, options = {}) {
     const headers = this.token ? { Authorization: `Bearer ${this.token}` } : undefined;
-    const answer = await fetch(`/v1/sessions/${this.session}/pictures/${id}?format=${format}`, { headers });
-    if (!answer.ok) throw new Error((await answer.json()).error.message);
-    return answer.blob();
+    const answer = await fetch(this._url(path), { headers, ...options }).catch(() => {
+      throw new ServerError("lost", "the server cannot be reached: try again in a moment");
+    });
+    if (answer.ok) return answer.blob();
+    const { error } = await answer.json();
+    throw new ServerError(error.code, error.message);
   }
 }

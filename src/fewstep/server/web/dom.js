@@ -1,0 +1,44 @@
+// What every part of the page needs of it.
+
+/** @param {string} id */
+export const $ = (id) => /** @type {any} */ (document.getElementById(id));
+
+/** Whether a toggle button is on. @param {string} id */
+export const isOn = (id) => $(id).getAttribute("aria-pressed") === "true";
+
+/** @param {string} id @param {boolean} on */
+export const press = (id, on = !isOn(id)) => $(id).setAttribute("aria-pressed", String(on));
+
+/** Of several radio buttons one is checked, and is the one that Tab comes to. @param {Iterable<any>} buttons
+ * @param {(b: any) => boolean} is */
+export function choose(buttons, is) {
+  const all = [...buttons];
+  const radios = all.filter((b) => b.getAttribute("role") === "radio");
+  for (const b of all) b.dataset.chosen = String(is(b));
+  for (const b of radios) {
+    b.setAttribute("aria-checked", String(is(b)));
+    b.tabIndex = b === (radios.find(is) ?? radios[0]) ? 0 : -1;
+  }
+}
+
+/** In a group the arrows go from one button to the next. @param {Element} group @param {string} role */
+export function arrows(group, role) {
+  group.addEventListener("keydown", (event) => {
+    const e = /** @type {KeyboardEvent} */ (event);
+    const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[e.key];
+    const buttons = /** @type {HTMLElement[]} */ ([...group.querySelectorAll(`[role="${role}"]`)]);
+    const at = buttons.indexOf(/** @type {HTMLElement} */ (e.target));
+    if (!by || at < 0) return;
+    e.preventDefault();
+    const next = buttons[(at + by + buttons.length) % buttons.length];
+    next.click();
+    next.focus();
+  });
+}
+
+/** Hand a file to the person. @param {Blob} blob @param {string} name */
+export function offer(blob, name) {
+  const a = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  a.click();
+  setTimeout(() => URL.revokeObjectURL(a.href), 10_000);
+}

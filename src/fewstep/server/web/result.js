@@ -1,0 +1,84 @@
+// The newest picture: shown, and handed out as a file.
+
+import { $, isOn, offer, press } from "./dom.js";
+
+/** @typedef {{header: Record<string, any>, part: import("./wire.js").Part, prompt: string, session: string, bitmap: ImageBitmap}} Shown */
+
+export class Result {
+  /** @param {import("./wire.js").Link} link @param {(sentence: string, good?: boolean) => void} tell */
+  constructor(link, tell) {
+    this.link = link;
+    this.tell = tell;
+    this.canvas = $("result");
+    /** @type {Shown | null} */
+    this.last = null;
+    $("crisp").onclick = () => {
+      press("crisp", this.canvas.classList.toggle("crisp"));
+      this._paint();
+    };
+    $("save").onclick = () => this.save();
+    $("with-prompt").onclick = () => press("with-prompt");
+  }
+
+  /** @param {Record<string, any>} hello what the server can sign */
+  meet({ marks, recordings }) {
+    $("with-prompt").disabled = !marks?.credentials;
+    if (recordings) $("camera-note").textContent = "Recordings are watermarked; their credentials come in a file beside them.";
+  }
+
+  /** Show a picture, unless a newer one is here already. @param {Shown} made */
+  show(made) {
+    const { last } = this;
+    if (last && last.session === made.session && made.header.id < last.header.id) return made.bitmap.close();
+    last?.bitmap.close();
+    this.last = made;
+    this._paint();
+    this.canvas.dataset.id = made.header.id;
+    this.canvas.setAttribute("aria-label", made.prompt ? `Picture of ${made.prompt}` : "Picture without a prompt");
+    $("save").disabled = false;
+  }
+
+  /** Enlarged by a whole factor, so that single pixels stay square. */
+  _paint() {
+    if (!this.last) return;
+    const { canvas } = this;
+    const { bitmap } = this.last;
+    const side = bitmap.width * Math.max(1, Math.round(512 / bitmap.width));
+    if (canvas.width !== side) canvas.width = canvas.height = side;
+    const c = canvas.getContext("2d");
+    c.imageSmoothingEnabled = !canvas.classList.contains("crisp");
+    c.imageSmoothingQuality = "high";
+    c.drawImage(bitmap, 0, 0, side, side);
+  }
+
+  async save() {
+    if (!this.last) return;
+    const { id, seed, marks } = this.last.header;
+    const format = $("format").value;
+    const prompt = marks.credentials && isOn("with-prompt");
+    const said = marks.credentials ? `Saved, with its content credentials${prompt ? " and the prompt in them" : ""}.` : "Saved, without content credentials.";
+    const file = this.link.file(id, { format, prompt });
+    await this._offer(file, `fewstep-${seed}.${format === "jpeg" ? "jpg" : format}`, said, marks.credentials);
+  }
+
+  /** A recording was saved: its credentials can be, too. @param {Blob} film @param {string} name without its ending */
+  record(film, name) {
+    const button = $("record-credentials");
+    button.hidden = !this.link.hello.recordings;
+    button.onclick = async () => {
+      button.disabled = true; // one at a time
+      await this._offer(this.link.credentials(film), `${name}.c2pa`, "Saved: keep both files beside each other, under one name.", true);
+      button.disabled = false;
+    };
+  }
+
+  /** @param {Promise<Blob>} file @param {string} name @param {string} said @param {boolean} good */
+  async _offer(file, name, said, good) {
+    try {
+      offer(await file, name);
+      this.tell(said, good);
+    } catch (error) {
+      this.tell(`Not saved: ${/** @type {Error} */ (error).message}.`);
+    }
+  }
+}

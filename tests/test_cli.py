@@ -439,3 +439,36 @@ def test_distill_then_resume_then_draw(pictures, tmp_path):
     shown = fewstep("info", str(bundle))
     assert "student" in shown.stdout
     assert "every hash as the card has it" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("budget --threads 0", "--threads 0 is out of range: use from 1 to 256"),
+        ("budget --threads 100000", "--threads 100000 is out of range"),
+        ("budget --strength 0", "--strength 0.0 is out of range: use more than 0 to 1"),
+        ("budget --device tpu", "unknown device 'tpu': use cpu or cuda"),
+        ("budget --device cuda:99", "torch sees no GPU cuda:99 here"),
+        ("serve --port 99999", "--port 99999 is out of range: use from 0 to 65,535"),
+        ("serve --device tpu", "unknown device 'tpu': use cpu or cuda"),
+        ("serve --sizes -3", "--sizes -3 is out of range"),
+        ("serve --limits.send-s nan", "--limits.send-s nan is out of range: use more than 0"),
+        ("serve --limits.sessions 0", "--limits.sessions 0 is out of range"),
+        ("serve --safety os.nothing", "cannot load 'os.nothing'"),
+        ("teach --batch-size 0", "--batch-size 0 is out of range"),
+        ("teach --device tpu", "unknown device 'tpu': use cpu or cuda"),
+        ("distill --device tpu", "unknown device 'tpu': use cpu or cuda"),
+        ("docs --results nowhere", "nowhere holds no results"),
+    ],
+)
+def test_a_command_line_that_cannot_be_meant_is_refused_at_once(student, capsys, arguments, sentence):
+    model = ["--model", str(student)] if arguments.startswith(("serve", "budget")) else []
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments.split(), *model])
+    assert_one_sentence(ended, capsys, sentence)
+
+
+def test_a_teacher_is_not_trained_on_pictures_of_another_size(pictures, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["teach", "--data", str(pictures), "--out", str(tmp_path / "run")])
+    assert_one_sentence(ended, capsys, "this teacher draws 64x64: build the data with --size 64")

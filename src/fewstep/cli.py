@@ -242,9 +242,12 @@ def docs(
         pages: The files whose marked places are filled.
         results: Folder of the result files.
     """
+    found = sorted(results.glob("*.json"))
+    if not found:
+        raise ValueError(f"{results} holds no results: run this in the project's folder, or give --results")
     for page in pages:
         text = page.read_text()
-        for path in sorted(results.glob("*.json")):
+        for path in found:
             before, _, rest = text.partition(f"<!-- table:{path.stem} -->")
             _, end, after = rest.partition(f"<!-- /table:{path.stem} -->")
             if end:

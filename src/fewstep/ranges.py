@@ -7,6 +7,7 @@ number that no 64 bits hold, whether the option has a range of its own or not.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
@@ -48,6 +49,19 @@ Weight = Annotated[float, Range(0)]
 Rate = Annotated[float, Range(0, above=True)]
 Seed = Annotated[int, SEEDS]
 Seeds = Annotated[tuple[int, ...], SEEDS]
+Threads = Annotated[int, Range(1, 256)]
+Sides = Annotated[tuple[int, ...], Range(1, 65536)]
+"""Sizes of pictures, in pixels."""
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not known or not here. Raises ValueError with the fix."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"unknown device {device!r}: use cpu or cuda")
+    import torch
+
+    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise ValueError(f"torch sees no GPU {device} here: use --device cpu, or install a torch with CUDA")
 
 
 def checked(command: Callable[..., Any]) -> Callable[..., Any]:

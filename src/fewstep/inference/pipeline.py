@@ -19,6 +19,7 @@ from ..diffusion import sampler
 from ..diffusion.guidance import guide
 from ..diffusion.schedule import Remembered
 from ..parts.denoiser import Student, noise_to
+from ..ranges import check_device
 from ..rng import Rng, check_seed
 from ..tensors import Conditioning, Latents, Media, Time
 
@@ -71,6 +72,7 @@ class Pipeline:
 
         ``dtype`` is the networks'; None is float16 on a GPU, float32 elsewhere. Samplers stay in float32 and float64.
         """
+        check_device(str(device))
         folder = Path(folder)
         gpu = torch.device(device).type == "cuda"
         model = pretrained.load(folder, dtype or (torch.float16 if gpu else torch.float32))

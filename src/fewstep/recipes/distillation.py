@@ -32,13 +32,13 @@ from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork, OfMedia, OfTeacher, Standardised
 from ..parts.imagenet import ImageNetFeatures
 from ..pretrained import trainable
-from ..ranges import Count, Limit, Range, Rate, Seed
+from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Media
 from ..training.data import Progress, TrainingSet, chunks, open_dataset, save_whole, training_set
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
-from ..training.trainer import Optimizer, Trainer, check_device
+from ..training.trainer import Optimizer, Trainer
 from ..training.trainer import Options as TrainerOptions
 
 

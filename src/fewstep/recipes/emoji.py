@@ -31,12 +31,12 @@ from ..pretrained import (
     sentence_encoder_folder,
     text_conditioner,
 )
-from ..ranges import Count, Limit, Range, Rate, Seed
+from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, open_dataset, training_set
 from ..training.recipe import Phase
-from ..training.trainer import Optimizer, Options, Trainer, check_device
+from ..training.trainer import Optimizer, Options, Trainer
 
 SIZE = 64
 TEXT_WIDTH = 384

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, WebSocket
@@ -23,6 +23,7 @@ from .. import __version__
 from ..bundle import Card
 from ..inference.budget import Budget, milliseconds
 from ..provenance import StampOptions, Watermark
+from ..ranges import Range, Sides, Threads, check_device
 from . import plugin, rest, safety
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body
@@ -50,7 +51,7 @@ class ServeOptions:
     """End-to-end target: 100ms, 0.1s or 30fps. Steps, size and encoding follow from it."""
     host: str = "127.0.0.1"
     """Address to serve on. Anything but this machine itself needs a token."""
-    port: int = 7860
+    port: Annotated[int, Range(0, 65535)] = 7860
     """Port to serve on."""
     token: str = ""
     """What every client must show; ``auto`` makes one and prints it."""
@@ -60,9 +61,9 @@ class ServeOptions:
     """Web pages of other servers that may use this one, as https://example.org."""
     backends: tuple[str, ...] = ("auto",)
     """What may run the network, best first; auto takes the fastest whose pictures equal eager's."""
-    sizes: tuple[int, ...] = ()
+    sizes: Sides = ()
     """Picture sizes that the budget may choose from, best first; default: the model's own alone."""
-    threads: int = 1
+    threads: Threads = 1
     """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
     device: str = "cpu"
     """Where the network runs: cpu or cuda."""
@@ -203,6 +204,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(options: ServeOptions) -> None:
     """Serve until stopped with Ctrl-C."""
+    check_device(options.device)
     studio = make_studio(options)
     app = build(studio)
     taken = listen(options.host, options.port)

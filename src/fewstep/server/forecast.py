@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from .. import bundle
 from ..bundle import Card
@@ -12,6 +12,7 @@ from ..inference.backend import Measured
 from ..inference.budget import Budget, Plan, Way, milliseconds, plan, ways
 from ..inference.pipeline import Pipeline
 from ..inference.timings import Timings
+from ..ranges import Range, Sides, Threads
 from .engine import Engine, EngineOptions, Report
 from .marks import Marks
 from .protocol import RAW, Ask, Part
@@ -27,15 +28,15 @@ class ForecastOptions:
     """A shipped bundle's name, or a bundle's folder."""
     task: Literal["image", "text"] = "image"
     """image: a canvas or a camera is redrawn. text: every picture has a new prompt, which has to be encoded."""
-    strength: float = 0.5
+    strength: Annotated[float, Range(0, 1, above=True)] = 0.5
     """How far a picture may be changed, in (0, 1]: less leaves fewer of the student's times."""
     wire: str = ""
     """Time to the user and back, such as 20ms; empty leaves it out."""
-    sizes: tuple[int, ...] = ()
+    sizes: Sides = ()
     """Picture sizes to choose from, best first; default: the model's own alone."""
     backends: tuple[str, ...] = ("auto",)
     """What may run the network, best first; auto takes the fastest whose pictures equal eager's."""
-    threads: int = 1
+    threads: Threads = 1
     """Threads of one network call."""
     device: str = "cpu"
     """Where the network runs: cpu or cuda."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from ..ranges import Count, Limit, Rate
+
 LOCAL_NAMES = ("localhost",)
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+|null")
 """As a browser writes it in its Origin header: in small letters, without a path."""
@@ -19,39 +21,39 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+|null")
 class Limits:
     """Bounds on what one client, and all together, can take."""
 
-    sessions: int = 8
+    sessions: Count = 8
     """Live sessions at a time; more wait in the queue."""
-    queue: int = 32
+    queue: Limit = 32
     """Places in the queue; more are turned away."""
-    connections: int = 256
+    connections: Count = 256
     """Open connections of any kind."""
-    connections_per_s: float = 20.0
+    connections_per_s: Rate = 20.0
     """New connections a second from one address, on average; what comes faster is answered 429."""
-    connections_burst: int = 300
+    connections_burst: Count = 300
     """New connections from one address that may come at once."""
-    message_bytes: int = 4 * 2**20
+    message_bytes: Count = 4 * 2**20
     """Largest message or request body."""
-    recording_bytes: int = 64 * 2**20
+    recording_bytes: Count = 64 * 2**20
     """Largest recording that is signed; one at a time."""
-    picture_pixels: int = 1024 * 1024
+    picture_pixels: Count = 1024 * 1024
     """Largest picture, read from its header before it is decoded."""
-    prompt_characters: int = 500
+    prompt_characters: Count = 500
     """Longest prompt."""
-    messages_per_s: float = 120.0
+    messages_per_s: Rate = 120.0
     """Messages a session may send; what comes faster is dropped and counted."""
-    burst: int = 60
+    burst: Count = 60
     """Messages that may come at once."""
-    pictures_per_request: int = 8
+    pictures_per_request: Count = 8
     """Largest ``n`` of an OpenAI-style request."""
-    single_pictures: int = 16
+    single_pictures: Count = 16
     """REST requests being drawn or waiting at a time; more are answered 503."""
-    send_s: float = 10.0
+    send_s: Rate = 10.0
     """A client that does not take a picture for this long is disconnected."""
-    body_s: float = 10.0
+    body_s: Rate = 10.0
     """A request's headers and body must be here after this long."""
-    idle_s: float = 900.0
+    idle_s: Rate = 900.0
     """A session that asks for nothing for this long gives its place up."""
-    kept_bytes: int = 4 * 2**20
+    kept_bytes: Count = 4 * 2**20
     """Pictures a session keeps for download, the newest."""
 
 

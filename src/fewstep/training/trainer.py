@@ -75,15 +75,6 @@ class Options:
     """Optimiser of each player, by role."""
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that is not known or not here. Raises ValueError with the fix."""
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {device!r}: use cpu or cuda")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("torch sees no GPU here: use --device cpu, or install a torch with CUDA")
-    torch.backends.cudnn.benchmark = True  # a training asks for the same shapes all along
-
-
 @contextmanager
 def only_trainable(players: Mapping[str, nn.Module], name: str) -> Iterator[nn.Module]:
     """Only this player's trainable weights may receive a gradient inside."""
@@ -106,6 +97,8 @@ class Trainer:
     def __init__(self, method: Method, options: Options) -> None:
         if options.precision not in ("fp32", "bf16"):
             raise ValueError(f"unknown precision {options.precision!r}: use fp32 or bf16")
+        if options.device.startswith("cuda"):
+            torch.backends.cudnn.benchmark = True  # a training asks for the same shapes all along
         self.method, self.options, self.step = method, options, 0
         self.ended_after = 0.0
         """The time limit, in seconds, that ended the run as if it were done; 0 while none has."""

@@ -564,3 +564,29 @@ def test_half_precision_draws_what_single_precision_draws(root):
         assert half.dtype == torch.float32
         assert (half - single).abs().mean() < 0.02
         assert not torch.equal(half, single)
+
+
+@pytest.mark.parametrize("student", ["full", "lora"])
+def test_a_blend_lies_between_the_weights_before_the_game_and_after_it(root, tmp_path, student):
+    """Saved twice, it is the same; the network itself keeps the weights of the game, and a resumed run blends the same."""
+    changes: dict[str, Any] = {"features": "teacher", "student": student, "rank": 2, "keep": "last"}
+
+    def weights(name: str, share: float) -> dict[str, Tensor]:
+        work, folder = distil(root, tmp_path / name, "sd1", blend=share, **changes)
+        work.save(folder, 2)
+        return dict(pretrained.load(folder).denoiser.network.named_parameters())
+
+    before = dict(pretrained.load(root / "sd1").denoiser.network.named_parameters())
+    after, half = weights("whole", 1.0), weights("half", 0.5)
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert moved
+    if student == "full":
+        for name in before:
+            torch.testing.assert_close(half[name], (before[name] + after[name]) / 2, atol=1e-6, rtol=1e-5)
+    else:  # half of both low-rank factors: the first one stood at its start, so the product is less than the whole
+        assert all(0 < float((half[k] - before[k]).norm()) < float((after[k] - before[k]).norm()) for k in moved)
+    work = prepare(options(root, "sd1", blend=0.5, **changes), tmp_path / "half")
+    run_phases(work.phases, Saving(tmp_path / "half", resume=True), lambda phase, trainer, log: None)
+    work.save(tmp_path / "again", 2)
+    again = dict(pretrained.load(tmp_path / "again").denoiser.network.named_parameters())
+    assert all(torch.equal(again[name], half[name]) for name in half)

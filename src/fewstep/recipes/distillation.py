@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Media
 from ..training.data import Progress, TrainingSet, chunks, open_dataset, save_whole, training_set
+from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
 from ..training.trainer import Optimizer, Trainer
@@ -88,6 +90,9 @@ class Options:
     """Decay of the student's weight average, which is what is saved."""
     keep: Keep = "best"
     """The student to end with: the ``best`` of all looks at fixed prompts (distance and sharpness), or the ``last``."""
+    blend: Annotated[float, Range(0, 1, above=True)] = 1.0
+    """Share of the game in the weights that are saved. Below 1 they are averaged with those from before it (WiSE-FT, arXiv
+    2109.01903): more of a warm start's diversity for less of the game's fidelity, and a trade to choose after training."""
     look_every: Count = 100
     """Steps of the game between looks."""
     seed: Seed = 0
@@ -144,6 +149,8 @@ class Distillation:
     """Share of the student's weights that is trained."""
     phases: list[Phase]
     folder: Path
+    before: dict[str, Tensor] = field(default_factory=dict)
+    """The student's weights as the game found them, where they are needed at the end."""
 
     def card(self, steps_taken: int) -> bundle.Card:
         """The facts of the student as it stands."""
@@ -179,15 +186,29 @@ class Distillation:
             card = replace(card, text_encoder="sentence")
         config = pretrained.read_config(source / "scheduler" / "scheduler_config.json")
         betas = {k: config[k] for k in BETA_KEYS if k in config}
-        return bundle.save(
-            folder,
-            replace(card, name=folder.name),
-            unet=self.student.denoiser.network,  # type: ignore[arg-type]
-            vae=self.model.codec.vae,  # type: ignore[arg-type]
-            scheduler=bundle.scheduler_for("student", prediction_type(config), **betas),
-            text=None if thin else source,
-            dtype=dtype,
-        )
+        with blended(self.student.denoiser, self.before, self.options.blend):
+            return bundle.save(
+                folder,
+                replace(card, name=folder.name),
+                unet=self.student.denoiser.network,  # type: ignore[arg-type]
+                vae=self.model.codec.vae,  # type: ignore[arg-type]
+                scheduler=bundle.scheduler_for("student", prediction_type(config), **betas),
+                text=None if thin else source,
+                dtype=dtype,
+            )
+
+
+@contextmanager
+def blended(network: nn.Module, before: dict[str, Tensor], share: float) -> Iterator[None]:
+    """Lend ``network`` the average of its weights, of this ``share``, and those ``before``; the same where there are none."""
+    after = {name: value.clone() for name, value in moving(network).items()}
+    if before:
+        mixed = {k: torch.lerp(before[k], v, share) if v.is_floating_point() else v for k, v in after.items()}
+        load_moving(network, mixed)
+    try:
+        yield
+    finally:
+        load_moving(network, after)
 
 
 BETA_KEYS = (
@@ -266,18 +287,24 @@ def prepare(
     ).near(o.device)
     negative = model.conditioner([o.negative]) if o.negative else None
     model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
-    phases = []
+    phases: list[Phase] = []
+    before: dict[str, Tensor] = {}
     if o.warm.steps:
         origin = f"{pair_maker(source)}|{dataset.fingerprint}|{o.captions}"
         build = partial(warm_start, o, student, teacher, data, folder, origin, progress)
         phases.append(Phase("warm", o.warm.steps, build, o.seconds[0]))
     if o.steps:
-        play = partial(game, o, student, teacher, model, data, negative, progress)
+
+        def play() -> tuple[Trainer, Callable[[int], Batch]]:
+            if o.blend < 1:
+                before.update({name: value.clone() for name, value in moving(student.denoiser).items()})
+            return game(o, student, teacher, model, data, negative, progress)
+
         look = partial(probe, o, student, model, data, measure) if measure else None
         phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep))
     if not phases:
         raise ValueError("nothing to train: give --steps or --warm.steps")
-    return Distillation(o, card, model, student, share, phases, folder)
+    return Distillation(o, card, model, student, share, phases, folder, before)
 
 
 def check(o: Options) -> None:

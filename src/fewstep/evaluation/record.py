@@ -150,7 +150,7 @@ def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None)
     """
     present = list(dict.fromkeys(r.metric for r in records))
     order = [m for m in METRICS if m in present] + [m for m in present if m not in METRICS]
-    columns = list(metrics) if metrics is not None else order
+    columns = [m for m in metrics if m in present] if metrics is not None else order
     cells: dict[tuple[str, int, float], dict[str, MetricRecord]] = {}
     for record in records:
         cells.setdefault((record.model, record.steps, record.guidance), {})[record.metric] = record

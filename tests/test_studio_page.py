@@ -638,8 +638,8 @@ def test_a_strangers_page_is_told_why_it_may_not(browser: Any, address: str, els
         sentence = f"pages from {origin} may not use this server: start it with --origins {origin} to allow them"
         assert said.inner_text() == sentence
         nobody = f"http://localhost:{free_port()}"
-        (folder / "index.html").write_text(example(nobody))
-        studio.page.reload()
+        (folder / "nobody.html").write_text(example(nobody))
+        studio.open(f"{origin}/nobody.html")
         studio.until(lambda: said.inner_text(), "another sentence")
         assert "fewstep serve" in said.inner_text()
 
@@ -699,8 +699,9 @@ def test_a_server_that_says_nothing_is_waited_for(browser: Any, address: str):
     with studio_in(browser, "connecting") as studio:
         studio.page.route_web_socket("**/v1/stream", lambda socket: None)  # opened, and never answered
         studio.open(address)
+        cover = studio.page.locator("#cover-text")
+        studio.until(lambda: cover.inner_text() == "Connecting …", "the page's own words")
         assert studio.pill == "Connecting"
-        assert studio.page.locator("#cover-text").inner_text() == "Connecting …"
         studio.stroke((0.2, 0.2), (0.8, 0.8))
         assert studio.pixels("#canvas").min() < 255, "who waits can draw already"
         studio.until(lambda: studio.pill == "Reconnecting", "the page to lose its patience")

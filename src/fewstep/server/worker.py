@@ -262,8 +262,8 @@ class Worker:
             results = [ProtocolError("internal", "the picture could not be drawn: see the server's log")] * len(jobs)
         ended = self._clock()
         for (turn, seat, chosen), result in zip(taken, results):
-            self._note(engine, turn.held, chosen, result, began, ended)
             self._when_judged(turn.held.value, partial(self._finish, engine, seat, turn.held, chosen, result, began))
+            self._note(engine, turn.held, chosen, result, began, ended)  # when the picture is on its way
         self.metrics.note_drawn(sum(isinstance(r, Drawn) for r in results))
 
     def _note(

@@ -180,7 +180,11 @@ def _footnote(records: Sequence[MetricRecord], runs: int) -> str:
     if not judged:
         return ""
     r = judged[0]
-    spread = f"least and greatest of up to {runs} trainings" if runs else "95% bootstrap intervals over prompts"
+    bootstrapped = "95% bootstrap intervals over prompts"
+    spread = f"least and greatest of up to {runs} trainings" if runs else bootstrapped
+    once = list(dict.fromkeys(r.model for r in judged if not r.runs))
+    if runs and once:
+        spread = f"{bootstrapped} for {', '.join(once)}, trained once; for the others {spread}"
     return (
         f"In brackets: {spread}. n = {r.n}, {r.seeds} a prompt; judge {r.features}, "
         f"{r.resizer}; prompts {r.prompts}, reference {r.dataset}."

@@ -160,6 +160,8 @@ def test_figures_of_several_trainings_say_so() -> None:
     assert lines[2:4] == ["| teacher | 1 | 1 | 3 |", "| add | 1 | 1 | 3 [2, 4] |"]
     assert "least and greatest of up to 3 trainings" in lines[-1]
     assert "bootstrap" in table([RECORD]).splitlines()[-1]
+    mixed = table([*rows, replace(RECORD, model="random_init")]).splitlines()[-1]
+    assert "bootstrap intervals over prompts for random_init, trained once; for the others least and greatest" in mixed
 
 
 def test_the_table_refuses_a_column_of_unlike_figures() -> None:

@@ -165,7 +165,8 @@ def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None)
         figures = [_cell(row[m]) if m in row else "-" for m in columns]
         lines.append(f"| {model} | {steps} | {guidance:g} | " + " | ".join(figures) + " |")
     runs = max((r.runs for r in records), default=0)
-    return "\n".join([*lines, "", _footnote([first[m] for m in columns if m in first], runs)])
+    once = list(dict.fromkeys(r.model for r in records if not r.runs))
+    return "\n".join([*lines, "", _footnote([first[m] for m in columns if m in first], runs, once)])
 
 
 def _cell(record: MetricRecord) -> str:
@@ -175,14 +176,13 @@ def _cell(record: MetricRecord) -> str:
     return value if low == high else f"{value} [{low}, {high}]"
 
 
-def _footnote(records: Sequence[MetricRecord], runs: int) -> str:
+def _footnote(records: Sequence[MetricRecord], runs: int, once: Sequence[str]) -> str:
     judged = [r for r in records if r.features]
     if not judged:
         return ""
     r = judged[0]
     bootstrapped = "95% bootstrap intervals over prompts"
     spread = f"least and greatest of up to {runs} trainings" if runs else bootstrapped
-    once = list(dict.fromkeys(r.model for r in judged if not r.runs))
     if runs and once:
         spread = f"{bootstrapped} for {', '.join(once)}, trained once; for the others {spread}"
     return (

@@ -28,9 +28,10 @@ class NetworkDenoiser(Denoiser):
         """The blocks whose outputs are features."""
         raise NotImplementedError("a NetworkDenoiser subclass gives tapped()")
 
-    def _own(self, x: Tensor | None) -> Tensor | None:
-        """A tensor in the network's own precision."""
-        return None if x is None else x.to(next(self.network.parameters()).dtype)
+    def _own(self, x_t: Latents, cond: Conditioning) -> tuple[Latents, Conditioning]:
+        """What the network is given, in its own precision."""
+        dtype = next(self.network.parameters()).dtype
+        return x_t.to(dtype), cond.to(dtype)
 
     def features(self, x_t: Latents, t: Time, cond: Conditioning) -> Features:
         """Outputs of the tapped blocks (LADD, arXiv 2403.12015, taps its teacher likewise)."""
@@ -62,13 +63,13 @@ class UNetDenoiser(NetworkDenoiser):
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The UNet's raw output."""
         timestep = t * 1000 if self.kind == "flow" else to_timestep(t, getattr(self.schedule, "n_timesteps", 1000))
-        x = x_t.to(next(self.network.parameters()).dtype)
+        x, cond = self._own(x_t, cond)
         if not self._has_text:
             return self.network(x, timestep, class_labels=cond.labels, return_dict=False)[0]
-        added = {"text_embeds": self._own(cond.pooled), "time_ids": self.sizes(x)} if self._has_size else None
-        return self.network(
-            x, timestep, encoder_hidden_states=self._own(cond.tokens), added_cond_kwargs=added, return_dict=False
-        )[0]
+        added = {"text_embeds": cond.pooled, "time_ids": self.sizes(x)} if self._has_size else None
+        return self.network(x, timestep, encoder_hidden_states=cond.tokens, added_cond_kwargs=added, return_dict=False)[
+            0
+        ]
 
     def sizes(self, x_t: Latents) -> Tensor:
         """SDXL's size conditioning ``[B, 6]``: the original size, the crop's corner and the target size, in pixels.
@@ -93,11 +94,12 @@ class TransformerDenoiser(NetworkDenoiser):
 
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The transformer's raw output: the flow ``noise - x0``."""
+        x, cond = self._own(x_t, cond)
         return self.network(
-            hidden_states=self._own(x_t),
+            hidden_states=x,
             timestep=(t * 1000).to(x_t.dtype),
-            encoder_hidden_states=self._own(cond.tokens),
-            pooled_projections=self._own(cond.pooled),
+            encoder_hidden_states=cond.tokens,
+            pooled_projections=cond.pooled,
             return_dict=False,
         )[0]
 

@@ -258,6 +258,18 @@ class DatasetWriter:
             ) from error
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write in place of ``path``, which it becomes if all goes well: whole or not at all, whoever else writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def swap(new: Path, folder: Path) -> None:
     """Rename a finished folder into place; what was there steps aside, and back if that fails."""
     previous = folder.with_name(f".{folder.name}.previous-{os.getpid()}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from ..data.dataset import whole
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,12 @@ class Realtime:
 
     def write(self, path: Path) -> None:
         """As JSON, atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         facts = asdict(self)
         for level, found in zip(facts["load"], self.load):
             level["fairness"] = found.fairness if math.isfinite(found.fairness) else None
         text = json.dumps({key: _rounded(value) for key, value in facts.items()}, indent=1, allow_nan=False)
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(text + "\n", encoding="utf-8")
-        os.replace(beside, path)
+        with whole(path) as draft:
+            draft.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Realtime:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from ..data.dataset import whole
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,9 @@ def compare(a: MetricRecord, b: MetricRecord) -> Comparison:
 def write_records(path: Path | str, records: Iterable[MetricRecord]) -> None:
     """Write ``{"records": [...]}``, atomically."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"records": [asdict(r) for r in records]}, indent=1, ensure_ascii=False, allow_nan=False)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may be adding to the same file
-    try:
-        beside.write_text(text + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole(path) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
 
 
 def read_records(path: Path | str) -> list[MetricRecord]:

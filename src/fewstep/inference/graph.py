@@ -12,7 +12,6 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..data.dataset import cache_dir
+from ..data.dataset import cache_dir, whole
 
 EXPORTER = ("onnx", "onnxscript")
 
@@ -82,11 +81,6 @@ def exported(module: nn.Module, example: Sequence[Tensor]) -> Path:
     versions = {name: importlib.metadata.version(name) for name in EXPORTER}
     path = cache_dir() / "backends" / f"{fingerprint(module, example, versions)}.onnx"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.stem}-{os.getpid()}.onnx")
-        try:
+        with whole(path) as draft:
             export(module, example, draft)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
     return path

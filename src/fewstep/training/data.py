@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.dataset import Dataset, cache_dir
+from ..data.dataset import Dataset, cache_dir, whole
 from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner
 from ..rng import fold
@@ -193,13 +192,8 @@ def prompt_table(prompts: list[str], text: Conditioner, cache: Path, progress: P
 
 def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file whole or not at all, whoever else is writing the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, metadata)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as draft:
+        save_file(tensors, draft, metadata)
 
 
 def training_set(

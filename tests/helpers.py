@@ -213,6 +213,9 @@ def make_game(
         for p in student_network.parameters():
             p.add_(0.1 * torch.randn_like(p))
     batch = make_batch(n, axes, seed=seed, dtype=dtype)
+    trajectories = make_batch(n, axes, seed=seed + 1, dtype=dtype)
+    start = Rng.of(seed, "start").normal_like(trajectories.x0)
+    batch = replace(batch, pairs=replace(trajectories, noise=start))
     eyes = freeze(Eyes(axes).to(dtype))
     looking = OfMedia(eyes) if features is None else features(eyes, teacher_network)
     seen = looking(batch.x0, batch.cond, Rng.of(0))

@@ -39,6 +39,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "the paper's": {},
     "adversarial only": {"distillation_weight": 0},
     "distillation only": {"adversarial_weight": 0},
+    "regression beside": {"regression_weight": 0.5},
     "softplus": {"loss": "softplus"},
     "relativistic": {"loss": "relativistic"},
     "sds": {"weighting": "sds"},
@@ -93,6 +94,7 @@ def test_every_switch_is_played(options: dict[str, Any]) -> None:
         wanted = {
             "student/adversarial": moves and o.adversarial_weight,
             "student/distillation": moves and o.distillation_weight,
+            "student/regression": moves and o.regression_weight,
             "discriminator/adversarial": o.adversarial_weight,
             "discriminator/r1": o.adversarial_weight and o.r1,
             "discriminator/approximate_r1": o.approximate_r1,
@@ -472,6 +474,19 @@ def test_lambda_weighs_the_distillation_loss() -> None:
     torch.testing.assert_close(2 * half["adversarial"], one["adversarial"])
 
 
+def test_regression_beside_the_game_ties_pure_noise_to_the_teachers_samples() -> None:
+    """Weighted, from the very noise that the teacher began with, and without a trace in the other losses."""
+    alone, beside = make_game(dtype=F64), make_game(dtype=F64, regression_weight=0.5)
+    network, pairs = beside.student.denoiser, beside.batch.pairs
+    assert pairs is not None
+    before, after = alone.turn("student"), beside.turn("student")
+    assert {k: v for k, v in after.items() if k != "regression"} == before
+    with torch.no_grad():
+        apart = network(pairs.noise, torch.ones(len(pairs), dtype=F64), pairs.cond) - pairs.x0
+    wanted = 0.5 * ((apart.square().flatten(1).mean(1) + 0.01).sqrt() - 0.1).mean()
+    torch.testing.assert_close(after["regression"].detach(), wanted, rtol=1e-12, atol=0)
+
+
 # turns and bad requests
 
 
@@ -492,5 +507,8 @@ def test_a_game_that_cannot_be_played_gets_a_sentence() -> None:
     game = make_game()
     with pytest.raises(ValueError, match="set distillation_weight to 0"):
         ADD(game.student, None, game.codec, game.add.features, game.discriminator)
+    lonely = make_game(regression_weight=1.0)
+    with pytest.raises(ValueError, match="give batches with pairs"):
+        lonely.add.losses("student", replace(lonely.batch, pairs=None), Rng.of(0))
     with pytest.raises(ValueError, match="nothing would be trained"):
         ADD(game.student, game.teacher, game.codec, game.add.features, game.discriminator, Options(0.0, 0.0))

@@ -468,7 +468,34 @@ def test_a_command_line_that_cannot_be_meant_is_refused_at_once(student, capsys,
     assert_one_sentence(ended, capsys, sentence)
 
 
-def test_a_teacher_is_not_trained_on_pictures_of_another_size(pictures, capsys, tmp_path):
+@pytest.mark.parametrize(("size", "fix"), [(40, "build the data with --size 32"), (8, "build the data with --size 16")])
+def test_a_teacher_is_not_trained_on_pictures_that_do_not_halve(capsys, tmp_path, size, fix):
+    Image.new("RGB", (40, 40), (200, 30, 100)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a cat")
+    folder_data.build(folder_data.Options(source=tmp_path, size=size, heldout=0), tmp_path / "set")
     with pytest.raises(SystemExit) as ended:
-        cli.main(["teach", "--data", str(pictures), "--out", str(tmp_path / "run")])
-    assert_one_sentence(ended, capsys, "this teacher draws 64x64: build the data with --size 64")
+        cli.main(["teach", "--data", str(tmp_path / "set"), "--out", str(tmp_path / "run")])
+    assert_one_sentence(ended, capsys, fix)
+
+
+def test_a_teacher_of_any_size_is_taught_distilled_and_drawn_with(pictures, tmp_path):
+    """From a folder of one's own pictures, 16 px here, to a student's picture, with the notices passed on twice."""
+    home, at = tmp_path / "home", lambda name: str(tmp_path / name / "bundle")
+    own = ["--data", str(pictures), "--batch-size", "8"]
+    taught = fewstep("teach", *own, "--steps", "2", "--codec-steps", "2", "--codec-batch-size", "4",
+                     "--out", str(tmp_path / "teacher"), home=home)  # fmt: skip
+    assert taught.returncode == 0, taught.stderr
+    distilled = fewstep("distill", *own, "--teacher", at("teacher"), "--features", "teacher", "--warm.steps", "1",
+                        "--warm.pairs", "4", "--warm.teacher-steps", "1", "--steps", "1", "--keep", "last",
+                        "--out", str(tmp_path / "student"), home=home)  # fmt: skip
+    assert distilled.returncode == 0, distilled.stderr
+    for name in ("teacher", "student"):
+        card = Card.read(tmp_path / name / "bundle")
+        assert card.native_size == (16, 16)
+        assert card.data == "folder-16 (all styles), 12 pictures"
+        assert card.licence == "that of its data: as their owner says (see ATTRIBUTION.md)"
+        page = (tmp_path / name / "bundle" / "ATTRIBUTION.md").read_text()
+        assert page == (pictures / "ATTRIBUTION.md").read_text()
+    drawn = fewstep("draw", "a cat", "--model", at("student"), "--no-provenance", "-o", str(tmp_path / "cat.png"))
+    assert drawn.returncode == 0, drawn.stderr
+    assert Image.open(tmp_path / "cat.png").size == (16, 16)

@@ -470,7 +470,7 @@ def test_a_missing_weight_file_is_named(root, tmp_path):
 
 EVERYTHING = add.Options(
     space="media", weighting="nfsd", renoised_input=0.1, approximate_r1=1.0, mismatched=0.5, backward=0.5,
-    reals_through_codec=True,
+    reals_through_codec=True, regression_weight=1.0,
 )  # fmt: skip
 
 
@@ -521,6 +521,22 @@ def test_pairs_of_a_teacher_whose_weights_changed_are_drawn_again(root, tmp_path
     path = tmp_path / "pairs.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     assert pairs_of(teacher, root / "own", tmp_path, captions="name")[1], "what is damaged is drawn again"
+
+
+def test_the_game_goes_on_with_the_warm_starts_pairs(root, tmp_path):
+    """Drawn once for both; without a warm start the game draws its own, in batches of its own size."""
+    changes: dict[str, Any] = {"features": "teacher", "add": add.Options(regression_weight=1.0)}
+    for steps, kept in ((1, tmp_path / "both"), (0, tmp_path / "game")):
+        drawn: list[str] = []
+        warm = WarmStart(steps=steps, pairs=4, teacher_steps=2, batch_size=4)
+        o = options(root, "sd1", warm=warm, **changes)
+        work = prepare(o, kept, lambda what, done, total, drawn=drawn: drawn.append(what))
+        *_, (trainer, batches) = [phase.build() for phase in work.phases]
+        assert drawn.count("teacher's trajectories") == 1
+        ends, seen = load_file(kept / "pairs.safetensors")["x0"], batches(0).pairs
+        assert len(seen) == o.batch_size
+        assert all((ends.float() - sample).abs().amax((1, 2, 3)).min() == 0 for sample in seen.x0)
+        assert "student/regression" in next(trainer.steps(batches)).losses
 
 
 def test_the_teachers_features_are_seen_on_their_device(root, tmp_path, monkeypatch):
@@ -574,9 +590,9 @@ def test_a_blend_lies_between_the_weights_before_the_game_and_after_it(root, tmp
     def weights(name: str, share: float) -> dict[str, Tensor]:
         work, folder = distil(root, tmp_path / name, "sd1", blend=share, **changes)
         work.save(folder, 2)
-        return dict(pretrained.load(folder).denoiser.network.named_parameters())
+        return pretrained.load(folder).denoiser.network.state_dict()
 
-    before = dict(pretrained.load(root / "sd1").denoiser.network.named_parameters())
+    before = pretrained.load(root / "sd1").denoiser.network.state_dict()
     after, half = weights("whole", 1.0), weights("half", 0.5)
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert moved
@@ -588,5 +604,5 @@ def test_a_blend_lies_between_the_weights_before_the_game_and_after_it(root, tmp
     work = prepare(options(root, "sd1", blend=0.5, **changes), tmp_path / "half")
     run_phases(work.phases, Saving(tmp_path / "half", resume=True), lambda phase, trainer, log: None)
     work.save(tmp_path / "again", 2)
-    again = dict(pretrained.load(tmp_path / "again").denoiser.network.named_parameters())
+    again = pretrained.load(tmp_path / "again").denoiser.network.state_dict()
     assert all(torch.equal(again[name], half[name]) for name in half)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from . import __version__, pretrained
-from .data.dataset import cache_dir, swap
+from .data.dataset import ATTRIBUTION, cache_dir, swap
 from .pretrained import trainable
 
 CARD = "student_card.json"
@@ -227,8 +227,11 @@ def save(
     scheduler: Any,
     text: Path | None = None,
     dtype: torch.dtype = torch.float32,
+    notices: str = "",
 ) -> Card:
     """Write a bundle. ``text`` is a folder that holds ``tokenizer/`` and ``text_encoder/``; without it the bundle is thin.
+
+    ``notices`` is what the licences of its data and of its teacher ask to be passed on; it becomes ``ATTRIBUTION.md``.
 
     The pipeline's class follows from the network: Stable Diffusion, SDXL or Stable Diffusion 3. A network with a LoRA is
     saved merged, so that it loads as it stands, and the LoRA alone goes into ``lora/``, for use on top of the teacher.
@@ -256,6 +259,8 @@ def save(
         if trainable.has_lora(unet):
             trainable.save_lora(unet, component, temporary / "lora", dtype)
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        if notices:
+            (temporary / ATTRIBUTION).write_text(notices, "utf-8")
         weights = sorted(temporary.rglob("*.safetensors"))
         for path in (temporary, *weights):  # private as they are made; a finished model is for others to read too
             path.chmod(path.stat().st_mode | 0o044 | (0o011 if path.is_dir() else 0))
@@ -304,6 +309,14 @@ def locate(name: str | Path) -> Path:
     return complete(folder, card)
 
 
+def notices_of(folder: Path) -> str:
+    """What a model asks to be passed on: its own ATTRIBUTION.md, or the one that shipped bundles share; "" for none."""
+    page = folder / ATTRIBUTION
+    if folder in shipped().values():
+        page = folder.parent / ATTRIBUTION
+    return page.read_text("utf-8") if page.is_file() else ""
+
+
 def complete(folder: Path, card: Card) -> Path:
     """A thin bundle with its text encoder, as a full diffusers folder in the cache (made once a version of its card)."""
     facts = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.json")))  # a card may change, the weights not
@@ -319,6 +332,8 @@ def complete(folder: Path, card: Card) -> Path:
             shutil.copytree(text / part, temporary / part, dirs_exist_ok=True)
         index = pretrained.read_config(temporary / "model_index.json") | text_index(text)
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        if notices := notices_of(folder):
+            (temporary / ATTRIBUTION).write_text(notices, "utf-8")
         swap(temporary, full)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -84,7 +84,7 @@ def teach(
     save_every: Weight = 60.0,
     thin: bool = False,
 ) -> None:
-    """Train the teacher of emoji-64 from scratch: VAE, then UNet.
+    """Train a text-to-image teacher from scratch, as emoji-64's was: VAE, then UNet.
 
     Args:
         out: Folder of the run; the finished bundle goes into its ``bundle`` folder.
@@ -97,7 +97,7 @@ def teach(
 
     with progress_bars() as report:
         run = emoji.teach(options, report)
-    steps = _train("teach emoji-64", run.phases, out, resume, minutes, save_every)
+    steps = _train(f"teach {run.dataset.name}", run.phases, out, resume, minutes, save_every)
     run.save(out / "bundle", steps, thin)
     console.print(f"the teacher is in [bold]{out / 'bundle'}[/]")
 

@@ -100,6 +100,8 @@ class Batch:
     """The pixels behind ``x0``, where a part of the game looks at pixels."""
     noise: Latents | None = None
     """The start of the teacher's trajectory that ends in ``x0``, where the batch holds noise-to-sample pairs."""
+    pairs: Batch | None = None
+    """Noise-to-sample pairs that come with the data, for a game that keeps to the teacher's trajectories."""
 
     def __len__(self) -> int:
         return len(self.x0)

@@ -29,6 +29,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 FORMAT = "fewstep-dataset"
+ATTRIBUTION = "ATTRIBUTION.md"
+"""The page of a dataset, and of a model, that names the works it is made from."""
 VERSION = 1
 
 Progress = Callable[[str, int, int], None]
@@ -130,6 +132,21 @@ class Dataset:
         """Shape of one item, ``(C, *S)``."""
         return tuple(self.info["shape"])
 
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """The licences of the works it is made from, each once."""
+        return tuple(dict.fromkeys(str(work["licence"]) for work in self.info["licences"]))
+
+    @property
+    def attribution(self) -> str:
+        """The page that whatever is trained on it passes on."""
+        path = self.folder / ATTRIBUTION
+        return path.read_text("utf-8") if path.is_file() else ""
+
+    def describe(self, styles: Sequence[str] = ()) -> str:
+        """Name and number of samples, for a model's card; ``styles`` are those that it was narrowed to."""
+        return f"{self.name} ({', '.join(styles) or 'all styles'}), {len(self)} pictures"
+
     def media(self, indices: Sequence[int] | np.ndarray | Int[Tensor, " B"] | slice) -> Float[Tensor, "B C *S"]:
         """Media of the items at ``indices``, float32 in [-1, 1]."""
         picked = np.asarray(indices, dtype=np.int64) if not isinstance(indices, slice) else indices
@@ -186,7 +203,7 @@ class DatasetWriter:
         self._temporary = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")
         self._info = {"format": FORMAT, "version": VERSION, "name": name, "size": self.shape[-1]}
         self._about = {"licences": [dict(licence) for licence in licences], "build": dict(build)}
-        self._texts = {"ATTRIBUTION.md": attribution}
+        self._texts = {ATTRIBUTION: attribution}
         self._items: list[Item] = []
         self._keys: set[str] = set()
 

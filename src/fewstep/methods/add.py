@@ -12,7 +12,8 @@ L_adv, L_distill     ``adversarial``, ``distillation``
 gamma R1             ``r1``, on the heads' inputs
 ===================  =======================================================================================
 
-``L = L_adv + lambda L_distill`` (Eq. 1). What is not published, and is a choice here, is said in the option's docstring.
+``L = L_adv + lambda L_distill`` (Eq. 1), here with DMD's regression onto the teacher's trajectories where that is asked for.
+What is not published, and is a choice here, is said in the option's docstring.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor, nn
 
-from ..diffusion import losses
+from ..diffusion import losses, sampler
 from ..diffusion.schedule import add_noise
 from ..diffusion.weighting import WEIGHTINGS
 from ..parts.codec import Codec
@@ -34,6 +35,7 @@ from ..parts.features import FeatureNetwork
 from ..ranges import Count, Range, Share, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
+from .regression import to_trajectories
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class Options:
     """Weight of L_adv; 0 leaves distillation only."""
     distillation_weight: Weight = 2.5
     """The paper's lambda, here on a mean over elements; 0 leaves the adversarial loss only."""
+    regression_weight: Weight = 0.0
+    """Weight of regression onto the teacher's trajectories from pure noise, beside the game (DMD's, arXiv 2311.18828): it
+    keeps the variety that a warm start brought and the game alone gives away. Needs noise-to-sample pairs."""
     loss: Literal["hinge", "softplus", "relativistic"] = "hinge"
     """Adversarial loss of both players."""
     weighting: Literal["exponential", "sds", "nfsd"] = "exponential"
@@ -131,7 +136,7 @@ class ADD:
         return (*student, *("discriminator",) * self.options.discriminator_turns)
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        """``adversarial``, ``distillation`` for the student; ``real``/``fake`` in one, ``r1`` ... for the discriminator."""
+        """``adversarial``, ``distillation``, ``regression`` for the student; ``adversarial``, ``r1`` ... for the heads."""
         return self._student(batch, rng) if player == "student" else self._discriminator(batch, rng)
 
     def observations(self) -> dict[str, float]:
@@ -168,6 +173,11 @@ class ADD:
         if o.distillation_weight:
             advice = self.distillation(self._tap(sample, "distillation"), batch, rng)
             out["distillation"] = o.distillation_weight * advice
+        if o.regression_weight:
+            if batch.pairs is None:
+                raise ValueError("regression beside the game needs the teacher's trajectories: give batches with pairs")
+            start = sampler.at(1.0, batch.pairs.x0)
+            out["regression"] = o.regression_weight * to_trajectories(self.student, batch.pairs, start, rng)
         return out
 
     def _tap(self, sample: Latents, name: str) -> Latents:

@@ -16,12 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..diffusion.losses import huber
 from ..parts.denoiser import Student, noise_to
 from ..rng import Rng
-from ..tensors import Batch
+from ..tensors import Batch, Time
 from .method import OnePlayer
 
 
@@ -42,11 +43,20 @@ class Regression(OnePlayer):
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """``regression``: the distance of the one-pass estimate from the pair's sample."""
-        if batch.noise is None:
-            raise ValueError("regression needs the teacher's trajectories: make pairs first")
         t = self.student.draw_times(len(batch), rng)
-        pure = (t >= 1).reshape(-1, *([1] * (batch.x0.dim() - 1)))
-        noise = torch.where(pure, batch.noise, rng.normal_like(batch.x0))
-        noised = noise_to(self.student.denoiser.schedule, batch.x0, noise, t)
-        out = self.student.denoiser(noised, t, batch.cond)
-        return {"regression": huber(out, batch.x0, self.options.huber).mean()}
+        return {"regression": to_trajectories(self.student, batch, t, rng, self.options.huber)}
+
+
+def to_trajectories(
+    student: Student, pairs: Batch, t: Time, rng: Rng, bend: float = Options.huber
+) -> Float[Tensor, ""]:
+    """Mean pseudo-Huber distance of the student's one pass from the pairs' samples.
+
+    At t = 1 it starts where the teacher did, elsewhere from the sample under new noise. Raises ValueError without pairs.
+    """
+    if pairs.noise is None:
+        raise ValueError("regression needs the teacher's trajectories: make pairs first")
+    pure = (t >= 1).reshape(-1, *([1] * (pairs.x0.dim() - 1)))
+    noise = torch.where(pure, pairs.noise, rng.normal_like(pairs.x0))
+    noised = noise_to(student.denoiser.schedule, pairs.x0, noise, t)
+    return huber(student.denoiser(noised, t, pairs.cond), pairs.x0, bend).mean()

@@ -51,7 +51,7 @@ class WarmStart:
     steps: Limit = 300
     """Training steps; 0 leaves the warm start out."""
     pairs: Annotated[int, Range(1, 10**6)] = 1024
-    """Noise-to-sample pairs that the teacher draws (cached beside the run)."""
+    """Noise-to-sample pairs that the teacher draws (cached beside the run), for the warm start and for the game's regression."""
     teacher_steps: Annotated[int, Range(1, 1000)] = 16
     """DDIM steps of a pair."""
     learning_rate: Rate = 5e-4
@@ -149,6 +149,8 @@ class Distillation:
     """Share of the student's weights that is trained."""
     phases: list[Phase]
     folder: Path
+    dataset: Dataset
+    """What the student is trained on."""
     before: dict[str, Tensor] = field(default_factory=dict)
     """The student's weights as the game found them, where they are needed at the end."""
 
@@ -156,6 +158,8 @@ class Distillation:
         """The facts of the student as it stands."""
         o, t = self.options, self.teacher_card
         n = len(o.times)
+        own = self.dataset.describe(o.styles)
+        data = own if t.data in ("", own) else f"{own}; its teacher: {t.data}"
         return bundle.Card(
             name=self.folder.name,
             role="student",
@@ -165,7 +169,7 @@ class Distillation:
             native_size=t.native_size,
             teacher=t.name,
             licence=t.licence,
-            data=t.data,
+            data=data,
             text_encoder="",
             training={
                 "steps": steps_taken,
@@ -195,6 +199,7 @@ class Distillation:
                 scheduler=bundle.scheduler_for("student", prediction_type(config), **betas),
                 text=None if thin else source,
                 dtype=dtype,
+                notices="\n".join(dict.fromkeys(t for t in (bundle.notices_of(source), self.dataset.attribution) if t)),
             )
 
 
@@ -289,22 +294,23 @@ def prepare(
     model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
     phases: list[Phase] = []
     before: dict[str, Tensor] = {}
+    origin = f"{pair_maker(source)}|{dataset.fingerprint}|{o.captions}"
+    pairs = partial(draw_pairs, o, teacher, data, folder / "pairs.safetensors", origin, progress)
     if o.warm.steps:
-        origin = f"{pair_maker(source)}|{dataset.fingerprint}|{o.captions}"
-        build = partial(warm_start, o, student, teacher, data, folder, origin, progress)
-        phases.append(Phase("warm", o.warm.steps, build, o.seconds[0]))
+        phases.append(Phase("warm", o.warm.steps, partial(warm_start, o, student, pairs), o.seconds[0]))
     if o.steps:
 
         def play() -> tuple[Trainer, Callable[[int], Batch]]:
             if o.blend < 1:
                 before.update({name: value.clone() for name, value in moving(student.denoiser).items()})
-            return game(o, student, teacher, model, data, negative, progress)
+            beside = pairs(o.batch_size) if o.add.regression_weight else None
+            return game(o, student, teacher, model, replace(data, pairs=beside), negative, progress)
 
         look = partial(probe, o, student, model, data, measure) if measure else None
         phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep))
     if not phases:
         raise ValueError("nothing to train: give --steps or --warm.steps")
-    return Distillation(o, card, model, student, share, phases, folder, before)
+    return Distillation(o, card, model, student, share, phases, folder, dataset, before)
 
 
 def check(o: Options) -> None:
@@ -370,19 +376,12 @@ def randomise(network: nn.Module, seed: int) -> None:
 
 
 def warm_start(
-    o: Options,
-    student: Student,
-    teacher: Teacher,
-    data: TrainingSet,
-    folder: Path,
-    origin: str,
-    progress: Progress | None,
+    o: Options, student: Student, pairs: Callable[[int], TrainingSet]
 ) -> tuple[Trainer, Callable[[int], Batch]]:
     """Regression onto the teacher's trajectories."""
-    pairs = draw_pairs(o, teacher, data, folder / "pairs.safetensors", origin, progress)
     adam = Optimizer(o.warm.learning_rate, beta1=0.9, warmup=20, decay=True, ema=0.98, kind=o.warm.optimizer)
     options = TrainerOptions(o.warm.steps, o.warm.batch_size, o.seed, o.precision, o.device, {"student": adam})
-    return Trainer(regression.Regression(student), options), pairs
+    return Trainer(regression.Regression(student), options), pairs(o.warm.batch_size)
 
 
 def pair_maker(teacher: Path) -> str:
@@ -392,7 +391,13 @@ def pair_maker(teacher: Path) -> str:
 
 
 def draw_pairs(
-    o: Options, teacher: Teacher, data: TrainingSet, path: Path, origin: str, progress: Progress | None
+    o: Options,
+    teacher: Teacher,
+    data: TrainingSet,
+    path: Path,
+    origin: str,
+    progress: Progress | None,
+    batch_size: int,
 ) -> TrainingSet:
     """Noise, the guided teacher's sample from it, and the prompt row it was drawn for. Kept at ``path``, drawn once.
 
@@ -400,7 +405,7 @@ def draw_pairs(
     """
     key = f"{origin}|{teacher.guidance_scale}|{o.warm.teacher_steps}|{o.warm.pairs}|{o.seed}"
     if path.is_file() and _key_of(path) == key:
-        return _paired(o, data, load_file(path))
+        return _paired(o, data, load_file(path), batch_size)
     rng = np.random.Generator(np.random.PCG64(o.seed))
     rows = np.concatenate([rng.permutation(len(data)) for _ in range(-(-o.warm.pairs // len(data)))])[: o.warm.pairs]
     prompts = torch.tensor([int(rng.choice(list(data.choices[i]))) for i in rows])
@@ -414,7 +419,7 @@ def draw_pairs(
             progress("teacher's trajectories", int(at[-1]) + 1, len(rows))
     saved = {"noise": noise.half(), "x0": torch.cat(drawn), "prompts": prompts}
     save_whole(saved, path, {"key": key})
-    return _paired(o, data, saved)
+    return _paired(o, data, saved, batch_size)
 
 
 def _key_of(path: Path) -> str:
@@ -426,11 +431,11 @@ def _key_of(path: Path) -> str:
         return ""
 
 
-def _paired(o: Options, data: TrainingSet, saved: dict[str, Tensor]) -> TrainingSet:
+def _paired(o: Options, data: TrainingSet, saved: dict[str, Tensor], batch_size: int) -> TrainingSet:
     choices = [[int(p)] for p in saved["prompts"]]
-    return TrainingSet(
-        saved["x0"], data.prompts, choices, data.null, o.warm.batch_size, o.seed, noise=saved["noise"]
-    ).near(o.device)
+    return TrainingSet(saved["x0"], data.prompts, choices, data.null, batch_size, o.seed, noise=saved["noise"]).near(
+        o.device
+    )
 
 
 # -- phase two: the game

@@ -1,4 +1,4 @@
-"""emoji-64: the embedded default, a small but complete text-to-image model in Stable Diffusion's layout.
+"""emoji-64, the embedded default, and its kind: small but complete text-to-image models in Stable Diffusion's layout.
 
 Four parts, as in every Stable Diffusion: a pretrained sentence encoder, a tiny VAE (f4), a small conditional UNet that
 predicts v, and a scheduler config. This file says what they are and how each is trained; nothing here runs a loop.
@@ -38,7 +38,10 @@ from ..training.data import Progress, batch_indices, open_dataset, training_set
 from ..training.recipe import Phase
 from ..training.trainer import Optimizer, Options, Trainer
 
-SIZE = 64
+CROP = 32
+"""Side of the crops that a codec is trained on, in pixels."""
+GRID = 16
+"""The sides of the pictures are multiples of this: f4, and two halvings in the UNet."""
 TEXT_WIDTH = 384
 BETAS: Mapping[str, Any] = {
     "beta_start": 0.00085,
@@ -55,7 +58,7 @@ class Size:
     """How big the UNet is."""
 
     channels: tuple[int, ...] = (32, 96, 192)
-    """Channels at 16x16, 8x8 and 4x4 latents."""
+    """Channels at a quarter, an eighth and a sixteenth of the picture's side."""
     attention: tuple[bool, ...] = (False, False, True)
     """Where text is read: cross-attention at these levels (and in the middle)."""
     layers: int = 1
@@ -85,14 +88,14 @@ def vae(latent_channels: int = 4, width: int = 32) -> Any:
     )
 
 
-def unet(size: Size = Size(), latent_channels: int = 4) -> Any:
-    """The conditional UNet, fresh."""
+def unet(size: Size = Size(), latent_channels: int = 4, side: int = 64) -> Any:
+    """The conditional UNet for pictures of ``side`` pixels, fresh."""
     from diffusers import UNet2DConditionModel
 
     down = tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in size.attention)
     up = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(size.attention))
     return UNet2DConditionModel(
-        sample_size=SIZE // 4,
+        sample_size=side // 4,
         in_channels=latent_channels,
         out_channels=latent_channels,
         layers_per_block=size.layers,
@@ -125,7 +128,7 @@ def scheduler(role: str) -> Any:
 
 @dataclass(frozen=True)
 class Teach:
-    """Train the teacher of emoji-64 from scratch: first its VAE, then its UNet."""
+    """Train a text-to-image teacher from scratch, as emoji-64's was: first its VAE, then its UNet."""
 
     data: str = "emoji"
     """Dataset folder, or the name of one that ``fewstep data`` has built."""
@@ -142,7 +145,7 @@ class Teach:
     codec_steps: Limit = 2000
     """Steps of VAE training."""
     codec_batch_size: Count = 64
-    """Crops of 32 px a step of VAE training."""
+    """Crops of 32 px (whole pictures where they are smaller) a step of VAE training."""
     autoencoding: autoencoding.Options = field(default_factory=autoencoding.Options)
     """What is asked of the VAE."""
     codec: str = ""
@@ -186,9 +189,9 @@ class Teaching:
             steps=(25, 50),
             guidance_scale=GUIDANCE_SCALE,
             sampler="ddim",
-            native_size=(SIZE, SIZE),
-            licence="Apache-2.0; trained on drawings under CC-BY-4.0, Apache-2.0 and MIT, see ATTRIBUTION.md",
-            data=f"{self.dataset.name} ({', '.join(self.options.styles) or 'all styles'}), {len(self.dataset)} pictures",
+            native_size=tuple(self.dataset.shape[1:]),
+            licence=f"that of its data: {', '.join(self.dataset.licences)} (see ATTRIBUTION.md)",
+            data=self.dataset.describe(self.options.styles),
             text_encoder="sentence" if thin else "",
             training={
                 "steps": steps_taken,
@@ -199,7 +202,14 @@ class Teaching:
         )
         text = None if thin else sentence_encoder_folder(cache_dir())
         return bundle.save(
-            folder, card, unet=self.unet, vae=self.vae, scheduler=scheduler("teacher"), text=text, dtype=dtype
+            folder,
+            card,
+            unet=self.unet,
+            vae=self.vae,
+            scheduler=scheduler("teacher"),
+            text=text,
+            dtype=dtype,
+            notices=self.dataset.attribution,
         )
 
 
@@ -207,15 +217,17 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     """Lay out teacher training: phases *codec* and *teacher*."""
     check_device(o.device)
     dataset = open_dataset(o.data, o.styles)
-    if tuple(dataset.shape) != (3, SIZE, SIZE):
-        size = "x".join(map(str, dataset.shape[1:]))
+    channels, side = dataset.shape[0], dataset.shape[-1]
+    if channels != 3 or dataset.shape[1:] != (side, side) or side % GRID:
+        shape = "x".join(map(str, dataset.shape))
         raise ValueError(
-            f"the pictures are {size}, this teacher draws {SIZE}x{SIZE}: build the data with --size {SIZE}"
+            f"the pictures are {shape}, this teacher draws colour pictures whose side is a multiple of {GRID}: "
+            f"build the data with --size {max(GRID, round(side / GRID) * GRID)}"
         )
     train = dataset.subset("train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
-        encoder, network = vae(o.latent_channels), unet(SIZES[o.size], o.latent_channels)
+        encoder, network = vae(o.latent_channels), unet(SIZES[o.size], o.latent_channels, side)
     if o.init:
         take_over(network, load(bundle.locate(o.init)).denoiser.network, o.seed)
     if o.codec:
@@ -248,7 +260,7 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
 
 @dataclass(frozen=True)
 class Crops:
-    """Batches for the codec: crops of 32 px, one a picture, a pure function of the step."""
+    """Batches for the codec: crops, one a picture, a pure function of the step."""
 
     dataset: Dataset
     seed: int
@@ -259,8 +271,8 @@ class Crops:
         draw = np.random.Generator(np.random.PCG64(fold(self.seed, "crops", step)))
         rows = batch_indices(len(self.dataset), self.batch_size, self.seed, step)
         media = self.dataset.media(torch.from_numpy(rows))
-        corners = draw.integers(0, SIZE // 2 + 1, (len(rows), 2))
-        crops = [m[:, i : i + SIZE // 2, j : j + SIZE // 2] for m, (i, j) in zip(media, corners)]
+        corners = draw.integers(0, max(0, media.shape[-1] - CROP) + 1, (len(rows), 2))
+        crops = [m[:, i : i + CROP, j : j + CROP] for m, (i, j) in zip(media, corners)]
         nothing = Conditioning()
         return Batch(torch.zeros(len(rows), 1), nothing, nothing, media=torch.stack(crops))
 

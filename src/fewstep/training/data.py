@@ -92,6 +92,8 @@ class TrainingSet:
     """Embedding of each sample's picture ``[N, I]``: the discriminator's c_img."""
     noise: Latents | None = None
     """The start of the teacher's trajectory that ends in each sample (noise-to-sample pairs)."""
+    pairs: TrainingSet | None = None
+    """Noise-to-sample pairs that come with every batch."""
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -109,7 +111,8 @@ class TrainingSet:
 
     def __call__(self, step: int) -> Batch:
         """The batch of this step."""
-        return self.rows(batch_indices(len(self), self.batch_size, self.seed, step), fold(self.seed, "prompt", step))
+        batch = self.rows(batch_indices(len(self), self.batch_size, self.seed, step), fold(self.seed, "prompt", step))
+        return batch if self.pairs is None else replace(batch, pairs=self.pairs(step))
 
     def rows(self, indices: np.ndarray, prompt_seed: int = 0) -> Batch:
         """The batch of these samples; which of its prompts a sample is asked for with is drawn from ``prompt_seed``."""

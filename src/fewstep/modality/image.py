@@ -208,7 +208,7 @@ def to_pil(media: Picture) -> Image.Image:
 
 def to_uint8(media: Float[Tensor, "*shape"]) -> Tensor:
     """Media in [-1, 1] -> uint8 of the same shape, rounded to the nearest."""
-    return media.detach().float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return media.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def write(media: Picture, to: Path | str = "png", quality: int = 90) -> bytes:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..diffusion import prediction, sampler
 from ..diffusion.guidance import guide
-from ..diffusion.schedule import NoiseSchedule, add_noise
+from ..diffusion.schedule import NoiseSchedule
 from ..rng import Rng
-from ..tensors import Conditioning, Features, Latents, Time
+from ..tensors import Conditioning, Features, Latents, Time, match_dims
 
 
 class Denoiser(nn.Module):
@@ -130,8 +130,8 @@ def noise_to(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> L
 
     There the noise is scaled by sigma(1), .9977 for Stable Diffusion's table, as every sampler scales what it starts from.
     """
-    pure = (t >= 1).reshape(-1, *([1] * (x0.dim() - 1)))
-    return add_noise(schedule, torch.where(pure, torch.zeros_like(x0), x0), noise, t)
+    kept = schedule.alpha(t) * (t < 1)
+    return match_dims(kept, x0) * x0 + match_dims(schedule.sigma(t), x0) * noise
 
 
 class StudentInput:

@@ -1,10 +1,11 @@
-"""Which part of ADD does what: every part left out in turn, on digits (rung 1), by one command.
+"""Which part of ADD does what: every part left out in turn, on digits or on clothes (rung 1), by one command.
 
     python benchmarks/ablation.py --seeds 0 1 --updates 300
+    python benchmarks/ablation.py --data fashion
 
-The teacher is the one in ``tests/data``; the judge is a classifier that took no part in any training. Every run goes into
-``docs/results/digits_ablation.json`` as soon as it ends, and a run that stands there is not made again: stop and continue
-at will. ``fewstep docs`` makes the table.
+The teacher of digits is the one in ``tests/data``; that of clothes is trained first, and kept as ``--teacher``. The judge is
+a classifier that took no part in any training. Every run goes into ``docs/results/digits_ablation.json`` (or fashion's) as
+soon as it ends, and a run that stands there is not made again: stop and continue at will. ``fewstep docs`` makes the table.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ import torch
 from safetensors.torch import load_file
 
 from fewstep.data import digits as digits_data
+from fewstep.data import fashion as fashion_data
 from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, evaluate
 from fewstep.evaluation.record import MetricRecord
 from fewstep.methods import add
+from fewstep.methods.denoising import Denoising
 from fewstep.methods.regression import Regression
 from fewstep.parts.denoiser import Denoiser, Student, Teacher
 from fewstep.parts.discriminator import Options as HeadOptions
@@ -35,10 +38,13 @@ from fewstep.parts.features import ConvClassifier
 from fewstep.recipes import digits
 from fewstep.rng import Rng
 from fewstep.tensors import Features, Media
+from fewstep.training.data import save_whole
 from fewstep.training.trainer import Trainer
 
 HOUSE = Path(__file__).resolve().parent.parent
 BASE: dict[str, Any] = {"r1": 1.0, "image_conditioning": False}
+MOST = 10_000
+"""Pictures that are trained on; there are 60,000 of clothes."""
 SHOWN = ("fd", "accuracy", "pairwise_distance", "edges_ratio", "midgreys_ratio")
 
 
@@ -84,7 +90,7 @@ class Judge:
     """The classifier as ``evaluate`` wants it."""
 
     network: ConvClassifier
-    name: str = "digits-classifier"
+    name: str
     resizer: str = "none"
 
     @property
@@ -104,18 +110,33 @@ class Bench:
     def __init__(self, o: argparse.Namespace) -> None:
         self.o = o
         with tempfile.TemporaryDirectory() as folder:
-            train = digits_data.build(digits_data.Options(), Path(folder) / "digits").subset("train")
-            self.media = train.media(slice(None))
-        self.labels = torch.tensor([item.label for item in train.items])
-        network = digits.unet()
-        weights = load_file(HOUSE / "tests" / "data" / "digits_teacher.safetensors")
-        network.load_state_dict({k: v.float() for k, v in weights.items()})
+            source: Any = fashion_data if o.data == "fashion" else digits_data
+            train = source.build(source.Options(size=16), Path(folder) / o.data).subset("train")
+            some = slice(None, None, max(1, len(train) // MOST))
+            self.media = train.media(some)
+        self.labels = torch.tensor([item.label for item in train.items[some]])
+        self.names: tuple[str, ...] = source.WORDS
+        network = self.teacher_network()
         self.teacher = Teacher(digits.denoiser(network), digits.GUIDANCE_SCALE)
         self.eyes = digits.eyes(self.media, self.labels, seed=1)
-        self.judge = Judge(digits.eyes(self.media, self.labels, seed=2, width=24))
-        self.reference = Reference.build(self.media[::4], self.labels[::4], self.judge, batch=250)  # sorted by digit
+        self.judge = Judge(digits.eyes(self.media, self.labels, seed=2, width=24), f"{o.data}-classifier")
+        real = slice(None, None, max(4, len(self.media) // 1000))  # digits come sorted by class
+        self.reference = Reference.build(self.media[real], self.labels[real], self.judge, batch=250)
         self._warm: dict[int, Denoiser] = {}
         self._last: tuple[Row, int, Trainer] | None = None
+
+    def teacher_network(self) -> Any:
+        """The teacher's UNet, trained here where its file is not there yet."""
+        network = digits.unet()
+        if not self.o.teacher.is_file():
+            batches = self.data(0, batch=64)
+            trainer = Trainer(Denoising(digits.denoiser(network)), digits.teacher_options())
+            finish(trainer, batches)
+            trainer.adopt_averages()
+            self.o.teacher.parent.mkdir(parents=True, exist_ok=True)
+            save_whole({k: v.contiguous() for k, v in network.state_dict().items()}, self.o.teacher)
+        network.load_state_dict({k: v.float() for k, v in load_file(self.o.teacher).items()})
+        return network
 
     def begin(self, init: str, seed: int) -> Denoiser:
         """The student's denoiser before the game."""
@@ -134,8 +155,8 @@ class Bench:
             self._warm[seed] = student.denoiser
         return copy.deepcopy(self._warm[seed])
 
-    def data(self, seed: int) -> Any:
-        return digits.training_set(self.media, self.labels, self.o.batch, seed)
+    def data(self, seed: int, batch: int = 0) -> Any:
+        return digits.training_set(self.media, self.labels, batch or self.o.batch, seed, self.names)
 
     def student(self, row: Row, seed: int) -> tuple[Student, dict[str, float]]:
         """Train one row's student; returns it with the last losses."""
@@ -160,7 +181,7 @@ class Bench:
 
     def measure(self, model: str, draw: Callable[[Any, torch.Tensor, Rng], Media], steps: int) -> dict[str, MetricRecord]:
         """Every figure of one model at one step count."""
-        classes = digits.conditioner()
+        classes = digits.conditioner(self.names)
         right: list[torch.Tensor] = []
 
         @torch.no_grad()
@@ -171,11 +192,12 @@ class Bench:
             return media
 
         options = EvaluateOptions(seeds=tuple(range(self.o.pictures)), batch=100, resamples=2)
-        concepts = list(range(len(digits.CLASSES)))
+        concepts = list(range(len(self.names)))
         guidance = digits.GUIDANCE_SCALE if model == "teacher" else 1.0
         subject = Subject(model, steps, guidance, self.o.command)
         found = evaluate(
-            drawn, digits.CLASSES, concepts, self.reference, self.judge, subject, options, discriminator_features="digits-eyes",
+            drawn, self.names, concepts, self.reference, self.judge, subject, options,
+            discriminator_features=f"{self.o.data}-eyes",
         )  # fmt: skip
         share = float(torch.cat(right).float().mean())
         found.append(replace(found[0], metric="accuracy", value=share))
@@ -202,7 +224,7 @@ def jobs(bench: Bench, wanted: list[str]) -> Iterator[tuple[str, int, Callable[[
 
 
 def teacher_draw(bench: Bench) -> Callable[[int], Any]:
-    null = lambda n: digits.conditioner().null(n)  # noqa: E731
+    null = digits.conditioner(bench.names).null
     return lambda steps: lambda cond, noise, rng: bench.teacher.draw(noise, cond, null(len(noise)), steps)
 
 
@@ -239,18 +261,24 @@ def summary(runs: list[dict[str, Any]]) -> list[MetricRecord]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits", choices=["digits", "fashion"], help="digits, or clothes")
+    parser.add_argument("--teacher", type=Path, help="the teacher's weights; trained, and kept there, where they are not yet")
     parser.add_argument("--rows", nargs="+", default=["teacher", *ROWS], choices=["teacher", *ROWS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="seeds of the trainings")
     parser.add_argument("--updates", type=int, default=300, help="updates of the game")
     parser.add_argument("--warm", type=int, default=150, help="updates of the warm start")
     parser.add_argument("--pairs", type=int, default=512, help="noise-to-sample pairs of the warm start")
     parser.add_argument("--batch", type=int, default=16, help="samples an update")
-    parser.add_argument("--pictures", type=int, default=50, help="pictures of each digit that are judged")
-    parser.add_argument("--out", type=Path, default=HOUSE / "docs" / "results" / "digits_ablation.json")
+    parser.add_argument("--pictures", type=int, default=50, help="pictures of each class that are judged")
+    parser.add_argument("--out", type=Path, help="the results; default: docs/results/DATA_ablation.json")
     o = parser.parse_args()
+    o.out = o.out or HOUSE / "docs" / "results" / f"{o.data}_ablation.json"
+    own = HOUSE / "tests" / "data" / "digits_teacher.safetensors"
+    o.teacher = o.teacher or (own if o.data == "digits" else Path("runs") / f"{o.data}_teacher.safetensors")
     torch.set_num_threads(1)
     settings = {k: getattr(o, k) for k in ("updates", "warm", "pairs", "batch", "pictures")}
-    o.command = "python benchmarks/ablation.py " + " ".join(f"--{k} {v}" for k, v in settings.items())
+    other = [] if o.data == "digits" else [f"--data {o.data}"]
+    o.command = " ".join(["python benchmarks/ablation.py", *other, *(f"--{k} {v}" for k, v in settings.items())])
     before = json.loads(o.out.read_text()) if o.out.exists() else {}
     if before and before["settings"] != settings:
         raise SystemExit(f"{o.out} was made with {before['settings']}: use the same, or another --out")

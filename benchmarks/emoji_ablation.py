@@ -1,7 +1,9 @@
-"""Which part of ADD does what on emoji-64 (rung 3): one short game, a row for each thing changed about it.
+"""Which part of ADD does what on emoji (rungs 2 and 3): one short game, a row for each thing changed about it.
 
     python benchmarks/emoji_ablation.py                     # every row, one training each: about an hour of one core
     python benchmarks/emoji_ablation.py --rows random_init without_r1 --seeds 0 1
+    python benchmarks/emoji_ablation.py --teacher runs/teacher-32/bundle --data runs/emoji-32 --rows teacher add \
+        --runs runs/emoji32_ablation --out docs/results/emoji32_ablation.json
 
 A row is a ``fewstep distill`` command, and its command stands beside its figures in ``docs/results/emoji_ablation.json``. A
 row that stands in ``--runs`` is not made again, and a training that was stopped goes on: stop and continue at will. With
@@ -34,7 +36,7 @@ from fewstep.training.run import Saving
 
 HOUSE = Path(__file__).resolve().parent.parent
 RECIPE = (
-    "--teacher emoji-64-teacher --captions name --warm.steps 0 --steps 160 --keep last --student-learning-rate 1e-4 "
+    "--captions name --warm.steps 0 --steps 160 --keep last --student-learning-rate 1e-4 "
     "--heads-learning-rate 1e-3 --batch-size 16 --probabilities 0.4 0.2 0.2 0.2"
 )
 """A short game, from the teacher's weights: the row called add."""
@@ -55,24 +57,34 @@ ROWS = {
     "relativistic": "--add.loss relativistic",
     "lambda_0.5": "--add.distillation-weight 0.5",
 }
+TEACHER = "teacher"
+"""The row of the teacher itself, drawn in all these steps."""
+TEACHER_STEPS = (50, 25, 8, 4, 2, 1)
 SHOWN = ("fd", "kid", "precision", "recall", "retrieval_top1", "retrieval_top5", "vendi", "pairwise_distance",
          "highs_ratio", "edges_ratio")  # fmt: skip
 
 
-def command(row: str, seed: int, steps: int) -> str:
+def recipe(o: argparse.Namespace, row: str, seed: int) -> str:
+    """The options of ``fewstep distill`` for one row."""
+    return " ".join(filter(None, [f"--teacher {o.teacher} --data {o.data}", RECIPE, ROWS[row], f"--seed {seed}"]))
+
+
+def command(o: argparse.Namespace, row: str, seed: int, steps: int) -> str:
     """What to type to make and measure one row."""
-    extra = f" {ROWS[row]}" if ROWS[row] else ""
+    if row == TEACHER:
+        return f"fewstep evaluate {o.teacher} --data {o.data} --steps {steps}"
     folder = f"runs/{row}-{seed}"
     return (
-        f"fewstep distill {RECIPE}{extra} --seed {seed} --out {folder} && "
-        f"fewstep evaluate {folder}/bundle --steps {steps} --name {row}"
+        f"fewstep distill {recipe(o, row, seed)} --out {folder} && "
+        f"fewstep evaluate {folder}/bundle --data {o.data} --steps {steps} --name {row}"
     )
 
 
-def train(row: str, seed: int, folder: Path) -> Path:
+def train(o: argparse.Namespace, row: str, seed: int, folder: Path) -> Path:
     """Train one row's student, or go on where it was stopped; returns its bundle."""
-    arguments = shlex.split(f"{RECIPE} {ROWS[row]} --seed {seed}")
-    options = tyro.cli(flat(distillation.Options), args=arguments)
+    if row == TEACHER:
+        return locate(o.teacher)
+    options = tyro.cli(flat(distillation.Options), args=shlex.split(recipe(o, row, seed)))
     run = distillation.prepare(options, folder)
     began = time.process_time()
     kept = run_phases(run.phases, Saving(folder, resume=True), lambda phase, trainer, log: None)
@@ -101,7 +113,9 @@ def gathered(runs: dict[str, list[MetricRecord]]) -> list[MetricRecord]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--teacher", default="emoji-64-teacher", help="a bundle's name or folder")
+    parser.add_argument("--data", default="emoji", help="dataset folder, or the name of one that was built")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=[TEACHER, *ROWS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of the trainings")
     parser.add_argument("--steps", nargs="+", type=int, default=[1, 4], help="steps that are measured")
     parser.add_argument("--runs", type=Path, default=Path("runs/emoji_ablation"), help="folder of the trainings")
@@ -111,15 +125,20 @@ def main() -> None:
     bench = None
     for seed in o.seeds:
         for row in o.rows:
+            if row == TEACHER and seed != o.seeds[0]:
+                continue
             folder = o.runs / f"{row}-{seed}"
             found = folder / "records.json"
             if not found.is_file():
-                bundle = train(row, seed, folder)
-                bench = bench or Bench(open_dataset("emoji"), replace(Judging(), calls=0))
-                pipeline = Pipeline.open(locate(str(bundle)))
+                pipeline = Pipeline.open(locate(str(train(o, row, seed, folder))))
+                bench = bench or Bench(open_dataset(o.data), replace(Judging(), calls=0))
                 new = [
-                    r for n in o.steps for r in bench.measure(pipeline, n, row, command(row, seed, n)) if r.metric in SHOWN
+                    r
+                    for n in (TEACHER_STEPS if row == TEACHER else o.steps)
+                    for r in bench.measure(pipeline, n, row, command(o, row, seed, n))
+                    if r.metric in SHOWN
                 ]
+                folder.mkdir(parents=True, exist_ok=True)
                 write_records(found, new)
                 shown = {r.metric: round(r.value, 3) for r in new if r.steps == 1}
                 print(f"{row} seed {seed}: {json.dumps(shown)}", flush=True)

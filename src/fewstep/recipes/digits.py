@@ -1,9 +1,12 @@
-"""digits-16: the ladder's first rung with real data, class-conditional 16x16 digits. Minutes on one core, end to end."""
+"""digits-16: the ladder's first rung with real data, class-conditional 16x16 digits. Minutes on one core, end to end.
+
+Clothes (``fewstep data fashion --size 16``) are the same rung once more: ten other classes, and harder to tell apart.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -68,15 +71,17 @@ def codec() -> IdentityCodec:
     return IdentityCodec()
 
 
-def conditioner() -> ClassConditioner:
-    """Digit names."""
-    return ClassConditioner(CLASSES)
+def conditioner(names: Sequence[str] = CLASSES) -> ClassConditioner:
+    """Digit names, or those of ten other classes."""
+    return ClassConditioner(names)
 
 
-def training_set(media: torch.Tensor, labels: torch.Tensor, batch_size: int, seed: int = 0) -> TrainingSet:
-    """Pictures ``[N, 1, 16, 16]`` in [-1, 1] and their digits ``[N]`` as batches."""
-    classes = conditioner()
-    table = PromptTable.encode(CLASSES, classes)
+def training_set(
+    media: torch.Tensor, labels: torch.Tensor, batch_size: int, seed: int = 0, names: Sequence[str] = CLASSES
+) -> TrainingSet:
+    """Pictures ``[N, 1, 16, 16]`` in [-1, 1] and their classes ``[N]`` as batches."""
+    classes = conditioner(names)
+    table = PromptTable.encode(names, classes)
     return TrainingSet(media, table, [[int(k)] for k in labels], classes.null(1), batch_size, seed)
 
 
@@ -108,7 +113,7 @@ def pairs(teacher: Teacher, data: TrainingSet, n: int = 512, steps: int = 8) -> 
     drawn = []
     for at in chunks(n, 64):
         cond = data.prompts[torch.tensor([rows[int(i)][0] for i in at])]
-        drawn.append(teacher.draw(noise[at], cond, conditioner().null(len(at)), steps))
+        drawn.append(teacher.draw(noise[at], cond, data.null[[0] * len(at)], steps))
     return replace(data, latents=torch.cat(drawn), choices=rows, noise=noise)
 
 

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from fewstep.data import digits as digits_data
 from fewstep.data import fashion as fashion_data
 from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, evaluate
-from fewstep.evaluation.record import MetricRecord
+from fewstep.evaluation.record import MetricRecord, over_trainings
 from fewstep.methods import add
 from fewstep.methods.denoising import Denoising
 from fewstep.methods.regression import Regression
@@ -251,12 +251,8 @@ def summary(runs: list[dict[str, Any]]) -> list[MetricRecord]:
         for entry in run["records"]:
             record = MetricRecord(**entry)
             groups.setdefault((record.model, record.steps, record.metric), []).append(record)
-    out = []
-    for group in groups.values():
-        values = [r.value for r in group]
-        out.append(replace(group[0], value=sum(values) / len(values), low=min(values), high=max(values), runs=len(group)))
     order = ["teacher", *ROWS]
-    return sorted(out, key=lambda r: (order.index(r.model), r.steps))
+    return sorted(map(over_trainings, groups.values()), key=lambda r: (order.index(r.model), r.steps))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ import tyro
 
 from fewstep.bundle import locate
 from fewstep.cli import flat
-from fewstep.evaluation.record import MetricRecord, merge, read_records, write_records
+from fewstep.evaluation.record import MetricRecord, merge, over_trainings, read_records, write_records
 from fewstep.evaluation.suite import Bench
 from fewstep.evaluation.suite import Options as Judging
 from fewstep.inference.pipeline import Pipeline
@@ -99,16 +99,7 @@ def gathered(runs: dict[str, list[MetricRecord]]) -> list[MetricRecord]:
     for records in runs.values():
         for r in records:
             groups.setdefault((r.steps, r.metric), []).append(r)
-    out = []
-    for group in groups.values():
-        if len(group) == 1:
-            out.append(group[0])
-            continue
-        values = [r.value for r in group]
-        out.append(
-            replace(group[0], value=sum(values) / len(values), low=min(values), high=max(values), runs=len(group))
-        )
-    return out
+    return [group[0] if len(group) == 1 else over_trainings(group) for group in groups.values()]
 
 
 def main() -> None:

@@ -119,7 +119,10 @@ def played(student: Student, steps: int = 150, **options: float) -> tuple[int, f
     chosen = AddOptions(r1=1.0, image_conditioning=False, condition_dropout=0.0, **options)  # type: ignore[arg-type]
     eyes, heads = mixture.features(), mixture.heads()
     game = ADD(own, Teacher(mixture.denoiser()), mixture.codec(), eyes, heads, chosen)
-    trained(game, mixture.add_options(steps), mixture.training_set())
+    data = mixture.training_set()
+    if chosen.regression_weight:
+        data = replace(data, pairs=mixture.pairs())
+    trained(game, mixture.add_options(steps), data)
     return reached(own)
 
 
@@ -150,6 +153,13 @@ def test_warmed_up_add_holds_every_mode_in_one_step(warm: Student) -> None:
     modes, on = played(warm)
     assert modes == mixture.MODES
     assert on > 0.5
+
+
+def test_add_with_regression_beside_it_finds_every_mode_without_a_warm_start(diffusion: Student) -> None:
+    assert played(diffusion)[0] <= 4, "the game alone pushes all samples the same way"
+    modes, on = played(diffusion, regression_weight=2.5)
+    assert modes == mixture.MODES
+    assert on > 0.45
 
 
 def test_distillation_alone_gives_every_mode_up(diffusion: Student, warm: Student) -> None:

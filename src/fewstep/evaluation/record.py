@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ..data.dataset import whole
@@ -73,6 +73,8 @@ METRICS: dict[str, tuple[str, str]] = {
     "retrieval_top1": ("retrieval top 1", "↑"),
     "retrieval_top5": ("retrieval top 5", "↑"),
     "vendi": ("Vendi", "↑"),
+    "modes": ("modes reached", "↑"),
+    "on_mode": ("points on a mode", "↑"),
     "accuracy": ("drawn as asked", "↑"),
     "pairwise_distance": ("pairwise distance", "↑"),
     "edges_ratio": ("edges", "→ 1"),
@@ -139,6 +141,13 @@ def merge(old: Iterable[MetricRecord], new: Iterable[MetricRecord]) -> list[Metr
     return list(by_key.values())
 
 
+def over_trainings(records: Sequence[MetricRecord]) -> MetricRecord:
+    """One figure of several trainings as one record: their mean, and the least and the greatest as its bounds."""
+    values = [r.value for r in records]
+    mean = math.fsum(values) / len(values)
+    return replace(records[0], value=mean, low=min(values), high=max(values), runs=len(values))
+
+
 def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None) -> str:
     """A Markdown table: models down, metrics across, every figure with its interval, the measurement named below.
 
@@ -181,7 +190,10 @@ def _footnote(records: Sequence[MetricRecord], runs: int, once: Sequence[str]) -
     spread = f"least and greatest of up to {runs} trainings" if runs else bootstrapped
     if runs and once:
         spread = f"{bootstrapped} for {', '.join(once)}, trained once; for the others {spread}"
+    named = [f"{name} {value}" for name, value in (("prompts", r.prompts), ("reference", r.dataset)) if value]
+    judge = ", ".join(filter(None, [f"judge {r.features}", r.resizer]))
     return (
-        f"In brackets: {spread}. n = {r.n}, {r.seeds} a prompt; judge {r.features}, "
-        f"{r.resizer}; prompts {r.prompts}, reference {r.dataset}."
+        f"In brackets: {spread}. n = {r.n}, {r.seeds} a prompt; "
+        + "; ".join([judge, ", ".join(named)]).rstrip("; ")
+        + "."
     )

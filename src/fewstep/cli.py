@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,10 +20,29 @@ from .console import TrainingDisplay, console, progress_bars
 from .memory import keep_freed_memory
 from .ranges import Range, Weight, checked
 
+FLAT = tyro.conf.arg(name="")
+"""For an option dataclass whose own fields stand without a prefix; nested ones keep theirs (``--warm.steps``)."""
+
 
 def flat(options: type) -> Any:
-    """An option dataclass whose own fields stand without a prefix; nested ones keep theirs (``--warm.steps``)."""
-    return Annotated[options, tyro.conf.arg(name="")]
+    """An option dataclass that is read later, so that ``--help`` need not wait for it."""
+    return Annotated[options, FLAT]
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a training goes about it."""
+
+    out: Path
+    """Folder of the run; the finished bundle goes into its ``bundle`` folder, which every diffusers tool loads."""
+    resume: bool = False
+    """Continue from the state in ``out``."""
+    minutes: Weight = 0.0
+    """Stop cleanly after this many minutes, state saved; 0 runs to the end."""
+    save_every: Weight = 60.0
+    """Seconds between saved states."""
+    thin: bool = False
+    """Leave the text encoder out of the bundle; it is added from its package when the bundle is opened."""
 
 
 def families(package: str, attribute: str) -> dict[str, Any]:
@@ -53,7 +73,7 @@ def data_commands() -> dict[str, Callable[..., None]]:
     return {f"data:{name}": command(name, module) for name, module in families("fewstep.data", "build").items()}
 
 
-def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, save_every: float) -> int:
+def _train(title: str, phases: Any, how: Running) -> int:
     """Run phases under the live display; returns the step of the last one whose weights the players end with."""
     from .training.recipe import run_phases
     from .training.run import Saving
@@ -68,7 +88,7 @@ def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, sav
         display.watch(phase, trainer, log)
 
     with TrainingDisplay(title) as display:
-        kept = run_phases(phases, Saving(out, save_every, resume, minutes), watch)
+        kept = run_phases(phases, Saving(how.out, how.save_every, how.resume, how.minutes), watch)
     console.print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
     ends_with = kept[phases[-1].name]
     if taken and ends_with != taken:
@@ -78,58 +98,33 @@ def _train(title: str, phases: Any, out: Path, resume: bool, minutes: float, sav
 
 def teach(
     options: Any,
-    out: Path = Path("runs/teacher"),
-    resume: bool = False,
-    minutes: Weight = 0.0,
-    save_every: Weight = 60.0,
-    thin: bool = False,
+    running: Annotated[Running, FLAT] = Running(Path("runs/teacher")),
 ) -> None:
-    """Train a text-to-image teacher from scratch, as emoji-64's was: VAE, then UNet.
-
-    Args:
-        out: Folder of the run; the finished bundle goes into its ``bundle`` folder.
-        resume: Continue from the state in ``out``.
-        minutes: Stop cleanly after this many minutes, state saved; 0 runs to the end.
-        save_every: Seconds between saved states.
-        thin: Leave the text encoder out of the bundle; it is added from its package when the bundle is opened.
-    """
+    """Train a text-to-image teacher from scratch, as emoji-64's was: VAE, then UNet."""
     from .recipes import emoji
 
     with progress_bars() as report:
         run = emoji.teach(options, report)
-    steps = _train(f"teach {run.dataset.name}", run.phases, out, resume, minutes, save_every)
-    run.save(out / "bundle", steps, thin)
-    console.print(f"the teacher is in [bold]{out / 'bundle'}[/]")
+    steps = _train(f"teach {run.dataset.name}", run.phases, running)
+    run.save(running.out / "bundle", steps, running.thin)
+    console.print(f"the teacher is in [bold]{running.out / 'bundle'}[/]")
 
 
 def distill(
     options: Any,
-    out: Path = Path("runs/student"),
-    resume: bool = False,
-    minutes: Weight = 0.0,
-    save_every: Weight = 60.0,
-    thin: bool = False,
+    running: Annotated[Running, FLAT] = Running(Path("runs/student")),
 ) -> None:
-    """Distil a teacher into a student that draws in one to four steps (ADD, arXiv 2311.17042).
-
-    Args:
-        out: Folder of the run; the finished student goes into its ``bundle`` folder, which every diffusers tool loads.
-        resume: Continue from the state in ``out``.
-        minutes: Stop cleanly after this many minutes, state saved; 0 runs to the end.
-        save_every: Seconds between saved states.
-        thin: Leave the text encoder out of the bundle; it is added from its package when the bundle is opened.
-    """
+    """Distil a teacher into a student that draws in one to four steps (ADD, arXiv 2311.17042)."""
     from .evaluation import suite
     from .recipes import distillation
 
     measure = suite.while_training() if options.keep == "best" else None
     with progress_bars() as report:
-        run = distillation.prepare(options, out, report, measure=measure)
-    steps = _train(f"distil {options.teacher}", run.phases, out, resume, minutes, save_every)
-    run.save(out / "bundle", steps, thin)
-    console.print(
-        f'the student is in [bold]{out / "bundle"}[/]: try `fewstep draw "a red heart" --model {out / "bundle"}`'
-    )
+        run = distillation.prepare(options, running.out, report, measure=measure)
+    steps = _train(f"distil {options.teacher}", run.phases, running)
+    bundle = running.out / "bundle"
+    run.save(bundle, steps, running.thin)
+    console.print(f'the student is in [bold]{bundle}[/]: try `fewstep draw "a red heart" --model {bundle}`')
 
 
 AT_ONCE = 16

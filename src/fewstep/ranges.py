@@ -81,12 +81,14 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
 def numbers(hints: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float, Range]]:
     """Every number among the values, those of option dataclasses and rows included: its option's name, itself, its range."""
     for name, value in given.items():
+        told = getattr(hints.get(name), "__metadata__", ())
         if is_dataclass(value):
             own = {f.name: getattr(value, f.name) for f in fields(value)}
-            inside = "" if name == "options" else f"{prefix}{name}."
+            flat = any(getattr(extra, "name", None) == "" for extra in told)  # tyro's word for fields without a prefix
+            inside = prefix if flat else f"{prefix}{name}."
             yield from numbers(get_type_hints(type(value), include_extras=True), own, inside)
             continue
-        ranges = [extra for extra in getattr(hints.get(name), "__metadata__", ()) if isinstance(extra, Range)]
+        ranges = [extra for extra in told if isinstance(extra, Range)]
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, int | float) and not isinstance(one, bool):
                 yield f"{prefix}{name}", one, ranges[0] if ranges else ANY

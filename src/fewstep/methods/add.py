@@ -29,13 +29,12 @@ from ..diffusion import losses, sampler
 from ..diffusion.schedule import add_noise
 from ..diffusion.weighting import WEIGHTINGS
 from ..parts.codec import Codec
-from ..parts.denoiser import Student, StudentInput, Teacher
+from ..parts.denoiser import Student, StudentInput, Teacher, to_trajectories
 from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork
 from ..ranges import Count, Range, Share, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
-from .regression import to_trajectories
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from ..diffusion.losses import huber
-from ..parts.denoiser import Student, noise_to
+from ..parts.denoiser import BEND, Student, to_trajectories
 from ..rng import Rng
-from ..tensors import Batch, Time
+from ..tensors import Batch
 from .method import OnePlayer
 
 
@@ -30,7 +27,7 @@ from .method import OnePlayer
 class Options:
     """How the student is warmed up."""
 
-    huber: float = 0.1
+    huber: float = BEND
     """Where the pseudo-Huber distance turns from square to absolute."""
 
 
@@ -45,18 +42,3 @@ class Regression(OnePlayer):
         """``regression``: the distance of the one-pass estimate from the pair's sample."""
         t = self.student.draw_times(len(batch), rng)
         return {"regression": to_trajectories(self.student, batch, t, rng, self.options.huber)}
-
-
-def to_trajectories(
-    student: Student, pairs: Batch, t: Time, rng: Rng, bend: float = Options.huber
-) -> Float[Tensor, ""]:
-    """Mean pseudo-Huber distance of the student's one pass from the pairs' samples.
-
-    At t = 1 it starts where the teacher did, elsewhere from the sample under new noise. Raises ValueError without pairs.
-    """
-    if pairs.noise is None:
-        raise ValueError("regression needs the teacher's trajectories: make pairs first")
-    pure = (t >= 1).reshape(-1, *([1] * (pairs.x0.dim() - 1)))
-    noise = torch.where(pure, pairs.noise, rng.normal_like(pairs.x0))
-    noised = noise_to(student.denoiser.schedule, pairs.x0, noise, t)
-    return huber(student.denoiser(noised, t, pairs.cond), pairs.x0, bend).mean()

@@ -6,14 +6,15 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..diffusion import prediction, sampler
 from ..diffusion.guidance import guide
+from ..diffusion.losses import huber
 from ..diffusion.schedule import NoiseSchedule
 from ..rng import Rng
-from ..tensors import Conditioning, Features, Latents, Time, match_dims
+from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
 
 
 class Denoiser(nn.Module):
@@ -132,6 +133,23 @@ def noise_to(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> L
     """
     kept = schedule.alpha(t) * (t < 1)
     return match_dims(kept, x0) * x0 + match_dims(schedule.sigma(t), x0) * noise
+
+
+BEND = 0.1
+"""Where the pseudo-Huber distance to a trajectory's end turns from square to absolute."""
+
+
+def to_trajectories(student: Student, pairs: Batch, t: Time, rng: Rng, bend: float = BEND) -> Float[Tensor, ""]:
+    """Mean pseudo-Huber distance of the student's one pass from the pairs' samples.
+
+    At t = 1 it starts where the teacher did, elsewhere from the sample under new noise. Raises ValueError without pairs.
+    """
+    if pairs.noise is None:
+        raise ValueError("regression needs the teacher's trajectories: make pairs first")
+    pure = (t >= 1).reshape(-1, *([1] * (pairs.x0.dim() - 1)))
+    noise = torch.where(pure, pairs.noise, rng.normal_like(pairs.x0))
+    noised = noise_to(student.denoiser.schedule, pairs.x0, noise, t)
+    return huber(student.denoiser(noised, t, pairs.cond), pairs.x0, bend).mean()
 
 
 class StudentInput:

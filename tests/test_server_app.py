@@ -23,6 +23,7 @@ from websockets.sync.client import connect as live
 import fewstep
 from fewstep.provenance.content_credentials import read as read_credentials
 from fewstep.provenance.identity import own_identity
+from fewstep.provenance.options import Signing
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
 from fewstep.server.client import Client, ServerError
@@ -270,7 +271,7 @@ def test_a_recording_is_signed_for_its_owner_alone(server: Server, tmp_path: Pat
         refused = httpx.post(place, content=encoded_photo())
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "recording")
     assert httpx.post(f"{server.url}/v1/sessions/guessed/recordings", content=film).status_code == 404
-    for options in ({"names": ("studio.local",)}, {"provenance": False}):
+    for options in ({"names": ("studio.local",)}, {"signing": Signing(provenance=False)}):
         with running(limits=Limits(recording_bytes=1000), **options) as shared, fewstep.connect(shared.url) as studio:
             assert studio.hello["recordings"] is False
             place = f"{shared.url}/v1/sessions/{studio.hello['session']}/recordings"
@@ -294,7 +295,7 @@ class Corner:
 def test_a_watermark_and_a_certificate_of_ones_own(tmp_path: Path):
     own_identity(tmp_path / "office")
     chain, key = (tmp_path / "office" / "identity" / name for name in ("chain.pem", "key.pem"))
-    with running(watermark=f"{__name__}.Corner", certificate_chain=chain, private_key=key) as server:
+    with running(signing=Signing(f"{__name__}.Corner", certificate_chain=chain, private_key=key)) as server:
         payload = mark_payload(server.studio.marks.hash)
         with fewstep.connect(server.url) as studio:
             picture = studio.draw("a cat", encoder="png")
@@ -309,8 +310,10 @@ def test_a_watermark_and_a_certificate_of_ones_own(tmp_path: Path):
         ({"certificate_chain": key, "private_key": chain}, "PEM"),
         ({"watermark": "pathlib.Path"}, "embed and detect"),
         ({"watermark": "nowhere.Mark"}, "dotted path"),
+        ({"watermark": f"{__name__}.Corner", "watermark_key": key}, "takes no --watermark-key"),
+        ({"watermark_key": tmp_path / "none"}, "can't read the watermark key"),
     ):
-        with pytest.raises(AssertionError, match=sentence), running(**options):
+        with pytest.raises(ValueError, match=sentence), running(signing=Signing(**options)):
             pass
 
 

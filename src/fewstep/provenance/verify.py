@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
 from fewstep.provenance.content_credentials import Credentials, read
 from fewstep.provenance.detection import Detection
-from fewstep.provenance.identity import own_root
+from fewstep.provenance.identity import load_anchors, own_root
 from fewstep.provenance.payload import mark_payload
-from fewstep.provenance.watermark import PUBLIC_KEY, Effort, SpreadSpectrum, Watermark
+from fewstep.provenance.watermark import Effort, SpreadSpectrum, Watermark
 
 SIDECAR = ".c2pa"
 MOST_PIXELS = 50_000_000
@@ -28,14 +28,17 @@ NOT_LOOKED_FOR = "Watermark: not looked for in a video; save one of its frames a
 class VerifyOptions:
     """How to look at a file."""
 
-    key: bytes = PUBLIC_KEY
-    """Watermark key; the public one unless the pictures were marked with a key of your own."""
+    mark: Watermark = field(default_factory=SpreadSpectrum)
+    """The watermark to look for; with the public key unless the pictures were marked with a key of your own."""
     trust_anchors: tuple[Path, ...] = ()
     """PEM files of roots to trust, beside the one that this machine made for itself."""
     effort: Effort = "scales"
     """``aligned`` looks where the mark was put, ``offsets`` also after a crop, ``scales`` also after a resize."""
     home: Path | None = None
     """Where fewstep keeps its identity; default ``$FEWSTEP_HOME``, else ``~/.config/fewstep``."""
+
+
+DEFAULTS = VerifyOptions()
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,8 @@ class Verdict:
         return "\n".join(self.sentences)
 
 
-def verify(path: Path | str, options: VerifyOptions | None = None, watermark: Watermark | None = None) -> Verdict:
+def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
     """Check the credentials and the watermark of a picture file, or the credentials of a video; another file is a ValueError."""
-    options = options or VerifyOptions()
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -82,7 +84,7 @@ def verify(path: Path | str, options: VerifyOptions | None = None, watermark: Wa
         return Verdict(credentials, None, False, None, said)
     found = None
     if min(picture.shape[:2]) >= SMALLEST_SIDE:
-        found = (watermark or SpreadSpectrum(options.key)).detect(picture, options.effort)
+        found = options.mark.detect(picture, options.effort)
     return conclude(credentials, found)
 
 
@@ -127,10 +129,7 @@ def conclude(credentials: Credentials, found: Detection | None) -> Verdict:
 
 def _anchors(options: VerifyOptions) -> bytes:
     """Every trusted root, as one PEM text."""
-    try:
-        given = [path.read_bytes() for path in options.trust_anchors]
-    except OSError as error:
-        raise ValueError(f"can't read a trust anchor ({error}): give PEM files of root certificates") from error
+    given = [load_anchors(path) for path in options.trust_anchors]
     own = own_root(options.home)
     return b"\n".join([*given, *([own] if own else [])])
 

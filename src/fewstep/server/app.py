@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
 import uvicorn
 from fastapi import FastAPI, WebSocket
 from fastapi.exceptions import RequestValidationError
@@ -20,11 +21,10 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from .. import __version__
-from ..bundle import Card
 from ..inference.budget import Budget, milliseconds
-from ..provenance import StampOptions, Watermark
+from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_device
-from . import plugin, rest, safety
+from . import rest, safety
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body
 from .limits import Door, Limits, address, check_sizes, is_loopback
@@ -67,14 +67,8 @@ class ServeOptions:
     """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
     device: str = "cpu"
     """Where the network runs: cpu or cuda."""
-    provenance: bool = True
-    """Mark every frame and sign every saved picture. Switching it off is logged, and the page shows it."""
-    watermark: str = "spread_spectrum"
-    """What marks the pixels: spread_spectrum (this house's own), or a dotted path to yours, with embed and detect."""
-    certificate_chain: Path | None = None
-    """PEM chain to sign saved pictures with, the signer's certificate first; default: one made at the first run."""
-    private_key: Path | None = None
-    """PEM private key of the first certificate in the chain."""
+    signing: Annotated[Signing, tyro.conf.arg(name="")] = field(default_factory=Signing)
+    """What marks and signs the pictures. Switching it off is logged, and the page shows it."""
     safety: str = "words"
     """Filter of prompts and pictures: words (a word list), off, or a dotted path to your own."""
     limits: Limits = field(default_factory=Limits)
@@ -83,6 +77,8 @@ class ServeOptions:
 
 def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engine]:
     """What the worker's thread calls first: everything that imports torch happens there, beside the event loop."""
+
+    stamping = options.signing.stamping()
 
     def open_(report: Callable[[str], None]) -> Engine:
         from .. import bundle
@@ -93,19 +89,11 @@ def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engi
         made = EngineOptions(
             options.backends, sizes=options.sizes, threads=options.threads, max_pixels=options.limits.picture_pixels
         )
-        engine = Engine(pipeline, make_marks(pipeline.card, options), made)
+        engine = Engine(pipeline, Marks(pipeline.card, options.signing.provenance, stamping), made)
         check_sizes(options.limits, engine.sizes)
         return engine
 
     return open_
-
-
-def make_marks(card: Card, options: ServeOptions) -> Marks:
-    """The provenance of what is served. Raises ValueError for a watermark that is none and a chain that cannot sign."""
-    own = options.watermark == "spread_spectrum"
-    mark = None if own else plugin.load(options.watermark, Watermark, "a watermark needs the methods embed and detect")
-    stamping = StampOptions(certificate_chain=options.certificate_chain, private_key=options.private_key)
-    return Marks(card, options.provenance, stamping, mark)
 
 
 def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_counter) -> Studio:
@@ -212,7 +200,7 @@ def serve(options: ServeOptions) -> None:
     print(f"fewstep studio: {address(options.host, port, studio.door.token)}   (Ctrl-C stops it)", flush=True)
     if not is_loopback(options.host):
         print("anyone who has this address, with its token, can draw here", flush=True)
-    if not options.provenance:
+    if not options.signing.provenance:
         print("provenance is off: pictures carry no watermark and no content credentials", flush=True)
     running = server(app, options.limits)
 

@@ -650,6 +650,19 @@ def test_a_strangers_page_is_told_why_it_may_not(browser: Any, address: str, els
         assert "fewstep serve" in said.inner_text()
 
 
+def test_a_page_of_another_version_is_told_to_reload(browser: Any, address: str):
+    """Such as one that stayed open while the server under it was updated."""
+    wire = (ROOT / "src" / "fewstep" / "server" / "web" / "wire.js").read_text()
+    old = wire.replace("export const VERSION = 1;", "export const VERSION = 0;")
+    assert old != wire
+    with studio_in(browser, "old_page") as studio:
+        studio.page.route("**/web/wire.js", lambda route: route.fulfill(body=old, content_type="text/javascript"))
+        studio.open(address)
+        studio.until(lambda: studio.pill == "No access", "the page to be told")
+        told = studio.page.locator("#cover-text").inner_text()
+        assert "version 0 of the protocol, the server version 1: reload the page, or update the client" in told
+
+
 def test_a_draw_survives_the_server(browser: Any, host: Host, elsewhere: tuple[Path, str]):
     """What was asked for while a server died is drawn by the next one."""
     folder, origin = elsewhere

@@ -19,6 +19,7 @@ from fastapi import FastAPI, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from .. import __version__
 from ..inference.budget import Budget, milliseconds
@@ -57,6 +58,8 @@ class ServeOptions:
     """What every client must show; ``auto`` makes one and prints it."""
     names: tuple[str, ...] = ()
     """Further host names that this server is reached by."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Reverse proxies, as 10.0.0.7 or 10.0.0.0/8, whose X-Forwarded-For and -Proto are believed; nobody else's are."""
     origins: tuple[str, ...] = ()
     """Web pages of other servers that may use this one, as https://example.org."""
     backends: tuple[str, ...] = ("auto",)
@@ -99,7 +102,7 @@ def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engi
 def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_counter) -> Studio:
     """The state of a server. Raises ValueError for options that make no sense."""
     token = secrets.token_urlsafe(18) if options.token == "auto" else options.token
-    door = Door(options.host, token, options.origins, options.names)
+    door = Door(options.host, token, options.origins, options.names, options.trusted_proxies)
     budget = Budget(milliseconds(options.budget))
     metrics = Metrics()
     guard = safety.Guard(safety.load(options.safety), metrics.note)
@@ -124,6 +127,8 @@ def build(studio: Studio) -> FastAPI:
         redoc_url=None,
     )
     app.add_middleware(Gate, door=studio.door, limits=studio.limits, clock=studio.clock, metrics=studio.metrics)
+    if studio.door.proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(studio.door.proxies))
     app.include_router(rest.routes(studio))
 
     @app.exception_handler(RequestValidationError)
@@ -159,6 +164,7 @@ def server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """uvicorn, set up for frames: no compression of pictures, bounded messages, pings, quick to give up on the slow."""
     config = uvicorn.Config(
         app,
+        proxy_headers=False,  # by itself it believes whoever is on this machine
         http=type("Http", (Impatient,), {"headers_s": limits.body_s}),
         ws="websockets-sansio",
         ws_per_message_deflate=False,

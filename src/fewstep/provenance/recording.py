@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -36,31 +36,64 @@ MOST_PACKETS = 500_000
 """Four hours at 30 frames a second; what comes behind is not looked at."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One frame, read at one size."""
+
+    found: Detection
+    key: bool
+    """Whether it was encoded by itself, and not as its difference to others."""
+
+
 def look(data: bytes, mime: str, mark: Watermark) -> Detection | None:
     """Look for the mark in a recording of a type in `CONTAINERS`; None where its frames are too small to carry one.
 
     Raises ValueError where nothing can be decoded: a package is missing, or the file is broken.
     """
-    heard: dict[tuple[int, int, int], list[Detection]] = {}
+    heard: dict[tuple[int, int, int], list[Reading]] = {}
     seen = 0
-    for picture in frames(data, mime):
+    for picture, key in frames(data, mime):
         seen += 1
         for factor in ENLARGED:
             small = _reduced(picture, factor)
             if small is not None:
-                heard.setdefault((factor, *small.shape[:2]), []).append(mark.detect(small, "aligned"))
+                reading = Reading(mark.detect(small, "aligned"), key)
+                heard.setdefault((factor, *small.shape[:2]), []).append(reading)
     if not seen:
         raise ValueError("no frame of this recording can be decoded: get a whole copy of it")
     rate = mark.options.false_positive_rate if isinstance(mark, SpreadSpectrum) else FALSE_POSITIVE_RATE
     verdicts = [
-        replace(_together(found, rate, len(heard)), alignment=Alignment(scale=1 / factor))
-        for (factor, *_), found in heard.items()
+        replace(_best(readings, rate, len(heard)), alignment=Alignment(scale=1 / factor))
+        for (factor, *_), readings in heard.items()
     ]
     return min(verdicts, key=lambda one: one.p_value, default=None)
 
 
-def frames(data: bytes, mime: str) -> Iterator[Bytes]:
-    """Some frames ``[H, W, 3]`` (uint8), in order, in runs that begin at key frames; ends where the file breaks."""
+def _best(readings: Sequence[Reading], rate: float, sizes: int) -> Detection:
+    """The verdict over the frames read at one size, of which there were ``sizes`` to choose from.
+
+    Where little is spared for it, a codec moves the mark along with what it was put on: the frames together then say less
+    than the key frames alone, or than one of them. Every choice is paid for. The detections of another watermark can't be
+    added up: of those it is the best one.
+    """
+    choices = [[reading.found] for reading in readings]
+    if all(reading.found.evidence is not None for reading in readings):
+        choices += [[one.found for one in readings], [one.found for one in readings if one.key]]
+    hypotheses = sizes * len(choices)
+    singles = min((one for (one, *_) in choices[: len(readings)]), key=lambda one: one.p_value)
+    p_value = min(1.0, singles.p_value * hypotheses)
+    found = p_value <= rate
+    payload = singles.payload if found else None
+    verdicts = [replace(singles, p_value=p_value, found=found, payload=payload, hypotheses=hypotheses)]
+    verdicts += [pool(together, rate, hypotheses) for together in choices[len(readings) :] if together]
+    return min(verdicts, key=lambda one: one.p_value)
+
+
+def frames(data: bytes, mime: str) -> Iterator[tuple[Bytes, bool]]:
+    """Some frames ``[H, W, 3]`` (uint8), each with whether it is a key frame; ends where the file breaks.
+
+    They come in order, in runs that begin at key frames.
+    """
     if importlib.util.find_spec("av") is None:
         raise ValueError("videos are decoded by PyAV: pip install 'fewstep[video]'")
     import av
@@ -72,16 +105,16 @@ def frames(data: bytes, mime: str) -> Iterator[Bytes]:
         for number, packet in _packets(data, mime):
             context = packet.stream.codec_context
             if number in chosen:
+                if not left:  # frames were left out
+                    context.flush_buffers()
                 largest = max(1, context.width * context.height)
                 left = max(1, min(MOST_FRAMES, MOST_PIXELS // largest) // len(chosen))
-                if number != chosen[0]:
-                    context.flush_buffers()
             for frame in packet.decode() if left else ():
                 left = max(0, left - 1)
                 pixels += frame.width * frame.height
                 if pixels > MOST_PIXELS + LARGEST_FRAME:  # they have grown on the way
                     return
-                yield frame.to_ndarray(format="rgb24")
+                yield frame.to_ndarray(format="rgb24"), frame.key_frame
     except (av.FFmpegError, OverflowError, MemoryError):
         return
 
@@ -104,13 +137,3 @@ def _reduced(picture: Bytes, factor: int) -> Bytes | None:
     if factor == 1:
         return picture
     return np.asarray(Image.fromarray(picture).reduce(factor))
-
-
-def _together(found: Sequence[Detection], rate: float, hypotheses: int) -> Detection:
-    """All frames as one verdict. Detections of another watermark can't be added up: the best one pays for the others."""
-    if all(one.evidence is not None for one in found):
-        return pool(found, rate, hypotheses)
-    best = min(found, key=lambda one: one.p_value)
-    p_value = min(1.0, best.p_value * len(found) * hypotheses)
-    payload = best.payload if p_value <= rate else None
-    return replace(best, p_value=p_value, found=p_value <= rate, payload=payload, frames=len(found))

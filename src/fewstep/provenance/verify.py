@@ -130,7 +130,7 @@ def conclude(credentials: Credentials, found: Detection | None, film: bool = Fal
         mask = (1 << found.payload_bits) - 1
         same = found.payload == mark_payload(str(bundle)) & mask
     stripped = marked and credentials.state == "absent" and not film
-    said = f"Watermark: not looked for; {unread}." if unread else _about_watermark(found)
+    said = f"Watermark: not looked for; {unread}." if unread else _about_watermark(found, film)
     sentences = [_about_credentials(credentials, stripped, film), *_made_how(credentials), said]
     if same is False:
         sentences.append("The watermark and the credentials name different bundles: one of them was put there later.")
@@ -179,11 +179,10 @@ def _made_how(credentials: Credentials) -> list[str]:
     return [sentence + "."]
 
 
-def _about_watermark(found: Detection | None) -> str:
+def _about_watermark(found: Detection | None, film: bool) -> str:
     if found is None:
         return f"Watermark: none possible; a side under {SMALLEST_SIDE} pixels carries no mark."
-    film = found.frames > 1
-    where = f" in {found.frames} frames together" if film else ""
+    where = f" in {found.frames} of its frames" if film else ""
     if not found.found:
         return f"Watermark: not found{where}; that proves nothing, since heavy editing or another key looks the same."
     chance = "under 1e-300" if found.p_value < 1e-300 else f"at most 1e{math.ceil(math.log10(found.p_value))}"

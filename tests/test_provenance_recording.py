@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,32 @@ def test_of_a_long_recording_some_frames_are_read_from_all_over_it(monkeypatch: 
     assert len(list(recording.frames(long, "video/webm"))) <= 12
     monkeypatch.setattr(recording, "MOST_PACKETS", 5)
     assert len(list(recording.frames(long, "video/webm"))) <= 5
+
+
+def test_frames_that_grow_on_the_way_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording may change its size at any key frame: those of 64 px give room to what is no room for 256 px."""
+    output, time = io.BytesIO(), 0
+    with av.open(output, "w", format="webm") as container:
+        stream = container.add_stream("libvpx", rate=30)
+        for side in (64, 256):
+            encoder = av.CodecContext.create("libvpx", "w")
+            encoder.width = encoder.height = side
+            encoder.pix_fmt, encoder.time_base, encoder.framerate = "yuv420p", Fraction(1, 30), 30
+            if side == 64:
+                stream.width = stream.height = side
+                stream.pix_fmt = "yuv420p"
+            for one in [*pictures(10, side=side), None]:
+                frame = None if one is None else av.VideoFrame.from_image(Image.fromarray(one))
+                if frame is not None:
+                    frame.pts, time = time, time + 1
+                for packet in encoder.encode(frame):
+                    packet.stream = stream
+                    container.mux(packet)
+    data = output.getvalue()
+    sides = [frame.shape[0] for frame, _ in recording.frames(data, "video/webm")]
+    assert sides == 10 * [64] + 10 * [256]
+    monkeypatch.setattr(recording, "MOST_PIXELS", 42 * 64 * 64)
+    assert [frame.shape[0] for frame, _ in recording.frames(data, "video/webm")] == 10 * [64] + 2 * [256]
 
 
 def test_frames_that_are_too_large_or_too_small_are_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import math
@@ -379,6 +380,11 @@ def test_the_camera_streams_pauses_and_records(studio: Studio, host: Host, tmp_p
     verdict = verify(film, VerifyOptions(home=host.home))
     assert (verdict.credentials.state, verdict.credentials.sidecar) == ("trusted", True)
     assert verdict.credentials.ai_generated
+    if importlib.util.find_spec("av"):
+        assert verdict.watermark is not None
+        assert verdict.watermark.found, str(verdict)
+    else:
+        assert "pip install 'fewstep[video]'" in str(verdict)
     film.write_bytes(film.read_bytes() + b"more")
     assert verify(film, VerifyOptions(home=host.home)).credentials.state == "tampered"
     studio.until(lambda: page.locator("#record-time").inner_text() == "Record", "the clock to stand")

@@ -105,14 +105,12 @@ def frames(data: bytes, mime: str) -> Iterator[tuple[Bytes, bool]]:
         for number, packet in _packets(data, mime):
             context = packet.stream.codec_context
             if number in chosen:
-                if not left:  # frames were left out
-                    context.flush_buffers()
                 largest = max(1, context.width * context.height)
                 left = max(1, min(MOST_FRAMES, MOST_PIXELS // largest) // len(chosen))
             for frame in packet.decode() if left else ():
                 left = max(0, left - 1)
                 pixels += frame.width * frame.height
-                if pixels > MOST_PIXELS + LARGEST_FRAME:  # they have grown on the way
+                if pixels > MOST_PIXELS:  # they have grown on the way
                     return
                 yield frame.to_ndarray(format="rgb24"), frame.key_frame
     except (av.FFmpegError, OverflowError, MemoryError):

@@ -43,7 +43,7 @@ def serve(order: dict[str, Any], model: str) -> None:
         app.open_engine = slowly(Path(hold))
     limits = Limits(**order.pop("limits", {}))
     signing = Signing(provenance=order.pop("provenance", True))
-    app.serve(app.ServeOptions(model=model, backends=("eager",), limits=limits, signing=signing, **order))
+    app.serve(app.ServeOptions(model=order.pop("model", model), backends=("eager",), limits=limits, signing=signing, **order))
 
 
 def main() -> None:

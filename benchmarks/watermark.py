@@ -3,6 +3,8 @@
     python benchmarks/watermark.py                 # everything, a few minutes on one core
     python benchmarks/watermark.py --quick         # a smaller sample of everything
     python benchmarks/watermark.py --json out.json # the same numbers for a machine
+    python benchmarks/watermark.py --others        # other libraries alone; they are used where they are installed:
+                                                   # pip install invisible-watermark blind-watermark
 
 Pictures are drawn here (flat shapes on white, fractal "photographs", gradients, periodic textures) and, where the
 ``emoji`` extra is installed, taken from its drawings: those have the large white areas that clip additive marks.
@@ -276,6 +278,138 @@ def timings(side: int, repeats: int = 200) -> dict[str, Any]:
     }
 
 
+# -- other libraries ---------------------------------------------------------------------------------------------------
+
+WORD = 32
+"""Bits that the others carry: none of them says whether a mark is there, so it has to be recognised by a word that is known."""
+ENOUGH = 30
+"""Bits of it that must be right: the chance of that in a clean picture is 1.2e-7 where they are coin flips; ours says 1e-6."""
+
+
+class Ours:
+    """This house's mark, with the widest search."""
+
+
+    def embed(self, picture: Picture, word: Picture) -> Picture:
+        return SpreadSpectrum(KEY).embed(picture, self._number(picture, word))
+
+    def read(self, picture: Picture, word: Picture) -> tuple[bool, bool]:
+        found = SpreadSpectrum(KEY).detect(picture, "scales")
+        return found.found, found.found and found.payload in (self._number(picture, word), self._short(word))
+
+    @staticmethod
+    def _short(word: Picture) -> int:
+        return int("".join(map(str, word[:16])), 2)
+
+    def _number(self, picture: Picture, word: Picture) -> int:
+        whole = SpreadSpectrum(KEY).capacity(*picture.shape[:2]) > 16
+        return int("".join(map(str, word)), 2) if whole else self._short(word)
+
+
+class Bits:
+    """A library that reads bits from any picture."""
+
+    def read(self, picture: Picture, word: Picture) -> tuple[bool, bool]:
+        right = int((self.bits(np.ascontiguousarray(picture[..., ::-1])) == word).sum())
+        return right >= ENOUGH, right == WORD
+
+    def bits(self, bgr: Picture) -> Picture:
+        raise NotImplementedError
+
+
+class InvisibleWatermark(Bits):
+    """Stable Diffusion's own library; ``rivaGan`` is a network whose weights travel with it."""
+
+
+    def __init__(self, method: str) -> None:
+        from imwatermark import WatermarkDecoder, WatermarkEncoder
+
+        self.method, self.encoder, self.decoder = method, WatermarkEncoder(), WatermarkDecoder("bits", WORD)
+        if method == "rivaGan":
+            WatermarkEncoder.loadModel()
+            WatermarkDecoder.loadModel()
+
+    def embed(self, picture: Picture, word: Picture) -> Picture:
+        self.encoder.set_watermark("bits", word.tolist())
+        return np.ascontiguousarray(self.encoder.encode(np.ascontiguousarray(picture[..., ::-1]), self.method)[..., ::-1])
+
+    def bits(self, bgr: Picture) -> Picture:
+        return np.array(self.decoder.decode(bgr, self.method)).astype(int)
+
+
+class BlindWatermark(Bits):
+
+    def __init__(self) -> None:
+        from blind_watermark import WaterMark, bw_notes
+
+        bw_notes.close()
+        self.make = WaterMark
+
+    def embed(self, picture: Picture, word: Picture) -> Picture:
+        made = self.make()
+        made.read_img(img=np.ascontiguousarray(picture[..., ::-1]))
+        made.read_wm(word.astype(bool), mode="bit")
+        return np.ascontiguousarray(np.clip(np.rint(made.embed()), 0, 255).astype(np.uint8)[..., ::-1])
+
+    def bits(self, bgr: Picture) -> Picture:
+        return (self.make().extract(embed_img=bgr, wm_shape=WORD, mode="bit") > 0.5).astype(int)
+
+
+LIBRARIES: dict[str, tuple[str, Callable[[], Any]]] = {
+    "fewstep": ("fewstep", Ours),
+    "invisible-watermark dwtDct": ("imwatermark", lambda: InvisibleWatermark("dwtDct")),
+    "invisible-watermark dwtDctSvd": ("imwatermark", lambda: InvisibleWatermark("dwtDctSvd")),
+    "invisible-watermark rivaGan": ("imwatermark", lambda: InvisibleWatermark("rivaGan")),
+    "blind-watermark": ("blind_watermark", BlindWatermark),
+}
+PUT_THROUGH: dict[str, Attack] = {
+    **{name: ALIGNED[name] for name in ("as saved", "JPEG 75", "WebP 75", "half and back")},
+    **{name: SEARCHED[name][0] for name in ("resize to 78%", "crop to 2/3", "screenshot 125%")},
+}
+
+
+def compared(name: str, side: int, count: int, clean: int) -> dict[str, Any]:
+    """One library's row: ``count`` pictures, emoji and photographs in turn; nothing in it but a word where it cannot be had."""
+    module, make = LIBRARIES[name]
+    row: dict[str, Any] = {"library": name, "px": side}
+    if importlib.util.find_spec(module) is None:
+        return row | {"bits": f"{module} is not installed"}
+    library, rng = make(), np.random.default_rng(9)
+    kinds = [emoji, photo] if emoji_files() else [shapes, photo]
+    qualities, embed_ms, read_ms = [], [], []
+    heard: dict[str, list[tuple[bool, bool]]] = {}
+    for index in range(count):
+        picture, word = kinds[index % 2](rng, side), rng.integers(0, 2, WORD)
+        start = time.perf_counter()
+        try:
+            marked = library.embed(picture, word)
+        except RuntimeError as error:
+            return row | {"bits": str(error)}
+        embed_ms.append(1e3 * (time.perf_counter() - start))
+        qualities.append(psnr_db(picture, marked))
+        for attack, work in PUT_THROUGH.items():
+            seen = np.ascontiguousarray(work(marked))
+            start = time.perf_counter()
+            try:
+                heard.setdefault(attack, []).append(library.read(seen, word))
+            except (RuntimeError, AssertionError, IndexError):  # what is left is too small for it
+                heard.setdefault(attack, []).append((False, False))
+            if attack == "as saved":
+                read_ms.append(1e3 * (time.perf_counter() - start))
+    words = rng.integers(0, 2, (clean, WORD))
+    wrong = sum(library.read(picture, word)[0] for picture, word in zip(clean_pictures(clean, side, 7), words))
+    cells = {n: f"{np.mean([f for f, _ in h]):.0%} / {np.mean([r for _, r in h]):.0%}" for n, h in heard.items()}
+    bits = SpreadSpectrum(KEY).capacity(side, side) if name == "fewstep" else WORD
+    psnr = f"{statistics.mean(qualities):.1f} ({min(qualities):.1f})"
+    times = {"embed ms": round(min(embed_ms), 2), "read ms": round(min(read_ms), 2)}
+    return row | {"bits": bits, "PSNR dB (min)": psnr, **cells, "false": f"{wrong} of {clean}", **times}
+
+
+def beside_others(quick: bool) -> list[dict[str, Any]]:
+    sizes = ((64, 2, 10), (512, 2, 2)) if quick else ((64, 40, 200), (512, 8, 40))
+    return [compared(name, *size) for size in sizes for name in LIBRARIES]
+
+
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
@@ -296,13 +430,14 @@ def measure(quick: bool) -> dict[str, Any]:
             for attack in ("JPEG 75", "WebP 75", "half and back")
             for moving in (True, False)
         ],
+        "others": beside_others(quick),
     }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    names = list(rows[0])
+    names = list(max(rows, key=len))
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows]
+    lines += ["| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows]
     return "\n".join(lines)
 
 
@@ -323,6 +458,7 @@ def markdown(results: dict[str, Any]) -> str:
     parts += ["### Time", table(results["timings"]), "### Survival", table(survival_rows(results["survival"]))]
     parts += ["### False positives", table(results["false_positives"])]
     parts += ["### Streams of 64 px frames", table(results["streams"])]
+    parts += ["### Beside other libraries", table(results["others"])]
     return "\n\n".join(parts)
 
 
@@ -330,7 +466,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller sample of everything")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
+    parser.add_argument("--others", action="store_true", help="the table of other libraries alone")
     arguments = parser.parse_args()
+    if arguments.others:
+        print(table(beside_others(arguments.quick)))
+        return
     results = measure(arguments.quick)
     print(markdown(results))
     text = json.dumps(results, indent=1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.inference.pipeline import Pipeline
+from fewstep.provenance.options import Signing
 from fewstep.server import app
 from fewstep.server.limits import Limits
 from serving_helpers import tiny_bundle
@@ -41,7 +42,8 @@ def serve(order: dict[str, Any], model: str) -> None:
     if hold := order.pop("hold", None):
         app.open_engine = slowly(Path(hold))
     limits = Limits(**order.pop("limits", {}))
-    app.serve(app.ServeOptions(model=model, backends=("eager",), limits=limits, **order))
+    signing = Signing(provenance=order.pop("provenance", True))
+    app.serve(app.ServeOptions(model=order.pop("model", model), backends=("eager",), limits=limits, signing=signing, **order))
 
 
 def main() -> None:

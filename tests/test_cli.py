@@ -22,6 +22,8 @@ from fewstep.bundle import Card
 from fewstep.data import folder as folder_data
 from fewstep.inference.pipeline import Pipeline
 from fewstep.modality.image import to_pil
+from fewstep.provenance.detection import Detection
+from fewstep.provenance.identity import own_identity
 from fewstep.training import checkpoint
 from fewstep.training.journal import Journal
 from helpers import disk_of
@@ -499,3 +501,85 @@ def test_a_teacher_of_any_size_is_taught_distilled_and_drawn_with(pictures, tmp_
     drawn = fewstep("draw", "a cat", "--model", at("student"), "--no-provenance", "-o", str(tmp_path / "cat.png"))
     assert drawn.returncode == 0, drawn.stderr
     assert Image.open(tmp_path / "cat.png").size == (16, 16)
+
+
+class Ours:
+    """A watermark of somebody's own: the payload's low bits in every pixel's blue."""
+
+    def embed(self, picture: np.ndarray, payload: int) -> np.ndarray:
+        marked = picture.copy()
+        marked[..., 2] = payload & 255
+        return marked
+
+    def detect(self, picture: np.ndarray, effort: str = "aligned") -> Detection:
+        plain = bool((picture[..., 2] == picture[0, 0, 2]).all())
+        return Detection(9.0, 1e-9 if plain else 1.0, plain, int(picture[0, 0, 2]) if plain else None, 8, 1.0)
+
+
+@pytest.fixture
+def office(tmp_path, monkeypatch) -> Path:
+    """Somebody else's signing identity; this machine's own is made elsewhere."""
+    monkeypatch.setenv("FEWSTEP_HOME", str(tmp_path / "home"))
+    pytest.importorskip("cryptography")
+    own_identity(tmp_path / "office")
+    return tmp_path / "office" / "identity"
+
+
+def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student, office, capsys, tmp_path):
+    pytest.importorskip("c2pa")
+
+    def draw(name: str, *arguments: str) -> str:
+        picture = str(tmp_path / name)
+        cli.main(["draw", "a cat", "--model", str(student), "--scale", "4", "-o", picture, *arguments])
+        return picture
+
+    def verify(*arguments: str) -> str:
+        capsys.readouterr()
+        cli.main(["verify", *arguments])
+        return capsys.readouterr().out
+
+    mark = ["--watermark", f"{__name__}.Ours"]
+    chain = ["--certificate-chain", str(office / "chain.pem"), "--private-key", str(office / "key.pem")]
+    picture = draw("a.png", *mark, *chain)
+    assert len(np.unique(np.asarray(Image.open(picture))[..., 2])) == 1
+    assert "not on your trust list" in (unknown := verify(picture))
+    assert "not found" in unknown
+    for anchor in ("root.pem", "chain.pem"):
+        assert "intact and trusted" in verify(picture, "--anchors", str(office / anchor))
+    said = verify(picture, *mark, "--anchors", str(office / "root.pem"))
+    assert "Watermark: found" in said
+    assert "names bundle mark" in said
+    (tmp_path / "key").write_bytes(b"mine\n")
+    key = ["--watermark-key", str(tmp_path / "key")]
+    picture = draw("b.png", *key)
+    assert "Watermark: not found" in verify(picture)
+    assert "Watermark: found" in verify(picture, *key)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("verify {picture} --anchors {folder}/none.pem", "can't read a trust anchor"),
+        ("verify {picture} --anchors {office}/root.pem {office}/key.pem", "key.pem holds no certificate in PEM"),
+        ("verify {picture} --watermark nowhere.Mark", "cannot load 'nowhere.Mark'"),
+        ("verify {picture} --watermark pathlib.Path", "a watermark needs the methods embed and detect"),
+        ("verify {picture} --watermark-key {folder}/none", "can't read the watermark key"),
+        ("verify {picture} --watermark-key {folder}/empty", "a watermark key is any bytes"),
+        ("draw cat -o {folder}/a.png --certificate-chain {office}/chain.pem", "give both"),
+        ("draw cat -o {folder}/a.png --certificate-chain {office}/key.pem --private-key {office}/chain.pem", "is not PEM"),
+        ("draw cat -o {folder}/a.png --watermark nowhere.Mark", "cannot load 'nowhere.Mark'"),
+        ("serve --port 0 --private-key {office}/key.pem", "give both"),
+        ("serve --port 0 --watermark nowhere.Mark", "cannot load 'nowhere.Mark'"),
+    ],
+)
+def test_marks_and_certificates_that_are_none_are_refused_before_anything_is_drawn(
+    student, office, capsys, tmp_path, arguments, sentence
+):
+    Image.new("RGB", (64, 64)).save(tmp_path / "plain.png")
+    (tmp_path / "empty").write_bytes(b" \n")
+    given = arguments.format(picture=tmp_path / "plain.png", folder=tmp_path, office=office)
+    model = [] if given.startswith("verify") else ["--model", str(student)]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*given.split(), *model])
+    assert_one_sentence(ended, capsys, sentence)
+    assert not (tmp_path / "a.png").exists()

@@ -25,6 +25,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "tensors": (),
     "rng": (),
     "ranges": (),
+    "plugin": (),
     "diffusion": ("tensors", "rng"),
     "parts": ("tensors", "rng", "ranges", "diffusion"),
     "pretrained": CORE,
@@ -37,10 +38,10 @@ SEES: dict[str, tuple[str, ...]] = {
     "recipes": (*STUDENT, "methods", "training"),
     # the other: serve
     "inference": STUDENT,
-    "server": (*STUDENT, "inference", "provenance"),
+    "server": (*STUDENT, "inference", "provenance", "plugin"),
     # beside them
     "evaluation": (*STUDENT, "inference"),
-    "provenance": (),
+    "provenance": ("plugin",),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
 SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")

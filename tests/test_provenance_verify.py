@@ -131,10 +131,11 @@ def test_an_unmarked_picture_is_not_accused(picture: np.ndarray, tmp_path: Path)
 
 
 def test_a_private_key_is_needed_to_see_a_private_mark(picture: np.ndarray, tmp_path: Path) -> None:
-    data = stamp(picture, FACTS, StampOptions(key=b"mine", credentials=False))
+    mine = SpreadSpectrum(b"mine")
+    data = stamp(picture, FACTS, StampOptions(mark=mine, credentials=False))
     path = put(tmp_path / "a.png", data)
     assert not verify(path, QUICK).made_by_fewstep
-    assert verify(path, VerifyOptions(effort="aligned", key=b"mine")).made_by_fewstep
+    assert verify(path, VerifyOptions(effort="aligned", mark=mine)).made_by_fewstep
 
 
 def test_another_watermark_can_be_plugged_in(picture: np.ndarray, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_another_watermark_can_be_plugged_in(picture: np.ndarray, tmp_path: Path
             return Detection(9.0, 1e-9, True, 5, 48, 1.0)
 
     Image.fromarray(picture).save(tmp_path / "plain.png")
-    verdict = verify(tmp_path / "plain.png", QUICK, watermark=Always())
+    verdict = verify(tmp_path / "plain.png", VerifyOptions(mark=Always()))
     assert verdict.watermark is not None
     assert verdict.watermark.payload == 5
     assert verdict.watermark.confidence == pytest.approx(1 - 1e-9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -22,11 +23,12 @@ from websockets.sync.client import connect as live
 import fewstep
 from fewstep.provenance.content_credentials import read as read_credentials
 from fewstep.provenance.identity import own_identity
+from fewstep.provenance.options import Signing
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
 from fewstep.server.client import Client, ServerError
 from fewstep.server.limits import Limits
-from fewstep.server.protocol import HEAD, SUBPROTOCOL, Part, pack, unpack
+from fewstep.server.protocol import HEAD, SUBPROTOCOL, VERSION, Part, pack, unpack
 from serving_helpers import SIZE, Server, running
 
 
@@ -269,7 +271,7 @@ def test_a_recording_is_signed_for_its_owner_alone(server: Server, tmp_path: Pat
         refused = httpx.post(place, content=encoded_photo())
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "recording")
     assert httpx.post(f"{server.url}/v1/sessions/guessed/recordings", content=film).status_code == 404
-    for options in ({"names": ("studio.local",)}, {"provenance": False}):
+    for options in ({"names": ("studio.local",)}, {"signing": Signing(provenance=False)}):
         with running(limits=Limits(recording_bytes=1000), **options) as shared, fewstep.connect(shared.url) as studio:
             assert studio.hello["recordings"] is False
             place = f"{shared.url}/v1/sessions/{studio.hello['session']}/recordings"
@@ -293,7 +295,7 @@ class Corner:
 def test_a_watermark_and_a_certificate_of_ones_own(tmp_path: Path):
     own_identity(tmp_path / "office")
     chain, key = (tmp_path / "office" / "identity" / name for name in ("chain.pem", "key.pem"))
-    with running(watermark=f"{__name__}.Corner", certificate_chain=chain, private_key=key) as server:
+    with running(signing=Signing(f"{__name__}.Corner", certificate_chain=chain, private_key=key)) as server:
         payload = mark_payload(server.studio.marks.hash)
         with fewstep.connect(server.url) as studio:
             picture = studio.draw("a cat", encoder="png")
@@ -308,8 +310,10 @@ def test_a_watermark_and_a_certificate_of_ones_own(tmp_path: Path):
         ({"certificate_chain": key, "private_key": chain}, "PEM"),
         ({"watermark": "pathlib.Path"}, "embed and detect"),
         ({"watermark": "nowhere.Mark"}, "dotted path"),
+        ({"watermark": f"{__name__}.Corner", "watermark_key": key}, "takes no --watermark-key"),
+        ({"watermark_key": tmp_path / "none"}, "can't read the watermark key"),
     ):
-        with pytest.raises(AssertionError, match=sentence), running(**options):
+        with pytest.raises(ValueError, match=sentence), running(signing=Signing(**options)):
             pass
 
 
@@ -431,11 +435,23 @@ def test_pages_that_were_allowed_get_answers_that_their_browser_hands_on():
 
 
 def test_an_older_or_newer_client_is_told_so(server: Server):
-    for offered in (["fewstep.v9"], None):
-        with pytest.raises(InvalidStatus) as refused:
-            websocket(server, subprotocols=offered).close()
-        assert refused.value.response.status_code == 426
-        assert b"fewstep.v1" in refused.value.response.body
+    """In a frame of its own version, and with a code: a browser shows its page nothing of a refused handshake."""
+    for offered, version, sentence in (
+        (["fewstep.v9"], 9, "speaks version 9 of the protocol, the server version 1: update the server"),
+        (["fewstep.v0", "token.x"], 0, "speaks version 0 of the protocol, the server version 1: reload the page"),
+        (None, 1, "offer the subprotocol fewstep.v1"),
+    ):
+        with websocket(server, subprotocols=offered) as ws:
+            assert ws.subprotocol == (offered or [None])[0]
+            frame = ws.recv(20)
+            assert frame[2] == version
+            said = unpack(frame[:2] + bytes([VERSION]) + frame[3:]).header
+            assert (said["type"], said["code"]) == ("error", "version")
+            assert sentence in said["message"]
+            with pytest.raises(ConnectionClosed) as closed:
+                ws.recv(20)
+            assert closed.value.rcvd.code == 4426
+    assert server.studio.room.inside == 0
 
 
 def test_a_token_is_asked_for_everywhere_but_at_the_page():
@@ -504,28 +520,31 @@ def test_a_flood_is_throttled_and_spoils_nothing(server: Server):
 
 
 def test_a_client_that_never_reads_is_let_go_and_holds_no_memory(server: Server):
-    """Its pictures pile up nowhere: the kernel's buffers fill, the outbox keeps one, and after ``send_s`` it is closed."""
+    """Its pictures pile up nowhere: the kernel's buffers fill, the outbox keeps one, and after ``send_s`` it is closed.
+
+    Long before a ping that it does not answer would end it, after 20 + 20 s.
+    """
     host, port = server.url.removeprefix("http://").split(":")
-    sleeper = socket.create_connection((host, int(port)))
-    sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    key = base64.b64encode(bytes(16)).decode()
-    sleeper.sendall(
-        f"GET /v1/stream HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n".encode()
-    )
-    until(lambda: server.studio.room.inside == 1)
-    message = pack({"type": "stats"})
-    frame = bytes([0x82, 0x80 | len(message)]) + bytes(4) + message
-    sleeper.settimeout(0.5)
-    try:
-        end = time.monotonic() + 20
-        while server.studio.room.inside and time.monotonic() < end:
-            sleeper.sendall(frame)
-            time.sleep(0.002)
-    except OSError:
-        pass  # closed from the other side, or full in this direction, too
-    until(lambda: server.studio.room.inside == 0, 30)
-    sleeper.close()
+    with socket.socket() as sleeper:
+        # before it connects: a window that shrinks under way has the kernel drop our own side's acknowledgements, too
+        sleeper.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sleeper.settimeout(0.5)
+        sleeper.connect((host, int(port)))
+        key = base64.b64encode(bytes(16)).decode()
+        sleeper.sendall(
+            f"GET /v1/stream HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n".encode()
+        )
+        until(lambda: server.studio.room.inside == 1)
+        message = pack({"type": "stats"})
+        frame = bytes([0x82, 0x80 | len(message)]) + bytes(4) + message
+        end = time.monotonic() + 15
+        with contextlib.suppress(OSError):  # closed from the other side
+            while server.studio.room.inside and time.monotonic() < end:
+                sleeper.sendall(frame)
+                time.sleep(0.002)
+        assert server.studio.room.inside == 0
 
 
 def test_a_client_of_a_byte_a_second_is_let_go(server: Server):
@@ -577,6 +596,46 @@ def test_a_storm_is_told_when_to_come_again_and_disturbs_nobody_inside():
             assert said.header["sent_ms"] == 1.0
             now[0] += 100.0
             websocket(server).close()  # its time has come
+
+
+def test_a_page_that_may_hears_why_it_has_to_wait():
+    """The browser hands on no answer without these headers; what it asks before it shows a token is answered always."""
+    friend = {"Origin": "https://friend.org"}
+    limits = Limits(connections_per_s=0.01, connections_burst=1)
+    with running(limits=limits, origins=("https://friend.org",), clock=lambda: 0.0) as server:
+        models = f"{server.url}/v1/models"
+        assert httpx.get(models, headers=friend).status_code == 200
+        assert httpx.options(models, headers=friend).status_code == 204
+        refused = httpx.get(models, headers=friend)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many")
+        assert refused.headers["access-control-allow-origin"] == "https://friend.org"
+        assert "Retry-After" in refused.headers["access-control-expose-headers"]
+        evil = httpx.get(models, headers={"Origin": "https://evil.org"})
+        assert (evil.status_code, "access-control-allow-origin" in evil.headers) == (429, False)
+
+
+def test_a_proxys_clients_are_told_apart_where_the_proxy_is_trusted_and_nowhere_else():
+    limits = Limits(connections_per_s=0.01, connections_burst=2)
+
+    def statuses(server: Server, *forwarded: str) -> list[int]:
+        with httpx.Client() as kept:  # as a proxy does, one connection for many
+            return [kept.get(f"{server.url}/health", headers={"X-Forwarded-For": f}).status_code for f in forwarded]
+
+    def alone(server: Server, *forwarded: str) -> list[int]:
+        return [status for f in forwarded for status in statuses(server, f)]
+
+    def options(*proxies: str) -> dict[str, Any]:
+        return {"limits": limits, "clock": lambda: 0.0, "trusted_proxies": proxies}
+
+    with running(**options()) as server:  # nobody's word counts, not even this machine's
+        assert alone(server, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [200, 200, 429]
+    with running(**options("10.0.0.0/8")) as server:  # we are no proxy of theirs
+        assert alone(server, "192.0.2.1", "192.0.2.2", "10.0.0.1") == [200, 200, 429]
+    with running(**options("127.0.0.0/8", "10.0.0.1")) as server:
+        assert statuses(server, "192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2") == [200, 200, 429, 200]
+        forged = [f"198.51.100.{number}, 192.0.2.7, 10.0.0.1" for number in range(3)]
+        assert alone(server, *forged) == [200, 200, 429], "only what the last stranger's proxy saw is believed"
+        assert server.studio.signs_recordings is False
 
 
 def test_a_server_that_stops_says_so_and_its_address_is_free_again():

@@ -68,6 +68,14 @@ def test_an_origin_that_no_browser_would_send_is_refused_at_the_start(wrong: str
     assert Door("127.0.0.1", origins=("http://my.page:8000", "null", "http://[::1]:8000")).origins
 
 
+@pytest.mark.parametrize("wrong", ["*", "proxy.local", "10.0.0.1/8", "0.0.0.0/0", "::/0", ""])
+def test_a_proxy_that_is_nobody_or_everybody_is_refused_at_the_start(wrong: str):
+    with pytest.raises(ValueError, match=r"10\.0\.0\.0/8"):
+        Door("127.0.0.1", proxies=(wrong,))
+    assert Door("127.0.0.1").private
+    assert not Door("127.0.0.1", proxies=("127.0.0.1", "fd00::/8")).private, "strangers come in through it"
+
+
 def test_a_name_that_was_made_to_point_here_is_refused():
     door = Door("127.0.0.1", names=("studio.local",))
     assert "evil.org" in (door.stranger("evil.org:7860") or "")
@@ -114,6 +122,7 @@ def test_a_storm_from_one_address_stays_outside_and_the_others_come_in():
     assert storm.take(("10.0.0.1", 99), False, 0.5) == 0
     assert storm.take(("10.0.0.1", 1), True, 0.5) == 0.5, "a live session is always new"
     assert sum(storm.take(("10.0.0.1", 1), True, 60.0) == 0 for _ in range(20)) == 5
+    assert [storm.take(("10.0.0.3", 0), False, 60.0) for _ in range(6)] == [0, 0, 0, 0, 0, 0.5], "behind a proxy"
 
 
 def test_arrivals_remember_little():

@@ -15,14 +15,17 @@ from fewstep.server.protocol import (
     MAX_HEADER_BYTES,
     RAW,
     SUBPROTOCOL,
+    VERSION,
     Message,
     Part,
     ProtocolError,
-    negotiate,
+    greeting,
+    of_another_version,
     pack,
     read_ask,
     token_in,
     unpack,
+    version_in,
 )
 
 json_values = st.recursive(
@@ -140,10 +143,14 @@ def test_parts_must_be_those_of_the_task():
 
 
 def test_versions_are_negotiated():
-    assert negotiate(["fewstep.v9", SUBPROTOCOL, "token.abc"]) == SUBPROTOCOL
+    both = ["fewstep.v9", SUBPROTOCOL, "token.abc"]
+    assert (version_in(both), of_another_version(both), greeting(both)) == (VERSION, None, SUBPROTOCOL)
     assert token_in([SUBPROTOCOL, "token.abc"]) == "abc"
     assert token_in([SUBPROTOCOL]) == ""
-    with pytest.raises(ProtocolError, match=r"fewstep.v1.*offered fewstep.v9:"):
-        negotiate(["fewstep.v9", "token.secret"])
-    with pytest.raises(ProtocolError, match="offered none"):
-        negotiate([])
+    newer, older, none = ["token.secret", "fewstep.v9"], ["fewstep.v0"], ["token.secret", "chat"]
+    assert [version_in(offered) for offered in (newer, older, none, [])] == [9, 0, None, None]
+    assert [greeting(offered) for offered in (newer, older, none, [])] == ["fewstep.v9", "fewstep.v0", "chat", None]
+    assert "version 9 of the protocol, the server version 1: update the server" in (of_another_version(newer) or "")
+    assert "version 0 of the protocol, the server version 1: reload the page" in (of_another_version(older) or "")
+    for offered in (none, [], ["fewstep.v999999", "fewstep.v1x"]):
+        assert "offer the subprotocol fewstep.v1" in (of_another_version(offered) or "")

@@ -26,6 +26,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewstep.bundle import Card, shipped
+from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page tests need playwright: pip install playwright")
@@ -396,6 +398,30 @@ def test_the_camera_streams_pauses_and_records(studio: Studio, host: Host, tmp_p
     studio.until(lambda: studio.id > first + 2, "and comes back with it")
 
 
+def test_a_recording_is_known_by_its_mark(browser: Any, host: Host, tmp_path: Path):
+    """Of a real model, through the page's enlargement and the browser's codec."""
+    pytest.importorskip("av", reason="videos are decoded by PyAV: pip install 'fewstep[video]'")
+    port = free_port()
+    host.serve(port, model="emoji-64", budget="60s")
+    with studio_in(browser, "recording", accept_downloads=True) as studio:
+        page = studio.open(f"http://localhost:{port}/").live().page
+        page.locator("#tab-camera").click()
+        page.get_by_role("button", name="Start the camera").click()
+        first = studio.id
+        studio.until(lambda: studio.id > first, "a picture of the camera")
+        with page.expect_download() as recorded:
+            page.locator("#record").click()
+            first = studio.id
+            studio.until(lambda: studio.id > first + 8, "pictures to record")
+            page.locator("#record").click()
+        recorded.value.save_as(tmp_path / "film.webm")
+    verdict = verify(tmp_path / "film.webm", VerifyOptions(home=host.home))
+    assert verdict.made_by_fewstep, str(verdict)
+    assert verdict.watermark is not None
+    named = mark_payload(Card.read(shipped()["emoji-64"]).fingerprint) & 0xFFFF
+    assert verdict.watermark.payload in (named, None), "few frames leave its 16 bits in doubt"
+
+
 # downloads
 
 
@@ -648,6 +674,19 @@ def test_a_strangers_page_is_told_why_it_may_not(browser: Any, address: str, els
         studio.open(f"{origin}/nobody.html")
         studio.until(lambda: said.inner_text(), "another sentence")
         assert "fewstep serve" in said.inner_text()
+
+
+def test_a_page_of_another_version_is_told_to_reload(browser: Any, address: str):
+    """Such as one that stayed open while the server under it was updated."""
+    wire = (ROOT / "src" / "fewstep" / "server" / "web" / "wire.js").read_text()
+    old = wire.replace("export const VERSION = 1;", "export const VERSION = 0;")
+    assert old != wire
+    with studio_in(browser, "old_page") as studio:
+        studio.page.route("**/web/wire.js", lambda route: route.fulfill(body=old, content_type="text/javascript"))
+        studio.open(address)
+        studio.until(lambda: studio.pill == "No access", "the page to be told")
+        told = studio.page.locator("#cover-text").inner_text()
+        assert "version 0 of the protocol, the server version 1: reload the page, or update the client" in told
 
 
 def test_a_draw_survives_the_server(browser: Any, host: Host, elsewhere: tuple[Path, str]):

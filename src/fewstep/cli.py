@@ -132,6 +132,7 @@ AT_ONCE = 16
 
 
 def draw(
+    signing: Any,
     prompt: Annotated[str, tyro.conf.Positional],
     model: str = "emoji-64",
     steps: int | None = None,
@@ -143,7 +144,6 @@ def draw(
     strength: float = 0.5,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
     scale: Annotated[int, Range(1, 64)] = 1,
-    provenance: bool = True,
 ) -> None:
     """Draw a prompt. The picture carries an invisible watermark and signed content credentials (C2PA).
 
@@ -159,7 +159,6 @@ def draw(
         strength: How far the picture may be changed, in (0, 1].
         output: PNG, JPEG or WebP file.
         scale: Enlarge this many times, without smoothing.
-        provenance: Mark and sign the picture; --no-provenance saves it bare, and says so.
     """
     from . import bundle
     from . import provenance as marks
@@ -168,6 +167,7 @@ def draw(
 
     if output.suffix.lower().lstrip(".") not in pictures.WRITTEN:
         raise ValueError(f"cannot write {output.name}: give a name that ends in .png, .jpg or .webp")
+    stamping = signing.stamping()
     pipeline = Pipeline.open(bundle.locate(model))
     card = pipeline.card
     steps = steps if steps is not None else (1 if card.role == "student" else max(card.steps))
@@ -190,22 +190,22 @@ def draw(
             facts = marks.GenerationFacts(
                 model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=own, prompt=prompt
             )
-            marks.write(path, picture, facts, marks.StampOptions(watermark=provenance, credentials=provenance))
+            marks.write(path, picture, facts, stamping)
             console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {own}")
     console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
-    if not provenance:
+    if not signing.provenance:
         console.print("[yellow]note:[/] no watermark and no content credentials, as you asked")
 
 
-def verify(file: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Was this picture generated, and by what? Reads its content credentials and looks for the watermark.
+def verify(trusting: Any, file: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Was this picture or recording generated, and by what? Reads its content credentials and looks for the watermark.
 
     Args:
-        file: A picture.
+        file: A picture, or a recording (WebM or MP4; needs the video extra).
     """
     from .provenance.verify import verify as look
 
-    for sentence in look(file).sentences:
+    for sentence in look(file, trusting.verifying()).sentences:
         console.print(sentence, highlight=False, soft_wrap=True)
 
 
@@ -366,6 +366,7 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
     """
     from . import demo as show
     from .evaluation import suite
+    from .provenance import options as provenance
     from .recipes import distillation, emoji
 
     teach.__annotations__["options"] = flat(emoji.Teach)
@@ -374,6 +375,8 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         serve.__annotations__["options"] = flat(needing_serve("app", "ServeOptions"))
     if wanted == "budget":
         budget.__annotations__["options"] = flat(needing_serve("forecast", "ForecastOptions"))
+    draw.__annotations__["signing"] = flat(provenance.Signing)
+    verify.__annotations__["trusting"] = flat(provenance.Trusting)
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)
     every: dict[str, Callable[..., None]] = {

@@ -10,7 +10,7 @@ import io
 import os
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -64,8 +64,8 @@ class StampOptions:
     """Sign the file."""
     include_prompt: bool = False
     """Write the prompt into the credentials. Off by default: a prompt can be private, and a shared picture isn't."""
-    key: bytes = PUBLIC_KEY
-    """Watermark key. With the public one anybody can check the mark; with your own, only you can check or forge it."""
+    mark: Watermark = field(default_factory=SpreadSpectrum)
+    """What marks them. With the public key anybody can check it; ``SpreadSpectrum(your_key)`` only you can check or forge."""
     format: Format = "PNG"
     """File format of :func:`stamp`; :func:`write` goes by the file's name."""
     quality: int = 92
@@ -156,7 +156,7 @@ def _marked(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptio
     if min(pixels.shape[:2]) < SMALLEST_SIDE:
         _warn(f"no watermark: a side under {SMALLEST_SIDE} pixels carries none")
         return np.ascontiguousarray(pixels)
-    marked = SpreadSpectrum(options.key).embed(pixels[..., :3], mark_payload(facts.bundle_hash))
+    marked = options.mark.embed(pixels[..., :3], mark_payload(facts.bundle_hash))
     return marked if pixels.shape[2] == 3 else np.concatenate([marked, pixels[..., 3:]], axis=2)
 
 

@@ -154,11 +154,14 @@ def read_payload(
     return (payload, confidence) if confidence >= SURE_PAYLOAD else (None, confidence)
 
 
-def pool(detections: Iterable[Detection], false_positive_rate: float = FALSE_POSITIVE_RATE) -> Detection:
+def pool(
+    detections: Iterable[Detection], false_positive_rate: float = FALSE_POSITIVE_RATE, hypotheses: int = 1
+) -> Detection:
     """Decide over all frames of a stream together.
 
     Evidence is added chip by chip before it is normalised, so that a hundred copies of one frame say no more than one
-    of them: only frames that differ add certainty. The frames must have been read at one alignment, without a search.
+    of them: only frames that differ add certainty. The frames must have been read at one alignment, without a search;
+    ``hypotheses`` is how many such readings of the stream there were to choose from.
     """
     total: Evidence | None = None
     frames = 0
@@ -171,4 +174,4 @@ def pool(detections: Iterable[Detection], false_positive_rate: float = FALSE_POS
         frames += detection.frames
     if total is None:
         raise ValueError("nothing to pool: give at least one detection")
-    return replace(decide(total, false_positive_rate), frames=frames)
+    return replace(decide(total, false_positive_rate, hypotheses), frames=frames)

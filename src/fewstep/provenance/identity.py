@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewstep.provenance.content_credentials import missing
+
 if TYPE_CHECKING:
     from cryptography import x509
 
@@ -60,6 +62,23 @@ def own_root(folder: Path | None = None) -> bytes | None:
     """The root certificate of the generated identity, if there is one already."""
     path = home(folder) / FOLDER / ROOT
     return path.read_bytes() if path.is_file() else None
+
+
+def load_anchors(path: Path) -> bytes:
+    """A PEM file of certificates to trust. Raises ValueError for any other: an anchor that is no anchor must not go unnoticed."""
+    try:
+        pem = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"can't read a trust anchor ({error}): give PEM files of root certificates") from error
+    if missing():
+        return pem  # and nothing is checked
+    from cryptography import x509
+
+    try:
+        x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no certificate in PEM: give PEM files of root certificates to trust") from error
+    return pem
 
 
 def load_identity(chain: Path, key: Path) -> Identity:

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fewstep.provenance import recording
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
 from fewstep.provenance.content_credentials import Credentials, read
 from fewstep.provenance.detection import Detection
-from fewstep.provenance.identity import own_root
+from fewstep.provenance.identity import load_anchors, own_root
 from fewstep.provenance.payload import mark_payload
-from fewstep.provenance.watermark import PUBLIC_KEY, Effort, SpreadSpectrum, Watermark
+from fewstep.provenance.watermark import Effort, SpreadSpectrum, Watermark
 
 SIDECAR = ".c2pa"
 MOST_PIXELS = 50_000_000
 REASONS_SHOWN = 3
-NOT_LOOKED_FOR = "Watermark: not looked for in a video; save one of its frames as a picture and verify that."
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class VerifyOptions:
     """How to look at a file."""
 
-    key: bytes = PUBLIC_KEY
-    """Watermark key; the public one unless the pictures were marked with a key of your own."""
+    mark: Watermark = field(default_factory=SpreadSpectrum)
+    """The watermark to look for; with the public key unless the pictures were marked with a key of your own."""
     trust_anchors: tuple[Path, ...] = ()
     """PEM files of roots to trust, beside the one that this machine made for itself."""
     effort: Effort = "scales"
     """``aligned`` looks where the mark was put, ``offsets`` also after a crop, ``scales`` also after a resize."""
     home: Path | None = None
     """Where fewstep keeps its identity; default ``$FEWSTEP_HOME``, else ``~/.config/fewstep``."""
+
+
+DEFAULTS = VerifyOptions()
 
 
 @dataclass(frozen=True)
@@ -63,27 +67,31 @@ class Verdict:
         return "\n".join(self.sentences)
 
 
-def verify(path: Path | str, options: VerifyOptions | None = None, watermark: Watermark | None = None) -> Verdict:
-    """Check the credentials and the watermark of a picture file, or the credentials of a video; another file is a ValueError."""
-    options = options or VerifyOptions()
+def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
+    """Check the credentials and the watermark of a picture file, or of a WebM or MP4 video; another file is a ValueError."""
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise ValueError(f"can't read {path}: {error.strerror or error}") from error
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"{path.name} is larger than {MOST_BYTES >> 20} MiB: cut a piece out of it and verify that")
     film = video_type(data)
     picture, mime = (None, film) if film else decode(data, path.name)
     beside = path.with_suffix(SIDECAR)
     credentials = read(data, mime, _anchors(options))
     if credentials.state == "absent" and beside.is_file():
         credentials = read(data, mime, _anchors(options), sidecar=beside.read_bytes())
+    found, unread = None, ""
     if picture is None:
-        said = (_about_credentials(credentials, False), *_made_how(credentials), NOT_LOOKED_FOR)
-        return Verdict(credentials, None, False, None, said)
-    found = None
-    if min(picture.shape[:2]) >= SMALLEST_SIDE:
-        found = (watermark or SpreadSpectrum(options.key)).detect(picture, options.effort)
-    return conclude(credentials, found)
+        try:
+            found = recording.look(data, mime, options.mark)
+        except ValueError as error:
+            unread = str(error)
+    elif min(picture.shape[:2]) >= SMALLEST_SIDE:
+        found = options.mark.detect(picture, options.effort)
+    return conclude(credentials, found, film is not None, unread)
 
 
 def video_type(data: bytes) -> str | None:
@@ -110,16 +118,20 @@ def decode(data: bytes, name: str = "this file") -> tuple[Bytes, str]:
         raise ValueError(f"{name} is broken ({error}): get a whole copy of it") from error
 
 
-def conclude(credentials: Credentials, found: Detection | None) -> Verdict:
-    """Put both testimonies together."""
+def conclude(credentials: Credentials, found: Detection | None, film: bool = False, unread: str = "") -> Verdict:
+    """Put both testimonies together; ``unread`` is why no mark could be looked for.
+
+    The credentials of a film lie beside it: where there are none, nobody has to have taken them away.
+    """
     marked = found is not None and found.found
     bundle = credentials.facts.get("bundle_hash")
     same = None
     if marked and found is not None and found.payload is not None and bundle is not None:
         mask = (1 << found.payload_bits) - 1
         same = found.payload == mark_payload(str(bundle)) & mask
-    stripped = marked and credentials.state == "absent"
-    sentences = [_about_credentials(credentials, stripped), *_made_how(credentials), _about_watermark(found)]
+    stripped = marked and credentials.state == "absent" and not film
+    said = f"Watermark: not looked for; {unread}." if unread else _about_watermark(found, film)
+    sentences = [_about_credentials(credentials, stripped, film), *_made_how(credentials), said]
     if same is False:
         sentences.append("The watermark and the credentials name different bundles: one of them was put there later.")
     return Verdict(credentials, found, stripped, same, tuple(sentences))
@@ -127,18 +139,17 @@ def conclude(credentials: Credentials, found: Detection | None) -> Verdict:
 
 def _anchors(options: VerifyOptions) -> bytes:
     """Every trusted root, as one PEM text."""
-    try:
-        given = [path.read_bytes() for path in options.trust_anchors]
-    except OSError as error:
-        raise ValueError(f"can't read a trust anchor ({error}): give PEM files of root certificates") from error
+    given = [load_anchors(path) for path in options.trust_anchors]
     own = own_root(options.home)
     return b"\n".join([*given, *([own] if own else [])])
 
 
-def _about_credentials(credentials: Credentials, stripped: bool) -> str:
+def _about_credentials(credentials: Credentials, stripped: bool, film: bool) -> str:
     by = f"signed by {credentials.signer!r}" if credentials.signer else "signed"
     why = ", ".join(credentials.reasons[:REASONS_SHOWN])
     absent = "Content credentials: none."
+    if film:
+        absent = "Content credentials: none; those of a recording are in a .c2pa file of the same name beside it."
     if stripped:
         absent = "Content credentials: stripped; the watermark is there, so another program saved this picture again."
     return {
@@ -168,13 +179,16 @@ def _made_how(credentials: Credentials) -> list[str]:
     return [sentence + "."]
 
 
-def _about_watermark(found: Detection | None) -> str:
+def _about_watermark(found: Detection | None, film: bool) -> str:
     if found is None:
         return f"Watermark: none possible; a side under {SMALLEST_SIDE} pixels carries no mark."
+    where = f" in {found.frames} of its frames" if film else ""
     if not found.found:
-        return "Watermark: not found; that proves nothing, since heavy editing or another key looks the same."
+        return f"Watermark: not found{where}; that proves nothing, since heavy editing or another key looks the same."
     chance = "under 1e-300" if found.p_value < 1e-300 else f"at most 1e{math.ceil(math.log10(found.p_value))}"
-    sentence = f"Watermark: found; the chance of this in an unmarked picture is {chance}"
+    sentence = (
+        f"Watermark: found{where}; the chance of this in an unmarked {'recording' if film else 'picture'} is {chance}"
+    )
     place = found.alignment
     if place.scale != 1.0:
         sentence += f", read after resizing by {place.scale:.3g}"

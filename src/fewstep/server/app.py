@@ -13,18 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
 import uvicorn
 from fastapi import FastAPI, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from .. import __version__
-from ..bundle import Card
 from ..inference.budget import Budget, milliseconds
-from ..provenance import StampOptions, Watermark
+from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_device
-from . import plugin, rest, safety
+from . import rest, safety
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body
 from .limits import Door, Limits, address, check_sizes, is_loopback
@@ -57,6 +58,8 @@ class ServeOptions:
     """What every client must show; ``auto`` makes one and prints it."""
     names: tuple[str, ...] = ()
     """Further host names that this server is reached by."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Reverse proxies, as 10.0.0.7 or 10.0.0.0/8, whose X-Forwarded-For and -Proto are believed; nobody else's are."""
     origins: tuple[str, ...] = ()
     """Web pages of other servers that may use this one, as https://example.org."""
     backends: tuple[str, ...] = ("auto",)
@@ -67,14 +70,8 @@ class ServeOptions:
     """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
     device: str = "cpu"
     """Where the network runs: cpu or cuda."""
-    provenance: bool = True
-    """Mark every frame and sign every saved picture. Switching it off is logged, and the page shows it."""
-    watermark: str = "spread_spectrum"
-    """What marks the pixels: spread_spectrum (this house's own), or a dotted path to yours, with embed and detect."""
-    certificate_chain: Path | None = None
-    """PEM chain to sign saved pictures with, the signer's certificate first; default: one made at the first run."""
-    private_key: Path | None = None
-    """PEM private key of the first certificate in the chain."""
+    signing: Annotated[Signing, tyro.conf.arg(name="")] = field(default_factory=Signing)
+    """What marks and signs the pictures. Switching it off is logged, and the page shows it."""
     safety: str = "words"
     """Filter of prompts and pictures: words (a word list), off, or a dotted path to your own."""
     limits: Limits = field(default_factory=Limits)
@@ -83,6 +80,8 @@ class ServeOptions:
 
 def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engine]:
     """What the worker's thread calls first: everything that imports torch happens there, beside the event loop."""
+
+    stamping = options.signing.stamping()
 
     def open_(report: Callable[[str], None]) -> Engine:
         from .. import bundle
@@ -93,25 +92,17 @@ def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engi
         made = EngineOptions(
             options.backends, sizes=options.sizes, threads=options.threads, max_pixels=options.limits.picture_pixels
         )
-        engine = Engine(pipeline, make_marks(pipeline.card, options), made)
+        engine = Engine(pipeline, Marks(pipeline.card, options.signing.provenance, stamping), made)
         check_sizes(options.limits, engine.sizes)
         return engine
 
     return open_
 
 
-def make_marks(card: Card, options: ServeOptions) -> Marks:
-    """The provenance of what is served. Raises ValueError for a watermark that is none and a chain that cannot sign."""
-    own = options.watermark == "spread_spectrum"
-    mark = None if own else plugin.load(options.watermark, Watermark, "a watermark needs the methods embed and detect")
-    stamping = StampOptions(certificate_chain=options.certificate_chain, private_key=options.private_key)
-    return Marks(card, options.provenance, stamping, mark)
-
-
 def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_counter) -> Studio:
     """The state of a server. Raises ValueError for options that make no sense."""
     token = secrets.token_urlsafe(18) if options.token == "auto" else options.token
-    door = Door(options.host, token, options.origins, options.names)
+    door = Door(options.host, token, options.origins, options.names, options.trusted_proxies)
     budget = Budget(milliseconds(options.budget))
     metrics = Metrics()
     guard = safety.Guard(safety.load(options.safety), metrics.note)
@@ -136,6 +127,8 @@ def build(studio: Studio) -> FastAPI:
         redoc_url=None,
     )
     app.add_middleware(Gate, door=studio.door, limits=studio.limits, clock=studio.clock, metrics=studio.metrics)
+    if studio.door.proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(studio.door.proxies))
     app.include_router(rest.routes(studio))
 
     @app.exception_handler(RequestValidationError)
@@ -171,6 +164,7 @@ def server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """uvicorn, set up for frames: no compression of pictures, bounded messages, pings, quick to give up on the slow."""
     config = uvicorn.Config(
         app,
+        proxy_headers=False,  # by itself it believes whoever is on this machine
         http=type("Http", (Impatient,), {"headers_s": limits.body_s}),
         ws="websockets-sansio",
         ws_per_message_deflate=False,
@@ -212,7 +206,7 @@ def serve(options: ServeOptions) -> None:
     print(f"fewstep studio: {address(options.host, port, studio.door.token)}   (Ctrl-C stops it)", flush=True)
     if not is_loopback(options.host):
         print("anyone who has this address, with its token, can draw here", flush=True)
-    if not options.provenance:
+    if not options.signing.provenance:
         print("provenance is off: pictures carry no watermark and no content credentials", flush=True)
     running = server(app, options.limits)
 

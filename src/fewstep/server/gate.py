@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,8 +13,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .limits import Arrivals, Door, Limits, bearer
 from .metrics import Metrics
-from .protocol import SUBPROTOCOL, pack, token_in
-from .stream import CLOSE_FOREIGN, CLOSE_UNAUTHORISED
+from .protocol import VERSION, greeting, of_another_version, pack, token_in, version_in
+from .stream import CLOSE_FOREIGN, CLOSE_UNAUTHORISED, CLOSE_VERSION
+
+Headers = list[tuple[bytes, bytes]]
 
 OPEN_PATHS = ("/", "/health", "/favicon.ico")
 """Paths that need no token: they hold nothing of anybody's."""
@@ -30,6 +32,7 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(self), microphone=()"),
 )  # fmt: skip
+JSON = (b"content-type", b"application/json")
 SHARED = (
     (b"vary", b"Origin"),
     (b"access-control-allow-methods", b"GET, POST"),
@@ -59,52 +62,54 @@ class Gate:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         wait_s = self._arrivals.take(tuple(scope["client"] or ("", 0)), scope["type"] == "websocket", self._clock())
-        if wait_s:
-            self._metrics.count("turned_away")
-            await self._too_soon(scope["type"], send, wait_s)
-        elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send, headers)
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send, headers, wait_s)
         else:
-            await self._http(scope, receive, send, headers)
+            await self._http(scope, receive, send, headers, wait_s)
 
-    @staticmethod
-    async def _too_soon(kind: str, send: Send, wait_s: float) -> None:
-        """Answer 429, as cheaply as can be."""
-        kind = "websocket.http" if kind == "websocket" else kind
+    def _too_soon(self, wait_s: float) -> tuple[int, Headers, bytes]:
+        """The answer to somebody who comes too often: status, headers, body."""
+        self._metrics.count("turned_away")
         seconds = math.ceil(wait_s)
         said = error_body(f"too many new connections from this address: try again in {seconds} s", "too_many")
-        headers = [
-            (b"retry-after", str(seconds).encode()),
-            (b"content-type", b"application/json"),
-            (b"connection", b"close"),
-        ]
-        await send({"type": f"{kind}.response.start", "status": 429, "headers": headers})
-        await send({"type": f"{kind}.response.body", "body": said})
+        return 429, [(b"retry-after", str(seconds).encode()), JSON, (b"connection", b"close")], said
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
-        offered = scope.get("subprotocols", [])
-        host, token = headers.get("host"), token_in(offered) or bearer(headers.get("authorization"))
-        if (strange := self._door.stranger(host)) is not None:
+    async def _websocket(
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], wait_s: float
+    ) -> None:
+        async def refuse(status: int, told: Headers, said: bytes) -> None:
+            await send({"type": "websocket.http.response.start", "status": status, "headers": told})
+            await send({"type": "websocket.http.response.body", "body": said})
+
+        async def turn_away(number: int, code: str, sentence: str) -> None:
+            """Accept, say why not and close, since a browser shows its page nothing of a refused handshake."""
             await receive()
-            await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
-            await send({"type": "websocket.http.response.body", "body": strange.encode()})
+            await send({"type": "websocket.accept", "subprotocol": greeting(offered)})
+            error = {"type": "error", "code": code, "message": sentence}
+            await send(
+                {"type": "websocket.send", "bytes": pack(error, version=VERSION if version is None else version)}
+            )
+            await send({"type": "websocket.close", "code": number, "reason": code})
+
+        offered = scope.get("subprotocols", [])
+        version = version_in(offered)
+        host, token = headers.get("host"), token_in(offered) or bearer(headers.get("authorization"))
+        if wait_s:
+            await refuse(*self._too_soon(wait_s))
+        elif (strange := self._door.stranger(host)) is not None:
+            await refuse(403, [], strange.encode())
         elif (foreign := self._door.foreign(host, headers.get("origin"))) is not None:
-            await self._turn_away(receive, send, offered, (CLOSE_FOREIGN, "origin", foreign))
+            await turn_away(CLOSE_FOREIGN, "origin", foreign)
         elif (wrong := self._door.wrong_token(token)) is not None:
-            await self._turn_away(receive, send, offered, (CLOSE_UNAUTHORISED, "token", wrong))
+            await turn_away(CLOSE_UNAUTHORISED, "token", wrong)
+        elif (other := of_another_version(offered)) is not None:
+            await turn_away(CLOSE_VERSION, "version", other)
         else:
             await self._app(scope, receive, send)
 
-    @staticmethod
-    async def _turn_away(receive: Receive, send: Send, offered: Sequence[str], why: tuple[int, str, str]) -> None:
-        """Accept, say why not and close, since a browser shows its page nothing of a refused handshake."""
-        number, code, sentence = why
-        await receive()
-        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if SUBPROTOCOL in offered else None})
-        await send({"type": "websocket.send", "bytes": pack({"type": "error", "code": code, "message": sentence})})
-        await send({"type": "websocket.close", "code": number, "reason": code})
-
-    async def _http(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
+    async def _http(
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], wait_s: float
+    ) -> None:
         body = Bounded(receive, self._most(scope["path"]), self._limits.body_s)
         origin = headers.get("origin")
         invited = origin is not None and self._door.invited(origin)
@@ -118,16 +123,17 @@ class Gate:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        async def answer(status: int, said: bytes = b"") -> None:
-            kind = [(b"content-type", b"application/json")] if said else []
-            await dressed({"type": "http.response.start", "status": status, "headers": kind})
+        async def answer(status: int, told: Headers, said: bytes = b"") -> None:
+            await dressed({"type": "http.response.start", "status": status, "headers": told})
             await dressed({"type": "http.response.body", "body": said})
 
         if invited and scope["method"] == "OPTIONS":  # a browser asks before its page may, and shows no token yet
-            await answer(204)
+            await answer(204, [])
+        elif wait_s:
+            await answer(*self._too_soon(wait_s))
         elif (refusal := self._refusal(scope["path"], headers)) is not None:
             status, code, sentence = refusal
-            await answer(status, error_body(sentence, code))
+            await answer(status, [JSON], error_body(sentence, code))
         else:
             await self._app(scope, body, dressed)
 

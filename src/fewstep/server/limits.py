@@ -28,7 +28,7 @@ class Limits:
     connections: Count = 256
     """Open connections of any kind."""
     connections_per_s: Rate = 20.0
-    """New connections a second from one address, on average; what comes faster is answered 429."""
+    """New connections a second from one address, on average; what comes faster is answered 429. Behind a proxy: requests."""
     connections_burst: Count = 300
     """New connections from one address that may come at once."""
     message_bytes: Count = 4 * 2**20
@@ -91,9 +91,9 @@ class Arrivals:
         """Let a request in and return 0, or return the seconds until its address may come again.
 
         ``client`` is the other end's address and port: requests on a connection that is open already are no new arrivals,
-        live sessions always are.
+        live sessions always are. Of a client behind a proxy the port is not known, 0: there every request is an arrival.
         """
-        if not live and client in self._open:
+        if not live and client[1] and client in self._open:
             self._open.move_to_end(client)
             return 0.0
         address = neighbourhood(client[0])
@@ -119,6 +119,14 @@ def neighbourhood(address: str) -> str:
     return address if parsed.version == 4 else str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
 
 
+def _is_network(text: str) -> bool:
+    """Whether it is an address or a network; the network of all addresses would be everybody, and is none."""
+    try:
+        return ipaddress.ip_network(text).prefixlen > 0
+    except ValueError:
+        return False
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or address is this machine itself."""
     if host in LOCAL_NAMES:
@@ -141,6 +149,8 @@ class Door:
     """Web pages of other servers that may use this one, as ``https://example.org``."""
     names: tuple[str, ...] = ()
     """Host names, beside the address, that this server is reached by."""
+    proxies: tuple[str, ...] = ()
+    """Addresses and networks of reverse proxies, whose word for a client's address is believed."""
 
     def __post_init__(self) -> None:
         if not self.token and not is_loopback(self.host):
@@ -152,11 +162,16 @@ class Door:
                 raise ValueError(
                     f"--origins {origin} is no origin of a page: write scheme, name and port alone, as https://example.org"
                 )
+        for proxy in self.proxies:
+            if not _is_network(proxy):
+                raise ValueError(
+                    f"--trusted-proxies {proxy} is no address or network of a proxy: write 10.0.0.7, or 10.0.0.0/8"
+                )
 
     @property
     def private(self) -> bool:
         """Whether only people at this very machine come in: the files that are signed here are theirs."""
-        return is_loopback(self.host) and not self.names
+        return is_loopback(self.host) and not self.names and not self.proxies
 
     def stranger(self, host: str | None) -> str | None:
         """Why a request with this Host is refused, as a sentence, or None.

@@ -11,7 +11,7 @@ from typing import cast
 
 from .. import provenance
 from ..bundle import Card
-from ..provenance import Format, GenerationFacts, SpreadSpectrum, StampOptions, Watermark, mark_payload
+from ..provenance import Format, GenerationFacts, StampOptions, mark_payload
 from ..provenance.chips import SMALLEST_SIDE
 from .protocol import MIMES
 from .wire import Pixels, encode
@@ -36,15 +36,10 @@ class Marks:
         card: Card,
         on: bool = True,
         stamping: StampOptions = provenance.DEFAULTS,
-        watermark: Watermark | None = None,
     ) -> None:
-        """``watermark`` marks in place of this house's own. Raises ValueError for a chain that cannot sign."""
         self.card, self.on, self._stamping = card, on, replace(stamping, watermark=False)  # the pixels are marked here
         self.hash = card.fingerprint
         self._payload = mark_payload(self.hash)
-        self._mark = watermark or SpreadSpectrum(stamping.key)
-        if on and (stamping.certificate_chain or stamping.private_key):
-            provenance.signer(stamping)
         self.missing = provenance.missing() if on else None
         if not on:
             log.warning("provenance is switched off: pictures carry neither a watermark nor content credentials")
@@ -60,7 +55,7 @@ class Marks:
         """A frame with the mark in it; pictures too small to carry one pass through."""
         if not self.on or min(pixels.shape[:2]) < SMALLEST_SIDE:
             return pixels
-        return self._mark.embed(pixels, self._payload)
+        return self._stamping.mark.embed(pixels, self._payload)
 
     def file(self, pixels: Pixels, facts: Facts, encoder: str = "png", include_prompt: bool = False) -> bytes:
         """A picture to save, from unmarked pixels: marked, encoded and signed."""

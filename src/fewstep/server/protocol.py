@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from typing import Any
 
 VERSION = 1
 SUBPROTOCOL = f"fewstep.v{VERSION}"
+OFFERED = re.compile(r"fewstep\.v(\d{1,2})")
 TOKEN_PREFIX = "token."
 MAGIC = b"FS"
 HEAD = struct.Struct("<2sBBI")
@@ -67,8 +69,8 @@ class Message:
         return str(self.header["type"])
 
 
-def pack(header: Mapping[str, Any], parts: Sequence[Part] = ()) -> bytes:
-    """Header and parts -> one frame."""
+def pack(header: Mapping[str, Any], parts: Sequence[Part] = (), version: int = VERSION) -> bytes:
+    """Header and parts -> one frame; ``version`` other than our own is for telling a client that it is not understood."""
     listed = []
     for part in parts:
         entry: dict[str, Any] = {"name": part.name, "mime": part.mime, "bytes": len(part.data)}
@@ -79,7 +81,7 @@ def pack(header: Mapping[str, Any], parts: Sequence[Part] = ()) -> bytes:
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     if len(text) > MAX_HEADER_BYTES:
         raise ProtocolError("header_size", f"a header of {len(text)} bytes is too long: use at most {MAX_HEADER_BYTES}")
-    return b"".join([HEAD.pack(MAGIC, VERSION, 0, len(text)), text, *(part.data for part in parts)])
+    return b"".join([HEAD.pack(MAGIC, version, 0, len(text)), text, *(part.data for part in parts)])
 
 
 def unpack(frame: bytes) -> Message:
@@ -241,14 +243,27 @@ def _whole(header: Mapping[str, Any], name: str, low: int, high: int) -> int:
     return value
 
 
-def negotiate(offered: Sequence[str]) -> str:
-    """The subprotocol to speak. Raises ProtocolError that names the version spoken here."""
-    if SUBPROTOCOL not in offered:
-        heard = ", ".join(o for o in offered if not o.startswith(TOKEN_PREFIX)) or "none"
-        raise ProtocolError(
-            "version", f"this server speaks {SUBPROTOCOL}; the client offered {heard}: update the older one"
-        )
-    return SUBPROTOCOL
+def version_in(offered: Sequence[str]) -> int | None:
+    """The version of the wire that a client speaks: ours if it can, else the first that it offers; None where it offers none."""
+    found = [int(match[1]) for one in offered if (match := OFFERED.fullmatch(one))]
+    return VERSION if VERSION in found else next(iter(found), None)
+
+
+def of_another_version(offered: Sequence[str]) -> str | None:
+    """Why a client that offers these subprotocols is not understood here, as a sentence, or None."""
+    version = version_in(offered)
+    if version == VERSION:
+        return None
+    if version is None:
+        return f"this client names no version of the protocol: offer the subprotocol {SUBPROTOCOL}"
+    older = "reload the page, or update the client" if version < VERSION else "update the server"
+    return f"this page or client speaks version {version} of the protocol, the server version {VERSION}: {older}"
+
+
+def greeting(offered: Sequence[str]) -> str | None:
+    """The subprotocol to accept a handshake with, also one of another version, which is then told that it is: a browser fails
+    a connection on which nothing of what it offered comes back, without a word to its page."""
+    return SUBPROTOCOL if SUBPROTOCOL in offered else next((o for o in offered if not o.startswith(TOKEN_PREFIX)), None)
 
 
 def token_in(offered: Sequence[str]) -> str:

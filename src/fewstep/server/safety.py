@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from . import plugin
+from .. import plugin
 from .wire import Pixels
 
 WORDS = Path(__file__).with_name("words.txt")

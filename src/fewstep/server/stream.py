@@ -11,13 +11,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..inference.session import Full
 from .limits import TokenBucket
-from .protocol import Message, ProtocolError, negotiate, pack, read_ask, unpack
+from .protocol import SUBPROTOCOL, Message, ProtocolError, pack, read_ask, unpack
 from .studio import Studio, from_thread
 from .worker import Seat
 
 log = logging.getLogger("fewstep.server")
 CLOSE_UNAUTHORISED, CLOSE_FOREIGN, CLOSE_PROTOCOL = 4401, 4403, 4400
-CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW = 4408, 4429, 4413
+CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW, CLOSE_VERSION = 4408, 4429, 4413, 4426
 PATIENCE = 20
 """Broken messages after which a connection is closed."""
 
@@ -46,12 +46,8 @@ class Connection:
         self._position = 0
 
     async def run(self) -> None:
-        """Negotiate, queue if need be, then read and write until either side ends it."""
-        try:
-            await self._ws.accept(subprotocol=negotiate(self._ws.scope.get("subprotocols", [])))
-        except ProtocolError as error:
-            await self._ws.send_denial_response(_plain(426, str(error)))
-            return
+        """Queue if need be, then read and write until either side ends it."""
+        await self._ws.accept(subprotocol=SUBPROTOCOL)
         try:
             await self._serve()
         except Closing as closing:
@@ -215,9 +211,3 @@ def _finite(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e15:
         raise ProtocolError("number", "a time must be a number of milliseconds")
     return float(value)
-
-
-def _plain(status: int, sentence: str) -> Any:
-    from starlette.responses import PlainTextResponse
-
-    return PlainTextResponse(sentence + "\n", status)

@@ -50,7 +50,7 @@ export class Status {
       queue: [`You are number ${detail.position}`, `${detail.places > 1 ? `All ${detail.places} places are` : "The one place is"} taken. Yours comes by itself: stay on this page.`],
       full: ["Everything is taken", "The room and its queue are full. This page tries again by itself."],
       warming: ["Warming up", `${sentence(detail.doing || "the model is being made ready")} …`],
-      refused: ["No access", "Open the address with the token that the server printed when it was started."],
+      refused: ["No access", sentence(detail.why ?? "")],
       failed: ["Out of order", sentence(detail.doing || "the model could not be opened")],
     };
     if (!drawn) {

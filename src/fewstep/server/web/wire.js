@@ -21,7 +21,7 @@ const GIVE_UP_MS = 8000;
 const SILENT_MS = 12000; // a server that answers no ping for this long is gone, whatever the network says
 const PATIENT_MS = 120_000; // a single picture may take this long, the way back to a lost server included
 
-const REFUSALS = [4401, 4403]; // no token, a page that may not
+const REFUSALS = [4401, 4403, 4426]; // no token, a page that may not, a page of another version
 /** States that nothing leads out of. */
 const OVER = ["refused", "closed"];
 /** @type {Record<string, string>} */
@@ -44,7 +44,7 @@ export class ServerError extends Error {
 
 /**
  * Connect, wait in the queue and for the model if need be, and have a live session. Rejects with a ServerError: nobody
- * answers (`lost`), no room (`full`), no access (`token`, `origin`), or the model cannot be opened (`failed`).
+ * answers (`lost`), no room (`full`), no access (`token`, `origin`), another `version`, or the model cannot be opened (`failed`).
  * @param {string} url of the server; `#token=...` behind it is as good as the option
  * @param {{token?: string}} options
  * @returns {Promise<Link>}
@@ -174,7 +174,7 @@ export class Link extends EventTarget {
     if (OVER.includes(state)) {
       for (const single of this._singles.splice(0)) single.reject(this.trouble);
     }
-    this.dispatchEvent(new CustomEvent("state", { detail: { state, ...facts } }));
+    this.dispatchEvent(new CustomEvent("state", { detail: { state, why: this.trouble.message, ...facts } }));
   }
 
   /** @param {number} code */

@@ -1,0 +1,80 @@
+"""What people choose about provenance on the command line: which mark, who signs, whom to trust. One place for every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewstep import plugin
+from fewstep.provenance import PUBLIC_KEY, SpreadSpectrum, StampOptions, Watermark, signer
+from fewstep.provenance.verify import VerifyOptions
+
+SPREAD_SPECTRUM = "spread_spectrum"
+
+
+@dataclass(frozen=True)
+class Marking:
+    """Which mark is in the pixels."""
+
+    watermark: str = SPREAD_SPECTRUM
+    """What marks the pixels: spread_spectrum (this house's own), or a dotted path to yours, with embed and detect."""
+    watermark_key: Path | None = None
+    """File with a key of your own for spread_spectrum; default: the public key, with which anybody can check a mark."""
+
+    def mark(self) -> Watermark:
+        """It, ready for use. Raises ValueError for a watermark that is none, and a key that cannot be read."""
+        if self.watermark == SPREAD_SPECTRUM:
+            return SpreadSpectrum(self._key())
+        if self.watermark_key:
+            raise ValueError(
+                f"{self.watermark} takes no --watermark-key: leave it out, or use --watermark {SPREAD_SPECTRUM}"
+            )
+        return plugin.load(self.watermark, Watermark, "a watermark needs the methods embed and detect")
+
+    def _key(self) -> bytes:
+        if self.watermark_key is None:
+            return PUBLIC_KEY
+        try:
+            key = self.watermark_key.read_bytes().strip()
+        except OSError as error:
+            raise ValueError(f"can't read the watermark key ({error}): give a file with secret bytes in it") from None
+        if not key:
+            raise ValueError(f"{self.watermark_key} is empty: a watermark key is any bytes that only you know")
+        return key
+
+
+@dataclass(frozen=True)
+class Signing(Marking):
+    """What is put into pictures."""
+
+    provenance: bool = True
+    """Mark every picture and sign every saved one; --no-provenance leaves both out, and says so."""
+    certificate_chain: Path | None = None
+    """PEM chain to sign saved pictures with, the signer's certificate first; default: one made at the first run."""
+    private_key: Path | None = None
+    """PEM private key of the first certificate in the chain."""
+
+    def stamping(self) -> StampOptions:
+        """The same for :func:`fewstep.provenance.stamp`. Raises ValueError, before anything is drawn, where this can't be."""
+        made = StampOptions(
+            watermark=self.provenance,
+            credentials=self.provenance,
+            mark=self.mark(),
+            certificate_chain=self.certificate_chain,
+            private_key=self.private_key,
+        )
+        if self.provenance and (self.certificate_chain or self.private_key):
+            signer(made)
+        return made
+
+
+@dataclass(frozen=True)
+class Trusting(Marking):
+    """What is looked for in pictures, and whose signature is believed."""
+
+    anchors: tuple[Path, ...] = ()
+    """PEM files of root certificates to trust, beside the one that this machine made for itself."""
+
+    def verifying(self) -> VerifyOptions:
+        """The same for :func:`fewstep.provenance.verify.verify`."""
+        return VerifyOptions(mark=self.mark(), trust_anchors=self.anchors)

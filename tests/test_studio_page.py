@@ -140,6 +140,7 @@ def address(host: Host) -> str:
     """A server that the tests share, patient enough to shed nothing: one drawing makes one picture, bit for bit."""
     port = free_port()
     host.serve(port, budget="60s")
+    wait_for(f"http://localhost:{port}/")
     return f"http://localhost:{port}/"
 
 
@@ -630,8 +631,9 @@ def test_a_strangers_page_draws_where_it_was_allowed(browser: Any, host: Host, e
             studio.page.locator("#go").click()
             return studio.get("picture.naturalWidth") == 32
 
+        wait_for(address)  # the page takes wire.js from there
         studio.open(origin)
-        studio.until(lambda: studio.get("Boolean(go.onclick)") or studio.page.reload() is None, "the server")
+        studio.until(lambda: studio.get("Boolean(go.onclick)"), "the page to have read its script")
         studio.until(drawn, "a picture on the stranger's page")
         studio.get(
             """async address => { const { connect } = await import("./wire.js");

@@ -88,7 +88,7 @@ class Host:
                 os.kill(pid, signal.SIGKILL)
         assert self._host.stdin is not None
         self._host.stdin.close()
-        self._host.wait(20)
+        self._host.wait(PATIENCE_S)
 
 
 def free_port() -> int:

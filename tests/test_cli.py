@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +21,7 @@ from bundles import tiny_bundle
 from fewstep import cli
 from fewstep.bundle import Card
 from fewstep.data import folder as folder_data
+from fewstep.evaluation import suite
 from fewstep.inference.pipeline import Pipeline
 from fewstep.modality.image import to_pil
 from fewstep.provenance.detection import Detection
@@ -410,6 +412,14 @@ def test_a_run_without_finite_gradients_rolls_back_and_exits_with_3(distill, cap
         distill("--steps", "9", "--student-learning-rate", "1e38", "--ema", "0")
     assert_one_sentence(ended, capsys, "nan_streak: 5 steps in a row had no finite gradient", code=3)
     assert checkpoint.load(tmp_path / "run" / "add" / "checkpoint")["step"] == 0
+
+
+def test_a_record_says_all_that_has_to_be_typed_again():
+    options = suite.Options(prompts=5, seeds=(2, 3, 5), judge="efficientnet-lite2")
+    words = cli.typed(options)
+    assert words == ["--prompts", "5", "--seeds", "2", "3", "5", "--judge", "efficientnet-lite2"]
+    assert tyro.cli(cli.flat(suite.Options), args=words) == options
+    assert cli.typed(suite.Options()) == []
 
 
 def test_commands_are_found_by_their_files(capsys):

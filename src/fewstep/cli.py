@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -27,6 +28,16 @@ FLAT = tyro.conf.arg(name="")
 def flat(options: type) -> Any:
     """An option dataclass that is read later, so that ``--help`` need not wait for it."""
     return Annotated[options, FLAT]
+
+
+def typed(options: Any) -> list[str]:
+    """What to type for an option dataclass: every field that is not as it is by default."""
+    words = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value != field.default:
+            words += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
 
 
 @dataclass(frozen=True)
@@ -343,7 +354,12 @@ def evaluate(
         bench = Bench(open_dataset(data, styles), options, report)
     for n in steps:
         with progress_bars() as report:
-            command = f"fewstep evaluate {model} --steps {n}"
+            given = [
+                *(["--data", data] if data != "emoji" else []),
+                *(["--name", name] if name else []),
+                *typed(options),
+            ]
+            command = shlex.join(["fewstep", "evaluate", model, "--steps", str(n), *given])
             measured = bench.measure(pipeline, n, name, command, report)
         records = merge(read_records(output) if output.exists() else [], measured)  # others may have added theirs
         write_records(output, records)

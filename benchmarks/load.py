@@ -59,7 +59,7 @@ class LoadOptions:
     """How often each canvas changes in a second."""
     budget: str = "30fps"
     """End-to-end target that the server is started with."""
-    rounds: int = 12
+    rounds: int = 30
     """Turns that fewstep, the stock server and the bare networks take; 0 leaves the comparisons out."""
     calls: int = 30
     """Pictures a turn."""

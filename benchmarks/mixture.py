@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from fewstep.evaluation.record import MetricRecord, over_trainings, write_records
-from fewstep.methods import add, denoising
+from fewstep.methods import denoising
 from fewstep.methods.denoising import Denoising
 from fewstep.methods.method import Method
 from fewstep.methods.regression import Regression
-from fewstep.parts.denoiser import Student, Teacher
+from fewstep.parts.denoiser import Student
 from fewstep.recipes import mixture
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning
@@ -62,12 +62,10 @@ class Bench:
     def played(self, student: Student, **changes: float) -> Student:
         """ADD from a copy of this student."""
         own, data = self.copy(student), mixture.training_set(seed=self.seed)
-        options = add.Options(r1=1.0, image_conditioning=False, condition_dropout=0.0, **changes)  # type: ignore[arg-type]
+        options = replace(mixture.GAME, **changes)
         if options.regression_weight:
             data = replace(data, pairs=self.pairs)
-        parts = mixture.codec(), mixture.features(), mixture.heads(self.seed)
-        game = add.ADD(own, Teacher(mixture.denoiser()), *parts, options)
-        trained(game, mixture.add_options(seed=self.seed), data)
+        trained(mixture.game(own, options, self.seed), mixture.add_options(seed=self.seed), data)
         return own
 
 

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from fewstep.diffusion import losses
 from fewstep.diffusion.schedule import Cosine, NoiseSchedule, RectifiedFlow
-from fewstep.methods.add import ADD
-from fewstep.methods.add import Options as AddOptions
 from fewstep.methods.denoising import Denoising
 from fewstep.methods.denoising import Options as DenoisingOptions
 from fewstep.methods.method import Method
@@ -116,13 +114,11 @@ def reached(student: Student) -> tuple[int, float]:
 def played(student: Student, steps: int = 150, **options: float) -> tuple[int, float]:
     """ADD from a copy of this student; what it reaches."""
     own = Student(copy.deepcopy(student.denoiser), student.times)
-    chosen = AddOptions(r1=1.0, image_conditioning=False, condition_dropout=0.0, **options)  # type: ignore[arg-type]
-    eyes, heads = mixture.features(), mixture.heads()
-    game = ADD(own, Teacher(mixture.denoiser()), mixture.codec(), eyes, heads, chosen)
+    chosen = replace(mixture.GAME, **options)
     data = mixture.training_set()
     if chosen.regression_weight:
         data = replace(data, pairs=mixture.pairs())
-    trained(game, mixture.add_options(steps), data)
+    trained(mixture.game(own, chosen), mixture.add_options(steps), data)
     return reached(own)
 
 

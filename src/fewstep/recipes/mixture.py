@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..diffusion.schedule import Cosine, NoiseSchedule
+from ..methods import add
 from ..parts import discriminator
 from ..parts.codec import IdentityCodec
 from ..parts.denoiser import Denoiser, Student, Teacher
@@ -29,6 +30,7 @@ MODES = 8
 STD = 0.1
 STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
 HEADS = discriminator.Options(norm="group", width=32)
+GAME = add.Options(r1=1.0, image_conditioning=False, condition_dropout=0.0)
 
 
 def ring(modes: int = MODES, radius: float = 1.4) -> Float[Tensor, "K 2"]:
@@ -121,6 +123,11 @@ def heads(seed: int = 0) -> Discriminator:
 def codec() -> IdentityCodec:
     """Points are their own latents."""
     return IdentityCodec()
+
+
+def game(student: Student, options: add.Options = GAME, seed: int = 0) -> add.ADD:
+    """ADD with the exact teacher; ``seed`` is that of the heads."""
+    return add.ADD(student, Teacher(denoiser()), codec(), features(), heads(seed), options)
 
 
 def draw_data(n: int, seed: int = 0, modes: int = MODES, std: float = STD) -> Float[Tensor, "N 2"]:

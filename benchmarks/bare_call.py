@@ -11,13 +11,27 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor, nn
 
 from fewstep import bundle
 from fewstep.inference import backend as backends
 from fewstep.inference.pipeline import Pipeline
+from fewstep.parts.denoiser import Denoiser
+from fewstep.tensors import Conditioning
+
+
+class Bare(nn.Module):
+    """A network's own prediction as a function of plain tensors."""
+
+    def __init__(self, denoiser: Denoiser, fields: Sequence[str]) -> None:
+        super().__init__()
+        self.denoiser, self.fields = denoiser, fields
+
+    def forward(self, x_t: Tensor, t: Tensor, *cond: Tensor) -> Tensor:
+        return self.denoiser.predict(x_t, t, Conditioning(**dict(zip(self.fields, cond))))
 
 
 def bare(name: str, backend: str) -> Callable[[], None]:
@@ -27,7 +41,7 @@ def bare(name: str, backend: str) -> Callable[[], None]:
     fields = backends.fields_of(denoiser, cond)
     x_t, media = torch.randn(1, *pipeline.latent_shape()), torch.zeros(1, 3, *pipeline.card.native_size)
     inputs = (x_t, torch.full((1,), 0.5, dtype=torch.float64), *(getattr(cond, field) for field in fields))
-    network = run.compile(backends.Raw(denoiser, fields).eval(), inputs)
+    network = run.compile(Bare(denoiser, fields).eval(), inputs)
     decode, encode = backends.compile_decoder(run, codec, x_t), backends.compile_encoder(run, codec, media)
 
     def call() -> None:

@@ -190,7 +190,7 @@ def test_a_remembered_schedule_is_the_schedule_and_of_use_in_any_mode(schedule: 
     assert x.grad is not None
     for i in range(1000):
         remembered.alpha(torch.tensor([i / 1000], dtype=F64))
-    assert len(remembered._known) <= 256
+    assert len(remembered.at) <= 256
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:

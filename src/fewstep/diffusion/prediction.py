@@ -14,6 +14,7 @@ flow   ``noise - x0``               ``x_t - t v``                  rectified flo
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..tensors import Latents, match_dims
@@ -29,22 +30,32 @@ def check_kind(kind: str) -> str:
     return kind
 
 
-def to_x0(kind: str, x_t: Latents, prediction: Latents, alpha: Tensor, sigma: Tensor) -> Latents:
-    """The clean estimate. ``alpha``, ``sigma`` are ``[B]``. eps at alpha = 0 has no x0: a ValueError says so.
+def coefficients(kind: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """``(c_x, c_out)``, each ``[B]``, of ``x0 = c_x x_t + c_out prediction``. eps at alpha = 0 has none: a ValueError says so.
 
     An eps model at zero terminal SNR keeps its native, non-zero alpha for this conversion (add_spec A2, option 3).
     """
-    a, s = match_dims(alpha, x_t), match_dims(sigma, x_t)
     if check_kind(kind) == "eps":
         if bool((alpha < _MIN_ALPHA).any()):
             raise ValueError(
                 "an eps model has no x0 at zero terminal SNR: give its native alpha (rescale off) for the conversion, "
                 "or use a v or flow model"
             )
-        return (x_t - s * prediction) / a
+        return 1 / alpha, -sigma / alpha
     if kind == "v":
-        return a * x_t - s * prediction
-    return prediction if kind == "x0" else x_t - s * prediction
+        return alpha, -sigma
+    one = torch.ones_like(sigma)
+    return (0 * one, one) if kind == "x0" else (one, -sigma)
+
+
+def to_x0(kind: str, x_t: Latents, prediction: Latents, alpha: Tensor, sigma: Tensor) -> Latents:
+    """The clean estimate. ``alpha``, ``sigma`` are ``[B]``. ValueError as in `coefficients`."""
+    return combined(x_t, prediction, *coefficients(kind, alpha, sigma))
+
+
+def combined(x_t: Latents, prediction: Latents, c_x: Tensor, c_out: Tensor) -> Latents:
+    """``c_x x_t + c_out prediction``, in the dtype of ``x_t``."""
+    return match_dims(c_x, x_t) * x_t + match_dims(c_out, x_t) * prediction
 
 
 def from_x0(kind: str, x_t: Latents, x0: Latents, alpha: Tensor, sigma: Tensor) -> Latents:

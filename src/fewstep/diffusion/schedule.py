@@ -5,6 +5,7 @@ Coefficients are float64 and are cast to the dtype of the data where they are ap
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -30,29 +31,41 @@ def add_noise(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> 
     return match_dims(schedule.alpha(t), x0) * x0 + match_dims(schedule.sigma(t), x0) * noise
 
 
-class Remembered:
-    """A schedule for whoever visits few times again and again: each coefficient is computed once, then looked up."""
+class ByTime:
+    """A pair of coefficients for whoever visits few times again and again: computed once a time, then looked up."""
 
-    def __init__(self, schedule: NoiseSchedule) -> None:
-        self._schedule = schedule
+    def __init__(self, pair: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self._pair = pair
         self._known: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
 
-    def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair at ``t [B]``."""
         key = (t.device, *t.tolist())
         if key not in self._known:
             if len(self._known) >= 256:
                 self._known.clear()
             with torch.inference_mode(False), torch.no_grad():  # of use in any mode later on
-                self._known[key] = self._schedule.alpha(t), self._schedule.sigma(t)
+                self._known[key] = self._pair(t)
         return self._known[key]
+
+
+class Remembered:
+    """A schedule of which each coefficient is computed once, then looked up."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        self.at = ByTime(lambda t: (schedule.alpha(t), schedule.sigma(t)))
+        """Both at once."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
-        return self._at(t)[0]
+        return self.at(t)[0]
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale."""
-        return self._at(t)[1]
+        return self.at(t)[1]
 
 
 class VariancePreserving:

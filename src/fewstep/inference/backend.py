@@ -6,8 +6,9 @@ A backend file offers two functions::
     def compile(module, example) -> Callable          # a function of tensors, for exactly the shapes of the example
     DEVICES = ("cpu",)                                # where it runs; may be left out if anywhere
 
-Everything else is here: what of a denoiser and a codec is handed over, and whether what comes back may be trusted. Only
-the network itself is compiled. The way from its output to x0 stays in float64 torch, so that no backend can get it wrong.
+Everything else is here: what of a denoiser is handed over, and whether what comes back may be trusted. The step from the
+network's output to x0 is part of what is compiled, since a dozen small operations between two networks cost a
+twentieth of a picture; its coefficients are computed here, in float64, so that no backend can get them wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion import prediction
-from ..diffusion.schedule import Remembered
+from ..diffusion.schedule import ByTime
 from ..parts.codec import Codec
 from ..parts.denoiser import Denoiser
 from ..tensors import Conditioning, Latents, Time
@@ -74,16 +75,17 @@ def installed() -> list[str]:
     return [name for name in names() if load(name).missing() is None]
 
 
-class Raw(nn.Module):
-    """A denoiser's own prediction as a function of plain tensors: ``(x_t, t, *fields of cond that are there)``."""
+class Estimate(nn.Module):
+    """x0 as a function of plain tensors: ``(x_t, t, c_x, c_out, *fields of cond that are there)``."""
 
     def __init__(self, denoiser: Denoiser, present: Sequence[str]) -> None:
         super().__init__()
         self.denoiser, self.present = denoiser, tuple(present)
 
-    def forward(self, x_t: Tensor, t: Tensor, *cond: Tensor) -> Tensor:
-        """The raw prediction."""
-        return self.denoiser.predict(x_t, t, Conditioning(**dict(zip(self.present, cond))))
+    def forward(self, x_t: Tensor, t: Tensor, c_x: Tensor, c_out: Tensor, *cond: Tensor) -> Tensor:
+        """``c_x x_t + c_out prediction`` (`prediction.coefficients`)."""
+        out = self.denoiser.predict(x_t, t, Conditioning(**dict(zip(self.present, cond))))
+        return prediction.combined(x_t, out.to(x_t.dtype), c_x, c_out)
 
 
 class Decode(nn.Module):
@@ -119,16 +121,15 @@ def fields_of(denoiser: Denoiser, cond: Conditioning) -> list[str]:
 def compile_denoiser(backend: Backend, denoiser: Denoiser, x_t: Latents, cond: Conditioning) -> Denoise:
     """A drop-in for ``denoiser`` on inputs of exactly these shapes."""
     present = fields_of(denoiser, cond)
+    schedule = denoiser.schedule
+    coefficients = ByTime(lambda t: prediction.coefficients(denoiser.kind, schedule.alpha(t), schedule.sigma(t)))
+
+    def inputs(x_t: Latents, t: Time, cond: Conditioning) -> tuple[Tensor, ...]:
+        return (x_t, t.double(), *coefficients(t), *(getattr(cond, name) for name in present))
+
     t = torch.full((len(x_t),), 0.5, dtype=torch.float64, device=x_t.device)
-    example = (x_t, t, *(getattr(cond, name) for name in present))
-    run = backend.compile(Raw(denoiser, present).eval(), example)
-    schedule = Remembered(denoiser.schedule)
-
-    def denoise(x_t: Latents, t: Time, cond: Conditioning) -> Latents:
-        out = run(x_t, t.double(), *(getattr(cond, name) for name in present))
-        return prediction.to_x0(denoiser.kind, x_t, out.to(x_t.dtype), schedule.alpha(t), schedule.sigma(t))
-
-    return denoise
+    run = backend.compile(Estimate(denoiser, present).eval(), inputs(x_t, t, cond))
+    return lambda x_t, t, cond: run(*inputs(x_t, t, cond))
 
 
 def compile_decoder(backend: Backend, codec: Codec, latents: Latents) -> Compiled:

@@ -50,6 +50,8 @@ class Request:
     """Media size; None takes the native one, or that of ``image``."""
     cond: Conditioning | None = None
     """The prompts, encoded already (a blend of two, say); None encodes ``prompts``."""
+    x0: Latents | None = None
+    """``image``, encoded already; None encodes ``image``."""
 
 
 class Pipeline:
@@ -119,11 +121,13 @@ class Pipeline:
 
     def start(self, request: Request, rng: Rng) -> tuple[Latents, Sequence[float], Latents | None]:
         """Where sampling begins: noise and times; or a noised picture, the times that are left, and its clean latents."""
-        if request.image is None:
+        x0 = request.x0
+        if x0 is None and request.image is not None:
+            x0 = self.model.codec.encode(request.image)
+        if x0 is None:
             noise = rng.normal((len(request.seeds), *self.latent_shape(request.size)))
             return noise, self.times(request.steps), None
         times = self.times_from(request.steps, request.strength)
-        x0 = self.model.codec.encode(request.image)
         return noise_to(self._schedule, x0, rng.normal_like(x0), sampler.at(times[0], x0)), times, x0
 
     def estimates(self, request: Request) -> Iterator[Latents]:
@@ -160,10 +164,14 @@ class Pipeline:
 
         return guided
 
+    def latents(self, request: Request) -> Latents:
+        """Draw, short of decoding."""
+        return sampler.last(self.estimates(request))
+
     @torch.inference_mode()
     def __call__(self, request: Request) -> Media:
         """Draw: media ``[B, 3, H, W]`` in [-1, 1]."""
-        media = self.model.codec.decode(sampler.last(self.estimates(request))).clamp(-1, 1)
+        media = self.model.codec.decode(self.latents(request)).clamp(-1, 1)
         if request.image is None or request.mask is None:
             return media
         return torch.lerp(request.image, media, request.mask)

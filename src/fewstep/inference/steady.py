@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,39 +48,48 @@ def _grown(moved: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return both
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What was shown, and what it was drawn from."""
+
+    given: Pixels
+    shown: Pixels
+
+    def like(self, other: Frame) -> bool:
+        """Whether every picture of both is of one size."""
+        return self.given.shape == self.shown.shape == other.given.shape == other.shown.shape
+
+
 class Smoother:
     """Exponential mean over frames: ``amount`` of what was shown stays. A cut in the input starts afresh."""
 
     def __init__(self) -> None:
         self._mean: NDArray[np.float32] | None = None
-        self._input: Pixels | None = None
-        self._output: Pixels | None = None
+        self._before: Frame | None = None
+        self._now: Frame | None = None
         self.flicker: float | None = None
-        """Of the newest frame against the one before it."""
+        """Of the two frames that `measure` last looked at."""
 
     def __call__(self, now_in: Pixels, now_out: Pixels, amount: float) -> Pixels:
         """The frame to show for a new output and the input it was drawn from."""
-        shown = self._smoothed(now_in, now_out, amount)
-        self.flicker = None
-        if self._input is not None and self._output is not None and self._comparable(now_in, shown):
-            self.flicker = flicker(self._input, now_in, self._output, shown)
-        self._input, self._output = now_in, shown
+        drawn = Frame(now_in, now_out)
+        if amount <= 0 or self._mean is None or self._now is None or not drawn.like(self._now) or self._cut(now_in):
+            self._mean = now_out.astype(np.float32) if amount > 0 else None
+            shown = now_out
+        else:
+            self._mean = amount * self._mean + (1 - amount) * now_out.astype(np.float32)
+            shown = np.clip(np.rint(self._mean), 0, 255).astype(np.uint8)
+        self._before, self._now = self._now, Frame(now_in, shown)
         return shown
 
-    def _comparable(self, now_in: Pixels, now_out: Pixels) -> bool:
-        same_in = self._input is not None and self._input.shape == now_in.shape
-        same_out = self._output is not None and self._output.shape == now_out.shape
-        return same_in and same_out and now_in.shape == now_out.shape
-
-    def _smoothed(self, now_in: Pixels, now_out: Pixels, amount: float) -> Pixels:
-        known = self._mean is not None and self._mean.shape == now_out.shape and self._comparable(now_in, now_out)
-        if amount <= 0 or not known or self._cut(now_in):
-            self._mean = now_out.astype(np.float32) if amount > 0 else None
-            return now_out
-        assert self._mean is not None
-        self._mean = amount * self._mean + (1 - amount) * now_out.astype(np.float32)
-        return np.clip(np.rint(self._mean), 0, 255).astype(np.uint8)
+    def measure(self) -> None:
+        """Find the flicker between the newest two frames: when the newest is on its way, nobody waits for this."""
+        before, now = self._before, self._now
+        if before is None or now is None or not now.like(before):
+            self.flicker = None
+        else:
+            self.flicker = flicker(before.given, now.given, before.shown, now.shown)
 
     def _cut(self, now_in: Pixels) -> bool:
-        assert self._input is not None
-        return float(_difference(now_in, self._input).mean()) > CUT * 255
+        assert self._now is not None
+        return float(_difference(now_in, self._now.given).mean()) > CUT * 255

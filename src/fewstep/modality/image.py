@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -209,6 +209,11 @@ def to_pil(media: Picture) -> Image.Image:
 def to_uint8(media: Float[Tensor, "*shape"]) -> Tensor:
     """Media in [-1, 1] -> uint8 of the same shape, rounded to the nearest."""
     return media.detach().float().add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def from_uint8(pixels: UInt8[Tensor, "*shape"]) -> Tensor:
+    """uint8 -> media in [-1, 1] of the same shape."""
+    return pixels.to(torch.float32).div(127.5).sub(1)
 
 
 def write(media: Picture, to: Path | str = "png", quality: int = 90) -> bytes:

@@ -18,15 +18,14 @@ from torch import Tensor
 
 from ..bundle import Card
 from ..inference import backend as backends
-from ..inference.backend import Backend, Compiled, Denoise
+from ..inference.backend import Denoise
 from ..inference.budget import Choices, Plan
 from ..inference.pipeline import Pipeline, Request, blend
 from ..inference.steady import Smoother
 from ..inference.timings import Costs
-from ..modality.image import to_uint8
-from ..parts.codec import Codec
-from ..tensors import Conditioning, Latents, Media, Time
+from ..tensors import Conditioning, Latents, Time
 from . import wire
+from .codec import Pictures, TimedCodec
 from .marks import Marks
 from .protocol import ENCODERS, RAW, Ask, Part, ProtocolError
 from .wire import Pixels
@@ -77,7 +76,6 @@ class Drawn:
     """How far a picture could be changed: the student's own time nearest to what was asked for."""
     stages: dict[str, float]
     """Milliseconds."""
-    flicker: float | None = None
 
 
 class Engine:
@@ -101,7 +99,7 @@ class Engine:
         self._codec = TimedCodec(pipeline.model.codec, self._spend, clock)
         self._eager = pipeline.model.denoiser
         self._backend = "eager"
-        self._pipeline = Pipeline(replace(pipeline.model, codec=self._codec), self.card, self._denoise)
+        self._pipeline = Pipeline(pipeline.model, self.card, self._denoise)
         guided = self.card.role != "student" and self.card.guidance_scale not in (0, 1)
         self._rows = 2 if guided else 1
         self.choices = Choices(tuple(sorted(self.card.steps, reverse=True)), self.sizes, ("eager",), options.encoders)
@@ -178,8 +176,8 @@ class Engine:
 
     def _compile_codec(self, name: str, size: int, n: int) -> None:
         latents = torch.zeros(n, *self._pipeline.latent_shape((size, size)), device=self.device)
-        media = torch.zeros(n, 3, size, size, device=self.device)
-        self._codec.compile(backends.usable(name), latents, media)
+        pixels = torch.zeros(n, size, size, 3, dtype=torch.uint8, device=self.device)
+        self._codec.compile(backends.usable(name), latents, pixels)
 
     def _measure(self) -> Costs:
         """Idle costs of every choice, by drawing with it: the same way that users' pictures are drawn."""
@@ -218,10 +216,10 @@ class Engine:
         whole = [(job, given) for job, given in zip(jobs, inputs) if not isinstance(given, ProtocolError)]
         if not whole:
             return [given for given in inputs if isinstance(given, ProtocolError)]
-        media, times = self._media([job.ask for job, _ in whole], [given for _, given in whole], plan)
-        pixels = iter(np.ascontiguousarray(to_uint8(media).permute(0, 2, 3, 1).cpu().numpy()))
+        pictures, times = self._pictures([job.ask for job, _ in whole], [given for _, given in whole], plan)
+        drawn = iter(pictures.numpy())
         return [
-            given if isinstance(given, ProtocolError) else self._finish(job, given, next(pixels), times)
+            given if isinstance(given, ProtocolError) else self._finish(job, given, next(drawn), times)
             for job, given in zip(jobs, inputs)
         ]
 
@@ -236,28 +234,27 @@ class Engine:
         except ProtocolError as error:
             return error
 
-    def _media(
+    def _pictures(
         self, asks: Sequence[Ask], inputs: Sequence[tuple[Pixels, ...]], plan: Plan
-    ) -> tuple[Media, list[float]]:
+    ) -> tuple[Pictures, list[float]]:
         """The pictures and the times that were visited."""
         began = self._clock()
-        given = [self._cond(ask) for ask in asks]
-        cond = given[0] if len(given) == 1 else Conditioning.cat(given)
+        encoded = [self._cond(ask) for ask in asks]
+        cond = encoded[0] if len(encoded) == 1 else Conditioning.cat(encoded)
         self._spend("text", began)
         request = Request([ask.prompt for ask in asks], [ask.seed for ask in asks], plan.steps, cond=cond)
         if inputs[0]:
-            image = self._tensor([pictures[0] for pictures in inputs])
-            request = replace(request, image=image, strength=asks[0].strength)
+            x0 = self._codec.encode(self._together([given[0] for given in inputs]))
+            request = replace(request, x0=x0, strength=asks[0].strength)
             times = self._pipeline.times_from(plan.steps, asks[0].strength)
         else:
             request = replace(request, size=(plan.size, plan.size))
             times = self._pipeline.times(plan.steps)
         if len(inputs[0]) > 1:
-            request = replace(
-                request, mask=(self._tensor([pictures[1] for pictures in inputs]).mean(1, keepdim=True) + 1) / 2
-            )
+            masks = self._together([given[1] for given in inputs]).to(torch.float32).mean(-1)
+            request = replace(request, mask=masks.unsqueeze(1) / 255)
         self._backend = plan.backend
-        return self._pipeline(request), list(times)
+        return self._codec.decode(self._pipeline.latents(request)), list(times)
 
     def _cond(self, ask: Ask) -> Conditioning:
         if not (ask.blend_prompt and ask.blend):
@@ -265,22 +262,21 @@ class Engine:
         parts = [self._pipeline.encode([p]) for p in (ask.prompt, ask.blend_prompt)]
         return blend(parts, [1 - ask.blend, ask.blend])
 
-    def _tensor(self, pictures: Sequence[Pixels]) -> Media:
-        bytes_ = torch.from_numpy(np.stack(pictures)).to(self.device).permute(0, 3, 1, 2)
-        return bytes_.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+    def _together(self, pictures: Sequence[Pixels]) -> Pictures:
+        return torch.from_numpy(np.stack(pictures)).to(self.device)
 
     def _finish(self, job: Job, given: tuple[Pixels, ...], pixels: Pixels, times: Sequence[float]) -> Drawn:
         stages = {name: self._spent[name] for name in ("decode", "text", "codec_in", "network", "codec_out")}
-        flicker = None
+        if len(given) > 1:
+            pixels = composited(given[0], pixels, given[1])
         if given:
             pixels = job.smoother(given[0], pixels, job.ask.smoothing)
-            flicker = job.smoother.flicker
         began = self._clock()
         marked = self.marks.frame(pixels)
         between = self._clock()
         data = wire.encode(marked, job.encoder)
         stages |= {"watermark": 1000 * (between - began), "encode": 1000 * (self._clock() - between)}
-        return Drawn(pixels, data, job.encoder, len(times), times[0], stages, flicker)
+        return Drawn(pixels, data, job.encoder, len(times), times[0], stages)
 
     def steps_for(self, ask: Ask) -> tuple[int, ...]:
         """Step counts that differ for this request, most first: from a picture on, only the times up to its strength are left."""
@@ -297,30 +293,7 @@ class Engine:
         return plan.steps, plan.size, plan.backend, ask.task, from_time
 
 
-class TimedCodec(Codec):
-    """A codec whose halves are compiled for known shapes and timed."""
-
-    def __init__(self, codec: Codec, spend: Callable[[str, float], None], clock: Callable[[], float]) -> None:
-        super().__init__()
-        self.codec, self._spend, self._clock = codec, spend, clock
-        self._decoders: dict[tuple[int, ...], Compiled] = {}
-        self._encoders: dict[tuple[int, ...], Compiled] = {}
-
-    def compile(self, backend: Backend, latents: Latents, media: Media) -> None:
-        """Make both halves ready for these shapes."""
-        self._decoders[tuple(latents.shape)] = backends.compile_decoder(backend, self.codec, latents)
-        self._encoders[tuple(media.shape)] = backends.compile_encoder(backend, self.codec, media)
-
-    def encode(self, media: Media) -> Latents:
-        """Media -> latents."""
-        began = self._clock()
-        latents = self._encoders.get(tuple(media.shape), self.codec.encode)(media)
-        self._spend("codec_in", began)
-        return latents
-
-    def decode(self, latents: Latents) -> Media:
-        """Latents -> media."""
-        began = self._clock()
-        media = self._decoders.get(tuple(latents.shape), self.codec.decode)(latents)
-        self._spend("codec_out", began)
-        return media
+def composited(under: Pixels, over: Pixels, mask: Pixels) -> Pixels:
+    """``over`` where ``mask`` is white, ``under`` where it is black, in between both: outside the brush not a bit changes."""
+    share = mask.mean(-1, keepdims=True, dtype=np.float32) / 255
+    return np.rint(under + share * (over.astype(np.float32) - under)).astype(np.uint8)

@@ -264,6 +264,8 @@ class Worker:
         for (turn, seat, chosen), result in zip(taken, results):
             self._when_judged(turn.held.value, partial(self._finish, engine, seat, turn.held, chosen, result, began))
             self._note(engine, turn.held, chosen, result, began, ended)  # when the picture is on its way
+            if turn.held.value.with_picture:
+                seat.smoother.measure()
         self.metrics.note_drawn(sum(isinstance(r, Drawn) for r in results))
 
     def _note(
@@ -374,6 +376,6 @@ def picture_header(engine: Engine, seat: Seat, ask: Ask, chosen: Plan, drawn: Dr
     }
     if ask.with_picture:
         header["strength"] = round(drawn.strength, 3)
-    if drawn.flicker is not None:
-        header["flicker"] = round(drawn.flicker, 5)
+        if seat.smoother.flicker is not None:
+            header["flicker"] = round(seat.smoother.flicker, 5)
     return header

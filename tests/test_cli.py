@@ -388,6 +388,27 @@ def test_a_full_disk_ends_a_distillation_with_a_sentence_and_the_last_state_inta
     assert checkpoint.load(out / "add" / "checkpoint")["step"] == 4
 
 
+def test_what_was_trained_is_neither_overwritten_nor_gone_on_with_under_other_options(distill, pictures, tmp_path, capsys):
+    out = distill("--steps", "2")
+    states = {path: path.read_bytes() for path in (out / "add").rglob("*") if path.is_file()}
+    for again, sentence in (
+        ([], "run holds a run, 2 steps into its phase add: go on with --resume, choose another --out"),
+        (["--resume", "--add.r1", "0.5", "--batch-size", "8"],
+         "was made with --batch-size 4, --add.r1 1.0, not with --batch-size 8, --add.r1 0.5: resume with the options"),
+        (["--resume", "--captions", "name", "--guidance-scale", "2"],
+         "with --captions all, --guidance-scale 3.0, not with --captions name, --guidance-scale 2.0"),
+        (["--resume", "--teacher", str(tiny_bundle(tmp_path, "teacher", prediction_type="epsilon"))], "with --teacher "),
+    ):  # fmt: skip
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            distill("--steps", "3", *again)
+        assert_one_sentence(ended, capsys, sentence)
+    assert states == {path: path.read_bytes() for path in (out / "add").rglob("*") if path.is_file()}
+    moved = shutil.copytree(pictures, tmp_path / "moved")  # the same pictures in another place are the same
+    distill("--steps", "3", "--resume", "--keep", "last", "--blend", "0.5", "--checkpointing", "--data", str(moved))
+    assert checkpoint.load(out / "add" / "checkpoint")["step"] == 3
+
+
 @pytest.mark.parametrize("command", ["draw", "distill"])
 def test_a_folder_that_cannot_be_written_gets_one_sentence(student, distill, tmp_path, capsys, command):
     (tmp_path / "file").write_text("in the way")  # root may write anywhere, but not below a file

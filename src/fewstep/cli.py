@@ -47,7 +47,7 @@ class Running:
     out: Path
     """Folder of the run; the finished bundle goes into its ``bundle`` folder, which every diffusers tool loads."""
     resume: bool = False
-    """Continue from the state in ``out``."""
+    """Continue from the state in ``out``, with the options it was started with; steps, seconds and the device may differ."""
     minutes: Weight = 0.0
     """Stop cleanly after this many minutes, state saved; 0 runs to the end."""
     save_every: Weight = 60.0
@@ -113,7 +113,10 @@ def teach(
 ) -> None:
     """Train a text-to-image teacher from scratch, as emoji-64's was: VAE, then UNet."""
     from .recipes import emoji
+    from .training.run import check_free
 
+    if not running.resume:
+        check_free(running.out)
     with progress_bars() as report:
         run = emoji.teach(options, report)
     steps = _train(f"teach {run.dataset.name}", run.phases, running)
@@ -128,7 +131,10 @@ def distill(
     """Distil a teacher into a student that draws in one to four steps (ADD, arXiv 2311.17042)."""
     from .evaluation import suite
     from .recipes import distillation
+    from .training.run import check_free
 
+    if not running.resume:
+        check_free(running.out)
     measure = suite.while_training() if options.keep == "best" else None
     with progress_bars() as report:
         run = distillation.prepare(options, running.out, report, measure=measure)

@@ -7,7 +7,6 @@ them) and *add* (the game). Turning phases off gives the ablations: no warm star
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ from ..tensors import Batch, Conditioning, Media
 from ..training.data import Progress, TrainingSet, chunks, open_dataset, save_whole, training_set
 from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
-from ..training.recipe import Phase
+from ..training.recipe import Phase, named
 from ..training.trainer import Optimizer, Trainer
 from ..training.trainer import Options as TrainerOptions
 
@@ -294,10 +293,15 @@ def prepare(
     model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
     phases: list[Phase] = []
     before: dict[str, Tensor] = {}
-    origin = f"{pair_maker(source)}|{dataset.fingerprint}|{o.captions}"
+    content = bundle.content_of(source)
+    made_with = depends_on(o, content, scale, dataset)
+    origin = f"{content}|{dataset.fingerprint}|{o.captions}"
     pairs = partial(draw_pairs, o, teacher, data, folder / "pairs.safetensors", origin, progress)
     if o.warm.steps:
-        phases.append(Phase("warm", o.warm.steps, partial(warm_start, o, student, pairs), o.seconds[0]))
+        before_it = {name: value for name, value in made_with.items() if not is_of_the_game(name)}
+        phases.append(
+            Phase("warm", o.warm.steps, partial(warm_start, o, student, pairs), o.seconds[0], made_with=before_it)
+        )
     if o.steps:
 
         def play() -> tuple[Trainer, Callable[[int], Batch]]:
@@ -307,7 +311,7 @@ def prepare(
             return game(o, student, teacher, model, replace(data, pairs=beside), negative, progress)
 
         look = partial(probe, o, student, model, data, measure) if measure else None
-        phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep))
+        phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep, made_with))
     if not phases:
         raise ValueError("nothing to train: give --steps or --warm.steps")
     return Distillation(o, card, model, student, share, phases, folder, dataset, before)
@@ -341,6 +345,29 @@ def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:
     own = dino.suitable(side) if features == "dinov2" else min(max(side, 64), 224)
     given = str(folder) if features == "dinov2" else ""
     return replace(o, features=features, features_folder=given, resolution=o.resolution or own)
+
+
+FREE = ("steps", "seconds", "keep", "blend", "look_every", "device", "checkpointing")
+"""Options that a run may go on with others of: they say how far it goes, where, and which of its states is taken."""
+OF_THE_GAME = ("batch_size", "student_learning_rate", "heads_learning_rate", "ema", "features", "features_folder",
+               "resolution", "standardise", "augment", "negative")  # fmt: skip
+"""Options that a warm start knows nothing of, beside those of ``add`` and ``heads``."""
+
+
+def depends_on(o: Options, teacher: str, scale: float, dataset: Dataset) -> dict[str, Any]:
+    """What the student depends on, by option: of models and pictures the first hex digits of their hashes, not their names."""
+    found = named(o, FREE) | {"--teacher": teacher[:12], "--guidance-scale": scale, "--data": dataset.fingerprint[:12]}
+    if o.init not in ("teacher", "random"):
+        found["--init"] = bundle.content_of(bundle.locate(o.init))[:12]
+    if o.features_folder:
+        found["--features-folder"] = bundle.file_hash(Path(o.features_folder) / "model.safetensors")[:12]
+    return found
+
+
+def is_of_the_game(name: str) -> bool:
+    """Does this option say nothing of a warm start? How many steps that takes is fixed by the game that goes on from it."""
+    own = [f"--{option.replace('_', '-')}" for option in OF_THE_GAME]
+    return name in own or name.startswith(("--add.", "--heads.")) or name == "--warm.steps"
 
 
 def choose(dataset: Dataset, concepts: int, keep: Sequence[str] = ()) -> Dataset:
@@ -382,12 +409,6 @@ def warm_start(
     adam = Optimizer(o.warm.learning_rate, beta1=0.9, warmup=20, decay=True, ema=0.98, kind=o.warm.optimizer)
     options = TrainerOptions(o.warm.steps, o.warm.batch_size, o.seed, o.precision, o.device, {"student": adam})
     return Trainer(regression.Regression(student), options), pairs(o.warm.batch_size)
-
-
-def pair_maker(teacher: Path) -> str:
-    """Stands for all that a teacher's folder brings to its samples: weights, configs, tokenizers."""
-    files = bundle.part_hashes(teacher, *bundle.WEIGHTS, "*.json")
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def draw_pairs(

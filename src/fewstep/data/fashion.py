@@ -19,6 +19,7 @@ LICENCE = {
     "author": "Zalando SE",
     "licence": "MIT",
     "url": "https://github.com/zalandoresearch/fashion-mnist",
+    "copyright": "Copyright (c) 2017 Zalando SE, https://tech.zalando.com",
 }
 
 

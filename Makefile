@@ -23,8 +23,8 @@ check: $(STAMP)  ## lint, format, types, docstrings
 	$(BIN)/ruff format --check src
 	$(BIN)/mypy
 
-docs: $(STAMP)   ## rebuild the README's tables from docs/results
-	$(BIN)/python -m fewstep.cli docs
+docs: $(STAMP)   ## rebuild the README's tables and the shipped cards' metrics from docs/results
+	$(BIN)/python -m fewstep.cli docs --models src/fewstep/models
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@echo "== fewstep: setting up $(VENV) (about 2 minutes, once)"

@@ -18,11 +18,14 @@ import tyro
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import foreign
 from bundles import tiny_bundle
 from fewstep import cli
 from fewstep.bundle import Card
 from fewstep.data import folder as folder_data
+from fewstep.data.dataset import Dataset
 from fewstep.evaluation import suite
+from fewstep.evaluation.record import of_card, read_records
 from fewstep.inference.pipeline import Pipeline
 from fewstep.modality.image import to_pil
 from fewstep.provenance.detection import Detection
@@ -187,6 +190,28 @@ def test_a_measurement_that_cannot_be_is_refused_before_it_is_made(student, pict
                   *(a.format(**places) for a in arguments)])  # fmt: skip
     assert_one_sentence(ended, capsys, sentence)
     assert not (tmp_path / "m.json").exists()
+
+
+def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys):
+    data = foreign.pictures(tmp_path / "data").folder
+    folder = shutil.copytree(student, tmp_path / "mine")
+    before = Card.read(folder)
+
+    def measure(*steps: str) -> None:
+        cli.main(["evaluate", str(folder), "--data", str(data), "-o", str(tmp_path / "m.json"), "--prompts", "3",
+                  "--resamples", "2", "--calls", "1", "--resolution", "32", "--steps", *steps])  # fmt: skip
+
+    measure("1", "2")
+    measure("1")  # takes the place of the first
+    card = Card.read(folder)
+    assert of_card(folder) == read_records(tmp_path / "m.json")
+    assert {(r.steps, r.metric) for r in of_card(folder)} > {(1, "fd"), (2, "fd"), (1, "latency_ms"), (2, "vendi")}
+    assert (card.hashes, card.fingerprint) == (before.hashes, before.fingerprint)
+    assert len([line for line in (folder / "student_card.json").read_text().splitlines() if '"fd"' in line]) == 2
+    capsys.readouterr()
+    cli.main(["info", str(folder)])
+    assert "FD-mobilenet-v2" in (shown := " ".join(capsys.readouterr().out.split()))
+    assert "in 2 steps" in shown
 
 
 @pytest.mark.parametrize(
@@ -537,7 +562,7 @@ def test_a_teacher_of_any_size_is_taught_distilled_and_drawn_with(pictures, tmp_
     for name in ("teacher", "student"):
         card = Card.read(tmp_path / name / "bundle")
         assert card.native_size == (16, 16)
-        assert card.data == "folder-16 (all styles), 12 pictures"
+        assert card.data == f"folder-16 (all styles), {len(Dataset.open(pictures).subset('train'))} pictures"
         assert card.licence == "that of its data: as their owner says (see ATTRIBUTION.md)"
         page = (tmp_path / name / "bundle" / "ATTRIBUTION.md").read_text()
         assert page == (pictures / "ATTRIBUTION.md").read_text()

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import textwrap
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import pytest
 from PIL import Image
 
 import fewstep
-from fewstep import cli
+from fewstep import bundle, cli
 from fewstep.evaluation import realtime
-from fewstep.evaluation.record import MetricRecord, write_records
+from fewstep.evaluation.record import MetricRecord, of_card, write_records
 from fewstep.provenance.content_credentials import read as read_credentials
 from fewstep.server.protocol import Part, pack, unpack
 
@@ -89,6 +90,24 @@ def test_the_readme_says_what_the_files_say(tmp_path: Path):
     shutil.copy(ROOT / "README.md", readme)
     cli.main(["docs", "--pages", str(readme), "--results", str(ROOT / "docs" / "results")])
     assert readme.read_text() == (ROOT / "README.md").read_text()
+
+
+def test_the_shipped_cards_say_what_the_files_say(tmp_path: Path):
+    """If this fails: make docs."""
+    for name, folder in bundle.shipped().items():
+        (tmp_path / "models" / name).mkdir(parents=True)
+        emptied = replace(bundle.Card.read(folder), metrics=[])
+        emptied.write(tmp_path / "models" / name)
+    (tmp_path / "page.md").write_text("")
+    cli.main(["docs", "--pages", str(tmp_path / "page.md"), "--results", str(ROOT / "docs" / "results"),
+              "--models", str(tmp_path / "models")])  # fmt: skip
+    for name, folder in bundle.shipped().items():
+        written = (tmp_path / "models" / name / bundle.CARD).read_text()
+        assert written == (folder / bundle.CARD).read_text()
+        card = bundle.Card.read(tmp_path / "models" / name)
+        assert card.fingerprint == replace(card, metrics=[]).fingerprint
+        assert set(card.steps) - {3} <= {r.steps for r in of_card(folder)}
+        assert {r.model for r in of_card(folder)} == {"add" if card.role == "student" else "teacher"}
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -247,13 +247,16 @@ def budget(options: Any) -> None:
 
 
 def docs(
-    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md")), results: Path = Path("docs/results")
+    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md")),
+    results: Path = Path("docs/results"),
+    models: Path | None = None,
 ) -> None:
-    """Rewrite the tables of the README and the log from the result files.
+    """Rewrite the tables of the README and the log, and the shipped cards' metrics, from the result files.
 
     Args:
         pages: The files whose marked places are filled.
         results: Folder of the result files.
+        models: Folder of bundles, whose cards get what ``emoji64.json`` holds about them.
     """
     found = sorted(results.glob("*.json"))
     if not found:
@@ -266,6 +269,19 @@ def docs(
             if end:
                 text = f"{before}<!-- table:{path.stem} -->\n{shown(path)}\n{end}{after}"
         page.write_text(text)
+    if models is not None:
+        fill_cards(models, results / "emoji64.json")
+
+
+def fill_cards(models: Path, results: Path) -> None:
+    """Give the card of every bundle in ``models`` the records whose command evaluates it by its name."""
+    from .bundle import CARD
+    from .evaluation.record import into_card, read_records
+
+    records = read_records(results)
+    for card in sorted(models.glob(f"*/{CARD}")):
+        measured = ["fewstep", "evaluate", card.parent.name]
+        into_card(card.parent, [r for r in records if shlex.split(r.command)[:3] == measured])
 
 
 def shown(path: Path) -> str:
@@ -302,6 +318,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     from rich.table import Table
 
     from . import bundle
+    from .evaluation.record import MetricRecord, sentences
 
     if not model:
         console.print(f"fewstep {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
@@ -321,6 +338,8 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler", "native_size", "teacher",
                 "licence", "data", "version"):  # fmt: skip
         table.add_row(key.replace("_", " "), str(getattr(c, key)))
+    for steps, said in sentences([MetricRecord(**r) for r in c.metrics], TABLE).items():
+        table.add_row(f"in {steps}", said)
     table.add_row("folder", str(folder))
     table.add_row("weights", f"{len(c.hashes)} files, {compared}")
     console.print(table)
@@ -341,10 +360,11 @@ def evaluate(
         steps: Step counts to measure, one after the other.
         data: Dataset folder or name; its train split is the reference, in the styles the model was trained on.
         name: What the records call the model; default its method.
-        output: JSON file of metric records; records of other models in it are kept.
+        output: JSON file of metric records; records of other models in it are kept. They go into the card of a bundle's
+            folder, too.
     """
     from . import bundle
-    from .evaluation.record import merge, read_records, table, write_records
+    from .evaluation.record import into_card, merge, of_card, read_records, table, write_records
     from .evaluation.suite import Bench
     from .inference.pipeline import Pipeline
     from .training.data import open_dataset
@@ -370,6 +390,8 @@ def evaluate(
             measured = bench.measure(pipeline, n, name, command, report)
         records = merge(read_records(output) if output.exists() else [], measured)  # others may have added theirs
         write_records(output, records)
+        if (Path(model) / bundle.CARD).is_file():
+            into_card(Path(model), merge(of_card(Path(model)), measured))
     console.print(table(records), highlight=False, soft_wrap=True)
     console.print(f"records: [bold]{output}[/]")
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from ..bundle import Card
 from ..data.dataset import whole
 
 
@@ -134,6 +135,16 @@ def read_records(path: Path | str) -> list[MetricRecord]:
         raise ValueError(f'{path} is no results file ({error}): it should hold {{"records": [...]}}') from error
 
 
+def of_card(folder: Path) -> list[MetricRecord]:
+    """The records in the card of the bundle in ``folder``."""
+    return [MetricRecord(**entry) for entry in Card.read(folder).metrics]
+
+
+def into_card(folder: Path, records: Iterable[MetricRecord]) -> None:
+    """Make ``records`` those of the card of the bundle in ``folder``; its fingerprint, which is the weights', stays as it is."""
+    replace(Card.read(folder), metrics=[asdict(r) for r in records]).write(folder)
+
+
 def merge(old: Iterable[MetricRecord], new: Iterable[MetricRecord]) -> list[MetricRecord]:
     """Old records with the new ones, which take the place of an older measurement of the very same thing."""
     subject = ("model", "steps", "guidance", *LIKE)
@@ -172,6 +183,15 @@ def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None)
     runs = max((r.runs for r in records), default=0)
     once = list(dict.fromkeys(r.model for r in records if not r.runs))
     return "\n".join([*lines, "", _footnote([first[m] for m in columns if m in first], runs, once)])
+
+
+def sentences(records: Sequence[MetricRecord], metrics: Sequence[str]) -> dict[str, str]:
+    """``metrics`` of every step count in one line, by how many steps and pictures they are of."""
+    lines: dict[str, list[str]] = {}
+    for r in records:
+        if r.metric in metrics:
+            lines.setdefault(f"{r.steps} step{'s' * (r.steps > 1)}", []).append(f"{r.title} {_cell(r)}")
+    return {where: ", ".join(said) for where, said in lines.items()}
 
 
 def _cell(record: MetricRecord) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import shlex
 import sys
@@ -251,59 +250,22 @@ def docs(
     results: Path = Path("docs/results"),
     models: Path | None = None,
 ) -> None:
-    """Rewrite the tables of the README and the log, and the shipped cards' metrics, from the result files.
+    """Rewrite the tables and figures of the README and the log, and the shipped cards' metrics, from the result files.
 
     Args:
         pages: The files whose marked places are filled.
         results: Folder of the result files.
         models: Folder of bundles, whose cards get what ``emoji64.json`` holds about them.
     """
-    found = sorted(results.glob("*.json"))
+    from .evaluation.pages import fill_cards, filled
+
+    found = {path.stem: path for path in sorted(results.glob("*.json"))}
     if not found:
         raise ValueError(f"{results} holds no results: run this in the project's folder, or give --results")
     for page in pages:
-        text = page.read_text()
-        for path in found:
-            before, _, rest = text.partition(f"<!-- table:{path.stem} -->")
-            _, end, after = rest.partition(f"<!-- /table:{path.stem} -->")
-            if end:
-                text = f"{before}<!-- table:{path.stem} -->\n{shown(path)}\n{end}{after}"
-        page.write_text(text)
+        page.write_text(filled(page.read_text(), found))
     if models is not None:
         fill_cards(models, results / "emoji64.json")
-
-
-def fill_cards(models: Path, results: Path) -> None:
-    """Give the card of every bundle in ``models`` the records whose command evaluates it by its name."""
-    from .bundle import CARD
-    from .evaluation.record import into_card, read_records
-
-    records = read_records(results)
-    for card in sorted(models.glob(f"*/{CARD}")):
-        measured = ["fewstep", "evaluate", card.parent.name]
-        into_card(card.parent, [r for r in records if shlex.split(r.command)[:3] == measured])
-
-
-def shown(path: Path) -> str:
-    """A results file as Markdown; the key at its top says what it holds. Raises ValueError for one that holds nothing known."""
-    from .evaluation import realtime, record
-
-    kinds: dict[str, Callable[[], str]] = {
-        "records": lambda: record.table(record.read_records(path), TABLE if path.stem.startswith("emoji") else None),
-        "load": lambda: realtime.table(realtime.Realtime.read(path)),
-        "variants": lambda: realtime.variants_table(path),
-    }
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): measure again or remove it") from None
-    kind = next((kind for kind in kinds if kind in held), None)
-    if kind is None:
-        raise ValueError(f"{path} is no results file: it should hold {' or '.join(kinds)} at its top")
-    return kinds[kind]()
-
-
-TABLE = ("fd", "kid", "precision", "recall", "retrieval_top5", "vendi", "highs_ratio", "latency_ms", "nfe")
 
 
 def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
@@ -318,6 +280,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     from rich.table import Table
 
     from . import bundle
+    from .evaluation.pages import TABLE
     from .evaluation.record import MetricRecord, sentences
 
     if not model:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -121,6 +122,13 @@ def write_records(path: Path | str, records: Iterable[MetricRecord]) -> None:
     text = json.dumps({"records": [asdict(r) for r in records]}, indent=1, ensure_ascii=False, allow_nan=False)
     with whole(path) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
+
+
+def write_figures(path: Path | str, figures: Mapping[str, float], command: str) -> None:
+    """Write ``{"figures": {...}}``, what a benchmark found that is no record of a model, with its command and the machine."""
+    facts = {"figures": figures, "command": command, "machine": f"{platform.system()} {platform.machine()}"}
+    with whole(Path(path)) as draft:
+        draft.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_records(path: Path | str) -> list[MetricRecord]:

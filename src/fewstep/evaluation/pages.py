@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 from ..bundle import CARD
@@ -31,29 +32,39 @@ def filled(text: str, results: Mapping[str, Path]) -> str:
         if end:
             text = f"{before}<!-- table:{name} -->\n{shown(path)}\n{end}{after}"
 
+    read = cache(held_by)
+
     def place(found: re.Match[str]) -> str:
         start, name, what, form, end = found.groups()
-        return f"{start}{figure(results[name], what, form)}{end}" if name in results else found[0]
+        if name not in results:
+            return found[0]
+        try:
+            return f"{start}{written(figure(read(results[name]), what), form)}{end}"
+        except KeyError:
+            raise ValueError(
+                f"{results[name]} holds no {what!r}: measure it, or correct the place that asks for it"
+            ) from None
 
     return PLACE.sub(place, text)
 
 
-def figure(path: Path, what: str, form: str) -> str:
-    """One figure of a results file in Python's format ``form``, without the nought before the point, as prose has it.
-
-    Raises ValueError for what the file does not hold.
-    """
+def held_by(path: Path) -> Mapping[str, float] | list[MetricRecord]:
+    """The figures or the records of a results file."""
     held = json.loads(path.read_text(encoding="utf-8"))
-    try:
-        if "figures" in held:
-            value = held["figures"][what]
-        else:
-            above, _, below = what.partition("/")
-            records = read_records(path)
-            one, field = find(records, above)
-            value = compare(one, find(records, below)[0]).ratio if below else getattr(one, field)
-    except KeyError:
-        raise ValueError(f"{path} holds no {what!r}: measure it, or correct the place that asks for it") from None
+    return held["figures"] if "figures" in held else read_records(path)
+
+
+def figure(held: Mapping[str, float] | list[MetricRecord], what: str) -> float:
+    """One figure of a results file, or the ratio of two. Raises KeyError for what it does not hold."""
+    if not isinstance(held, list):
+        return held[what]
+    above, _, below = what.partition("/")
+    one, field = find(held, above)
+    return compare(one, find(held, below)[0]).ratio if below else getattr(one, field)
+
+
+def written(value: float, form: str) -> str:
+    """A figure in Python's format ``form``, without the nought before the point, as prose has it."""
     return re.sub(r"^(-?)0\.", r"\1.", format(value, form))
 
 

@@ -81,7 +81,8 @@ def test_a_figure_in_a_sentence_comes_from_its_file(tmp_path: Path):
     found = {path.stem: path for path in tmp_path.glob("*.json")}
     page = (
         "FD <!--=own:add,1,fd:.2f-->9<!--=--> [<!--=own:add,1,fd.low:.1%-->9\n8<!--=-->], "
-        "half (<!--=own:add,1,fd/teacher,50,fd:g--><!--=-->) in <!--=demo:minutes:.1f-->9<!--=--> minutes, <!--=gone:x:g-->as it stands<!--=-->"
+        "half (<!--=own:add,1,fd/teacher,50,fd:g--><!--=-->) in "
+        "<!--=demo:minutes:.1f-->9<!--=--> minutes, <!--=gone:x:g-->as it stands<!--=-->"
     )
     filled = pages.filled(page, found)
     assert re.sub("<!--.*?-->", "", filled) == "FD .25 [20.0%], half (.5) in 3.0 minutes, as it stands"

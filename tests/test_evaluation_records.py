@@ -11,7 +11,16 @@ import torch
 
 from fewstep.evaluation import bootstrap as boot
 from fewstep.evaluation import frechet as fd
-from fewstep.evaluation.record import LIKE, MetricRecord, compare, merge, over_trainings, read_records, table, write_records
+from fewstep.evaluation.record import (
+    LIKE,
+    MetricRecord,
+    compare,
+    merge,
+    over_trainings,
+    read_records,
+    table,
+    write_records,
+)
 from fewstep.rng import Rng
 
 # intervals

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,8 @@ def test_an_unknown_command_is_told_those_there_are(capsys, command):
         (["--calls", "0"], "--calls 0 is out of range"),
         (["--seeds", "0", str(2**70)], "is out of range: use a whole number from 0 to 2^63 - 1"),
         (["--seeds"], "give one of --seeds or more"),
+        (["--apart-from", "0"], "--apart-from 0 is out of range: use from 1 to"),
+        (["--apart-from", "2", "1000000"], "--apart-from leaves no concept to draw"),
         (["--steps"], "give one of --steps or more"),
         (["--steps", "1", "9"], "trained for 1, 2, 3, 4 steps, not 9"),
         (["--resolution", "100000"], "--resolution 100000 is out of range: use from 32 to 1,024"),
@@ -415,9 +418,9 @@ def test_a_run_without_finite_gradients_rolls_back_and_exits_with_3(distill, cap
 
 
 def test_a_record_says_all_that_has_to_be_typed_again():
-    options = suite.Options(prompts=5, seeds=(2, 3, 5), judge="efficientnet-lite2")
+    options = suite.Options(prompts=5, apart_from=(3, 1), seeds=(2, 3, 5), judge="efficientnet-lite2")
     words = cli.typed(options)
-    assert words == ["--prompts", "5", "--seeds", "2", "3", "5", "--judge", "efficientnet-lite2"]
+    assert words == shlex.split("--prompts 5 --apart-from 3 1 --seeds 2 3 5 --judge efficientnet-lite2")
     assert tyro.cli(cli.flat(suite.Options), args=words) == options
     assert cli.typed(suite.Options()) == []
 

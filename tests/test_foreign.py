@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,15 @@ import foreign
 from elsewhere import elsewhere
 from fewstep import bundle, cli, pretrained
 from fewstep.bundle import Card
+from fewstep.evaluation.diversity import pairwise_distance
+from fewstep.evaluation.progress import look_through
 from fewstep.evaluation.record import read_records
 from fewstep.inference import backend as backends
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.methods import add
 from fewstep.modality.image import to_pil
 from fewstep.parts import discriminator
+from fewstep.parts.denoiser import freeze
 from fewstep.parts.dino import DinoFeatures
 from fewstep.pretrained import trainable
 from fewstep.recipes import distillation
@@ -34,6 +37,7 @@ from fewstep.rng import Rng
 from fewstep.training.recipe import run_phases
 from fewstep.training.run import Saving
 from fewstep.training.trainer import Trainer
+from helpers import Eyes
 
 PROMPTS, SEEDS = ["a red heart", "a blue house"], [3, 4]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -606,3 +610,23 @@ def test_a_blend_lies_between_the_weights_before_the_game_and_after_it(root, tmp
     work.save(tmp_path / "again", 2)
     again = pretrained.load(tmp_path / "again").denoiser.network.state_dict()
     assert all(torch.equal(again[name], half[name]) for name in half)
+
+
+def test_looks_draw_every_prompt_twice_and_see_a_student_that_ignores_its_noise(root, tmp_path):
+    pictures: list[Tensor] = []
+
+    def measure(draw: Callable[[], Tensor], real: Tensor, rounds: int) -> Callable[[], dict[str, float]]:
+        pictures.append(real)
+        return look_through(freeze(Eyes(2, 3)))(lambda: pictures.append(draw()) or pictures[-1], real, rounds)
+
+    work = prepare(options(root, "sd1", features="teacher"), tmp_path, measure=measure)
+    look = work.phases[-1].probe().look
+    healthy = look()["diversity"]
+    heard = work.student.draw
+    work.student.draw = lambda noise, *more: heard(torch.ones_like(noise), *more)
+    assert healthy > 1e-4 > 1e-9 > look()["diversity"]
+    real, varied, collapsed = pictures
+    assert len(varied) == len(collapsed) == 2 * len(real)
+    one, two = collapsed.chunk(2)
+    torch.testing.assert_close(one, two)
+    assert pairwise_distance(one.flatten(1)) > 1e-6, "and every prompt has its own"

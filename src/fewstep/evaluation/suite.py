@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from ..parts.imagenet import ImageNetFeatures
 from ..ranges import Count, Counts, Range, Seeds
 from ..tensors import Media
 from .evaluate import EvaluateOptions, Progress, Reference, Subject, evaluate
-from .progress import look_through
+from .progress import Measure, look_through
 from .record import MetricRecord
 
 
@@ -39,7 +39,7 @@ class Options:
     """Single-picture calls that are timed; the median is reported."""
 
 
-def while_training() -> Callable[[Callable[[], Media], Media], Callable[[], dict[str, float]]]:
+def while_training() -> Measure:
     """What looks at a running training, through the judge that ``evaluate`` has by default."""
     return look_through(ImageNetFeatures.load(Options.judge, Options.resolution))
 
@@ -49,7 +49,9 @@ def asked(train: Dataset, options: Options) -> list[int]:
     of = [item.concept for item in train.items]
     first = {concept: i for i, concept in reversed(list(enumerate(of)))}
     every = [first[concept] for concept in train.concepts]
-    seen = {of[i] for n in options.apart_from for i in (*(every[k] for k in spread(n, len(every))), *spread(n, len(of)))}
+    seen = {
+        of[i] for n in options.apart_from for i in (*(every[k] for k in spread(n, len(every))), *spread(n, len(of)))
+    }
     left = [i for i in every if of[i] not in seen]
     if not left:
         raise ValueError("--apart-from leaves no concept to draw: give smaller numbers, or fewer")

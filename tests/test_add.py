@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.schedule import Cosine
-from fewstep.methods.add import ADD, Options
+from fewstep.methods.add import ADD, Options, colours
 from fewstep.parts.augment import Augment
 from fewstep.parts.codec import IdentityCodec
 from fewstep.parts.denoiser import Student, StudentInput, Teacher, freeze
@@ -184,7 +184,25 @@ def test_the_observed_gradients_are_those_at_the_sample() -> None:
     sample = game.student.denoiser(x_t, t, game.batch.cond).detach().requires_grad_()
     (2.5 * game.add.distillation(sample, game.batch, rng)).backward()
     assert seen["distillation_gradient_at_x0"] == pytest.approx(float(sample.grad.norm()), rel=1e-9)
-    assert game.add.observations().keys() == {"sample_mean", "sample_std"}, "read once"
+    assert game.add.observations().keys() == {"shift_0", "shift_1", "spread_0", "spread_1"}, "read once"
+
+
+def test_every_channel_of_the_samples_is_held_against_the_data() -> None:
+    """Shifts that cancel in the mean of all channels are seen each for itself, in the data's standard deviations."""
+    game = make_game(n=4, dtype=F64)
+    x0 = game.batch.x0
+    tint = match_dims(torch.tensor([0.5, -0.5], dtype=F64), x0.transpose(0, 1)).transpose(0, 1)
+    std = x0.transpose(0, 1).flatten(1).std(1)
+    seen = colours(2 * x0 - x0.mean((0, 2, 3), keepdim=True) + tint, x0)
+    assert [seen["shift_0"], seen["shift_1"]] == pytest.approx([0.5 / float(std[0]), -0.5 / float(std[1])], rel=1e-5)
+    assert [seen["spread_0"], seen["spread_1"]] == pytest.approx([2, 2], rel=1e-5)
+    assert colours(x0, x0) == pytest.approx({"shift_0": 0, "shift_1": 0, "spread_0": 1, "spread_1": 1}, abs=1e-6)
+
+    drawn = []
+    game.student.denoiser.register_forward_hook(lambda network, given, sample: drawn.append(sample.detach()))
+    game.turn("student")
+    seen = {k: v for k, v in game.add.observations().items() if k.startswith(("shift", "spread"))}
+    assert seen == colours(drawn[0], x0)
 
 
 # the stash

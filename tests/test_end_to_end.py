@@ -107,7 +107,10 @@ def test_a_minute_of_add_brings_one_step_more_than_twice_as_near_and_the_edges_b
     assert edges > 0.8 > before[2]
     more, _, _ = rung.score(rung.draw(student, 4))
     assert more < 0.5 * before[0]
-    looks = {x["step"]: x["probe/score"] for x in Journal.read(tmp_path / "add" / "journal.jsonl") if "probe/score" in x}
+    journal = Journal.read(tmp_path / "add" / "journal.jsonl")
+    assert not any("colour_drift" in x.get("alarms", ()) for x in journal), "a healthy run keeps the data's colours"
+    assert sum("student/shift_0" in x for x in journal) == STEPS
+    looks = {x["step"]: x["probe/score"] for x in journal if "probe/score" in x}
     assert sorted(looks) == [0, 20, 40, 60, 80]
     assert Best(tmp_path / "add" / "best").score == pytest.approx(min(looks.values()), abs=1e-5)
     assert min(looks.values()) < 0.4 * looks[0]

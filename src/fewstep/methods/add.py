@@ -80,6 +80,15 @@ class Options:
     """The student moves every this many steps."""
 
 
+def colours(sample: Latents, x0: Latents) -> dict[str, float]:
+    """How every channel of the samples stands to the data's: ``shift_c``, the difference of their means in the data's
+    standard deviations, and ``spread_c``, the ratio of their standard deviations; 0 and 1 where they are alike."""
+    of, real = (x.transpose(0, 1).flatten(1).float() for x in (sample, x0))
+    std = real.std(1).clamp(min=1e-6)
+    found = torch.stack([(of.mean(1) - real.mean(1)) / std, of.std(1) / std]).tolist()
+    return {f"{name}_{c}": value for name, row in zip(("shift", "spread"), found) for c, value in enumerate(row)}
+
+
 @dataclass
 class _Sample:
     """What the student drew in this step, kept so that the discriminator's turn need not draw it again."""
@@ -157,10 +166,7 @@ class ADD:
     def _student(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         o = self.options
         sample, seen = self._draw(batch, rng)
-        self._observed = {
-            f"sample_{name}": float(value)
-            for name, value in (("mean", sample.detach().mean()), ("std", sample.detach().std()))
-        }
+        self._observed = colours(sample.detach(), batch.x0)
         out: dict[str, Tensor] = {}
         if o.adversarial_weight:
             view = self._tap(sample, "adversarial")

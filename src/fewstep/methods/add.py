@@ -64,8 +64,6 @@ class Options:
     """Weight of ``||D(x) - D(x + 0.01 n)||^2`` on real input: R1 without a second backward (APT)."""
     renoised_input: Weight = 0.0
     """Largest standard deviation of Gaussian noise added to what the features see, real and fake alike; 0 is off."""
-    image_conditioning: bool = True
-    """Show the discriminator the embedding of the real x0 (c_img); zeroed where the student saw nothing of it."""
     condition_dropout: Share = 0.1
     """Share of rows whose condition is hidden from the discriminator in its own turn."""
     mismatched: Weight = 0.0
@@ -289,8 +287,6 @@ class ADD:
         """Hide the real picture's embedding where the student could not have seen it: else a mismatch gives fakes away."""
         if cond.image is None:
             return cond
-        if not self.options.image_conditioning:
-            return replace(cond, image=torch.zeros_like(cond.image))
         return replace(cond, image=cond.image * seen.to(cond.image.dtype).unsqueeze(1))
 
     def _dropped(self, cond: Conditioning, rng: Rng) -> Conditioning:

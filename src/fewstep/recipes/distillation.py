@@ -505,7 +505,7 @@ def look(
     augmented = OfMedia(network, Augment(o.augment) if o.augment else None)
     samples = ((read(at).to(o.device), Conditioning()) for at in chunks(min(512, len(data)), 32))
     features = Standardised.fit(augmented, samples, Rng.of(o.seed, "fit", device=o.device))
-    if not (o.add.image_conditioning and o.heads.image):
+    if not o.heads.image:
         return features, None
     return features, embed(network, read, len(data), progress)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import platform
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +19,13 @@ import pytest
 import torch
 import tyro
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from bundles import tiny_bundle
 from fewstep import cli
 from fewstep.bundle import Card
+from fewstep.console import TrainingDisplay
 from fewstep.data import folder as folder_data
 from fewstep.evaluation import suite
 from fewstep.inference.pipeline import Pipeline
@@ -194,6 +199,107 @@ def test_a_distillation_that_cannot_be_is_refused(distill, capsys, arguments, se
     with pytest.raises(SystemExit) as ended:
         distill("--steps", "1", *arguments)
     assert_one_sentence(ended, capsys, sentence)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--features dinov2", "the weights of DINOv2 are not in"),
+        ("--batch-size 12", "a batch of 12 cannot be split into groups of 8: use a multiple of 8"),
+        ("--add.adversarial-weight 0 --add.distillation-weight 0", "both losses have weight 0"),
+        ("--add.weighting nfsd --add.teacher-steps 2", "nfsd asks the teacher for one direction, not for 2 steps"),
+        ("--add.teacher-times 0.9 0.1", "teacher times (0.9, 0.1) must rise"),
+        ("--add.mismatched 1 --heads.no-text", "but they are shown none: leave out --heads.no-text"),
+        ("--add.mismatched 1 --heads.no-text --heads.no-image --features efficientnet-lite0", "but they are shown none"),
+        ("--add.mismatched 1 --batch-size 1", "takes its wrong prompts from the batch: use --batch-size 2 or more"),
+        ("--ema 1.5", "--ema 1.5 is out of range"),
+    ],
+)
+def test_a_game_that_cannot_be_played_is_refused_before_its_warm_start(distill, tmp_path, capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as ended:
+        distill("--warm.steps", "1", "--warm.pairs", "2", "--warm.teacher-steps", "1", *arguments.split())
+    assert_one_sentence(ended, capsys, sentence)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_game_does_not_need_is_no_reason_to_refuse(distill):
+    """Without an adversarial loss there are no heads; after the last step of a warm start there is no game."""
+    odd = ["--batch-size", "12", "--features", "dinov2", "--add.mismatched", "1", "--heads.no-text"]
+    distill("--steps", "1", "--keep", "last", "--add.adversarial-weight", "0", *odd)
+
+
+SAVED = "the state that was saved last is in --out: give the command again with --resume to go on"
+
+
+@pytest.mark.parametrize(
+    ("command", "stopped", "sentence"),
+    [
+        (["evaluate", "{student}", "--data", "{data}", "-o", "{out}"], "fewstep.evaluation.suite.Bench.measure",
+         "the records of finished step counts are in --output: give the command again"),
+        (["draw", "a cat", "--model", "{student}", "-o", "{out}/a.png"], "fewstep.provenance.write",
+         "the pictures that were finished are kept"),
+        (["teach", "--out", "{out}"], "fewstep.recipes.emoji.teach", SAVED),
+        (["distill", "--out", "{out}"], "fewstep.recipes.distillation.prepare", SAVED),
+        (["demo", "--out", "{out}"], "fewstep.demo.run", SAVED),
+        (["info"], "fewstep.bundle.shipped", ""),
+    ],
+)  # fmt: skip
+def test_ctrl_c_leaves_with_one_sentence_whatever_it_stops(
+    student, pictures, tmp_path, monkeypatch, capsys, command, stopped, sentence
+):
+    def press(*arguments: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stopped, press)
+    places = {"student": student, "data": pictures, "out": tmp_path / "out"}
+    with pytest.raises(SystemExit) as ended:
+        cli.main([word.format(**places) for word in command])
+    assert_one_sentence(ended, capsys, f"fewstep: stopped; {sentence}" if sentence else "fewstep: stopped\n", code=130)
+
+
+def test_ctrl_c_leaves_a_dataset_with_one_sentence():
+    """In a process of its own: the shape checks of tests hide what its options are."""
+    code = "import signal\nfrom fewstep import cli\nfrom fewstep.data import digits\n" \
+           "digits.build = lambda *_: signal.raise_signal(signal.SIGINT)\ncli.main(['data', 'digits'])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 130
+    assert done.stderr.startswith("fewstep: stopped; nothing was written, and a dataset that was there stands as it was")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_thresholds_of_health_are_options(distill, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        distill("--steps", "9", "--student-learning-rate", "1e38", "--ema", "0", "--health.nan-streak", "2")
+    assert_one_sentence(ended, capsys, "nan_streak: 2 steps in a row had no finite gradient", code=3)
+
+
+def test_bars_are_live_while_the_teacher_draws_and_the_panel_follows_them(distill, monkeypatch):
+    """On a terminal, in one display, what is made ready inside a phase is seen like what is made ready before it."""
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    for module in ("console", "cli"):
+        monkeypatch.setattr(f"fewstep.{module}.console", screen)
+    distill("--warm.steps", "1", "--warm.pairs", "4", "--warm.teacher-steps", "1", "--steps", "0", "--keep", "last")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.file.getvalue())
+    at = [shown.rindex(text) for text in ("latents", "teacher's trajectories", "warm step 1 of 1")]
+    assert at == sorted(at)
+    assert re.search(r"teacher's trajectories .* 4/4", shown)
+
+
+def test_a_bar_is_there_before_what_it_counts_is_whole(monkeypatch, capsys):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr("fewstep.console.console", screen)
+    with TrainingDisplay("a run") as display:
+        display.report("teacher's trajectories", 1, 4)
+        display._live.refresh()
+        assert "1/4" in screen.file.getvalue()
+    clock = iter([0.0, 1.0, 29.0, 31.0, 32.0, 33.0])
+    plain = Console(file=io.StringIO())
+    monkeypatch.setattr("fewstep.console.console", plain)
+    with TrainingDisplay("a run", now=lambda: next(clock)) as display:
+        for done in (1, 2, 3, 4):
+            display.report("latents", done, 4)
+    assert plain.file.getvalue().split() == ["latents", "3/4", "latents", "4/4"], "a log has a line every half minute"
 
 
 def test_more_than_the_memory_holds_gets_one_sentence(monkeypatch, capsys):
@@ -389,6 +495,30 @@ def test_a_full_disk_ends_a_distillation_with_a_sentence_and_the_last_state_inta
     assert (out / "bundle" / "student_card.json").read_text() == drawn
     distill("--steps", "4", "--resume")  # with space again, it goes on
     assert checkpoint.load(out / "add" / "checkpoint")["step"] == 4
+
+
+def test_what_was_trained_is_neither_overwritten_nor_gone_on_with_under_other_options(
+    distill, pictures, teacher, tmp_path, capsys
+):
+    out = distill("--steps", "2")
+    states = {path: path.read_bytes() for path in (out / "add").rglob("*") if path.is_file()}
+    for again, sentence in (
+        ([], "run holds a run, 2 steps into its phase add: go on with --resume, choose another --out"),
+        (["--resume", "--add.r1", "0.5", "--batch-size", "8"],
+         "was made with --batch-size 4, --add.r1 1.0, not with --batch-size 8, --add.r1 0.5: resume with the options"),
+        (["--resume", "--captions", "name", "--guidance-scale", "2"],
+         "with --captions all, --guidance-scale 3.0, not with --captions name, --guidance-scale 2.0"),
+        (["--resume", "--teacher", str(tiny_bundle(tmp_path, "teacher", prediction_type="epsilon"))], "with --teacher "),
+    ):  # fmt: skip
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            distill("--steps", "3", *again)
+        assert_one_sentence(ended, capsys, sentence)
+    assert states == {path: path.read_bytes() for path in (out / "add").rglob("*") if path.is_file()}
+    moved = [shutil.copytree(folder, tmp_path / "moved" / folder.name) for folder in (pictures, teacher)]
+    same = ["--data", str(moved[0]), "--teacher", str(moved[1])]  # in another place they are the same
+    distill("--steps", "3", "--resume", "--keep", "last", "--blend", "0.5", "--checkpointing", *same)
+    assert checkpoint.load(out / "add" / "checkpoint")["step"] == 3
 
 
 @pytest.mark.parametrize("command", ["draw", "distill"])

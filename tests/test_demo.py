@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import foreign
 from bundles import tiny_bundle
-from fewstep import cli
+from fewstep import cli, demo
 from fewstep.bundle import Card
 from fewstep.training import checkpoint
 from fewstep.training.journal import Journal
@@ -31,4 +31,8 @@ def test_the_demo_ends_with_its_best_student(tmp_path: Path, monkeypatch: pytest
     kept = checkpoint.load(out / "run" / "add" / "best")["players"]["student"]
     network = load_file(out / "student" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(v, kept[f"network.{k}"]) for k, v in network.items())
+    journal = out / "run" / "add" / "journal.jsonl"
+    written = journal.stat().st_mtime_ns
+    demo.distil(demo.Options(out, str(student), str(teacher), (1e-9, 1e-9), 8, resume=True))
+    assert journal.stat().st_mtime_ns == written, "what was done is not done again"
     assert {"shipped.png", "before_after.png", "table.md"} <= {path.name for path in out.iterdir()}

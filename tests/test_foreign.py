@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +32,14 @@ from fewstep.modality.image import to_pil
 from fewstep.parts import discriminator
 from fewstep.parts.denoiser import freeze
 from fewstep.parts.dino import DinoFeatures
+from fewstep.parts.features import Standardised
 from fewstep.pretrained import trainable
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import Distillation, WarmStart, prepare
 from fewstep.rng import Rng
+from fewstep.tensors import Conditioning
 from fewstep.training.recipe import run_phases
-from fewstep.training.run import Saving
+from fewstep.training.run import Saving, Stopped
 from fewstep.training.trainer import Trainer
 from helpers import Eyes
 
@@ -499,9 +503,9 @@ def test_a_whole_run_takes_place_on_its_device(root, tmp_path, monkeypatch):
     assert moved == {"meta"}
 
 
-def pairs_of(teacher: Path, data: Path, out: Path, **changes: Any) -> tuple[Tensor, bool]:
+def pairs_of(teacher: Path, data: Path, out: Path, n: int = 4, at_once: int = 4, **changes: Any) -> tuple[Tensor, bool]:
     """The samples of a warm start's pairs, and whether they were drawn anew."""
-    warm = WarmStart(steps=1, pairs=4, teacher_steps=2, batch_size=4)
+    warm = WarmStart(steps=1, pairs=n, teacher_steps=2, batch_size=at_once)
     drawn: list[str] = []
     o = distillation.Options(teacher=str(teacher), data=str(data), steps=0, warm=warm, **changes)
     work = prepare(o, out, lambda what, done, total: drawn.append(what))
@@ -525,6 +529,59 @@ def test_pairs_of_a_teacher_whose_weights_changed_are_drawn_again(root, tmp_path
     path = tmp_path / "pairs.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     assert pairs_of(teacher, root / "own", tmp_path, captions="name")[1], "what is damaged is drawn again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_pairs_that_were_stopped_go_on_to_the_same_bits(root, tmp_path, number):
+    whole, _ = pairs_of(root / "sd1", root / "own", tmp_path / "whole", n=6, at_once=2)
+    warm = WarmStart(steps=1, pairs=6, teacher_steps=2, batch_size=2)
+    o = distillation.Options(teacher=str(root / "sd1"), data=str(root / "own"), steps=0, warm=warm)
+    told: list[int] = []
+
+    def press(what: str, done: int, total: int) -> None:
+        if what == "teacher's trajectories":
+            told.append(done)
+            if len(told) == 2:
+                signal.raise_signal(number)
+
+    work = prepare(o, tmp_path, press)
+    with pytest.raises(Stopped, match=r"stopped after 4 of 6 teacher's trajectories; .*continue with --resume"):
+        work.phases[0].build()
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["pairs-part.safetensors"]
+    prepare(o, tmp_path, press).phases[0].build()
+    assert told == [2, 4, 6]
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["pairs.safetensors"]
+    assert torch.equal(load_file(tmp_path / "pairs.safetensors")["x0"], whole)
+
+
+def test_distillation_alone_needs_no_eyes_and_no_heads(root, tmp_path, monkeypatch):
+    """Nothing is loaded, embedded or read for a discriminator that is not there, and the student learns the same."""
+    alone = add.Options(adversarial_weight=0.0)
+    _, looking, batches = game(root, tmp_path, add=replace(alone, adversarial_weight=1e-30))
+    next(looking.steps(batches))
+    monkeypatch.setattr(distillation.ImageNetFeatures, "load", lambda *_: pytest.fail("the feature network is loaded"))
+    told: list[str] = []
+    work = prepare(options(root, "sd1", add=alone), tmp_path, lambda what, done, total: told.append(what))
+    trainer, batches = work.phases[-1].build()
+    assert "image embeddings" not in told
+    assert (trainer.method.features, trainer.method.discriminator) == (None, None)
+    assert (batches(0).media, batches(0).cond.image) == (None, None)
+    assert set(next(trainer.steps(batches)).losses) == {"student/distillation"}
+    a, b = (t.weights()["student"] for t in (looking, trainer))
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], atol=1e-5, rtol=1e-4)
+
+
+def test_features_are_standardised_unless_that_is_off(root, tmp_path):
+    levels = []
+    for standardise in (True, False):
+        _, trainer, batches = game(root, tmp_path, features="efficientnet-lite0", standardise=standardise)
+        assert isinstance(trainer.method.features, Standardised) == standardise
+        (log,) = itertools.islice(trainer.steps(batches), 1)
+        assert not log.skipped
+        levels.append(trainer.method.features(batches.media(np.arange(16)), Conditioning(), Rng.of(0)).levels)
+    assert all(float(level.mean((0, 2, 3)).abs().max()) < 1e-3 for level in levels[0])
+    assert any(float(level.mean((0, 2, 3)).abs().max()) > 0.1 for level in levels[1])
 
 
 def test_the_game_goes_on_with_the_warm_starts_pairs(root, tmp_path):

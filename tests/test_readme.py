@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
-from fewstep import bundle
+from fewstep import bundle, cli
+from fewstep.methods import add
+from fewstep.recipes import distillation
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -32,6 +36,17 @@ def test_the_student_needs_no_fewstep():
     names: dict[str, object] = {}
     exec(snippet.replace("runs/student/bundle", str(bundle.locate("emoji-64"))), names)
     assert names["picture"].size == (64, 64)
+
+
+def test_the_papers_recipe_is_the_command_that_is_said_to_be_it():
+    """All that the section calls different is as the paper has it, and nothing else is changed."""
+    section = README.split("## ADD here, and in the paper")[1].split("\n## ")[0]
+    (command,) = re.findall(r"```\n(fewstep distill .*?)```", section, re.S)
+    words = shlex.split(command.replace("\\\n", " "))[2:]
+    o = tyro.cli(cli.flat(distillation.Options), args=words)
+    paper = {"features": "dinov2", "standardise": False, "augment": ("color", "translation", "cutout"), "keep": "last"}
+    assert o == distillation.Options(warm=distillation.WarmStart(steps=0), add=add.Options(r1=1e-5, space="media"), **paper)
+    assert o.add == add.Options(space="media"), "the method's own defaults are the paper's"
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -59,6 +59,8 @@ class Options:
     """How many concepts the demo's own student is made for; the prompts shown are among them."""
     seed: Seed = 7
     """Seed of the pictures."""
+    resume: bool = False
+    """Go on with the student of a demo that was stopped; without it, one is made anew."""
 
 
 def run(o: Options) -> None:
@@ -136,10 +138,10 @@ def distil(o: Options) -> tuple[Pipeline, float]:
         warm=distillation.WarmStart(steps=160, pairs=o.concepts + 64, teacher_steps=8, batch_size=16),
     )
     began = time.monotonic()
-    with progress_bars() as bars:
-        work = distillation.prepare(options, o.out / "run", bars, keep=PROMPTS, measure=suite.while_training())
+    measure = suite.while_training()
     with TrainingDisplay("distilling emoji-64") as display:
-        kept = run_phases(work.phases, Saving(o.out / "run"), display.watch)
+        work = distillation.prepare(options, o.out / "run", display.report, keep=PROMPTS, measure=measure)
+        kept = run_phases(work.phases, Saving(o.out / "run", resume=o.resume), display.watch)
     step = kept[work.phases[-1].name]
     console.print(f"the best was seen after step {step} of the game: its weights are kept")
     work.save(o.out / "student", step)

@@ -6,7 +6,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from ..ranges import Count, Range, Share, Weight
 from .log import Alarm, StepLog
 
 
@@ -14,19 +16,19 @@ from .log import Alarm, StepLog
 class Options:
     """Thresholds of the rules."""
 
-    window: int = 50
+    window: Count = 50
     """Steps that a rule looks back over."""
-    saturated: float = 0.985
+    saturated: Share = 0.985
     """Share of places judged right, on real and on fake alike, above which the discriminator teaches nothing more."""
-    gradient_ratio: tuple[float, float] = (1e-3, 1e2)
+    gradient_ratio: Annotated[tuple[float, float], Range(0)] = (1e-3, 1e2)
     """Healthy range of the distillation gradient's norm over the adversarial one's, at the student's sample."""
-    nan_streak: int = 5
+    nan_streak: Count = 5
     """Steps in a row without finite gradients after which the run stops, its last good state on disk."""
-    drift: float = 0.35
+    drift: Weight = 0.35
     """Distance of the samples' mean from the data's in any channel, in the data's standard deviations."""
-    diversity: float = 0.5
+    diversity: Share = 0.5
     """Share of the most diversity there was on fixed prompts below which it counts as lost."""
-    varied: float = 0.05
+    varied: Share = 0.05
     """Diversity that there must have been, of that between real pictures: a student that drew one picture a prompt from the
     start has none to lose."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import dataclasses
 import json
 import re
 import shutil
@@ -20,7 +22,7 @@ from fewstep import cli
 from fewstep.evaluation import realtime
 from fewstep.evaluation.record import MetricRecord, write_records
 from fewstep.provenance.content_credentials import read as read_credentials
-from fewstep.server.protocol import Part, pack, unpack
+from fewstep.server.protocol import Ask, Part, pack, unpack
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,6 +105,33 @@ def test_the_pages_first_example_runs_as_it_stands(served: Any, tmp_path: Path, 
     exec(example.replace("http://localhost:7860", served.url), {})
     assert Image.open("streamed.png").size == Image.open("heart.png").size
     assert read_credentials(Path("heart.png").read_bytes(), "image/png").state == "valid"
+
+
+def codes_used() -> set[str]:
+    """Every code of an error in the server's code, Python's and the browser's, and in its two clients'."""
+    server = ROOT / "src" / "fewstep" / "server"
+    used = {field.name for field in dataclasses.fields(Ask)}  # what is wrong with a field of "draw" bears its name
+    places = {"ProtocolError": 0, "ServerError": 0, "error_body": 1, "turn_away": 1}
+    for node in (node for path in server.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
+        found: list[ast.expr] = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places:
+            found = node.args[places[node.func.id] :][:1]
+        elif isinstance(node, ast.Dict):
+            found = [value for key, value in zip(node.keys, node.values) if ast.unparse(key or node) == "'code'"]
+        elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3:
+            found = node.value.elts[1:2]  # of `Gate._refusal`: status, code, sentence
+        used |= {one.value for one in found if isinstance(one, ast.Constant)}
+    wire = (server / "web" / "wire.js").read_text()
+    says = re.search(r"const SAYS = {(.*?)};", wire, re.S)
+    assert says is not None
+    return used | {*re.findall(r'(?:ServerError\(|code: )"(\w+)"', wire)} | {*re.findall(r"^  (\w+):", says[1], re.M)}
+
+
+def test_every_code_of_an_error_stands_in_the_page_and_no_other():
+    table = (ROOT / "docs" / "protocol.md").read_text().split("## Errors\n")[1].split("\n## ")[0]
+    told = [code for row in re.findall(r"^\| (`.*?) \|", table, re.M) for code in re.findall(r"`(\w+)`", row)]
+    assert len(told) == len(set(told))
+    assert set(told) == codes_used()
 
 
 def test_the_pages_second_example_streams(served: Any):

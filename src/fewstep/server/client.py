@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 import urllib.error
 import urllib.request
@@ -182,7 +183,8 @@ class Connect:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
-            raise ServerError(str(error.code), error.read().decode(errors="replace")) from None
+            said = json.loads(error.read())["error"]
+            raise ServerError(said["code"], said["message"]) from None
 
     def __enter__(self) -> Client:
         self._open = Client(self)

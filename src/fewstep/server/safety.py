@@ -2,11 +2,13 @@
 
 A prompt is judged once, in the guard's own thread, while it waits for its turn and is drawn; only its answer waits for the
 verdict. Streamed pictures are judged as fast as the filter can, the newest of each session; a refused one stops the
-session's pictures until it asks for something else. Single and saved pictures are always judged first.
+session's pictures until it asks for something else. Single and saved pictures are always judged first. A filter that fails
+lets nothing through.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -20,7 +22,10 @@ from typing import Protocol, runtime_checkable
 from .. import plugin
 from .wire import Pixels
 
+log = logging.getLogger("fewstep.server")
 WORDS = Path(__file__).with_name("words.txt")
+FAILED = "the safety filter failed, so nothing is shown: see the server's log"
+"""What a filter that raises an error has said."""
 
 
 @runtime_checkable
@@ -88,7 +93,7 @@ def load(name: str) -> Filter | None:
 
 
 class Guard:
-    """Runs a filter in a thread of its own and remembers what it said about prompts."""
+    """Runs a filter in a thread of its own, one call after another, and remembers what it said about prompts."""
 
     def __init__(
         self,
@@ -109,16 +114,19 @@ class Guard:
         if self._thread is None or not text:
             return None
         with self._lock:
-            if text not in self._known:
-                self._known[text] = self._thread.submit(self._timed, "safety_prompt", text)
+            known = self._known.get(text)
+            if known is None or (known.done() and not known.cancelled() and known.result() == FAILED):
+                self._known[text] = self._thread.submit(self._judged, "safety_prompt", text)
                 while len(self._known) > 1024:
                     self._known.popitem(last=False)
             self._known.move_to_end(text)
             return self._known[text]
 
     def picture(self, pixels: Pixels) -> str | None:
-        """Judge one picture now."""
-        return self.judge.picture(pixels) if self.judge is not None and self._sees else None
+        """Judge one picture, and wait for the verdict."""
+        if self._thread is None or not self._sees:
+            return None
+        return self._thread.submit(self._judged, "safety_picture", pixels).result()
 
     def watch(self, session_id: str, pixels: Pixels, refuse: Callable[[str], None]) -> None:
         """Judge a streamed picture beside the stream, unless one of this session is being judged already."""
@@ -127,20 +135,22 @@ class Guard:
         self._looking.add(session_id)
 
         def look() -> None:
-            try:
-                reason = self._timed("safety_picture", pixels)
-                if reason is not None:
-                    refuse(reason)
-            finally:
-                self._looking.discard(session_id)
+            reason = self._judged("safety_picture", pixels)
+            if reason is not None:
+                refuse(reason)
+            self._looking.discard(session_id)
 
         self._thread.submit(look)
 
-    def _timed(self, stage: str, subject: str | Pixels) -> str | None:
+    def _judged(self, stage: str, subject: str | Pixels) -> str | None:
+        """The filter's verdict, timed; its own failure is a refusal."""
         assert self.judge is not None
         began = self._clock()
         try:
             return self.judge.prompt(subject) if isinstance(subject, str) else self.judge.picture(subject)
+        except Exception:
+            log.exception("the safety filter failed")
+            return FAILED
         finally:
             self._note(stage, 1000 * (self._clock() - began))
 

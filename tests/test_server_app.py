@@ -81,7 +81,12 @@ def test_a_session_from_hello_to_a_signed_file(server: Server, tmp_path: Path):
         again = studio.draw("a red heart", seed=7, target_ms=60_000, encoder="png")
         other = studio.draw("a red heart", seed=8, target_ms=60_000, encoder="png")
         assert again.data == picture.data != other.data
-        picture.save(tmp_path / "streamed.webp")
+        picture.save(tmp_path / "streamed.png")
+        assert (tmp_path / "streamed.png").read_bytes() == picture.data
+        picture.save(tmp_path / "streamed.jpg")
+        assert np.abs(np.asarray(Image.open(tmp_path / "streamed.jpg")).astype(int) - picture.pixels).mean() < 6
+        with pytest.raises(ValueError, match="webp"):
+            picture.save(tmp_path / "streamed.gif")
         for name in ("a.png", "a.jpg", "a.webp"):
             studio.download(picture, tmp_path / name, include_prompt=name == "a.png")
             mime = Image.MIME[Image.open(tmp_path / name).format or ""]
@@ -90,7 +95,7 @@ def test_a_session_from_hello_to_a_signed_file(server: Server, tmp_path: Path):
             assert credentials.facts.get("prompt") == ("a red heart" if name == "a.png" else None)
         with pytest.raises(ValueError, match="jpg"):
             studio.download(picture, tmp_path / "a.gif")
-        with pytest.raises(ServerError, match="^this picture is no longer on the server") as gone:
+        with pytest.raises(ServerError, match=r"^this picture is no longer on the server") as gone:
             studio.download(replace(picture, facts={"id": 99}), tmp_path / "gone.png")
         assert gone.value.code == "not_found"
         stats = studio.stats()

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..inference.session import Slot
-from .protocol import RAW, SUBPROTOCOL, TOKEN_PREFIX, Message, Part, pack, unpack
+from ..provenance import DEFAULTS, encode
+from .protocol import MIMES, RAW, SUBPROTOCOL, TOKEN_PREFIX, Message, Part, pack, unpack
 
 Pixels = NDArray[np.uint8]
 Picturelike = Path | str | bytes | Image.Image | Pixels
@@ -78,8 +79,11 @@ class Picture:
         return np.asarray(self.image)
 
     def save(self, path: Path | str) -> None:
-        """Write it; the format follows from the name."""
-        self.image.save(path)
+        """Write it as it was streamed, with the invisible mark; encoded anew, at high quality, where the name asks for another
+        format. Content credentials come with the client's `download`."""
+        path = Path(path)
+        kind = _format(path)
+        path.write_bytes(self.data if MIMES[kind] == self.mime else encode(self.pixels, kind.upper(), DEFAULTS.quality))
 
 
 def part(name: str, picture: Picturelike) -> Part:

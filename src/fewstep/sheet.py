@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,9 @@ def _font(size: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def _fitted(draw: ImageDraw.ImageDraw, text: str, font: object, width: int) -> str:
-    """Cut with an ellipsis to fit."""
+def fitted(draw: ImageDraw.ImageDraw, text: str, font: object, width: int) -> str:
+    """In letters that the font has (n for ñ), cut with an ellipsis to fit."""
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     if draw.textlength(text, font=font) <= width:  # type: ignore[arg-type]
         return text
     while text and draw.textlength(text + "…", font=font) > width:  # type: ignore[arg-type]
@@ -50,11 +52,11 @@ def sheet(
         draw.text((16, 16), title, INK, font=large)
     for j, text in enumerate(columns):
         x = left + j * (cell + gap) + cell / 2
-        draw.text((x, top - 12), _fitted(draw, text, small, cell), FAINT, font=small, anchor="ms")
+        draw.text((x, top - 12), fitted(draw, text, small, cell), FAINT, font=small, anchor="ms")
     for i, (name, note, pictures) in enumerate(rows):
         y = top + i * (cell + gap)
-        draw.text((16, y + cell / 2 - 4), _fitted(draw, name, body, left - 24), INK, font=body, anchor="ls")
-        draw.text((16, y + cell / 2 + 16), _fitted(draw, note, small, left - 24), FAINT, font=small, anchor="ls")
+        draw.text((16, y + cell / 2 - 4), fitted(draw, name, body, left - 24), INK, font=body, anchor="ls")
+        draw.text((16, y + cell / 2 + 16), fitted(draw, note, small, left - 24), FAINT, font=small, anchor="ls")
         for j, picture in enumerate(pictures):
             scale = max(1, cell // max(picture.size))
             resample = Image.Resampling.NEAREST if picture.width * scale == cell else Image.Resampling.LANCZOS

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,6 +23,7 @@ from fewstep import cli
 from fewstep.evaluation import realtime
 from fewstep.evaluation.record import MetricRecord, write_records
 from fewstep.provenance.content_credentials import read as read_credentials
+from fewstep.server import safety
 from fewstep.server.protocol import Ask, Part, pack, unpack
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +107,21 @@ def test_the_pages_first_example_runs_as_it_stands(served: Any, tmp_path: Path, 
     exec(example.replace("http://localhost:7860", served.url), {})
     assert Image.open("streamed.png").size == Image.open("heart.png").size
     assert read_credentials(Path("heart.png").read_bytes(), "image/png").state == "valid"
+
+
+def test_the_filter_of_the_safety_page_refuses_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (example,) = blocks("safety.md", "python")
+    (tmp_path / "my_filter.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = re.search(r"--safety (my_filter\S+?)\"", example)
+    assert named is not None
+    guard = safety.Guard(safety.load(named[1]))
+    said = [guard.prompts(*texts).result(10) for texts in (("a Dragon",), ("a cat", "a dragon"), ("a cat",))]
+    assert said == [said[0], said[0], None]
+    assert "another animal" in str(said[0])
+    looks = [guard.picture(np.full((8, 8, 3), level, np.uint8)) for level in (0, 200)]
+    assert looks == ["this picture is too dark to be shown", None]
+    guard.close()
 
 
 def codes_used() -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,11 +284,18 @@ def test_a_filter_that_fails_lets_nothing_through_and_is_asked_again(caplog: pyt
     guard.close()
 
 
-def test_filters_are_loaded_by_name():
+def test_filters_are_loaded_by_name(tmp_path: Path):
     assert isinstance(safety.load("words"), WordList)
     assert safety.load("off") is None
+    (tmp_path / "own.txt").write_text("# mine\nbroccoli\n")
+    own = safety.load(str(tmp_path / "own.txt"))
+    assert own is not None
+    assert own.prompt("BROCCOLI!") is not None
+    assert own.prompt("nsfw") is None
+    with pytest.raises(ValueError, match="can't read the word list"):
+        safety.load(str(tmp_path / "none.txt"))
     assert isinstance(safety.load(f"{__name__}.Fussy"), Fussy)
-    with pytest.raises(ValueError, match="words, off"):
+    with pytest.raises(ValueError, match="words, checker, off"):
         safety.load("strict")
     with pytest.raises(ValueError, match="needs the methods"):
         safety.load("pathlib.Path")

@@ -8,6 +8,7 @@ lets nothing through.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import threading
@@ -19,7 +20,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from .. import plugin
+from .. import bundle, plugin
+from ..pretrained.safety import SafetyChecker, check_has_safety_checker
 from .wire import Pixels
 
 log = logging.getLogger("fewstep.server")
@@ -42,8 +44,8 @@ class Filter(Protocol):
 class WordList:
     """The offline default: whole words and phrases, found through case, accents, digits for letters and spacing marks.
 
-    It stops what is asked for outright. It knows no meanings and sees no pictures: a model behind the same two methods
-    can do better where its weights are to be had.
+    It stops what is asked for outright. It knows no meanings and sees no pictures: for those there is `Checker`, and any
+    model behind the same two methods.
     """
 
     blind = True
@@ -54,8 +56,14 @@ class WordList:
 
     @classmethod
     def read(cls, path: Path = WORDS) -> WordList:
-        """One word or phrase a line; # begins a comment."""
-        return cls(line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+        """One word or phrase a line; # begins a comment. Raises ValueError for a file that cannot be read."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"can't read the word list ({error}): give a text file, one word or phrase a line"
+            ) from None
+        return cls(line.partition("#")[0].strip() for line in lines)
 
     def prompt(self, text: str) -> str | None:
         """Refuse a prompt that holds one of the words."""
@@ -66,6 +74,26 @@ class WordList:
     def picture(self, pixels: Pixels) -> str | None:
         """A word list sees nothing."""
         return None
+
+
+class Checker:
+    """Prompts by the word list; pictures by the safety checker in the served Stable Diffusion folder, read at the first one."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        check_has_safety_checker(folder)
+        self._words, self._folder, self._device = WordList.read(), folder, device
+
+    @functools.cached_property
+    def _finds(self) -> SafetyChecker:
+        return SafetyChecker(self._folder, self._device)
+
+    def prompt(self, text: str) -> str | None:
+        """As the word list."""
+        return self._words.prompt(text)
+
+    def picture(self, pixels: Pixels) -> str | None:
+        """Refuse a picture in which the checker finds one of its concepts."""
+        return "this picture is not shown here: the model's own safety checker objects" if self._finds(pixels) else None
 
 
 LETTERS = str.maketrans("013457", "oieast")
@@ -80,14 +108,21 @@ def fold(text: str) -> str:
     return re.sub(r"[\W_]+", " ", inside).strip()
 
 
-def load(name: str) -> Filter | None:
-    """``words``: the word list. ``off``: none. Else a dotted path to a class or function that makes a Filter."""
+def load(name: str, model: str = "", device: str = "cpu") -> Filter | None:
+    """``words``: the word list. ``checker``: with ``model``'s own safety checker. ``off``: none. A ``.txt`` file: your words.
+
+    Else a dotted path to a class or function that makes a Filter. Raises ValueError for what is none of these.
+    """
     if name == "off":
         return None
     if name == "words":
         return WordList.read()
+    if name == "checker":
+        return Checker(bundle.locate(model), device)
+    if name.endswith(".txt"):
+        return WordList.read(Path(name))
     made: Filter = plugin.load(
-        name, Filter, "a filter (beside words, off) needs the methods prompt(text) and picture(pixels)"
+        name, Filter, "a filter (beside words, checker, off) needs the methods prompt(text) and picture(pixels)"
     )
     return made
 

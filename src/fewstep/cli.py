@@ -201,8 +201,8 @@ def draw(
             facts = marks.GenerationFacts(
                 model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=own, prompt=prompt
             )
-            marks.write(path, picture, facts, stamping)
-            console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {own}")
+            written = " and ".join(f"[bold]{file}[/]" for file in marks.write(path, picture, facts, stamping))
+            console.print(f"{written}  {prompt!r}  {card.name}, {steps} steps, seed {own}")
     console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if not signing.provenance:
         console.print("[yellow]note:[/] no watermark and no content credentials, as you asked")
@@ -391,7 +391,7 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         serve.__annotations__["options"] = flat(needing_serve("app", "ServeOptions"))
     if wanted == "budget":
         budget.__annotations__["options"] = flat(needing_serve("forecast", "ForecastOptions"))
-    draw.__annotations__["signing"] = flat(provenance.Signing)
+    draw.__annotations__["signing"] = flat(provenance.FileSigning)
     verify.__annotations__["trusting"] = flat(provenance.Trusting)
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)

@@ -25,6 +25,7 @@ from fewstep.evaluation.record import MetricRecord, write_records
 from fewstep.provenance.content_credentials import read as read_credentials
 from fewstep.server import safety
 from fewstep.server.protocol import Ask, Part, pack, unpack
+from serving_helpers import benchmark
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,12 +88,30 @@ def test_a_file_of_no_known_kind_is_one_sentence(tmp_path: Path, capsys: pytest.
     assert said in capsys.readouterr().err
 
 
-def test_the_readme_says_what_the_files_say(tmp_path: Path):
+@pytest.mark.parametrize("page", ["README.md", "docs/provenance.md"])
+def test_the_pages_say_what_the_files_say(tmp_path: Path, page: str):
     """If this fails: make docs."""
-    readme = tmp_path / "README.md"
-    shutil.copy(ROOT / "README.md", readme)
-    cli.main(["docs", "--pages", str(readme), "--results", str(ROOT / "docs" / "results")])
-    assert readme.read_text() == (ROOT / "README.md").read_text()
+    copy = tmp_path / Path(page).name
+    shutil.copy(ROOT / page, copy)
+    cli.main(["docs", "--pages", str(copy), "--results", str(ROOT / "docs" / "results")])
+    assert copy.read_text() == (ROOT / page).read_text()
+
+
+def test_a_table_in_a_benchmarks_words_fills_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as a script of theirs finds its neighbour
+    recorded = [
+        {"px": 64, "shown px": 512, "scene": scene, "kbit/s asked": asked, "bits a pixel": 0.02, "log10 p": -41,
+         "frames proven alone": "3 of 9", "found": found}
+        for asked in (300, 1000, "default")
+        for scene, found in (("everything moves", "yes"), ("still, with noise", "no"), ("everything moves, unmarked", "no"))
+    ]  # fmt: skip
+    rows = benchmark("recording").side_by_side(recorded)
+    benchmark("watermark").write(tmp_path, "recording", rows, "Measured here.")
+    text = cli.shown(tmp_path / "recording.json").splitlines()
+    assert text[0].startswith("| px (shown) | asked | moving: bits | moving: proven alone | moving: found | still: bits |")
+    assert text[2] == "| 64 (512) | 300 kbit/s | 0.020 | 3 of 9 | 1e-41 | 0.020 | 3 of 9 | **no** |"
+    assert [line.split(" | ")[1] for line in text[2:5]] == ["300 kbit/s", "1 Mbit/s", "default"]
+    assert text[5:] == ["", "Measured here."]
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -240,9 +240,10 @@ def budget(options: Any) -> None:
 
 
 def docs(
-    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md")), results: Path = Path("docs/results")
+    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md"), Path("docs/provenance.md")),
+    results: Path = Path("docs/results"),
 ) -> None:
-    """Rewrite the tables of the README and the log from the result files.
+    """Rewrite the tables of the README, the log and the page of provenance from the result files.
 
     Args:
         pages: The files whose marked places are filled.
@@ -269,6 +270,7 @@ def shown(path: Path) -> str:
         "records": lambda: record.table(record.read_records(path), TABLE if path.stem.startswith("emoji") else None),
         "load": lambda: realtime.table(realtime.Realtime.read(path)),
         "variants": lambda: realtime.variants_table(path),
+        "rows": lambda: rows_table(held["rows"], held["measured"]),
     }
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -278,6 +280,13 @@ def shown(path: Path) -> str:
     if kind is None:
         raise ValueError(f"{path} is no results file: it should hold {' or '.join(kinds)} at its top")
     return kinds[kind]()
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]], measured: str) -> str:
+    """Rows that a benchmark has put into words, as Markdown, and how they were measured; a cell that a row lacks stays empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
+    return "\n".join([*("| " + " | ".join(cells) + " |" for cells in lines), "", measured])
 
 
 TABLE = ("fd", "kid", "precision", "recall", "retrieval_top5", "vendi", "highs_ratio", "latency_ms", "nfe")

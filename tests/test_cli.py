@@ -670,10 +670,12 @@ def office(tmp_path, monkeypatch) -> Path:
 
 def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student, office, capsys, tmp_path):
     pytest.importorskip("c2pa")
+    drawn: list[str] = []
 
     def draw(name: str, *arguments: str) -> str:
         picture = str(tmp_path / name)
         cli.main(["draw", "a cat", "--model", str(student), "--scale", "4", "-o", picture, *arguments])
+        drawn.append(capsys.readouterr().out)
         return picture
 
     def verify(*arguments: str) -> str:
@@ -697,6 +699,13 @@ def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student,
     picture = draw("b.png", *key)
     assert "Watermark: not found" in verify(picture)
     assert "Watermark: found" in verify(picture, *key)
+    assert "prompt" not in verify(picture)
+    picture = draw("c.png", "--include-prompt", "--sidecar")
+    assert "prompt 'a cat'" in (told := verify(picture))
+    assert "intact and trusted" in told
+    assert str(tmp_path / "c.c2pa") in "".join(drawn[-1].split()), "it says where the credentials are"
+    (tmp_path / "c.c2pa").unlink()
+    assert "prompt 'a cat'" not in verify(picture), "they were beside the picture alone"
 
 
 @pytest.mark.parametrize(
@@ -711,6 +720,8 @@ def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student,
         ("draw cat -o {folder}/a.png --certificate-chain {office}/chain.pem", "give both"),
         ("draw cat -o {folder}/a.png --certificate-chain {office}/key.pem --private-key {office}/chain.pem", "is not PEM"),
         ("draw cat -o {folder}/a.png --watermark nowhere.Mark", "cannot load 'nowhere.Mark'"),
+        ("draw cat -o {folder}/a.png --sidecar --no-provenance", "--sidecar is about content credentials"),
+        ("draw cat -o {folder}/a.png --include-prompt --no-provenance", "--include-prompt is about content credentials"),
         ("serve --port 0 --private-key {office}/key.pem", "give both"),
         ("serve --port 0 --watermark nowhere.Mark", "cannot load 'nowhere.Mark'"),
     ],

@@ -37,6 +37,7 @@ from fewstep.pretrained import trainable
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import Distillation, WarmStart, prepare
 from fewstep.rng import Rng
+from fewstep.server import app, safety
 from fewstep.tensors import Conditioning
 from fewstep.training.recipe import run_phases
 from fewstep.training.run import Saving, Stopped
@@ -379,6 +380,25 @@ def test_checkpointing_computes_twice_and_changes_no_gradient(root, tmp_path, ki
     assert calls == [{"student": 1, "decoder": 2}, {"student": 2, "decoder": 3}]
     for plain, recomputed in zip(*gradients):
         torch.testing.assert_close(recomputed, plain, atol=1e-6, rtol=1e-4)
+
+
+def test_a_folders_own_safety_checker_looks_at_the_pictures(tmp_path: Path):
+    """As diffusers' pipelines have it look, in the guard's thread."""
+    picture, other = (np.random.default_rng(seed).integers(0, 256, (48, 48, 3), np.uint8) for seed in (1, 2))
+    foreign.safety_checker(tmp_path, Image.fromarray(picture))
+    with pytest.raises(ValueError, match=r"model_index\.json"):
+        app.make_studio(app.ServeOptions(model=str(tmp_path), safety="checker"))
+    (tmp_path / "model_index.json").write_text("{}")
+    studio = app.make_studio(app.ServeOptions(model=str(tmp_path), safety="checker"))
+    guard = studio.worker.guard
+    assert "safety checker" in (guard.picture(picture) or "")
+    assert guard.picture(other) is None
+    assert [guard.prompts(text).result(10) is None for text in ("nsfw", "a cat")] == [False, True]
+    assert studio.metrics.snapshot()["stages_ms"]["safety_picture"][0] > 0
+    (tmp_path / "safety_checker" / "model.safetensors").rename(tmp_path / "safety_checker" / "model.bin")
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        safety.load("checker", str(tmp_path))
+    guard.close()
 
 
 def test_dinov2_is_taken_where_its_folder_is_given(root, tmp_path):

@@ -331,9 +331,17 @@ def test_an_error_in_drawing_is_an_answer_and_the_worker_lives_on(start: Callabl
     client = Client(start(), "a")
     broken = client.draw(Ask(1, "image", "x", image=Part("image", "image/png", b"nonsense")))
     assert (broken.header["type"], broken.header["code"], broken.header["id"]) == ("error", "picture", 1)
-    too_much = client.draw(Ask(2, prompt="a cat", steps=3))  # the protocol lets none such through
-    assert too_much.header["code"] == "internal"
+    assert client.draw(Ask(2, prompt="a cat", seed=-1)).header["code"] == "internal"  # the protocol lets none such through
     assert client.draw(Ask(3, prompt="a cat")).header["type"] == "picture"
+
+
+def test_what_was_pinned_while_the_model_warmed_up_is_refused_when_its_turn_comes(start: Callable[..., Worker]):
+    """Nobody knew by then what may be pinned: the protocol let it through."""
+    client = Client(start(), "a")
+    assert client.draw(Ask(1, prompt="a cat", steps=3)).header["code"] == "steps"
+    refused = client.draw(Ask(2, prompt="a cat", size=48)).header
+    assert (refused["code"], "drawn at 32 px here, not 48" in refused["message"]) == ("size", True)
+    assert client.draw(Ask(3, prompt="a cat", size=SIZE)).header["size"] == SIZE
 
 
 def test_a_model_that_cannot_be_opened_is_said_and_not_hidden():

@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -205,8 +205,8 @@ def draw(
             facts = marks.GenerationFacts(
                 model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=own, prompt=prompt
             )
-            marks.write(path, picture, facts, stamping)
-            console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {own}")
+            written = " and ".join(f"[bold]{file}[/]" for file in marks.write(path, picture, facts, stamping))
+            console.print(f"{written}  {prompt!r}  {card.name}, {steps} steps, seed {own}")
     console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if not signing.provenance:
         console.print("[yellow]note:[/] no watermark and no content credentials, as you asked")
@@ -244,9 +244,10 @@ def budget(options: Any) -> None:
 
 
 def docs(
-    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md")), results: Path = Path("docs/results")
+    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md"), Path("docs/provenance.md")),
+    results: Path = Path("docs/results"),
 ) -> None:
-    """Rewrite the tables of the README and the log from the result files.
+    """Rewrite the tables of the README, the log and the page of provenance from the result files.
 
     Args:
         pages: The files whose marked places are filled.
@@ -273,6 +274,7 @@ def shown(path: Path) -> str:
         "records": lambda: record.table(record.read_records(path), TABLE if path.stem.startswith("emoji") else None),
         "load": lambda: realtime.table(realtime.Realtime.read(path)),
         "variants": lambda: realtime.variants_table(path),
+        "rows": lambda: rows_table(held["rows"], held["measured"]),
     }
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -282,6 +284,13 @@ def shown(path: Path) -> str:
     if kind is None:
         raise ValueError(f"{path} is no results file: it should hold {' or '.join(kinds)} at its top")
     return kinds[kind]()
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]], measured: str) -> str:
+    """Rows that a benchmark has put into words, as Markdown, and how they were measured; a cell that a row lacks stays empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
+    return "\n".join([*("| " + " | ".join(cells) + " |" for cells in lines), "", measured])
 
 
 TABLE = ("fd", "kid", "precision", "recall", "retrieval_top5", "vendi", "highs_ratio", "latency_ms", "nfe")
@@ -395,7 +404,7 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         serve.__annotations__["options"] = flat(needing_serve("app", "ServeOptions"))
     if wanted == "budget":
         budget.__annotations__["options"] = flat(needing_serve("forecast", "ForecastOptions"))
-    draw.__annotations__["signing"] = flat(provenance.Signing)
+    draw.__annotations__["signing"] = flat(provenance.FileSigning)
     verify.__annotations__["trusting"] = flat(provenance.Trusting)
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)

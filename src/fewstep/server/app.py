@@ -73,7 +73,8 @@ class ServeOptions:
     signing: Annotated[Signing, tyro.conf.arg(name="")] = field(default_factory=Signing)
     """What marks and signs the pictures. Switching it off is logged, and the page shows it."""
     safety: str = "words"
-    """Filter of prompts and pictures: words (a word list), off, or a dotted path to your own."""
+    """Filter of prompts and pictures: words (a word list; yours as FILE.txt), checker (the model folder's own safety checker,
+    too), off, or a dotted path to your own; docs/safety.md."""
     limits: Limits = field(default_factory=Limits)
     """Bounds on what clients can take."""
 
@@ -105,7 +106,7 @@ def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_co
     door = Door(options.host, token, options.origins, options.names, options.trusted_proxies)
     budget = Budget(milliseconds(options.budget))
     metrics = Metrics()
-    guard = safety.Guard(safety.load(options.safety), metrics.note)
+    guard = safety.Guard(safety.load(options.safety, options.model, options.device), metrics.note)
     return Studio(Worker(open_engine(options), metrics, guard), options.limits, door, budget, clock)
 
 

@@ -27,7 +27,7 @@ from ..tensors import Conditioning, Latents, Time
 from . import wire
 from .codec import Pictures, TimedCodec
 from .marks import Marks
-from .protocol import ENCODERS, RAW, Ask, Part, ProtocolError
+from .protocol import ENCODERS, RAW, Ask, Part, ProtocolError, check_pinned
 from .wire import Pixels
 
 log = logging.getLogger("fewstep.server")
@@ -226,6 +226,7 @@ class Engine:
     def _decode(self, ask: Ask, size: int) -> tuple[Pixels, ...] | ProtocolError:
         """The picture and the mask that a request brings, fitted to the size drawn."""
         try:
+            check_pinned(ask, self.card.steps, self.sizes)  # of one that came before they were known
             found = []
             for part, background in ((ask.image, 255), (ask.mask, 0)):
                 if part is not None:

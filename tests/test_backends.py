@@ -46,7 +46,7 @@ def usable(name: str) -> backends.Backend:
 
 def place(backend: backends.Backend) -> str:
     """Where it is tested: here, or on the GPU that it needs."""
-    return "cpu" if "cpu" in getattr(backend, "DEVICES", ("cpu",)) else "cuda"
+    return "cpu" if backends.runs_on(backend, "cpu") else "cuda"
 
 
 def test_every_file_is_a_backend():
@@ -137,6 +137,17 @@ def test_an_unknown_backend_is_refused_with_the_list():
         backends.load("warp")
     with pytest.raises(ValueError, match="missing"):
         backends.load("json.decoder")
+    with pytest.raises(ValueError, match=r"cannot load the backend 'foo\.bar'.*dotted path"):
+        backends.load("foo.bar")
+
+
+def test_a_backend_is_refused_on_a_device_that_it_is_not_made_for():
+    with pytest.raises(ValueError, match="'eager' does not run on abacus"):
+        backends.usable("eager", "abacus")
+    if graph.missing("onnxruntime"):
+        pytest.skip("onnx cannot run here")
+    with pytest.raises(ValueError, match="'onnx' does not run on cuda: use one of eager, compiled, cudagraph"):
+        backends.usable("onnx", "cuda")
 
 
 def test_a_backend_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -56,17 +56,30 @@ def load(name: str) -> Backend:
     path = name if "." in name else f"{__package__}.backends.{name}"
     if "." not in name and name not in names():
         raise ValueError(f"there is no backend {name!r}: use one of {', '.join(names())}, or a dotted path to your own")
-    module = importlib.import_module(path)
+    try:
+        module = importlib.import_module(path)
+    except ImportError as error:
+        raise ValueError(
+            f"cannot load the backend {name!r} ({error}): give a dotted path to a module of yours"
+        ) from None
     if not (hasattr(module, "compile") and hasattr(module, "missing")):
         raise ValueError(f"{path} is no backend: it needs the functions missing() and compile(module, example)")
     return cast(Backend, module)
 
 
-def usable(name: str) -> Backend:
-    """`load`, but a ValueError with what to install where it cannot run here."""
+def runs_on(backend: Backend, device: str) -> bool:
+    """Whether it is made for a device: cpu or cuda."""
+    return device in getattr(backend, "DEVICES", ("cpu", "cuda"))
+
+
+def usable(name: str, device: str = "cpu") -> Backend:
+    """`load`, but a ValueError with what to do where it cannot run here, or not on this device."""
     backend = load(name)
     if (sentence := backend.missing()) is not None:
         raise ValueError(f"the backend {name!r} cannot run here: {sentence}")
+    if not runs_on(backend, device):
+        others = [n for n in names() if runs_on(load(n), device)]
+        raise ValueError(f"the backend {name!r} does not run on {device}: use one of {', '.join(others)}")
     return backend
 
 

@@ -11,8 +11,12 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-STAGES = ("decode", "wait", "text", "codec_in", "network", "codec_out", "watermark", "encode", "wire")
-"""In the order a frame meets them. ``wait``: for its turn. ``wire``: both ways, half of the browser's round trip each."""
+STAGES = ("decode", "wait", "text", "codec_in", "network", "codec_out", "watermark", "encode", "other", "wire")
+"""In the order a frame meets them. ``wait``: for its turn. ``other``: served, but in none of the stages, as in the steps
+between two networks. ``wire``: both ways, beyond the server."""
+
+Kind = tuple[str, int]
+"""How a picture travels: encoder and pixels a side."""
 
 
 class Percentiles:
@@ -66,7 +70,7 @@ class Costs:
 
     network: Mapping[tuple[str, int], float]
     """One evaluation, by (backend, size)."""
-    encode: Mapping[tuple[str, int], float]
+    encode: Mapping[Kind, float]
     """By (encoder, size)."""
     codec_out: Mapping[int, float]
     """By size."""
@@ -78,6 +82,10 @@ class Costs:
     """A picture that a request brings."""
     text: float = 0.0
     """A prompt seen for the first time."""
+    other: Mapping[int, float] = field(default_factory=dict)
+    """By size."""
+    sent: Mapping[Kind, float] = field(default_factory=dict)
+    """Not a time: bytes of a typical picture, by (encoder, size)."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +95,12 @@ class Timings:
     costs: Costs
     load: Mapping[str, float] = field(default_factory=dict)
     """By stage: measured now over idle; 1 where nothing was measured lately."""
-    wire_ms: float = 0.0
-    """There and back, beyond the server."""
+    wire_ms: Mapping[Kind, float] = field(default_factory=dict)
+    """There and back, beyond the server, by (encoder, size); 0 where nothing is known."""
     wait_ratio: float = 0.0
     """Time waited for one's turn over time served: 0 alone, about n - 1 among n busy sessions."""
     text_ms: float = 0.0
-    """Of the prompts that were asked for lately: 0 while they are remembered."""
+    """Of the prompts that this user asked for lately: 0 while they are remembered."""
 
     def factor(self, stage: str) -> float:
         """The load on a stage."""
@@ -128,11 +136,6 @@ class StageClock:
         return {name: self._stages[name].many(quantiles, now) for name in names}
 
     def timings(self, now: float) -> Timings:
-        """What the planner should know now."""
+        """What the planner should know now, apart from what is one user's own: the wire, and how new the prompts are."""
         load = {name: value for name, p in self._loads.items() if (value := p.at(self._quantile, now)) is not None}
-        wire, text = self._recent("wire", now), self._recent("text", now)
-        return Timings(self.costs, load, wire, self._waits.at(0.5, now) or 0.0, text)
-
-    def _recent(self, stage: str, now: float) -> float:
-        known = self._stages.get(stage)
-        return 0.0 if known is None else known.at(self._quantile, now) or 0.0
+        return Timings(self.costs, load, wait_ratio=self._waits.at(0.5, now) or 0.0)

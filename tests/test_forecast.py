@@ -37,7 +37,7 @@ def test_a_way_and_the_planner_agree_on_every_rung():
     costs = Costs(
         {key: 10.0 + i for i, key in enumerate(by)},
         {(e, n): 1.0 + n / 64 for e in choices.encoders for n in choices.sizes},
-        {64: 4.0, 32: 1.0}, {64: 3.0, 32: 1.0}, {64: 0.3, 32: 0.1}, 0.2, 7.0,
+        {64: 4.0, 32: 1.0}, {64: 3.0, 32: 1.0}, {64: 0.3, 32: 0.1}, 0.2, 7.0, {64: 0.5, 32: 0.4},
     )  # fmt: skip
     wire_ms = {kind: 5.0 + cost for kind, cost in costs.encode.items()}
     timings = Timings(costs, {"network": 1.5}, wire_ms, wait_ratio=0.5, text_ms=7.0)

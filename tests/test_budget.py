@@ -144,6 +144,20 @@ def test_when_nothing_fits_it_takes_the_cheapest_and_says_so():
     assert chosen.shed == SHED_ORDER
 
 
+def test_where_nothing_fits_it_does_not_swing_between_ways_that_are_as_good():
+    current, choices = None, Choices((1,), (64,), ("onnx",), ("png", "jpeg"))
+    for i in range(300):
+        wire_ms = {("png", 64): 100.0 + i % 7, ("jpeg", 64): 103.0 - i % 5}
+        current = plan(Budget(10), choices, Timings(COSTS, wire_ms=wire_ms), current, i / 2)
+    assert current is not None
+    assert not current.fits
+    assert current.changes == 0
+    wire_ms["png", 64] = 150.0
+    for i in range(300, 303):
+        current = plan(Budget(10), choices, Timings(COSTS, wire_ms=wire_ms), current, i / 2)
+    assert current.encoder == "jpeg"
+
+
 def test_waiting_for_others_counts():
     alone = plan(Budget(60), CHOICES, Timings(COSTS))
     crowded = plan(Budget(60), CHOICES, Timings(COSTS, wait_ratio=3.0))
@@ -183,6 +197,18 @@ def test_percentiles_of_a_window():
     assert p.rate(1.0) == pytest.approx(100 / 0.99)
     assert p.at(0.5, 100.0) is None  # all too old
     assert p.rate(100.0) == 0
+
+
+@pytest.mark.parametrize("fps", [5, 76, 250])
+def test_what_people_are_shown_covers_the_half_minute_that_it_says(fps: int):
+    """However many pictures are drawn: 20 s ago every tenth was slow, since then none was."""
+    clock = StageClock(COSTS)
+    for i in range(30 * fps):
+        slow = i < 10 * fps and i % 10 == 0
+        clock.note("network", 50.0 if slow else 10.0, i / fps)
+    median, tail = clock.percentiles(30.0, (0.5, 0.98))["network"]
+    assert (median, tail) == pytest.approx((10.0, 50.0))
+    assert clock.percentiles(41.0, (0.5, 0.999))["network"] == pytest.approx([10.0, 10.0])
 
 
 def test_a_rate_with_room_to_spare_is_over_the_whole_window():

@@ -182,6 +182,11 @@ def test_idle_costs_are_known_for_every_choice(engine: Engine):
     assert min(engine.costs.sent.values()) > 100
 
 
+def test_batches_that_leave_a_single_picture_out_are_refused():
+    with pytest.raises(ValueError, match="1 is one of them"):
+        EngineOptions(batches=(2, 4))
+
+
 def test_flicker_looks_only_where_nothing_moved():
     still, out = picture(0), picture(1)
     assert flicker(still, still, out, out) == 0

@@ -20,15 +20,21 @@ Kind = tuple[str, int]
 
 
 class Percentiles:
-    """Percentiles of the newest values: at most ``size`` of them, none older than ``seconds``."""
+    """Percentiles of the newest values: at most ``size`` of them, none older than ``seconds``.
 
-    def __init__(self, size: int = 256, seconds: float = 30.0) -> None:
+    ``thinned`` values always reach back all the ``seconds``: of those that come too fast for that, some are left out.
+    """
+
+    def __init__(self, size: int = 256, seconds: float = 30.0, thinned: bool = False) -> None:
         self._values: deque[float] = deque(maxlen=size)
         self._times: deque[float] = deque(maxlen=size)
         self._seconds = seconds
+        self._apart_s = seconds / size if thinned else 0.0
 
     def add(self, value: float, now: float) -> None:
         """Note one value."""
+        if self._times and now - self._times[-1] < self._apart_s:
+            return
         self._values.append(value)
         self._times.append(now)
 
@@ -113,7 +119,7 @@ class StageClock:
     def __init__(self, costs: Costs, quantile: float = 0.9) -> None:
         self.costs = costs
         self._quantile = quantile
-        self._stages: defaultdict[str, Percentiles] = defaultdict(Percentiles)
+        self._stages: defaultdict[str, Percentiles] = defaultdict(lambda: Percentiles(2048, 30.0, thinned=True))
         self._loads: defaultdict[str, Percentiles] = defaultdict(lambda: Percentiles(64, 5.0))
         self._waits = Percentiles(64, 5.0)
 

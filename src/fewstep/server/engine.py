@@ -40,17 +40,21 @@ class EngineOptions:
     """How pictures are made."""
 
     backends: tuple[str, ...] = ("auto",)
-    """What may run the network, best first; ``auto`` takes the fastest whose pictures equal eager's."""
-    encoders: tuple[str, ...] = ENCODERS
-    """How pictures may travel, best first."""
+    """What may run the network, best first; ``auto`` takes the fastest whose pictures equal eager's, and to shed a clearly
+    faster one whose pictures nearly do."""
     sizes: tuple[int, ...] = ()
     """Sizes that may be drawn, best first; empty is the model's own alone."""
     batches: tuple[int, ...] = ()
-    """Batch sizes; empty is 1 on a CPU, where batching gains nothing, and up to 8 on a GPU."""
+    """Pictures that may be drawn in one call, 1 among them; empty is 1 on a CPU, where batching gains nothing, and up to
+    8 on a GPU."""
     threads: int = 1
     """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
     max_pixels: int = 1024 * 1024
     """Largest picture taken."""
+
+    def __post_init__(self) -> None:
+        if self.batches and (1 not in self.batches or min(self.batches) < 1):
+            raise ValueError("batches are numbers of pictures from 1 on, and 1 is one of them: use for example 1 2 4")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Engine:
         self.marks, self.options, self._clock = marks, options, clock
         self.device = pipeline.device
         on_gpu = self.device.type == "cuda"
-        self.batches = options.batches or ((1, 2, 4, 8) if on_gpu else (1,))
+        self.batches = tuple(sorted(options.batches)) or ((1, 2, 4, 8) if on_gpu else (1,))
         self.sizes = options.sizes or (self.card.native_size[0],)
         self._spent: dict[str, float] = defaultdict(float)
         self._networks: dict[tuple[str, tuple[int, ...]], Denoise] = {}
@@ -107,7 +111,7 @@ class Engine:
         self._pipeline = Pipeline(pipeline.model, self.card, self._denoise)
         guided = self.card.role != "student" and self.card.guidance_scale not in (0, 1)
         self._rows = 2 if guided else 1
-        self.choices = Choices(tuple(sorted(self.card.steps, reverse=True)), self.sizes, ("eager",), options.encoders)
+        self.choices = Choices(tuple(sorted(self.card.steps, reverse=True)), self.sizes, ("eager",), ENCODERS)
         self.costs = Costs({}, {}, {})
         self.measured: list[backends.Measured] = []
         self.left_out: dict[str, str] = {}
@@ -159,7 +163,7 @@ class Engine:
             except Exception as error:
                 self.left_out[name] = (str(error) or type(error).__name__).splitlines()[0]
                 log.warning("the %s backend is left out: %s", name, self.left_out[name])
-        return (backends.choose(self.measured).name,)
+        return tuple(m.name for m in backends.choose(self.measured))
 
     def _usable(self, name: str) -> backends.Backend:
         return backends.usable(name, self.device.type)

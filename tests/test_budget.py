@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewstep.inference.budget import SHED_ORDER, Budget, Choices, Plan, ladder, milliseconds, plan, predict, totals
+from fewstep.inference.link import Link
 from fewstep.inference.timings import Costs, Percentiles, StageClock, Timings
 
 COSTS = Costs(
@@ -230,3 +234,74 @@ def test_load_is_measured_against_idle_costs_and_fades():
     assert list(clock.percentiles(2.0)) == ["wait", "network"]
     assert clock.percentiles(2.0)["network"] == pytest.approx([30, 30, 30])
     assert clock.timings(60.0) == Timings(COSTS)
+
+
+# recorded: benchmarks/traces.py
+
+RECORDED = json.loads((Path(__file__).parent / "data" / "traces.json").read_text())
+ALONE, TEN, FIFTY, SLOW = RECORDED["traces"]
+
+
+def recorded_costs() -> Costs:
+    """What the recorded server had measured before it served."""
+    costs = dict(RECORDED["costs"])
+    for name in ("network", "encode", "sent"):
+        costs[name] = {(kind, int(size)): ms for (kind, size), ms in ((k.split(), v) for k, v in costs[name].items())}
+    for name in ("codec_in", "codec_out", "watermark", "other"):
+        costs[name] = {int(size): ms for size, ms in costs[name].items()}
+    return Costs(**costs)
+
+
+def replay(names: Sequence[str], target_ms: float) -> list[tuple[float, str, Plan]]:
+    """Plans while the recorded pictures come by, trace after trace; a picture travels as long as its plan's bytes take."""
+    costs, link, current, course, began = recorded_costs(), Link(), None, [], 0.0
+    clock, ((backend, size),) = StageClock(costs), tuple(costs.network)
+    choices = Choices((4, 2, 1), (size,), (backend,))
+    for name in names:
+        for row in RECORDED["traces"][name]:
+            seen = dict(zip(RECORDED["columns"], row))
+            now = began + seen["at_s"]
+            idle = {stage: getattr(costs, stage)[size] for stage in ("codec_in", "codec_out", "watermark", "other")}
+            idle |= {"network": seen["steps"] * costs.network[backend, size], "decode": costs.decode}
+            idle |= {"encode": costs.encode[seen["encoder"], size]}
+            for stage, ms in idle.items():
+                clock.note(stage, seen[stage], now, ms)
+            clock.note_wait(seen["wait"], seen["text"] + sum(seen[stage] for stage in idle), now)
+            timings = replace(clock.timings(now), wire_ms=link.wire_ms(costs.sent, now))
+            current = plan(Budget(target_ms), choices, timings, current, now, with_picture=True)
+            sent = costs.sent[current.encoder, size]
+            longer = sent / seen["bytes"] if name == SLOW else 1.0
+            link.add((current.encoder, size), int(sent), seen["wire"] * longer, now)
+            course.append((now, name, current))
+        began = now + 1.0
+    return course
+
+
+ROOMY_MS = 800.0
+"""Enough for the best way while one draws on the machine that was recorded, which was busy with other work."""
+
+
+def test_recorded_pictures_of_one_person_change_nothing():
+    course = replay([ALONE] * 4, ROOMY_MS)
+    assert {current.shed for now, _, current in course if now > 5} == {()}
+    assert course[-1][2].changes <= 2
+
+
+@pytest.mark.parametrize("crowd", [TEN, FIFTY])
+def test_a_recorded_crowd_is_shed_for_at_once_and_recovered_from(crowd: str):
+    course = replay([ALONE, crowd, ALONE, ALONE, ALONE], ROOMY_MS)
+    came = next(now for now, name, _ in course if name == crowd)
+    shed_at = next(now for now, _, current in course if now > came and "steps" in current.shed)
+    assert shed_at - came < 5 + Budget(ROOMY_MS).patience_s  # the window that load is told from
+    left = max(now for now, name, _ in course if name == crowd)
+    assert all("steps" in current.shed for now, _, current in course if shed_at < now <= left)
+    assert next(now for now, _, current in course if now > left and not current.shed) - left < 15
+    assert course[-1][2].shed == ()
+    assert course[-1][2].changes <= 6
+
+
+@pytest.mark.parametrize("target_ms", [300.0, 600.0, 900.0, 1200.0, 2000.0])
+def test_a_recorded_slow_network_ends_at_one_way(target_ms: float):
+    course = replay([SLOW] * 30, target_ms)
+    assert course[-1][2].changes <= 8
+    assert len({current.level for _, _, current in course[len(course) // 2 :]}) <= 2

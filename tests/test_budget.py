@@ -300,8 +300,8 @@ def test_a_recorded_crowd_is_shed_for_at_once_and_recovered_from(crowd: str):
     assert course[-1][2].changes <= 6
 
 
-@pytest.mark.parametrize("target_ms", [300.0, 600.0, 900.0, 1200.0, 2000.0])
+@pytest.mark.parametrize("target_ms", [300.0, 1200.0, 2000.0])
 def test_a_recorded_slow_network_ends_at_one_way(target_ms: float):
-    course = replay([SLOW] * 30, target_ms)
+    course = replay([SLOW] * 12, target_ms)
     assert course[-1][2].changes <= 8
     assert len({current.level for _, _, current in course[len(course) // 2 :]}) <= 2

@@ -66,6 +66,8 @@ class ServeOptions:
     """What may run the network, best first; auto takes the fastest whose pictures equal eager's."""
     sizes: Sides = ()
     """Picture sizes that the budget may choose from, best first; default: the model's own alone."""
+    batches: tuple[int, ...] = ()
+    """Pictures that may be drawn in one call, 1 among them; default: 1 on a CPU, 1 2 4 8 on a GPU."""
     threads: Threads = 1
     """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
     device: str = "cpu"
@@ -91,7 +93,7 @@ def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engi
         report(f"opening {options.model}")
         pipeline = Pipeline.open(bundle.locate(options.model), options.device)
         made = EngineOptions(
-            options.backends, sizes=options.sizes, threads=options.threads, max_pixels=options.limits.picture_pixels
+            options.backends, options.sizes, options.batches, options.threads, options.limits.picture_pixels
         )
         engine = Engine(pipeline, Marks(pipeline.card, options.signing.provenance, stamping), made)
         check_sizes(options.limits, engine.sizes)

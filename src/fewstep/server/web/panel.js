@@ -3,7 +3,7 @@
 import { $ } from "./dom.js";
 const NAMES = {
   wait: "waiting", decode: "decode", text: "text", codec_in: "codec in", network: "network", codec_out: "codec out",
-  watermark: "watermark", encode: "encode", wire: "travel",
+  watermark: "watermark", encode: "encode", other: "other", wire: "travel",
 };
 const ALSO = { safety_prompt: "filter, words", safety_picture: "filter, picture", glass_to_glass: "to the eye" };
 const SHED = { encoder: "a lighter format", backend: "less precision", steps: "fewer steps", size: "smaller" };

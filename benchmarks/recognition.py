@@ -5,8 +5,8 @@
     python benchmarks/recognition.py --out out/recognition --answers answers.txt --verdicts verdicts.txt
 
 ``answers.txt`` holds a line ``number: what the reader saw`` for each picture, written before the second call.
-``verdicts.txt`` a line ``number: right``, ``near`` (its kind: another fruit, another building) or ``wrong``. The third call writes
-``docs/results/recognition.json`` and the sheet with prompts, ``docs/pictures/teacher100.webp``.
+``verdicts.txt`` holds a line ``number: right``, ``near`` (its kind: another fruit, another building) or ``wrong``. The third
+call writes ``docs/results/recognition.json`` and the sheet with prompts, ``docs/pictures/teacher100.webp``.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import platform
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +19,14 @@ import pytest
 import torch
 import tyro
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import foreign
 from bundles import tiny_bundle
 from fewstep import cli
 from fewstep.bundle import Card
+from fewstep.console import TrainingDisplay
 from fewstep.data import folder as folder_data
 from fewstep.data.dataset import Dataset
 from fewstep.evaluation import suite
@@ -171,6 +176,8 @@ def test_a_folder_of_pictures_says_what_it_left_out(tmp_path, capsys):
         (["--calls", "0"], "--calls 0 is out of range"),
         (["--seeds", "0", str(2**70)], "is out of range: use a whole number from 0 to 2^63 - 1"),
         (["--seeds"], "give one of --seeds or more"),
+        (["--apart-from", "0"], "--apart-from 0 is out of range: use from 1 to"),
+        (["--apart-from", "2", "1000000"], "--apart-from leaves no concept to draw"),
         (["--steps"], "give one of --steps or more"),
         (["--steps", "1", "9"], "trained for 1, 2, 3, 4 steps, not 9"),
         (["--resolution", "100000"], "--resolution 100000 is out of range: use from 32 to 1,024"),
@@ -249,6 +256,107 @@ def test_a_distillation_that_cannot_be_is_refused(distill, capsys, arguments, se
     with pytest.raises(SystemExit) as ended:
         distill("--steps", "1", *arguments)
     assert_one_sentence(ended, capsys, sentence)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--features dinov2", "the weights of DINOv2 are not in"),
+        ("--batch-size 12", "a batch of 12 cannot be split into groups of 8: use a multiple of 8"),
+        ("--add.adversarial-weight 0 --add.distillation-weight 0", "both losses have weight 0"),
+        ("--add.weighting nfsd --add.teacher-steps 2", "nfsd asks the teacher for one direction, not for 2 steps"),
+        ("--add.teacher-times 0.9 0.1", "teacher times (0.9, 0.1) must rise"),
+        ("--add.mismatched 1 --heads.no-text", "but they are shown none: leave out --heads.no-text"),
+        ("--add.mismatched 1 --heads.no-text --heads.no-image --features efficientnet-lite0", "but they are shown none"),
+        ("--add.mismatched 1 --batch-size 1", "takes its wrong prompts from the batch: use --batch-size 2 or more"),
+        ("--ema 1.5", "--ema 1.5 is out of range"),
+    ],
+)
+def test_a_game_that_cannot_be_played_is_refused_before_its_warm_start(distill, tmp_path, capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as ended:
+        distill("--warm.steps", "1", "--warm.pairs", "2", "--warm.teacher-steps", "1", *arguments.split())
+    assert_one_sentence(ended, capsys, sentence)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_game_does_not_need_is_no_reason_to_refuse(distill):
+    """Without an adversarial loss there are no heads; after the last step of a warm start there is no game."""
+    odd = ["--batch-size", "12", "--features", "dinov2", "--add.mismatched", "1", "--heads.no-text"]
+    distill("--steps", "1", "--keep", "last", "--add.adversarial-weight", "0", *odd)
+
+
+SAVED = "the state that was saved last is in --out: give the command again with --resume to go on"
+
+
+@pytest.mark.parametrize(
+    ("command", "stopped", "sentence"),
+    [
+        (["evaluate", "{student}", "--data", "{data}", "-o", "{out}"], "fewstep.evaluation.suite.Bench.measure",
+         "the records of finished step counts are in --output: give the command again"),
+        (["draw", "a cat", "--model", "{student}", "-o", "{out}/a.png"], "fewstep.provenance.write",
+         "the pictures that were finished are kept"),
+        (["teach", "--out", "{out}"], "fewstep.recipes.emoji.teach", SAVED),
+        (["distill", "--out", "{out}"], "fewstep.recipes.distillation.prepare", SAVED),
+        (["demo", "--out", "{out}"], "fewstep.demo.run", SAVED),
+        (["info"], "fewstep.bundle.shipped", ""),
+    ],
+)  # fmt: skip
+def test_ctrl_c_leaves_with_one_sentence_whatever_it_stops(
+    student, pictures, tmp_path, monkeypatch, capsys, command, stopped, sentence
+):
+    def press(*arguments: object, **options: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stopped, press)
+    places = {"student": student, "data": pictures, "out": tmp_path / "out"}
+    with pytest.raises(SystemExit) as ended:
+        cli.main([word.format(**places) for word in command])
+    assert_one_sentence(ended, capsys, f"fewstep: stopped; {sentence}" if sentence else "fewstep: stopped\n", code=130)
+
+
+def test_ctrl_c_leaves_a_dataset_with_one_sentence():
+    """In a process of its own: the shape checks of tests hide what its options are."""
+    code = "import signal\nfrom fewstep import cli\nfrom fewstep.data import digits\n" \
+           "digits.build = lambda *_: signal.raise_signal(signal.SIGINT)\ncli.main(['data', 'digits'])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250, check=False)
+    assert done.returncode == 130
+    assert done.stderr.startswith("fewstep: stopped; nothing was written, and a dataset that was there stands as it was")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_thresholds_of_health_are_options(distill, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        distill("--steps", "9", "--student-learning-rate", "1e38", "--ema", "0", "--health.nan-streak", "2")
+    assert_one_sentence(ended, capsys, "nan_streak: 2 steps in a row had no finite gradient", code=3)
+
+
+def test_bars_are_live_while_the_teacher_draws_and_the_panel_follows_them(distill, monkeypatch):
+    """On a terminal, in one display, what is made ready inside a phase is seen like what is made ready before it."""
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    for module in ("console", "cli"):
+        monkeypatch.setattr(f"fewstep.{module}.console", screen)
+    distill("--warm.steps", "1", "--warm.pairs", "4", "--warm.teacher-steps", "1", "--steps", "0", "--keep", "last")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.file.getvalue())
+    at = [shown.rindex(text) for text in ("latents", "teacher's trajectories", "warm step 1 of 1")]
+    assert at == sorted(at)
+    assert re.search(r"teacher's trajectories .* 4/4", shown)
+
+
+def test_a_bar_is_there_before_what_it_counts_is_whole(monkeypatch, capsys):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr("fewstep.console.console", screen)
+    with TrainingDisplay("a run") as display:
+        display.report("teacher's trajectories", 1, 4)
+        display._live.refresh()
+        assert "1/4" in screen.file.getvalue()
+    clock = iter([0.0, 1.0, 29.0, 31.0, 32.0, 33.0])
+    plain = Console(file=io.StringIO())
+    monkeypatch.setattr("fewstep.console.console", plain)
+    with TrainingDisplay("a run", now=lambda: next(clock)) as display:
+        for done in (1, 2, 3, 4):
+            display.report("latents", done, 4)
+    assert plain.file.getvalue().split() == ["latents", "3/4", "latents", "4/4"], "a log has a line every half minute"
 
 
 def test_more_than_the_memory_holds_gets_one_sentence(monkeypatch, capsys):
@@ -446,6 +554,30 @@ def test_a_full_disk_ends_a_distillation_with_a_sentence_and_the_last_state_inta
     assert checkpoint.load(out / "add" / "checkpoint")["step"] == 4
 
 
+def test_what_was_trained_is_neither_overwritten_nor_gone_on_with_under_other_options(
+    distill, pictures, teacher, tmp_path, capsys
+):
+    out = distill("--steps", "2")
+    states = {path: path.read_bytes() for path in (out / "add").rglob("*") if path.is_file()}
+    for again, sentence in (
+        ([], "run holds a run, 2 steps into its phase add: go on with --resume, choose another --out"),
+        (["--resume", "--add.r1", "0.5", "--batch-size", "8"],
+         "was made with --batch-size 4, --add.r1 1.0, not with --batch-size 8, --add.r1 0.5: resume with the options"),
+        (["--resume", "--captions", "name", "--guidance-scale", "2"],
+         "with --captions all, --guidance-scale 3.0, not with --captions name, --guidance-scale 2.0"),
+        (["--resume", "--teacher", str(tiny_bundle(tmp_path, "teacher", prediction_type="epsilon"))], "with --teacher "),
+    ):  # fmt: skip
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            distill("--steps", "3", *again)
+        assert_one_sentence(ended, capsys, sentence)
+    assert states == {path: path.read_bytes() for path in (out / "add").rglob("*") if path.is_file()}
+    moved = [shutil.copytree(folder, tmp_path / "moved" / folder.name) for folder in (pictures, teacher)]
+    same = ["--data", str(moved[0]), "--teacher", str(moved[1])]  # in another place they are the same
+    distill("--steps", "3", "--resume", "--keep", "last", "--blend", "0.5", "--checkpointing", *same)
+    assert checkpoint.load(out / "add" / "checkpoint")["step"] == 3
+
+
 @pytest.mark.parametrize("command", ["draw", "distill"])
 def test_a_folder_that_cannot_be_written_gets_one_sentence(student, distill, tmp_path, capsys, command):
     (tmp_path / "file").write_text("in the way")  # root may write anywhere, but not below a file
@@ -473,9 +605,9 @@ def test_a_run_without_finite_gradients_rolls_back_and_exits_with_3(distill, cap
 
 
 def test_a_record_says_all_that_has_to_be_typed_again():
-    options = suite.Options(prompts=5, seeds=(2, 3, 5), judge="efficientnet-lite2")
+    options = suite.Options(prompts=5, apart_from=(3, 1), seeds=(2, 3, 5), judge="efficientnet-lite2")
     words = cli.typed(options)
-    assert words == ["--prompts", "5", "--seeds", "2", "3", "5", "--judge", "efficientnet-lite2"]
+    assert words == shlex.split("--prompts 5 --apart-from 3 1 --seeds 2 3 5 --judge efficientnet-lite2")
     assert tyro.cli(cli.flat(suite.Options), args=words) == options
     assert cli.typed(suite.Options()) == []
 
@@ -595,10 +727,12 @@ def office(tmp_path, monkeypatch) -> Path:
 
 def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student, office, capsys, tmp_path):
     pytest.importorskip("c2pa")
+    drawn: list[str] = []
 
     def draw(name: str, *arguments: str) -> str:
         picture = str(tmp_path / name)
         cli.main(["draw", "a cat", "--model", str(student), "--scale", "4", "-o", picture, *arguments])
+        drawn.append(capsys.readouterr().out)
         return picture
 
     def verify(*arguments: str) -> str:
@@ -622,6 +756,13 @@ def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student,
     picture = draw("b.png", *key)
     assert "Watermark: not found" in verify(picture)
     assert "Watermark: found" in verify(picture, *key)
+    assert "prompt" not in verify(picture)
+    picture = draw("c.png", "--include-prompt", "--sidecar")
+    assert "prompt 'a cat'" in (told := verify(picture))
+    assert "intact and trusted" in told
+    assert str(tmp_path / "c.c2pa") in "".join(drawn[-1].split()), "it says where the credentials are"
+    (tmp_path / "c.c2pa").unlink()
+    assert "prompt 'a cat'" not in verify(picture), "they were beside the picture alone"
 
 
 @pytest.mark.parametrize(
@@ -636,6 +777,8 @@ def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student,
         ("draw cat -o {folder}/a.png --certificate-chain {office}/chain.pem", "give both"),
         ("draw cat -o {folder}/a.png --certificate-chain {office}/key.pem --private-key {office}/chain.pem", "is not PEM"),
         ("draw cat -o {folder}/a.png --watermark nowhere.Mark", "cannot load 'nowhere.Mark'"),
+        ("draw cat -o {folder}/a.png --sidecar --no-provenance", "--sidecar is about content credentials"),
+        ("draw cat -o {folder}/a.png --include-prompt --no-provenance", "--include-prompt is about content credentials"),
         ("serve --port 0 --private-key {office}/key.pem", "give both"),
         ("serve --port 0 --watermark nowhere.Mark", "cannot load 'nowhere.Mark'"),
     ],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +22,27 @@ import foreign
 from elsewhere import elsewhere
 from fewstep import bundle, cli, pretrained
 from fewstep.bundle import Card
+from fewstep.evaluation.diversity import pairwise_distance
+from fewstep.evaluation.progress import look_through
 from fewstep.evaluation.record import read_records
 from fewstep.inference import backend as backends
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.methods import add
 from fewstep.modality.image import to_pil
 from fewstep.parts import discriminator
+from fewstep.parts.denoiser import freeze
 from fewstep.parts.dino import DinoFeatures
+from fewstep.parts.features import Standardised
 from fewstep.pretrained import trainable
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import Distillation, WarmStart, prepare
 from fewstep.rng import Rng
+from fewstep.server import app, safety
+from fewstep.tensors import Conditioning
 from fewstep.training.recipe import run_phases
-from fewstep.training.run import Saving
+from fewstep.training.run import Saving, Stopped
 from fewstep.training.trainer import Trainer
+from helpers import Eyes
 
 PROMPTS, SEEDS = ["a red heart", "a blue house"], [3, 4]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -373,6 +382,25 @@ def test_checkpointing_computes_twice_and_changes_no_gradient(root, tmp_path, ki
         torch.testing.assert_close(recomputed, plain, atol=1e-6, rtol=1e-4)
 
 
+def test_a_folders_own_safety_checker_looks_at_the_pictures(tmp_path: Path):
+    """As diffusers' pipelines have it look, in the guard's thread."""
+    picture, other = (np.random.default_rng(seed).integers(0, 256, (48, 48, 3), np.uint8) for seed in (1, 2))
+    foreign.safety_checker(tmp_path, Image.fromarray(picture))
+    with pytest.raises(ValueError, match=r"model_index\.json"):
+        app.make_studio(app.ServeOptions(model=str(tmp_path), safety="checker"))
+    (tmp_path / "model_index.json").write_text("{}")
+    studio = app.make_studio(app.ServeOptions(model=str(tmp_path), safety="checker"))
+    guard = studio.worker.guard
+    assert "safety checker" in (guard.picture(picture) or "")
+    assert guard.picture(other) is None
+    assert [guard.prompts(text).result(10) is None for text in ("nsfw", "a cat")] == [False, True]
+    assert studio.metrics.snapshot()["stages_ms"]["safety_picture"][0] > 0
+    (tmp_path / "safety_checker" / "model.safetensors").rename(tmp_path / "safety_checker" / "model.bin")
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        safety.load("checker", str(tmp_path))
+    guard.close()
+
+
 def test_dinov2_is_taken_where_its_folder_is_given(root, tmp_path):
     foreign.dino(tmp_path / "dino")
     changes: dict[str, Any] = {"features_folder": str(tmp_path / "dino"), "steps": 1}
@@ -495,9 +523,9 @@ def test_a_whole_run_takes_place_on_its_device(root, tmp_path, monkeypatch):
     assert moved == {"meta"}
 
 
-def pairs_of(teacher: Path, data: Path, out: Path, **changes: Any) -> tuple[Tensor, bool]:
+def pairs_of(teacher: Path, data: Path, out: Path, n: int = 4, at_once: int = 4, **changes: Any) -> tuple[Tensor, bool]:
     """The samples of a warm start's pairs, and whether they were drawn anew."""
-    warm = WarmStart(steps=1, pairs=4, teacher_steps=2, batch_size=4)
+    warm = WarmStart(steps=1, pairs=n, teacher_steps=2, batch_size=at_once)
     drawn: list[str] = []
     o = distillation.Options(teacher=str(teacher), data=str(data), steps=0, warm=warm, **changes)
     work = prepare(o, out, lambda what, done, total: drawn.append(what))
@@ -521,6 +549,59 @@ def test_pairs_of_a_teacher_whose_weights_changed_are_drawn_again(root, tmp_path
     path = tmp_path / "pairs.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     assert pairs_of(teacher, root / "own", tmp_path, captions="name")[1], "what is damaged is drawn again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_pairs_that_were_stopped_go_on_to_the_same_bits(root, tmp_path, number):
+    whole, _ = pairs_of(root / "sd1", root / "own", tmp_path / "whole", n=6, at_once=2)
+    warm = WarmStart(steps=1, pairs=6, teacher_steps=2, batch_size=2)
+    o = distillation.Options(teacher=str(root / "sd1"), data=str(root / "own"), steps=0, warm=warm)
+    told: list[int] = []
+
+    def press(what: str, done: int, total: int) -> None:
+        if what == "teacher's trajectories":
+            told.append(done)
+            if len(told) == 2:
+                signal.raise_signal(number)
+
+    work = prepare(o, tmp_path, press)
+    with pytest.raises(Stopped, match=r"stopped after 4 of 6 teacher's trajectories; .*continue with --resume"):
+        work.phases[0].build()
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["pairs-part.safetensors"]
+    prepare(o, tmp_path, press).phases[0].build()
+    assert told == [2, 4, 6]
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["pairs.safetensors"]
+    assert torch.equal(load_file(tmp_path / "pairs.safetensors")["x0"], whole)
+
+
+def test_distillation_alone_needs_no_eyes_and_no_heads(root, tmp_path, monkeypatch):
+    """Nothing is loaded, embedded or read for a discriminator that is not there, and the student learns the same."""
+    alone = add.Options(adversarial_weight=0.0)
+    _, looking, batches = game(root, tmp_path, add=replace(alone, adversarial_weight=1e-30))
+    next(looking.steps(batches))
+    monkeypatch.setattr(distillation.ImageNetFeatures, "load", lambda *_: pytest.fail("the feature network is loaded"))
+    told: list[str] = []
+    work = prepare(options(root, "sd1", add=alone), tmp_path, lambda what, done, total: told.append(what))
+    trainer, batches = work.phases[-1].build()
+    assert "image embeddings" not in told
+    assert (trainer.method.features, trainer.method.discriminator) == (None, None)
+    assert (batches(0).media, batches(0).cond.image) == (None, None)
+    assert set(next(trainer.steps(batches)).losses) == {"student/distillation"}
+    a, b = (t.weights()["student"] for t in (looking, trainer))
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], atol=1e-5, rtol=1e-4)
+
+
+def test_features_are_standardised_unless_that_is_off(root, tmp_path):
+    levels = []
+    for standardise in (True, False):
+        _, trainer, batches = game(root, tmp_path, features="efficientnet-lite0", standardise=standardise)
+        assert isinstance(trainer.method.features, Standardised) == standardise
+        (log,) = itertools.islice(trainer.steps(batches), 1)
+        assert not log.skipped
+        levels.append(trainer.method.features(batches.media(np.arange(16)), Conditioning(), Rng.of(0)).levels)
+    assert all(float(level.mean((0, 2, 3)).abs().max()) < 1e-3 for level in levels[0])
+    assert any(float(level.mean((0, 2, 3)).abs().max()) > 0.1 for level in levels[1])
 
 
 def test_the_game_goes_on_with_the_warm_starts_pairs(root, tmp_path):
@@ -606,3 +687,23 @@ def test_a_blend_lies_between_the_weights_before_the_game_and_after_it(root, tmp
     work.save(tmp_path / "again", 2)
     again = pretrained.load(tmp_path / "again").denoiser.network.state_dict()
     assert all(torch.equal(again[name], half[name]) for name in half)
+
+
+def test_looks_draw_every_prompt_twice_and_see_a_student_that_ignores_its_noise(root, tmp_path):
+    pictures: list[Tensor] = []
+
+    def measure(draw: Callable[[], Tensor], real: Tensor, rounds: int) -> Callable[[], dict[str, float]]:
+        pictures.append(real)
+        return look_through(freeze(Eyes(2, 3)))(lambda: pictures.append(draw()) or pictures[-1], real, rounds)
+
+    work = prepare(options(root, "sd1", features="teacher"), tmp_path, measure=measure)
+    look = work.phases[-1].probe().look
+    healthy = look()["diversity"]
+    heard = work.student.draw
+    work.student.draw = lambda noise, *more: heard(torch.ones_like(noise), *more)
+    assert healthy > 1e-4 > 1e-9 > look()["diversity"]
+    real, varied, collapsed = pictures
+    assert len(varied) == len(collapsed) == 2 * len(real)
+    one, two = collapsed.chunk(2)
+    torch.testing.assert_close(one, two)
+    assert pairwise_distance(one.flatten(1)) > 1e-6, "and every prompt has its own"

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fewstep.parts.denoiser import Denoiser
 from fewstep.tensors import Batch, Conditioning
 from fewstep.training import checkpoint
-from fewstep.training.data import PromptTable, TrainingSet, batch_indices
+from fewstep.training.data import PromptTable, TrainingSet, batch_indices, in_parts
 from fewstep.training.health import Health, Unhealthy
 from fewstep.training.health import Options as HealthOptions
 from fewstep.training.journal import Journal
-from fewstep.training.recipe import Phase, run_phases
-from fewstep.training.run import Saving, Stopped, run
-from fewstep.training.trainer import Options, StepLog, Trainer
+from fewstep.training.recipe import Phase, named, run_phases
+from fewstep.training.run import Saving, Stopped, check_free, run
+from fewstep.training.trainer import Optimizer, Options, StepLog, Trainer
 from helpers import make_game, optimizers, same_weights
 
 
@@ -115,6 +119,131 @@ def test_a_phase_that_its_seconds_ended_is_not_trained_again_either(tmp_path):
     assert resumed(0.0) == [3, 4, 5, 6, 7, 8, 9], "and without a limit to the end"
 
 
+def in_phases(folder: Path, resume: bool = False, stop: int = 0, steps: int = 3, rate: float = 1e-3,
+              seconds: float = 0.0, **made_with: Any) -> tuple[list[tuple[str, int]], Denoiser]:  # fmt: skip
+    """Two phases of one student, stopped after the first one's step ``stop``; the steps that were taken, and the student."""
+    game, taken = make_game(), []
+
+    def build(steps: int) -> tuple[Trainer, Callable[[int], Batch]]:
+        return Trainer(game.add, Options(steps=steps, optimizers=optimizers(learning_rate=rate))), lambda s: game.batch
+
+    def watch(phase: Phase, trainer: Trainer, log: StepLog) -> None:
+        taken.append((phase.name, log.step))
+        if stop == log.step:
+            signal.raise_signal(signal.SIGINT)
+
+    one = Phase("one", 3, lambda: build(3), seconds, made_with={k: v for k, v in made_with.items() if k != "--game"})
+    phases = [one, Phase("two", steps, lambda: build(steps), made_with=made_with)]
+    try:
+        run_phases(phases, Saving(folder, resume=resume), watch)
+    except Stopped:
+        assert stop
+    return taken, game.student.denoiser
+
+
+ALL = [("one", 1), ("one", 2), ("one", 3), ("two", 1), ("two", 2), ("two", 3)]
+
+
+def test_a_run_that_begins_anew_keeps_nothing_of_any_phase_of_the_one_before(tmp_path):
+    """Stopped in its first phase and resumed, it trains its own second one."""
+    _, wanted = in_phases(tmp_path / "clean", rate=1e-2)
+    in_phases(tmp_path / "used")
+    assert in_phases(tmp_path / "used", rate=1e-2, stop=1)[0] == ALL[:1]
+    assert not (tmp_path / "used" / "two" / "checkpoint").exists()
+    assert not (tmp_path / "used" / "two" / "journal.jsonl").exists()
+    taken, student = in_phases(tmp_path / "used", rate=1e-2, resume=True)
+    assert taken == ALL[1:]
+    assert same_weights(student, wanted)
+
+
+def test_a_folder_in_which_steps_were_taken_is_not_free(tmp_path):
+    check_free(tmp_path)
+    trainer(0)[0].save(tmp_path / "one" / "checkpoint")  # a run that took no step has nothing to lose
+    check_free(tmp_path)
+    in_phases(tmp_path, stop=2)
+    for name in ("checkpoint", "checkpoint.old"):  # as it is, and as a crash in the middle of a save leaves it
+        (tmp_path / "one" / "checkpoint").rename(tmp_path / "one" / name)
+        with pytest.raises(ValueError, match=r"2 steps into its phase one: go on with --resume, choose another --out"):
+            check_free(tmp_path)
+
+
+def test_other_options_are_refused_before_a_step_is_taken_and_both_values_are_named(tmp_path):
+    options = {"--rate": 0.5, "--styles": ["flat", "3d"], "--game": 1.0}
+    in_phases(tmp_path, **options)
+    saved = {path: path.read_bytes() for path in tmp_path.rglob("state.*")}
+    for change, sentence in (
+        ({"--rate": 0.25}, r"one was made with --rate 0.5, not with --rate 0.25: resume with the options it was started with"),
+        ({"--styles": []}, r"--styles flat 3d, not with --styles \(none\)"),
+        ({"--game": 2.0}, r"two was made with --game 1.0, not with --game 2.0"),
+        ({"--rate": 1, "--styles": ["3d"]}, r"with --rate 0.5, --styles flat 3d, not with --rate 1, --styles 3d: "),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            in_phases(tmp_path, resume=True, steps=5, **options | change)
+    assert saved == {path: path.read_bytes() for path in tmp_path.rglob("state.*")}
+    assert in_phases(tmp_path, resume=True, steps=4, **options | {"--later": 1})[0] == [("two", 4)]
+    for own in tmp_path.glob("*/made_with.json"):  # as older versions left it
+        own.unlink()
+    assert in_phases(tmp_path, resume=True, steps=5, **options | {"--rate": 9})[0] == [("two", 5)]
+
+
+def test_a_phase_that_has_not_begun_takes_any_options(tmp_path):
+    in_phases(tmp_path, stop=3, **{"--game": 1.0})
+    assert in_phases(tmp_path, resume=True, **{"--game": 2.0})[0] == ALL[3:]
+    with pytest.raises(ValueError, match=r"--game 2\.0, not with --game 1\.0"):
+        in_phases(tmp_path, resume=True, **{"--game": 1.0})
+
+
+def test_a_phase_that_another_one_went_on_from_takes_no_further_step(tmp_path):
+    taken, student = in_phases(tmp_path, seconds=1e-9)
+    assert taken == [ALL[0], *ALL[3:]]
+    again, same = in_phases(tmp_path, resume=True, seconds=0.0)
+    assert again == []
+    assert same_weights(student, same)
+
+
+def test_options_are_named_as_they_are_typed():
+    assert named(HealthOptions(window=3), ("gradient_ratio", "drift", "diversity", "varied")) == {
+        "--window": 3, "--saturated": 0.985, "--nan-streak": 5,
+    }  # fmt: skip
+    nested = named(Optimised(Optimizer(0.5), (1.0, 2.0)))
+    assert nested["--its-optimizer.learning-rate"] == 0.5
+    assert nested["--times"] == [1.0, 2.0]
+    assert json.loads(json.dumps(nested)) == nested
+
+
+@dataclass(frozen=True)
+class Optimised:
+    its_optimizer: Optimizer
+    times: tuple[float, ...]
+
+
+def test_parts_are_written_by_the_clock_and_belong_to_their_key(tmp_path):
+    asked: list[int] = []
+    path = tmp_path / "part.safetensors"
+
+    def draw(rows: np.ndarray) -> torch.Tensor:
+        asked.append(int(rows[0]))
+        if len(asked) == 4:
+            raise RuntimeError("killed")
+        return torch.from_numpy(rows).float()
+
+    def drawn(key: str = "a", size: int = 2) -> list[float]:
+        clock = iter(range(0, 1000, 40))  # a second part is due every minute
+        return in_parts(draw, 9, size, path, key, "rows", now=lambda: float(next(clock))).tolist()
+
+    with pytest.raises(RuntimeError):
+        drawn()
+    assert load_file(path)["drawn"].tolist() == [0, 1, 2, 3]
+    kept = path.read_bytes()
+    for key, size, again in (("a", 2, [4, 6, 8]), ("b", 2, [0, 2, 4, 6, 8]), ("a", 3, [0, 3, 6])):
+        path.write_bytes(kept)
+        asked[:] = [-1] * 9
+        assert drawn(key, size) == list(range(9))
+        assert asked[9:] == again
+    path.write_bytes(kept[:-3])
+    assert drawn() == list(range(9)), "what is damaged is drawn again"
+
+
 def test_the_journal_forgets_steps_that_are_taken_again(tmp_path):
     path = tmp_path / "j.jsonl"
     journal = Journal(path)
@@ -143,26 +272,29 @@ def test_health_rules_fire_once_a_window_and_only_when_they_should(rule, observa
     assert found == [rule, rule]
     fine = {"discriminator/real_right": 0.7, "discriminator/fake_right": 0.6}
     fine |= {"student/adversarial_gradient_at_x0": 1.0, "student/distillation_gradient_at_x0": 0.3}
-    fine |= {"student/sample_mean": 0.1, "student/sample_std": 1.0}
+    fine |= {"student/shift_0": 0.2, "student/shift_1": -0.2}
     assert [a for log in logs(30, **fine) for a in Health(HealthOptions(window=5)).look(log)] == []
 
 
 def test_colour_drift_and_lost_diversity_are_named():
     health = Health(HealthOptions(window=4))
-    moved = [StepLog(i, {}, {"student/sample_mean": 0.1 * i, "student/sample_std": 1.0}) for i in range(1, 20)]
-    assert "colour_drift" in [a.rule for log in moved for a in health.look(log)]
+    moved = [StepLog(i, {}, {"student/shift_0": 0.09 * i, "student/shift_1": -0.1 * i}) for i in range(9)]
+    (found,) = [a for log in moved for a in health.look(log)][:1]
+    assert found.rule == "colour_drift"
+    assert "is -0.45 standard deviations from the data's in channel 1: lower" in found.message, "mean of steps 3 to 6"
     health = Health()
 
     def look(step: int, diversity: float) -> list[str]:
         return [a.rule for a in health.look(StepLog(step, {}, {"probe/diversity": diversity}))]
 
+    assert [look(0, 0.04), look(50, 0.01)] == [[], []], "next to nothing was there to lose"
     assert [look(100, 0.6), look(150, 1.0), look(200, 0.6), look(250, 0.4)] == [[], [], [], ["diversity_lost"]]
 
 
 def test_figures_that_are_not_finite_set_off_nothing_but_the_streak():
     health = Health(HealthOptions(window=3, nan_streak=100))
     broken = {"student/adversarial_gradient_at_x0": math.nan, "student/distillation_gradient_at_x0": math.nan}
-    broken |= {"student/sample_mean": math.nan, "student/sample_std": math.nan}
+    broken |= {"student/shift_0": math.nan}
     assert [a for i in range(9) for a in health.look(StepLog(i, {}, broken, skipped=True))] == []
 
 

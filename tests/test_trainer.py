@@ -196,7 +196,7 @@ def test_a_damaged_state_gets_a_sentence(tmp_path: Path) -> None:
     ):
         checkpoint.save(folder, some_state(1))
         damage()
-        with pytest.raises(ValueError, match="start again without --resume"):
+        with pytest.raises(ValueError, match="remove it, and --resume goes on without it"):
             checkpoint.load(folder)
 
 

@@ -156,6 +156,11 @@ def part_hashes(folder: Path, *patterns: str) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): file_hash(path) for path in sorted(found)}
 
 
+def content_of(folder: Path) -> str:
+    """Stands for all that a pipeline's folder brings to its samples: weights, configs, tokenizers. 64 hex digits."""
+    return hashlib.sha256(json.dumps(part_hashes(folder, *WEIGHTS, "*.json"), sort_keys=True).encode()).hexdigest()
+
+
 def scheduler_for(role: str, prediction_type: str, **betas: Any) -> Any:
     """The diffusers scheduler that makes a stock pipeline right: trailing times, ancestral for students, DDIM else.
 

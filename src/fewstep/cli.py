@@ -10,16 +10,18 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import tyro
 
 from . import __version__, failures
-from .console import TrainingDisplay, console, progress_bars
+from .console import Report, TrainingDisplay, console, progress_bars
 from .memory import keep_freed_memory
 from .ranges import Range, Weight, checked
+from .training.health import Options as HealthOptions
 
 FLAT = tyro.conf.arg(name="")
 """For an option dataclass whose own fields stand without a prefix; nested ones keep theirs (``--warm.steps``)."""
@@ -33,10 +35,10 @@ def flat(options: type) -> Any:
 def typed(options: Any) -> list[str]:
     """What to type for an option dataclass: every field that is not as it is by default."""
     words = []
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if value != field.default:
-            words += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if value != option.default:
+            words += [f"--{option.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return words
 
 
@@ -47,13 +49,15 @@ class Running:
     out: Path
     """Folder of the run; the finished bundle goes into its ``bundle`` folder, which every diffusers tool loads."""
     resume: bool = False
-    """Continue from the state in ``out``."""
+    """Continue from the state in ``out``, with the options it was started with; steps, seconds and the device may differ."""
     minutes: Weight = 0.0
     """Stop cleanly after this many minutes, state saved; 0 runs to the end."""
     save_every: Weight = 60.0
     """Seconds between saved states."""
     thin: bool = False
     """Leave the text encoder out of the bundle; it is added from its package when the bundle is opened."""
+    health: HealthOptions = field(default_factory=HealthOptions)
+    """When a rule speaks that watches over the run."""
 
 
 def families(package: str, attribute: str) -> dict[str, Any]:
@@ -90,13 +94,14 @@ def data_commands() -> dict[str, Callable[..., None]]:
     return {name: command(name, module) for name, module in families("fewstep.data", "build").items()}
 
 
-def _train(title: str, phases: Any, how: Running) -> int:
-    """Run phases under the live display; returns the step of the last one whose weights the players end with."""
+def _train(title: str, prepare: Callable[[Report], Any], how: Running) -> tuple[Any, int]:
+    """Lay a run out and train it under the live display; returns it, and the last phase's step whose weights it ends with."""
     from .training.recipe import run_phases
-    from .training.run import Saving
+    from .training.run import Saving, check_free
 
+    if not how.resume:
+        check_free(how.out)
     keep_freed_memory()
-    started = time.monotonic()
     taken = 0  # and stays so where a finished run is resumed
 
     def watch(phase: Any, trainer: Any, log: Any) -> None:
@@ -105,12 +110,14 @@ def _train(title: str, phases: Any, how: Running) -> int:
         display.watch(phase, trainer, log)
 
     with TrainingDisplay(title) as display:
-        kept = run_phases(phases, Saving(how.out, how.save_every, how.resume, how.minutes), watch)
+        run = prepare(display.report)
+        started = time.monotonic()
+        kept = run_phases(run.phases, Saving(how.out, how.save_every, how.resume, how.minutes), watch, how.health)
     console.print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
-    ends_with = kept[phases[-1].name]
+    ends_with = kept[run.phases[-1].name]
     if taken and ends_with != taken:
         console.print(f"the best was seen after step {ends_with}: its weights are kept (--keep last for the last)")
-    return ends_with
+    return run, ends_with
 
 
 def teach(
@@ -120,9 +127,7 @@ def teach(
     """Train a text-to-image teacher from scratch, as emoji-64's was: VAE, then UNet."""
     from .recipes import emoji
 
-    with progress_bars() as report:
-        run = emoji.teach(options, report)
-    steps = _train(f"teach {run.dataset.name}", run.phases, running)
+    run, steps = _train(f"teach {Path(options.data).name}", partial(emoji.teach, options), running)
     run.save(running.out / "bundle", steps, running.thin)
     console.print(f"the teacher is in [bold]{running.out / 'bundle'}[/]")
 
@@ -136,9 +141,8 @@ def distill(
     from .recipes import distillation
 
     measure = suite.while_training() if options.keep == "best" else None
-    with progress_bars() as report:
-        run = distillation.prepare(options, running.out, report, measure=measure)
-    steps = _train(f"distil {options.teacher}", run.phases, running)
+    prepare = partial(distillation.prepare, options, running.out, measure=measure)
+    run, steps = _train(f"distil {options.teacher}", prepare, running)
     bundle = running.out / "bundle"
     run.save(bundle, steps, running.thin)
     console.print(f'the student is in [bold]{bundle}[/]: try `fewstep draw "a red heart" --model {bundle}`')
@@ -207,8 +211,8 @@ def draw(
             facts = marks.GenerationFacts(
                 model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=own, prompt=prompt
             )
-            marks.write(path, picture, facts, stamping)
-            console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {own}")
+            written = " and ".join(f"[bold]{file}[/]" for file in marks.write(path, picture, facts, stamping))
+            console.print(f"{written}  {prompt!r}  {card.name}, {steps} steps, seed {own}")
     console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if not signing.provenance:
         console.print("[yellow]note:[/] no watermark and no content credentials, as you asked")
@@ -246,11 +250,13 @@ def budget(options: Any) -> None:
 
 
 def docs(
-    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md")),
+    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md"), Path("docs/provenance.md")),
     results: Path = Path("docs/results"),
     models: Path | None = None,
 ) -> None:
-    """Rewrite the tables and figures of the README and the log, and the shipped cards' metrics, from the result files.
+    """Rewrite the tables and figures of the README, the log and the page of provenance, and the shipped cards' metrics.
+
+    All of it comes from the result files.
 
     Args:
         pages: The files whose marked places are filled.
@@ -383,7 +389,7 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         serve.__annotations__["options"] = flat(needing_serve("app", "ServeOptions"))
     if wanted == "budget":
         budget.__annotations__["options"] = flat(needing_serve("forecast", "ForecastOptions"))
-    draw.__annotations__["signing"] = flat(provenance.Signing)
+    draw.__annotations__["signing"] = flat(provenance.FileSigning)
     verify.__annotations__["trusting"] = flat(provenance.Trusting)
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)
@@ -434,6 +440,17 @@ def needing_serve(module: str, options: str) -> Any:
         raise ValueError(f"the studio needs {error.name}: pip install 'fewstep[serve]'") from None
 
 
+KEPT = {
+    "data": "nothing was written, and a dataset that was there stands as it was: give the command again to build it",
+    "evaluate": "the records of finished step counts are in --output: give the command again for the other --steps",
+    "draw": "the pictures that were finished are kept: give the command again for the others",
+    "teach": "the state that was saved last is in --out: give the command again with --resume to go on",
+    "distill": "the state that was saved last is in --out: give the command again with --resume to go on",
+    "demo": "the state that was saved last is in --out: give the command again with --resume to go on",
+}
+"""What Ctrl-C leaves of a command that cannot save at once, and how to go on."""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; a bare program lists its commands.
 
@@ -462,7 +479,8 @@ def main(arguments: list[str] | None = None) -> None:
         console.print(str(stopped))
         sys.exit(130)
     except KeyboardInterrupt:
-        sys.exit(130)
+        kept = KEPT.get(arguments[0] if arguments else "")
+        end(f"stopped; {kept}" if kept else "stopped", 130)
 
 
 def end(sentence: str, code: int) -> NoReturn:

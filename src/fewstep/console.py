@@ -29,23 +29,34 @@ console = Console()
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback ``(what, done, total)`` that keeps one bar for every ``what``."""
-    with Progress(
+Report = Callable[[str, int, int], None]
+"""Told ``(what, done, total)`` while something is made ready."""
+
+
+def _bars() -> tuple[Progress, Report]:
+    """Bars that are not shown by themselves yet, and what keeps one of them for every ``what``."""
+    bars = Progress(
         TextColumn("  {task.description:<28}"),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
         console=console,
-    ) as bars:
-        tasks: dict[str, Any] = {}
+    )
+    tasks: dict[str, Any] = {}
 
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+    def report(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total)
+        bars.update(tasks[what], completed=done, total=total)
 
+    return bars, report
+
+
+@contextmanager
+def progress_bars() -> Iterator[Report]:
+    """Live bars, one for every ``what``."""
+    bars, report = _bars()
+    with bars:
         yield report
 
 
@@ -78,6 +89,8 @@ def _backends(found: Forecast) -> Table:
         exact = m.error <= TOLERANCE
         if m.name == found.plan.backend:
             row, said = "green", "taken: the fastest of those that draw eager's pictures"
+        elif m.name in {way.rung.backend for way in found.ways}:
+            row, said = "", "nearly the same pictures: only where the target would be missed"
         elif exact:
             row, said = "", "the reference" if m.name == "eager" else "the same pictures, slower"
         else:
@@ -127,7 +140,7 @@ def _stages(found: Forecast) -> Table:
 
 
 class TrainingDisplay:
-    """Live panel of a run: progress, images a second, time left, every loss with its course, health."""
+    """Live panel of a run: bars of what is made ready for it, then progress, images a second, time left, losses, health."""
 
     def __init__(self, title: str, now: Callable[[], float] = time.monotonic) -> None:
         self.title, self.now = title, now
@@ -136,6 +149,7 @@ class TrainingDisplay:
         self._phase: str | None = None
         self._began, self._first, self._last_drawn = now(), 0, 0.0
         self.rates: dict[str, float] = {}
+        self._bars, self._move_bar = _bars()
         self._live = Live(console=console, refresh_per_second=4, transient=False)
 
     def __enter__(self) -> TrainingDisplay:
@@ -146,6 +160,15 @@ class TrainingDisplay:
     def __exit__(self, *error: Any) -> None:
         if console.is_terminal:
             self._live.__exit__(*error)
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Called while something is made ready, before a phase and at its beginning; lines where there is no live panel."""
+        self._move_bar(what, done, total)
+        if console.is_terminal:
+            self._live.update(self._bars)
+        elif done == total or self.now() - self._last_drawn > 30:
+            self._last_drawn = self.now()
+            console.print(f"{what} {done:,}/{total:,}", highlight=False, soft_wrap=True)
 
     def watch(self, phase: Phase, trainer: Trainer, log: StepLog) -> None:
         """Called after every step; its alarms are shown, and told at once where there is no live panel."""
@@ -164,7 +187,7 @@ class TrainingDisplay:
             self._last_drawn = self.now()
             panel = self._panel(phase, trainer, log)
             if console.is_terminal:
-                self._live.update(panel)
+                self._live.update(Group(self._bars, panel))
             else:
                 losses = "  ".join(f"{k} {sum(v[-50:]) / len(v[-50:]):.4g}" for k, v in self._courses.items())
                 rate = self.rates[phase.name]

@@ -14,6 +14,7 @@ from PIL import Image
 from rich.table import Table
 
 from . import bundle
+from .bundle import Card
 from .console import TrainingDisplay, console, progress_bars
 from .data import emoji as emoji_data
 from .data.dataset import cache_dir
@@ -59,6 +60,8 @@ class Options:
     """How many concepts the demo's own student is made for; the prompts shown are among them."""
     seed: Seed = 7
     """Seed of the pictures."""
+    resume: bool = False
+    """Go on with the student of a demo that was stopped; without it, one is made anew."""
 
 
 def run(o: Options) -> None:
@@ -69,13 +72,14 @@ def run(o: Options) -> None:
         drawn(teacher, "teacher", max(teacher.card.steps), o.seed),
         drawn(teacher, "teacher", 1, o.seed),
     ]
-    path = save(_sheet(rows, "emoji-64: the shipped student beside its teacher"), o.out / "shipped.png")
+    shown = _sheet(rows, "emoji-64: the shipped student beside its teacher")
+    path = save(shown, o.out / "shipped.png", student.card, o.seed)
     console.print(_times(rows), f"pictures: [bold]{path}[/]\n")
 
     console.rule("[bold]fewstep[/]: making a student, about three minutes")
     made, seconds = distil(o)
     before, after = rows[-1], drawn(made, "your student", 1, o.seed)
-    report(o, before, after, rows[-2], seconds)
+    report(o, made.card, before, after, rows[-2], seconds)
 
 
 @dataclass(frozen=True)
@@ -136,10 +140,10 @@ def distil(o: Options) -> tuple[Pipeline, float]:
         warm=distillation.WarmStart(steps=160, pairs=o.concepts + 64, teacher_steps=8, batch_size=16),
     )
     began = time.monotonic()
-    with progress_bars() as bars:
-        work = distillation.prepare(options, o.out / "run", bars, keep=PROMPTS, measure=suite.while_training())
+    measure = suite.while_training()
     with TrainingDisplay("distilling emoji-64") as display:
-        kept = run_phases(work.phases, Saving(o.out / "run"), display.watch)
+        work = distillation.prepare(options, o.out / "run", display.report, keep=PROMPTS, measure=measure)
+        kept = run_phases(work.phases, Saving(o.out / "run", resume=o.resume), display.watch)
     step = kept[work.phases[-1].name]
     console.print(f"the best was seen after step {step} of the game: its weights are kept")
     work.save(o.out / "student", step)
@@ -157,7 +161,7 @@ def dataset() -> Path:
     return folder
 
 
-def report(o: Options, before: Row, after: Row, goal: Row, seconds: float) -> None:
+def report(o: Options, card: Card, before: Row, after: Row, goal: Row, seconds: float) -> None:
     """Before and after, in pictures and in figures."""
     title = f"made in {seconds / 60:.1f} minutes: your one-step student"
     shown = [
@@ -165,7 +169,7 @@ def report(o: Options, before: Row, after: Row, goal: Row, seconds: float) -> No
         replace(after, name="your student"),
         replace(goal, name="teacher"),
     ]
-    path = save(_sheet(shown, title), o.out / "before_after.png")
+    path = save(_sheet(shown, title), o.out / "before_after.png", card, o.seed)
     real = reference()
     table = Table("one step", "edges", "high frequencies", "distance to the teacher's picture", box=None)
     lines = ["| one step | edges | high frequencies | distance to the teacher's picture |", "|---|---|---|---|"]

@@ -6,7 +6,12 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from . import provenance
+from .bundle import Card
+from .provenance import GenerationFacts
 
 INK, FAINT, PAPER = (28, 30, 38), (120, 124, 138), (255, 255, 255)
 
@@ -60,8 +65,8 @@ def sheet(
     return canvas
 
 
-def save(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG, making its folder."""
+def save(picture: Image.Image, path: Path, card: Card, seed: int) -> Path:
+    """Write a PNG of what a model drew, marked and signed as every saved picture, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, optimize=True)
+    provenance.write(path, np.asarray(picture), GenerationFacts(card.name, card.fingerprint, seed=seed))
     return path

@@ -76,6 +76,12 @@ def split_of(group: str, heldout: float) -> Split:
     return "heldout" if int.from_bytes(digest, "little") < heldout * 2**64 else "train"
 
 
+def spread(n: int, total: int) -> list[int]:
+    """``n`` whole numbers below ``total``, spread evenly; all of them where there are no more."""
+    n = min(n, total)
+    return [i * total // n for i in range(n)]
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A dataset on disk, or some rows of one (`subset`). Media are read when asked for."""

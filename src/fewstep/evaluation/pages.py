@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ..bundle import CARD
 from . import realtime, record
@@ -90,6 +91,7 @@ def shown(path: Path) -> str:
         "records": lambda: record.table(record.read_records(path), TABLE if path.stem.startswith("emoji") else None),
         "load": lambda: realtime.table(realtime.Realtime.read(path)),
         "variants": lambda: realtime.variants_table(path),
+        "rows": lambda: rows_table(held["rows"], held["measured"]),
     }
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
@@ -99,3 +101,10 @@ def shown(path: Path) -> str:
     if kind is None:
         raise ValueError(f"{path} is no results file: it should hold {' or '.join(kinds)} at its top")
     return kinds[kind]()
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]], measured: str) -> str:
+    """Rows that a benchmark has put into words, as Markdown, and how they were measured; a cell that a row lacks stays empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
+    return "\n".join([*("| " + " | ".join(cells) + " |" for cells in lines), "", measured])

@@ -34,7 +34,7 @@ from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork
 from ..ranges import Count, Range, Share, Weight
 from ..rng import Rng
-from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
+from ..tensors import Batch, Conditioning, Features, Latents, Logits, Time, match_dims
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,6 @@ class Options:
     """Weight of ``||D(x) - D(x + 0.01 n)||^2`` on real input: R1 without a second backward (APT)."""
     renoised_input: Weight = 0.0
     """Largest standard deviation of Gaussian noise added to what the features see, real and fake alike; 0 is off."""
-    image_conditioning: bool = True
-    """Show the discriminator the embedding of the real x0 (c_img); zeroed where the student saw nothing of it."""
     condition_dropout: Share = 0.1
     """Share of rows whose condition is hidden from the discriminator in its own turn."""
     mismatched: Weight = 0.0
@@ -78,6 +76,30 @@ class Options:
     """Discriminator updates a step (two-time-scale updates)."""
     student_every: Count = 1
     """The student moves every this many steps."""
+
+
+def check(o: Options) -> None:
+    """Refuse switches that contradict each other. Raises ValueError with the fix."""
+    if not (o.distillation_weight or o.adversarial_weight):
+        raise ValueError(
+            "both losses have weight 0, so nothing would be trained: give adversarial_weight or distillation_weight more"
+        )
+    if o.teacher_times[0] > o.teacher_times[1]:
+        raise ValueError(f"teacher times {o.teacher_times} must rise: give the earlier one, nearer to 0, first")
+    if o.distillation_weight and o.weighting == "nfsd" and o.teacher_steps > 1:
+        raise ValueError(
+            f"nfsd asks the teacher for one direction, not for {o.teacher_steps} steps: set teacher_steps to 1, or take "
+            "another weighting"
+        )
+
+
+def colours(sample: Latents, x0: Latents) -> dict[str, float]:
+    """How every channel of the samples stands to the data's: ``shift_c``, the difference of their means in the data's
+    standard deviations, and ``spread_c``, the ratio of their standard deviations; 0 and 1 where they are alike."""
+    of, real = (x.transpose(0, 1).flatten(1).float() for x in (sample, x0))
+    std = real.std(1).clamp(min=1e-6)
+    found = torch.stack([(of.mean(1) - real.mean(1)) / std, of.std(1) / std]).tolist()
+    return {f"{name}_{c}": value for name, row in zip(("shift", "spread"), found) for c, value in enumerate(row)}
 
 
 @dataclass
@@ -97,20 +119,25 @@ class ADD:
         student: Student,
         teacher: Teacher | None,
         codec: Codec,
-        features: FeatureNetwork,
-        discriminator: Discriminator,
+        features: FeatureNetwork | None,
+        discriminator: Discriminator | None,
         options: Options = Options(),
         negative: Conditioning | None = None,
     ) -> None:
-        """``teacher`` may be None when ``distillation_weight`` is 0; ``negative`` (one row) is NFSD's negative prompt."""
+        """``negative`` (one row) is NFSD's negative prompt.
+
+        ``teacher`` may be None when ``distillation_weight`` is 0, ``features`` and ``discriminator`` when
+        ``adversarial_weight`` is.
+        """
+        check(options)
         if options.distillation_weight and teacher is None:
             raise ValueError("the distillation loss needs a teacher: give one, or set distillation_weight to 0")
-        if not (options.distillation_weight or options.adversarial_weight):
-            raise ValueError("both losses have weight 0: nothing would be trained")
-        if options.teacher_times[0] > options.teacher_times[1]:
+        if options.adversarial_weight and (features is None or discriminator is None):
             raise ValueError(
-                f"teacher times {options.teacher_times} must rise: give the earlier one, nearer to 0, first"
+                "the adversarial loss needs features and a discriminator: give both, or set adversarial_weight to 0"
             )
+        if options.adversarial_weight and options.mismatched and not discriminator.width:  # type: ignore[union-attr]
+            raise ValueError("heads that see no condition cannot tell a mismatched one: set mismatched to 0")
         self.student, self.teacher, self.codec = student, teacher, codec
         self.features, self.discriminator, self.options = features, discriminator, options
         self.negative = negative
@@ -125,6 +152,7 @@ class ADD:
         """``student`` and, if it is asked, ``discriminator``."""
         if not self.options.adversarial_weight:
             return {"student": self.student.denoiser}
+        assert self.discriminator is not None, "checked in __init__"
         return {"student": self.student.denoiser, "discriminator": self.discriminator}
 
     def turns(self, step: int) -> Sequence[str]:
@@ -157,16 +185,13 @@ class ADD:
     def _student(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         o = self.options
         sample, seen = self._draw(batch, rng)
-        self._observed = {
-            f"sample_{name}": float(value)
-            for name, value in (("mean", sample.detach().mean()), ("std", sample.detach().std()))
-        }
+        self._observed = colours(sample.detach(), batch.x0)
         out: dict[str, Tensor] = {}
         if o.adversarial_weight:
             view = self._tap(sample, "adversarial")
             features = self._look(self._view(view), batch.cond, rng)
             real = self._real_logits(batch, seen, rng) if o.loss == "relativistic" else None
-            logits = self.discriminator(features, self._condition(batch.cond, seen))
+            logits = self._judge(features, self._condition(batch.cond, seen))
             out["adversarial"] = o.adversarial_weight * self._student_loss(real, logits)
             self._sample = _Sample(batch, seen, features.detach())
         if o.distillation_weight:
@@ -234,17 +259,17 @@ class ADD:
             again = rng.copy()  # approximate R1 compares two looks under one augmentation
             real_features = self._look(real_media, batch.cond, rng)
         inputs = [level.detach().requires_grad_(bool(o.r1)) for level in real_features.levels]
-        real = self.discriminator(Features(tuple(inputs), t=real_features.t), cond)
-        fake = self.discriminator(fake_features, cond)
+        real = self._judge(Features(tuple(inputs), t=real_features.t), cond)
+        fake = self._judge(fake_features, cond)
         out = {"adversarial": self._discriminator_loss(real, fake)}
         if o.r1:
             out["r1"] = o.r1 * losses.r1(real, inputs)
         if o.approximate_r1:
             with torch.no_grad():
                 nearby = self._look(real_media + 0.01 * rng.normal_like(real_media), batch.cond, again)
-            out["approximate_r1"] = o.approximate_r1 * losses.approximate_r1(real, self.discriminator(nearby, cond))
+            out["approximate_r1"] = o.approximate_r1 * losses.approximate_r1(real, self._judge(nearby, cond))
         if o.mismatched:
-            wrong = self.discriminator(real_features.detach(), shown.roll())  # a hidden prompt is not a wrong one
+            wrong = self._judge(real_features.detach(), shown.roll())  # a hidden prompt is not a wrong one
             out["mismatched"] = o.mismatched * self._discriminator_loss(real.detach(), wrong)
         self._observed = {
             "real_logit": float(real.detach().mean()),
@@ -265,9 +290,11 @@ class ADD:
     # -- what the discriminator is shown
 
     def _view(self, latents: Latents) -> Tensor:
+        assert self.features is not None, "checked in __init__"
         return self.codec.decode(latents) if self.features.space == "media" else latents
 
     def _reals(self, batch: Batch) -> Tensor:
+        assert self.features is not None, "checked in __init__"
         if self.features.space == "latents":
             return batch.x0
         if self.options.reals_through_codec or batch.media is None:
@@ -275,16 +302,19 @@ class ADD:
         return batch.media
 
     def _look(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
+        assert self.features is not None, "checked in __init__"
         if self.options.renoised_input:
             x = x + match_dims(rng.uniform((len(x),), 0, self.options.renoised_input), x) * rng.normal_like(x)
         return self.features(x, cond, rng)
+
+    def _judge(self, features: Features, cond: Conditioning) -> Logits:
+        assert self.discriminator is not None, "checked in __init__"
+        return self.discriminator(features, cond)
 
     def _condition(self, cond: Conditioning, seen: Tensor) -> Conditioning:
         """Hide the real picture's embedding where the student could not have seen it: else a mismatch gives fakes away."""
         if cond.image is None:
             return cond
-        if not self.options.image_conditioning:
-            return replace(cond, image=torch.zeros_like(cond.image))
         return replace(cond, image=cond.image * seen.to(cond.image.dtype).unsqueeze(1))
 
     def _dropped(self, cond: Conditioning, rng: Rng) -> Conditioning:
@@ -297,4 +327,4 @@ class ADD:
     def _real_logits(self, batch: Batch, seen: Tensor, rng: Rng) -> Tensor:
         with torch.no_grad():
             features = self._look(self._reals(batch), batch.cond, rng)
-            return self.discriminator(features, self._condition(batch.cond, seen))
+            return self._judge(features, self._condition(batch.cond, seen))

@@ -36,7 +36,20 @@ class Options:
     text: bool = True
     """Condition on ``cond.pooled`` (c_text)."""
     image: bool = True
-    """Condition on ``cond.image`` (c_img), the embedding of the real x0."""
+    """Condition on ``cond.image`` (c_img), the embedding of the real x0; ADD zeroes it where the student saw nothing of it."""
+
+
+GROUP = 8
+"""Samples that share their statistics in local batch norm."""
+
+
+def check_groups(n: int, group: int = GROUP) -> None:
+    """Refuse a batch above ``group`` that ``group`` does not divide. Raises ValueError with the fix."""
+    if n > group and n % group:
+        raise ValueError(
+            f"a batch of {n} cannot be split into groups of {group}: use a multiple of {group}, "
+            f"at most {group}, or group norm in the heads"
+        )
 
 
 class BatchNormLocal(nn.Module):
@@ -46,7 +59,7 @@ class BatchNormLocal(nn.Module):
     Raises ValueError for a batch above ``group`` that ``group`` does not divide.
     """
 
-    def __init__(self, channels: int, group: int = 8, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, group: int = GROUP, eps: float = 1e-5) -> None:
         super().__init__()
         self.group, self.eps = group, eps
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
@@ -54,12 +67,8 @@ class BatchNormLocal(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x [B, C, *S]``."""
         n, c = x.shape[:2]
+        check_groups(n, self.group)
         groups = math.ceil(n / self.group)
-        if n % groups or (n > self.group and n % self.group):
-            raise ValueError(
-                f"a batch of {n} cannot be split into groups of {self.group}: use a multiple of {self.group}, "
-                f"at most {self.group}, or group norm in the heads"
-            )
         y = x.reshape(groups, n // groups, c, -1)
         mean = y.mean((1, 3), keepdim=True)
         var = y.var((1, 3), unbiased=False, keepdim=True)

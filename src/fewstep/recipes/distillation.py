@@ -7,9 +7,8 @@ them) and *add* (the game). Turning phases off gives the ablations: no warm star
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -18,12 +17,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import bundle, pretrained
-from ..data.dataset import Dataset, cache_dir
+from ..data.dataset import Dataset, cache_dir, spread
 from ..methods import add, regression
 from ..parts import dino, discriminator
 from ..parts.augment import Augment
@@ -36,12 +34,15 @@ from ..pretrained import trainable
 from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Media
-from ..training.data import Progress, TrainingSet, chunks, open_dataset, save_whole, training_set
+from ..training.data import Progress, TrainingSet, chunks, in_parts, key_of, open_dataset, save_whole, training_set
 from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
-from ..training.recipe import Phase
+from ..training.recipe import Phase, named
 from ..training.trainer import Optimizer, Trainer
 from ..training.trainer import Options as TrainerOptions
+
+Eyes = ImageNetFeatures | DinoFeatures
+"""A feature network on pictures."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Options:
     """Adam's learning rate of the student."""
     heads_learning_rate: Rate = 1e-3
     """Adam's learning rate of the discriminator's heads."""
-    ema: float = 0.99
+    ema: Annotated[float, Range(0, 0.999999)] = 0.99
     """Decay of the student's weight average, which is what is saved."""
     keep: Keep = "best"
     """The student to end with: the ``best`` of all looks at fixed prompts (distance and sharpness), or the ``last``."""
@@ -129,6 +130,9 @@ class Options:
     ``--add.weighting nfsd`` only."""
     augment: tuple[str, ...] = ()
     """Differentiable augmentation in front of the features: color, translation, cutout."""
+    standardise: bool = True
+    """Give every channel of the features zero mean and unit variance over real data. Off, as in the paper, R1 is measured
+    in the features' own units: take ``--add.r1 1e-5``."""
     warm: WarmStart = field(default_factory=WarmStart)
     """The warm start."""
     add: add.Options = field(default_factory=lambda: add.Options(r1=1.0))
@@ -261,6 +265,8 @@ def prepare(
     if card.role == "student":
         raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher})")
     o = seen_through(options, card.native_size)
+    check_game(o)
+    network = eyes(o)
     freeze(model.codec)
     scale = card.guidance_scale if o.guidance_scale is None else o.guidance_scale
     student = Student(copy.deepcopy(model.denoiser), o.times, o.probabilities)
@@ -294,20 +300,25 @@ def prepare(
     model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
     phases: list[Phase] = []
     before: dict[str, Tensor] = {}
-    origin = f"{pair_maker(source)}|{dataset.fingerprint}|{o.captions}"
+    content = bundle.content_of(source)
+    made_with = depends_on(o, content, scale, dataset, network)
+    origin = f"{content}|{dataset.fingerprint}|{o.captions}"
     pairs = partial(draw_pairs, o, teacher, data, folder / "pairs.safetensors", origin, progress)
     if o.warm.steps:
-        phases.append(Phase("warm", o.warm.steps, partial(warm_start, o, student, pairs), o.seconds[0]))
+        before_it = {name: value for name, value in made_with.items() if not is_of_the_game(name)}
+        phases.append(
+            Phase("warm", o.warm.steps, partial(warm_start, o, student, pairs), o.seconds[0], made_with=before_it)
+        )
     if o.steps:
 
         def play() -> tuple[Trainer, Callable[[int], Batch]]:
             if o.blend < 1:
                 before.update({name: value.clone() for name, value in moving(student.denoiser).items()})
             beside = pairs(o.batch_size) if o.add.regression_weight else None
-            return game(o, student, teacher, model, replace(data, pairs=beside), negative, progress)
+            return game(o, student, teacher, model, network, replace(data, pairs=beside), negative, progress)
 
         look = partial(probe, o, student, model, data, measure) if measure else None
-        phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep))
+        phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep, made_with))
     if not phases:
         raise ValueError("nothing to train: give --steps or --warm.steps")
     return Distillation(o, card, model, student, share, phases, folder, dataset, before)
@@ -327,6 +338,29 @@ def check(o: Options) -> None:
         raise ValueError("--negative belongs to the distillation loss, which has weight 0: leave one of the two out")
 
 
+def check_game(o: Options) -> None:
+    """Refuse a game that cannot be played, before the warm start is trained for it. Its feature network is decided by now."""
+    if not o.steps:
+        return
+    add.check(o.add)
+    if not o.add.adversarial_weight:
+        return
+    if o.heads.norm == "local":
+        discriminator.check_groups(o.batch_size)
+    if o.add.mismatched and not (o.heads.text or shows_pictures(o)):
+        raise ValueError(
+            "--add.mismatched shows the heads a wrong prompt, but they are shown none: leave out --heads.no-text, or "
+            "--add.mismatched"
+        )
+    if o.add.mismatched and o.batch_size == 1:
+        raise ValueError("--add.mismatched takes its wrong prompts from the batch: use --batch-size 2 or more")
+
+
+def shows_pictures(o: Options) -> bool:
+    """Do the heads see the embedding of the real picture (c_img)?"""
+    return o.heads.image and o.features != "teacher"
+
+
 def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:
     """The options with the feature network, its folder and its resolution decided."""
     folder = Path(o.features_folder) if o.features_folder else cache_dir() / "dinov2"
@@ -341,6 +375,28 @@ def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:
     own = dino.suitable(side) if features == "dinov2" else min(max(side, 64), 224)
     given = str(folder) if features == "dinov2" else ""
     return replace(o, features=features, features_folder=given, resolution=o.resolution or own)
+
+
+FREE = ("steps", "seconds", "keep", "blend", "look_every", "device", "checkpointing")
+"""Options that a run may go on with others of: they say how far it goes, where, and which of its states is taken."""
+OF_THE_GAME = ("batch_size", "student_learning_rate", "heads_learning_rate", "ema", "features", "features_folder",
+               "resolution", "standardise", "augment", "negative")  # fmt: skip
+"""Options that a warm start knows nothing of, beside those of ``add`` and ``heads``."""
+
+
+def depends_on(o: Options, teacher: str, scale: float, dataset: Dataset, network: Eyes | None) -> dict[str, Any]:
+    """What the student depends on, by option: of models and pictures the first hex digits of their hashes, not their names."""
+    found = named(o, FREE) | {"--teacher": teacher[:12], "--guidance-scale": scale, "--data": dataset.fingerprint[:12]}
+    if o.init not in ("teacher", "random"):
+        found["--init"] = bundle.content_of(bundle.locate(o.init))[:12]
+    found["--features-folder"] = network.fingerprint if isinstance(network, DinoFeatures) else ""
+    return found
+
+
+def is_of_the_game(name: str) -> bool:
+    """Does this option say nothing of a warm start? How many steps that takes is fixed by the game that goes on from it."""
+    own = [f"--{option.replace('_', '-')}" for option in OF_THE_GAME]
+    return name in own or name.startswith(("--add.", "--heads.")) or name == "--warm.steps"
 
 
 def choose(dataset: Dataset, concepts: int, keep: Sequence[str] = ()) -> Dataset:
@@ -384,12 +440,6 @@ def warm_start(
     return Trainer(regression.Regression(student), options), pairs(o.warm.batch_size)
 
 
-def pair_maker(teacher: Path) -> str:
-    """Stands for all that a teacher's folder brings to its samples: weights, configs, tokenizers."""
-    files = bundle.part_hashes(teacher, *bundle.WEIGHTS, "*.json")
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-
-
 def draw_pairs(
     o: Options,
     teacher: Teacher,
@@ -404,31 +454,24 @@ def draw_pairs(
     ``origin`` stands for the teacher and the prompts: pairs of another origin are drawn again.
     """
     key = f"{origin}|{teacher.guidance_scale}|{o.warm.teacher_steps}|{o.warm.pairs}|{o.seed}"
-    if path.is_file() and _key_of(path) == key:
+    if key_of(path) == key:
         return _paired(o, data, load_file(path), batch_size)
     rng = np.random.Generator(np.random.PCG64(o.seed))
     rows = np.concatenate([rng.permutation(len(data)) for _ in range(-(-o.warm.pairs // len(data)))])[: o.warm.pairs]
     prompts = torch.tensor([int(rng.choice(list(data.choices[i]))) for i in rows])
     noise = Rng.of(o.seed, "pairs").normal((len(rows), *data.latents.shape[1:]))
-    drawn = []
-    for at in chunks(len(rows), o.warm.batch_size):
+
+    def draw(at: np.ndarray) -> Tensor:
         cond = data.prompts[prompts[at].to(data.latents.device)].to(o.device)
         null = data.null[[0] * len(at)].to(o.device)
-        drawn.append(teacher.draw(noise[at].to(o.device), cond, null, o.warm.teacher_steps).half().cpu())
-        if progress:
-            progress("teacher's trajectories", int(at[-1]) + 1, len(rows))
-    saved = {"noise": noise.half(), "x0": torch.cat(drawn), "prompts": prompts}
+        return teacher.draw(noise[at].to(o.device), cond, null, o.warm.teacher_steps).half().cpu()
+
+    part, name = path.with_stem(f"{path.stem}-part"), "teacher's trajectories"
+    drawn = in_parts(draw, len(rows), o.warm.batch_size, part, key, name, progress)
+    saved = {"noise": noise.half(), "x0": drawn, "prompts": prompts}
     save_whole(saved, path, {"key": key})
+    part.unlink(missing_ok=True)
     return _paired(o, data, saved, batch_size)
-
-
-def _key_of(path: Path) -> str:
-    """What the pairs in a file were drawn from and for; empty if it is damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("key", "")
-    except SafetensorError:
-        return ""
 
 
 def _paired(o: Options, data: TrainingSet, saved: dict[str, Tensor], batch_size: int) -> TrainingSet:
@@ -446,20 +489,16 @@ def game(
     student: Student,
     teacher: Teacher,
     model: pretrained.Pretrained,
+    network: Eyes | None,
     data: TrainingSet,
     negative: Conditioning | None,
     progress: Progress | None,
 ) -> tuple[Trainer, Callable[[int], Batch]]:
-    """ADD, with its features standardised over real data."""
-    features, image = look(o, teacher, data, progress)
-    data = replace(data, image=image, media=data.media if features.space == "media" else None).near(o.device)
-    example = data.rows(np.arange(min(8, len(data)))).to(o.device)
-    view = example.media if features.space == "media" else example.x0
-    assert view is not None, "a feature network on media comes with media"
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(o.seed)
-        seen = features(view, example.cond, Rng.of(o.seed, "example", device=o.device))
-        heads = Discriminator.over(seen, example.cond, o.heads).to(o.device)
+    """ADD; without an adversarial loss nothing is looked at."""
+    features, image = look(o, teacher, network, data, progress) if o.add.adversarial_weight else (None, None)
+    on_media = features is not None and features.space == "media"
+    data = replace(data, image=image, media=data.media if on_media else None).near(o.device)
+    heads = heads_over(o, features, data) if features else None
     advice = teacher if o.add.distillation_weight else None
     method = add.ADD(student, advice, model.codec, features, heads, o.add, negative)
     optimizers = {
@@ -470,54 +509,73 @@ def game(
     return Trainer(method, options), data
 
 
+def heads_over(o: Options, features: FeatureNetwork, data: TrainingSet) -> Discriminator:
+    """Fresh heads that fit the features and the conditioning of the data."""
+    example = data.rows(np.arange(min(8, len(data)))).to(o.device)
+    view = example.media if features.space == "media" else example.x0
+    assert view is not None, "a feature network on media comes with media"
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(o.seed)
+        seen = features(view, example.cond, Rng.of(o.seed, "example", device=o.device))
+        return Discriminator.over(seen, example.cond, o.heads).to(o.device)
+
+
 def probe(o: Options, student: Student, model: pretrained.Pretrained, data: TrainingSet, measure: Measure) -> Probe:
-    """One-step pictures of 64 training prompts, spread evenly, always from the same noise, against the pictures they name."""
-    n = min(64, len(data))
-    batch = data.rows(np.arange(n) * len(data) // n).to(o.device)
+    """Two one-step pictures of 64 training prompts, spread evenly, always from the same noise, against the pictures they name."""
+    rows, rounds = np.array(spread(64, len(data))), 2
+    batch = data.rows(rows).to(o.device)
     assert batch.media is not None, "prepare() reads the media"
-    noise = Rng.of(o.seed, "probe", device=o.device).normal_like(batch.x0)
+    noise = Rng.of(o.seed, "probe", device=o.device).normal((rounds * len(rows), *batch.x0.shape[1:]))
 
     @torch.no_grad()
     def draw() -> Media:
         return torch.cat(
             [
-                model.codec.decode(student.draw(noise[at], batch.cond[torch.from_numpy(at)], 1, Rng.of(o.seed)))
-                for at in chunks(n, 16)
+                model.codec.decode(
+                    student.draw(noise[at], batch.cond[torch.from_numpy(at % len(rows))], 1, Rng.of(o.seed))
+                )
+                for at in chunks(len(noise), 16)
             ]
         )
 
-    return Probe(measure(draw, batch.media), o.look_every)
+    return Probe(measure(draw, batch.media, rounds), o.look_every)
 
 
 def look(
-    o: Options, teacher: Teacher, data: TrainingSet, progress: Progress | None
+    o: Options, teacher: Teacher, network: Eyes | None, data: TrainingSet, progress: Progress | None
 ) -> tuple[FeatureNetwork, Tensor | None]:
-    """The standardised feature network, and the embedding of every training picture (c_img) if it gives one."""
-    if o.features == "teacher":
+    """The feature network, standardised, and the embedding of every training picture (c_img) if the heads see it."""
+    samples: Iterable[tuple[Tensor, Conditioning]]
+    if network is None:
         inner: FeatureNetwork = OfTeacher(copy.deepcopy(teacher.denoiser))
         some = (data.rows(at).to(o.device) for at in chunks(min(256, len(data)), 32))
-        return Standardised.fit(inner, ((b.x0, b.cond) for b in some), Rng.of(o.seed, "fit", device=o.device)), None
-    network = eyes(o)
-    read = data.media
-    assert read is not None, "prepare() reads the media"
-    augmented = OfMedia(network, Augment(o.augment) if o.augment else None)
-    samples = ((read(at).to(o.device), Conditioning()) for at in chunks(min(512, len(data)), 32))
-    features = Standardised.fit(augmented, samples, Rng.of(o.seed, "fit", device=o.device))
-    if not (o.add.image_conditioning and o.heads.image):
-        return features, None
-    return features, embed(network, read, len(data), progress)
+        samples = ((b.x0, b.cond) for b in some)
+    else:
+        inner = OfMedia(network.to(o.device), Augment(o.augment) if o.augment else None)
+        samples = ((_media(data, at).to(o.device), Conditioning()) for at in chunks(min(512, len(data)), 32))
+    rng = Rng.of(o.seed, "fit", device=o.device)
+    features = Standardised.fit(inner, samples, rng) if o.standardise else inner
+    image = embed(network, partial(_media, data), len(data), progress) if network and shows_pictures(o) else None
+    return features, image
 
 
-def eyes(o: Options) -> ImageNetFeatures | DinoFeatures:
-    """The image feature network, loaded, where it is used."""
+def _media(data: TrainingSet, rows: np.ndarray) -> Media:
+    assert data.media is not None, "prepare() reads the media"
+    return data.media(rows)
+
+
+def eyes(o: Options) -> Eyes | None:
+    """The image feature network, loaded, where the game looks through one. Raises ValueError with the fix if it is not there."""
+    if not (o.steps and o.add.adversarial_weight) or o.features == "teacher":
+        return None
     if o.features == "dinov2":
-        return DinoFeatures.load(o.features_folder, o.resolution).to(o.device)
-    return ImageNetFeatures.load(o.features, o.resolution).to(o.device)
+        return DinoFeatures.load(o.features_folder, o.resolution)
+    return ImageNetFeatures.load(o.features, o.resolution)
 
 
 @torch.no_grad()
 def embed(
-    network: ImageNetFeatures | DinoFeatures,
+    network: Eyes,
     read: Callable[[np.ndarray], Media],
     n: int,
     progress: Progress | None,

@@ -35,7 +35,7 @@ from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, open_dataset, training_set
-from ..training.recipe import Phase
+from ..training.recipe import Phase, named
 from ..training.trainer import Optimizer, Options, Trainer
 
 CROP = 32
@@ -170,6 +170,10 @@ class Teach:
     """Where it is trained: cpu, or cuda for a GPU."""
 
 
+OF_CODEC = ("--data", "--styles", "--latent-channels", "--codec-batch-size", "--seed", "--precision")
+"""Options that a VAE depends on, beside those of ``autoencoding``."""
+
+
 @dataclass
 class Teaching:
     """A teacher run that is ready to begin."""
@@ -252,9 +256,14 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
         options = Options(o.steps, o.batch_size, o.seed, o.precision, o.device, optimizers={"teacher": adam})
         return Trainer(Denoising(denoiser(network), o.denoising), options), data
 
-    phases = [Phase("teacher", o.steps, teacher_phase)]
+    made_with = named(o, ("steps", "device")) | {"--data": dataset.fingerprint[:12]}
+    for name in ("codec", "init"):
+        if given := getattr(o, name):
+            made_with[f"--{name}"] = bundle.content_of(bundle.locate(given))[:12]
+    phases = [Phase("teacher", o.steps, teacher_phase, made_with=made_with)]
     if not o.codec:
-        phases.insert(0, Phase("codec", o.codec_steps, codec_phase))
+        of_codec = {k: v for k, v in made_with.items() if k in OF_CODEC or k.startswith("--autoencoding.")}
+        phases.insert(0, Phase("codec", o.codec_steps, codec_phase, made_with=of_codec))
     return Teaching(o, dataset, encoder, network, phases)
 
 

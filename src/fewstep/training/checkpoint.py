@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +98,36 @@ def exists(folder: Path) -> bool:
     return any((f / "state.json").is_file() for f in (folder, previous(folder)))
 
 
+def remove(folder: Path) -> None:
+    """Leave no state here, nor one that a crash left half renamed."""
+    for stale in (folder, previous(folder)):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
 def load(folder: Path) -> dict[str, Any]:
     """Read what ``save`` wrote. Raises ValueError with the fix if it is missing, damaged or from another format."""
-    if not (folder / "state.json").is_file() and exists(folder):
-        folder = previous(folder)
-    if not (folder / "state.json").is_file():
+    return unflatten(_read(folder, lambda at: load_file(at / "state.safetensors")))
+
+
+def step_of(folder: Path) -> int:
+    """The steps behind a state, without reading its tensors. Raises ValueError as ``load`` does."""
+    return int(_read(folder, lambda at: {})["step"])
+
+
+def _read(folder: Path, tensors: Callable[[Path], dict[str, Tensor]]) -> dict[str, Any]:
+    """Plain values and ``tensors`` of a state, by path."""
+    if not exists(folder):
         raise ValueError(f"no checkpoint in {folder}: run without --resume first, or give the right folder")
+    at = folder if (folder / "state.json").is_file() else previous(folder)
     try:
-        plain = json.loads((folder / "state.json").read_text())
-        tensors = load_file(folder / "state.safetensors")
+        flat = json.loads((at / "state.json").read_text()) | tensors(at)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"the checkpoint {folder} is damaged ({error}): start again without --resume") from error
-    if plain.pop("format", None) != FORMAT:
-        raise ValueError(f"the checkpoint {folder} is of another format: start again without --resume")
-    return unflatten(plain | tensors)
+        raise ValueError(
+            f"the checkpoint {at} is damaged ({error}): remove it, and --resume goes on without it"
+        ) from error
+    if flat.pop("format", None) != FORMAT:
+        raise ValueError(f"the checkpoint {at} is of another format: remove it, and --resume goes on without it")
+    return flat
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner
 from ..rng import fold
 from ..tensors import Batch, Conditioning, Latents, Media
+from .run import Stopped, stop_flag
 
 Progress = Callable[[str, int, int], None]
 SMALL = 2**30
@@ -197,6 +200,49 @@ def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] 
     """Write a safetensors file whole or not at all, whoever else is writing the same one."""
     with whole(path) as draft:
         save_file(tensors, draft, metadata)
+
+
+def key_of(path: Path) -> str:
+    """What the tensors in a file were made from, as ``save_whole`` was told; empty if there is none, or it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("key", "")
+    except (FileNotFoundError, SafetensorError):
+        return ""
+
+
+def in_parts(
+    draw: Callable[[np.ndarray], Tensor],
+    n: int,
+    size: int,
+    path: Path,
+    key: str,
+    what: str,
+    progress: Progress | None = None,
+    every_seconds: float = 60.0,
+    now: Callable[[], float] = time.monotonic,
+) -> Tensor:
+    """``draw(rows)`` of n rows, ``size`` at a time, one below the other; what was interrupted goes on, to the same bits.
+
+    Until all are there, they are written to ``path`` every so many seconds, and when a stop is asked for: then Stopped is
+    raised. ``key`` stands for all that they depend on but ``size``: parts under another key are drawn again.
+    """
+    own = {"key": f"{key}|{size}"}
+    drawn = [load_file(path)["drawn"]] if key_of(path) == own["key"] else []
+    saved, done = now(), len(drawn[0]) if drawn else 0
+    with stop_flag() as asked:
+        for rows in chunks(n, size):
+            if rows[0] < done:
+                continue
+            drawn.append(draw(rows))
+            if progress:
+                progress(what, int(rows[-1]) + 1, n)
+            if (stop := asked()) or now() - saved > every_seconds:
+                drawn, saved = [torch.cat(drawn)], now()
+                save_whole({"drawn": drawn[0]}, path, own)
+            if stop:
+                raise Stopped(f"stopped after {rows[-1] + 1} of {n} {what}; they are in {path}: continue with --resume")
+    return torch.cat(drawn)
 
 
 def training_set(

@@ -7,7 +7,6 @@ averaged weights, so what is kept is the same in a run that was killed and resum
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from .trainer import Trainer
 Look = Callable[[], Mapping[str, float]]
 """Figures of the players as they stand. ``score`` decides what is kept, the lowest; ``diversity`` is watched by the health
 rules; any others are written down. A pure function of the players' weights: its draws come from its own seed."""
-Measure = Callable[[Callable[[], Media], Media], Look]
-"""Makes a Look of ``draw() -> media``, fixed prompts from fixed noise, and the real media it is held against."""
+Measure = Callable[[Callable[[], Media], Media, int], Look]
+"""Makes a Look of ``draw() -> media``, fixed prompts from fixed noise; of the real media it is held against; and of how many
+pictures of every prompt are drawn, round by round: 2 or more."""
 Keep = Literal["best", "last"]
 
 
@@ -49,12 +49,6 @@ class Best:
         if checkpoint.exists(folder):
             found = checkpoint.load(folder)
             self.score, self.step = float(found["score"]), int(found["step"])
-
-    def forget(self) -> None:
-        """A run that begins anew has no best state yet."""
-        for stale in (self.folder, checkpoint.previous(self.folder)):
-            shutil.rmtree(stale, ignore_errors=True)
-        self.score, self.step = math.inf, -1
 
     def offer(self, trainer: Trainer, figures: Mapping[str, float]) -> bool:
         """Keep the players' weights as they stand if they score lower than any before; a score that is not finite never does."""

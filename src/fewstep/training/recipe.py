@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
+from ..data.dataset import whole
 from ..tensors import Batch
+from .health import Health
+from .health import Options as HealthOptions
 from .journal import Journal
 from .log import StepLog
 from .probe import Best, Keep, Probe
@@ -29,24 +34,75 @@ class Phase:
     """Makes what looks at the run on fixed prompts, once the phase begins; None looks at nothing."""
     keep: Keep = "best"
     """Which state the phase ends with, if it is looked at: the ``best`` of all looks, or the ``last``."""
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+    """What its weights depend on, by the names of options; values are what JSON holds. Goes on with no others."""
 
 
 Watch = Callable[[Phase, Trainer, StepLog], None]
 
 
-def run_phases(phases: Sequence[Phase], saving: Saving, watch: Watch) -> dict[str, int]:
-    """Train all phases in turn. With ``saving.resume`` a finished phase is read back, not trained again.
+def named(options: Any, free: Sequence[str] = (), prefix: str = "--") -> dict[str, Any]:
+    """Options by their names on the command line, nested ones as ``--add.r1``, but for the fields in ``free``."""
+    found: dict[str, Any] = {}
+    for option in fields(options):
+        value, name = getattr(options, option.name), prefix + option.name.replace("_", "-")
+        if is_dataclass(value):
+            found |= named(value, prefix=f"{name}.")
+        elif option.name not in free:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def check_same(phase: Phase, own: Saving) -> None:
+    """Refuse to go on with a state that other options made. Raises ValueError that names them.
+
+    Options that only one of the two knows are let pass: the other one is of another version.
+    """
+    if not (own.goes_on and own.made_with.is_file()):
+        return
+    then = json.loads(own.made_with.read_text())
+    other = [name for name, value in phase.made_with.items() if name in then and then[name] != value]
+    if other:
+        was, given = (", ".join(f"{name} {_typed(made[name])}" for name in other) for made in (then, phase.made_with))
+        raise ValueError(
+            f"{own.out} was made with {was}, not with {given}: resume with the options it was started with, or choose "
+            "another --out"
+        )
+
+
+def write_down(phase: Phase, own: Saving) -> None:
+    """Put beside the state that is about to be made what it depends on; beside one that is there already, nothing."""
+    if not own.goes_on:
+        with whole(own.made_with) as draft:
+            draft.write_text(json.dumps(phase.made_with, indent=1))
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed; ``(none)`` where nothing is."""
+    return (" ".join(map(str, value)) if isinstance(value, list) else str(value)) or "(none)"
+
+
+def run_phases(
+    phases: Sequence[Phase], saving: Saving, watch: Watch, health: HealthOptions | None = None
+) -> dict[str, int]:
+    """Train all phases in turn. With ``saving.resume`` a finished phase is read back, not trained again: one that took all its
+    steps, or that another phase has gone on from. Without it, all that an earlier run left of any of them is forgotten first.
 
     At the end of a phase its averaged weights become the weights, those of its best look or the last ones, so the next phase
-    starts from them. Returns, for every phase, the step whose weights these are. Raises ValueError where another
-    process trains in the same folder.
+    starts from them. ``health`` holds the thresholds of every phase's rules. Returns, for every phase, the step whose weights
+    these are. Raises ValueError where another process trains in the same folder, or where other options made what would be
+    gone on with.
     """
     kept = {}
+    folders = [replace(saving, out=saving.out / phase.name) for phase in phases]
     with alone(saving.out):
-        for phase in phases:
+        for phase, own in zip(phases, folders):
+            check_same(phase, own)
+            if not saving.resume:
+                own.forget()
+        for i, (phase, own) in enumerate(zip(phases, folders)):
             trainer, batches = phase.build()
-            own = replace(saving, out=saving.out / phase.name)
-            journal = Journal(own.out / "journal.jsonl")
+            journal = Journal(own.journal)
 
             def listen(
                 log: StepLog, phase: Phase = phase, trainer: Trainer = trainer, journal: Journal = journal
@@ -55,7 +111,14 @@ def run_phases(phases: Sequence[Phase], saving: Saving, watch: Watch) -> dict[st
                 watch(phase, trainer, log)
 
             probe = phase.probe() if phase.probe else None
-            run(trainer, batches, own, listen, seconds=phase.seconds, probe=probe, past=journal.before)
+            if own.goes_on and any(later.goes_on for later in folders[i + 1 :]):
+                trainer.resume(own.checkpoint)
+            else:
+                write_down(phase, own)
+                rules = Health(health or HealthOptions())
+                run(
+                    trainer, batches, own, listen, seconds=phase.seconds, probe=probe, health=rules, past=journal.before
+                )
             trainer.adopt_averages()
             kept[phase.name] = trainer.step
             best = Best(own.best)

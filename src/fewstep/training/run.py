@@ -33,7 +33,7 @@ class Saving:
     every_seconds: float = 60.0
     """Seconds between checkpoints."""
     resume: bool = False
-    """Continue from the checkpoint in ``out``, if there is one."""
+    """Continue from the checkpoint in ``out``, if there is one; else whatever an earlier run left there is forgotten."""
     minutes: float = 0.0
     """Stop cleanly, state saved, after this many minutes of this session; 0 runs to the last step."""
 
@@ -46,6 +46,38 @@ class Saving:
     def best(self) -> Path:
         """Where the best state by metric lies."""
         return self.out / "best"
+
+    @property
+    def journal(self) -> Path:
+        """Where every step is written down."""
+        return self.out / "journal.jsonl"
+
+    @property
+    def made_with(self) -> Path:
+        """Where the options stand that the state depends on."""
+        return self.out / "made_with.json"
+
+    @property
+    def goes_on(self) -> bool:
+        """Is there a state to continue from?"""
+        return self.resume and checkpoint.exists(self.checkpoint)
+
+    def forget(self) -> None:
+        """Remove what an earlier run left behind."""
+        checkpoint.remove(self.checkpoint)
+        checkpoint.remove(self.best)
+        if self.journal.exists():
+            self.journal.unlink()
+
+
+def check_free(out: Path) -> None:
+    """Refuse to begin a run where one has taken steps already. Raises ValueError with the fix."""
+    for folder in sorted({state.parent.parent for state in out.glob("*/checkpoint*/state.json")}):
+        if steps := checkpoint.step_of(Saving(folder).checkpoint):
+            raise ValueError(
+                f"{out} holds a run, {steps:,} steps into its phase {folder.name}: go on with --resume, choose another --out, "
+                "or remove that folder"
+            )
 
 
 class Stopped(Exception):
@@ -113,15 +145,16 @@ def run(
     stood.
     """
     health = health or Health()
+    if not saving.goes_on:
+        saving.forget()
     best = Best(saving.best)
-    if saving.resume and checkpoint.exists(saving.checkpoint):
+    if saving.goes_on:
         trainer.resume(saving.checkpoint)
         if seconds and trainer.ended_after >= seconds:
             return
         trainer.ended_after = 0.0
         health.recall(past(trainer.step))
     else:
-        best.forget()
         trainer.save(saving.checkpoint)  # there is always a state to go back to, and a bad folder is told at once
         if probe:
             watch(StepLog(0, {}, take_a_look(trainer, probe, best)))

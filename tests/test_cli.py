@@ -22,12 +22,15 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+import foreign
 from bundles import tiny_bundle
 from fewstep import cli
 from fewstep.bundle import Card
 from fewstep.console import TrainingDisplay
 from fewstep.data import folder as folder_data
+from fewstep.data.dataset import Dataset
 from fewstep.evaluation import suite
+from fewstep.evaluation.record import of_card, read_records
 from fewstep.inference.pipeline import Pipeline
 from fewstep.modality.image import to_pil
 from fewstep.provenance.detection import Detection
@@ -125,11 +128,43 @@ def test_many_pictures_are_drawn_a_few_at_a_time_and_are_the_same(student, tmp_p
         assert np.abs(drawn - np.asarray(to_pil(media)).astype(int)).max() <= 1  # a batch of another size rounds otherwise
 
 
-@pytest.mark.parametrize("command", ["nothing", "data"])
-def test_an_unknown_command_is_told_those_there_are(capsys, command):
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nothing"], "there is no command 'nothing': use demo, data, teach"),
+        (["data", "nothing"], "there is no dataset 'nothing': use digits, emoji, fashion, folder"),
+    ],
+)
+def test_an_unknown_command_is_told_those_there_are(capsys, arguments, sentence):
     with pytest.raises(SystemExit) as ended:
-        cli.main([command])
-    assert_one_sentence(ended, capsys, f"there is no command '{command}': use demo, data:digits")
+        cli.main(arguments)
+    assert_one_sentence(ended, capsys, sentence)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["data"], 2), (["data", "--help"], 0), (["data", "-h"], 0)])
+def test_data_lists_its_datasets_a_line_each(capsys, arguments, code):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == code
+    shown = capsys.readouterr().out
+    assert "usage: fewstep data" in shown
+    for name, said in {"digits": "Handwritten", "emoji": "Emoji", "fashion": "Fashion-MNIST", "folder": "Your own"}.items():
+        assert re.search(rf"{name} +{said}", shown)
+
+
+def test_a_folder_of_pictures_says_what_it_left_out(tmp_path, capsys):
+    source, out = tmp_path / "mine", tmp_path / "set"
+    source.mkdir()
+    for i in range(6):
+        Image.new("RGB" if i else "RGBA", (16, 16), (40 * i, 0, 0)).save(source / f"{i}.png")
+    for i in (0, 5):
+        (source / f"{i}.txt").write_text("a red square")
+    (source / "film.mp4").write_bytes(b"no picture")
+    cli.main(["data", "folder", "--source", str(source), "--size", "16", "--out", str(out)])
+    lines = capsys.readouterr().out.split("\n")
+    said = lines.index(f"4 skipped, 1 converted, 1 neither picture nor caption: see {out / 'report.json'}")
+    assert lines[said + 1] == "  1.png: no caption; write one into 1.txt or metadata.jsonl"
+    assert lines[said + 4] == "  And 1 more"
 
 
 @pytest.mark.parametrize(
@@ -162,6 +197,28 @@ def test_a_measurement_that_cannot_be_is_refused_before_it_is_made(student, pict
                   *(a.format(**places) for a in arguments)])  # fmt: skip
     assert_one_sentence(ended, capsys, sentence)
     assert not (tmp_path / "m.json").exists()
+
+
+def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys):
+    data = foreign.pictures(tmp_path / "data").folder
+    folder = shutil.copytree(student, tmp_path / "mine")
+    before = Card.read(folder)
+
+    def measure(*steps: str) -> None:
+        cli.main(["evaluate", str(folder), "--data", str(data), "-o", str(tmp_path / "m.json"), "--prompts", "3",
+                  "--resamples", "2", "--calls", "1", "--resolution", "32", "--steps", *steps])  # fmt: skip
+
+    measure("1", "2")
+    measure("1")  # takes the place of the first
+    card = Card.read(folder)
+    assert of_card(folder) == read_records(tmp_path / "m.json")
+    assert {(r.steps, r.metric) for r in of_card(folder)} > {(1, "fd"), (2, "fd"), (1, "latency_ms"), (2, "vendi")}
+    assert (card.hashes, card.fingerprint) == (before.hashes, before.fingerprint)
+    assert len([line for line in (folder / "student_card.json").read_text().splitlines() if '"fd"' in line]) == 2
+    capsys.readouterr()
+    cli.main(["info", str(folder)])
+    assert "FD-mobilenet-v2" in (shown := " ".join(capsys.readouterr().out.split()))
+    assert "in 2 steps" in shown
 
 
 @pytest.mark.parametrize(
@@ -560,7 +617,7 @@ def test_commands_are_found_by_their_files(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for name in ("demo", "data:emoji", "data:digits", "data:folder", "teach", "distill", "draw", "evaluate", "info",
+    for name in ("demo", "data", "teach", "distill", "draw", "evaluate", "info",
                  "verify", "serve", "budget", "docs"):  # fmt: skip
         assert name in shown
 
@@ -637,7 +694,7 @@ def test_a_teacher_of_any_size_is_taught_distilled_and_drawn_with(pictures, tmp_
     for name in ("teacher", "student"):
         card = Card.read(tmp_path / name / "bundle")
         assert card.native_size == (16, 16)
-        assert card.data == "folder-16 (all styles), 12 pictures"
+        assert card.data == f"folder-16 (all styles), {len(Dataset.open(pictures).subset('train'))} pictures"
         assert card.licence == "that of its data: as their owner says (see ATTRIBUTION.md)"
         page = (tmp_path / name / "bundle" / "ATTRIBUTION.md").read_text()
         assert page == (pictures / "ATTRIBUTION.md").read_text()

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import textwrap
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ import pytest
 from PIL import Image
 
 import fewstep
-from fewstep import cli
-from fewstep.evaluation import realtime
-from fewstep.evaluation.record import MetricRecord, write_records
+from fewstep import bundle, cli
+from fewstep.evaluation import pages, realtime
+from fewstep.evaluation.record import MetricRecord, of_card, write_figures, write_records
 from fewstep.provenance.content_credentials import read as read_credentials
 from fewstep.server import safety
 from fewstep.server.protocol import Ask, Part, pack, unpack
@@ -50,12 +51,12 @@ def test_a_benchmark_of_variants_fills_its_place(tmp_path: Path):
     facts = {"variants": [row], "device": "A GPU", "torch": "2.11.0", "dtype": "float16", "size": 512, "calls": 100,
              "unet_parameters": 2567463684, "peak_gib": 9.64, "command": "python it.py"}  # fmt: skip
     path.write_text(json.dumps(facts))
-    text = cli.shown(path)
+    text = pages.shown(path)
     assert "| ours | 16.2 | 16.8 | 61.9 |" in text
     assert "2.57 billion parameters of float16" in text
     path.write_text(json.dumps({"variants": [{"variant": "ours"}]}))
     with pytest.raises(ValueError, match="holds no variants"):
-        cli.shown(path)
+        pages.shown(path)
 
 
 def test_every_kind_of_result_fills_its_place(tmp_path: Path):
@@ -76,6 +77,27 @@ def test_every_kind_of_result_fills_its_place(tmp_path: Path):
     assert text.endswith("<!-- /table:emoji64 -->\nc\n")
     cli.main(arguments)
     assert readme.read_text() == text
+
+
+def test_a_figure_in_a_sentence_comes_from_its_file(tmp_path: Path):
+    add = MetricRecord("add", 1, "fd", 0.25, 0.2, 0.3, 128, 2)
+    write_records(tmp_path / "own.json", [add, replace(add, model="teacher", steps=50, value=0.5)])
+    write_figures(tmp_path / "demo.json", {"minutes": 2.96}, "python it.py")
+    found = {path.stem: path for path in tmp_path.glob("*.json")}
+    page = (
+        "FD <!--=own:add,1,fd:.2f-->9<!--=--> [<!--=own:add,1,fd.low:.1%-->9\n8<!--=-->], "
+        "half (<!--=own:add,1,fd/teacher,50,fd:g--><!--=-->) in "
+        "<!--=demo:minutes:.1f-->9<!--=--> minutes, <!--=gone:x:g-->as it stands<!--=-->"
+    )
+    filled = pages.filled(page, found)
+    assert re.sub("<!--.*?-->", "", filled) == "FD .25 [20.0%], half (.5) in 3.0 minutes, as it stands"
+    assert pages.filled(filled, found) == filled
+    for missing in ("own:add,2,fd:g", "own:add,1,fd/add,2,fd:g", "demo:hours:g"):
+        with pytest.raises(ValueError, match=r"json holds no '.*: measure it, or correct the place"):
+            pages.filled(f"<!--={missing}-->9<!--=-->", found)
+    write_records(tmp_path / "own.json", [add, replace(add, model="teacher", steps=50, n=5000)])
+    with pytest.raises(ValueError, match="cannot be compared: n is 128"):
+        pages.filled("<!--=own:add,1,fd/teacher,50,fd:g--><!--=-->", found)
 
 
 @pytest.mark.parametrize(("held", "said"), [('{"pictures": 1}', "records or load"), ("nonsense", "not JSON")])
@@ -107,11 +129,29 @@ def test_a_table_in_a_benchmarks_words_fills_its_place(tmp_path: Path, monkeypat
     ]  # fmt: skip
     rows = benchmark("recording").side_by_side(recorded)
     benchmark("watermark").write(tmp_path, "recording", rows, "Measured here.")
-    text = cli.shown(tmp_path / "recording.json").splitlines()
+    text = pages.shown(tmp_path / "recording.json").splitlines()
     assert text[0].startswith("| px (shown) | asked | moving: bits | moving: proven alone | moving: found | still: bits |")
     assert text[2] == "| 64 (512) | 300 kbit/s | 0.020 | 3 of 9 | 1e-41 | 0.020 | 3 of 9 | **no** |"
     assert [line.split(" | ")[1] for line in text[2:5]] == ["300 kbit/s", "1 Mbit/s", "default"]
     assert text[5:] == ["", "Measured here."]
+
+
+def test_the_shipped_cards_say_what_the_files_say(tmp_path: Path):
+    """If this fails: make docs."""
+    for name, folder in bundle.shipped().items():
+        (tmp_path / "models" / name).mkdir(parents=True)
+        emptied = replace(bundle.Card.read(folder), metrics=[])
+        emptied.write(tmp_path / "models" / name)
+    (tmp_path / "page.md").write_text("")
+    cli.main(["docs", "--pages", str(tmp_path / "page.md"), "--results", str(ROOT / "docs" / "results"),
+              "--models", str(tmp_path / "models")])  # fmt: skip
+    for name, folder in bundle.shipped().items():
+        written = (tmp_path / "models" / name / bundle.CARD).read_text()
+        assert written == (folder / bundle.CARD).read_text()
+        card = bundle.Card.read(tmp_path / "models" / name)
+        assert card.fingerprint == replace(card, metrics=[]).fingerprint
+        assert set(card.steps) - {3} <= {r.steps for r in of_card(folder)}
+        assert {r.model for r in of_card(folder)} == {"add" if card.role == "student" else "teacher"}
 
 
 def blocks(page: str, language: str) -> list[str]:

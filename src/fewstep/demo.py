@@ -157,7 +157,7 @@ def dataset() -> Path:
         if (folder / "dataset.json").is_file():
             return folder
     with progress_bars() as bars:
-        emoji_data.build(replace(emoji_data.Options(), vendors=("twemoji",)), folder, bars)
+        emoji_data.build(replace(emoji_data.Options(), vendors=("twemoji",), names="emoji"), folder, bars)
     return folder
 
 

@@ -285,7 +285,7 @@ def test_what_the_game_does_not_need_is_no_reason_to_refuse(distill):
     distill("--steps", "1", "--keep", "last", "--add.adversarial-weight", "0", *odd)
 
 
-SAVED = "the state that was saved last is in --out: give the command again with --resume to go on"
+SAVED = "what was saved so far is in --out: give the command again with --resume to go on"
 
 
 @pytest.mark.parametrize(

@@ -444,9 +444,9 @@ KEPT = {
     "data": "nothing was written, and a dataset that was there stands as it was: give the command again to build it",
     "evaluate": "the records of finished step counts are in --output: give the command again for the other --steps",
     "draw": "the pictures that were finished are kept: give the command again for the others",
-    "teach": "the state that was saved last is in --out: give the command again with --resume to go on",
-    "distill": "the state that was saved last is in --out: give the command again with --resume to go on",
-    "demo": "the state that was saved last is in --out: give the command again with --resume to go on",
+    "teach": "what was saved so far is in --out: give the command again with --resume to go on",
+    "distill": "what was saved so far is in --out: give the command again with --resume to go on",
+    "demo": "what was saved so far is in --out: give the command again with --resume to go on",
 }
 """What Ctrl-C leaves of a command that cannot save at once, and how to go on."""
 

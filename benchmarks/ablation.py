@@ -42,7 +42,7 @@ from fewstep.training.data import save_whole
 from fewstep.training.trainer import Trainer
 
 HOUSE = Path(__file__).resolve().parent.parent
-BASE: dict[str, Any] = {"r1": 1.0, "image_conditioning": False}
+BASE: dict[str, Any] = {"r1": 1.0}
 MOST = 10_000
 """Pictures that are trained on; there are 60,000 of clothes."""
 SHOWN = ("fd", "accuracy", "pairwise_distance", "edges_ratio", "midgreys_ratio")

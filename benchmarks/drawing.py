@@ -1,25 +1,32 @@
 """One-step drawing against its networks' own time, and against stock diffusers at 1 and 50 steps, on the same weights.
 
-    python benchmarks/drawing.py [bundle] [calls]
+    python benchmarks/drawing.py [bundle] [calls] [results file]
+
+Figures go into docs/results/drawing.json, from where ``make docs`` takes them into the README's sentence.
 
 All variants take turns within one run, so that a drifting machine hits them alike; medians and ratios of medians.
 """
 
 from __future__ import annotations
 
+import re
 import resource
+import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from fewstep import bundle, pretrained
 from fewstep.diffusion.sampler import at
+from fewstep.evaluation.record import write_figures
 from fewstep.inference.pipeline import Pipeline
 
 PROMPT = "red heart"
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "drawing.json"
 
 
 def variants(name: str) -> dict[str, tuple[Callable[[], object], int]]:
@@ -61,11 +68,17 @@ def main() -> None:
                 call()
                 times[label].append(1000 * (time.perf_counter() - began))
     base = statistics.median(times["networks alone"][1:])
+    figures: dict[str, float] = {"calls": calls}
     print(f"| {name}, one thread, n = {calls} | median ms | ratio to the networks alone |\n|---|---|---|")
     for label, values in times.items():
         median = statistics.median(values[1:])
+        key = re.sub(r"\W+", "_", label)
+        figures |= {f"{key}_ms": round(median, 2), f"{key}_ratio": round(median / base, 4)}
         print(f"| {label} | {median:.1f} | {median / base:.2f} |")
-    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    figures["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"peak memory: {figures['peak_mib']} MiB")
+    path = Path(sys.argv[3]) if sys.argv[3:] else RESULTS
+    write_figures(path, figures, shlex.join(["python", "benchmarks/drawing.py", *sys.argv[1:3]]))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,20 @@ ROWS = {
     "softplus": "--add.loss softplus",
     "relativistic": "--add.loss relativistic",
     "lambda_0.5": "--add.distillation-weight 0.5",
+    "discriminator_turns_2": "--add.discriminator-turns 2",
+    "student_every_2": "--add.student-every 2 --steps 320",
+    "approximate_r1": "--add.r1 0 --add.approximate-r1 100",
+    "renoised_input": "--add.renoised-input 0.3",
+    "reals_through_codec": "--add.reals-through-codec",
+    "mismatched": "--add.mismatched 0.5",
+    "lora": "--student lora",
+    "freeze": "--student freeze",
+    "sds": "--add.weighting sds",
+    "nfsd": "--add.weighting nfsd --negative 'unrealistic, blurry, low quality'",
+    "teacher_steps_4": "--add.teacher-steps 4",
+    "augmented": "--augment color translation cutout",
 }
+"""What each row changes about add, by options that follow the recipe's own. The student moves as often in every row."""
 TEACHER = "teacher"
 """The row of the teacher itself, drawn in all these steps."""
 TEACHER_STEPS = (50, 25, 8, 4, 2, 1)

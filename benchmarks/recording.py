@@ -15,11 +15,12 @@ import io
 import math
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from watermark import photo, table
+from watermark import photo, table, write
 
 from fewstep.provenance import SpreadSpectrum, mark_payload, recording
 
@@ -91,12 +92,30 @@ def measure(page: Any, side: int, moving: bool, bits: int, marked: bool = True) 
     }
 
 
+def side_by_side(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The table of docs/provenance.md: a size and a rate a line, what moves beside what is still."""
+    lines: dict[tuple[int, object], dict[str, Any]] = {}
+    for row in rows:
+        name = {"everything moves": "moving", "still, with noise": "still"}.get(row["scene"])
+        if name is None:
+            continue
+        asked = row["kbit/s asked"]
+        shown = asked if asked == "default" else f"{asked} kbit/s" if asked < 1000 else f"{asked // 1000} Mbit/s"
+        line = lines.setdefault((row["px"], asked), {"px (shown)": f"{row['px']} ({row['shown px']})", "asked": shown})
+        found = f"1e{row['log10 p']}" if row["found"] == "yes" else "**no**"
+        line |= {f"{name}: bits": f"{row['bits a pixel']:.3f}", f"{name}: proven alone": row["frames proven alone"],
+                 f"{name}: found": found}  # fmt: skip
+    return list(lines.values())
+
+
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two sizes, two rates")
-    quick = parser.parse_args().quick
+    parser.add_argument("--write", type=Path, help="folder for the table's file, such as docs/results; then: make docs")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     sides, rates = ((64, 512), (300_000, 0)) if quick else ((64, 256, 512, 1024), (100_000, 300_000, 1_000_000, 0, 8_000_000))
     rows = []
     with sync_playwright() as running:
@@ -108,6 +127,9 @@ def main() -> None:
                 rows += [measure(page, side, moving, bits) for bits in rates]
             rows.append(measure(page, side, True, 0, marked=False))
         print(f"Recorded by Chromium {browser.version}, {SECONDS} s each.\n\n{table(rows)}")
+        if arguments.write:
+            measured = f"Measured by `python benchmarks/recording.py`, Chromium {browser.version}, {SECONDS} s each."
+            write(arguments.write, "recording", side_by_side(rows), measured)
         browser.close()
 
 

@@ -81,7 +81,7 @@ def ours(o: argparse.Namespace, unet: Any, vae: Any, dtype: torch.dtype, graph: 
     conditioner = Encoded(o.device, dtype)
     pipeline = Pipeline(Pretrained(denoiser, codec, conditioner, Path(), codec.factor), card)
     if graph:
-        runtime = backend.usable("cudagraph")
+        runtime = backend.usable("cudagraph", "cuda")
         latents = torch.randn(1, *pipeline.model.latent_shape, device=o.device)
         pipeline.denoise = backend.compile_denoiser(runtime, denoiser, latents, conditioner.cond)
         pipeline.model.codec.decode = backend.compile_decoder(runtime, codec, latents)  # type: ignore[method-assign]

@@ -1,6 +1,8 @@
 """A step of ADD against the sum of its unavoidable passes, timed one by one in the same run.
 
-    python benchmarks/training_step.py [teacher] [dataset folder] [rounds]
+    python benchmarks/training_step.py [teacher] [dataset folder] [rounds] [results file]
+
+Figures go into docs/results/training_step.json.
 
 Unavoidable: the student forward and backward, the decoder forward and backward to its input, the feature network forward and
 backward to its input and forward on reals, the heads of both turns with R1, the guided teacher forward, the optimisers.
@@ -9,6 +11,7 @@ backward to its input and forward on reals, the heads of both turns with R1, the
 from __future__ import annotations
 
 import resource
+import shlex
 import statistics
 import sys
 import time
@@ -17,9 +20,12 @@ from pathlib import Path
 
 import torch
 
+from fewstep.evaluation.record import write_figures
 from fewstep.recipes import distillation
 from fewstep.rng import Rng
 from fewstep.training.trainer import Trainer
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "training_step.json"
 
 
 def passes(trainer: Trainer, batch: object) -> dict[str, Callable[[], object]]:
@@ -102,7 +108,13 @@ def main() -> None:
     for name, value in medians.items():
         print(f"| {name.replace('_', ' ')} | {value:.0f} |")
     print(f"| sum of the passes | {total:.0f} |\n\nwhole step / sum of its passes: {medians['whole step'] / total:.3f}")
-    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"peak memory: {peak} MiB")
+    figures: dict[str, float] = {f"{name.replace(' ', '_')}_ms": round(value, 1) for name, value in medians.items()}
+    figures |= {"passes_ms": round(total, 1), "ratio": round(medians["whole step"] / total, 4)}
+    figures |= {"rounds": rounds, "peak_mib": peak}
+    path = Path(sys.argv[4]) if sys.argv[4:] else RESULTS
+    write_figures(path, figures, shlex.join(["python", "benchmarks/training_step.py", *sys.argv[1:4]]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python benchmarks/watermark.py                 # everything, a few minutes on one core
     python benchmarks/watermark.py --quick         # a smaller sample of everything
     python benchmarks/watermark.py --json out.json # the same numbers for a machine
+    python benchmarks/watermark.py --write docs/results   # the tables of docs/provenance.md; then: make docs
     python benchmarks/watermark.py --others        # other libraries alone; they are used where they are installed:
                                                    # pip install invisible-watermark blind-watermark
 
@@ -33,6 +34,7 @@ from fewstep.provenance.watermark import SpreadSpectrum, StreamDetector
 Picture = np.ndarray
 Attack = Callable[[Picture], Picture]
 KEY = b"benchmark key"
+MACHINE = f"{platform.machine()}, numpy {np.__version__}, one thread"
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -420,8 +422,8 @@ def measure(quick: bool) -> dict[str, Any]:
     many = max(1, 20 if quick else 1)
     streamed = [kinds[0], "photo"]
     return {
-        "machine": f"{platform.machine()}, numpy {np.__version__}, one thread",
-        "timings": [timings(side) for side in (64, 256, 512, 1024)],
+        "machine": MACHINE,
+        "time": [timings(side) for side in (64, 256, 512, 1024)],
         "survival": [survival(side, kind, *count) for side, count in counts.items() for kind in kinds],
         "false_positives": [false_positives(count // many, side, effort) for count, side, effort in clean],
         "streams": [
@@ -453,23 +455,42 @@ def survival_rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+TITLES = {
+    "time": "Time", "survival": "Survival", "false_positives": "False positives", "streams": "Streams of 64 px frames",
+    "others": "Beside other libraries",
+}  # fmt: skip
+
+
 def markdown(results: dict[str, Any]) -> str:
     parts = [f"Measured on {results['machine']}."]
-    parts += ["### Time", table(results["timings"]), "### Survival", table(survival_rows(results["survival"]))]
-    parts += ["### False positives", table(results["false_positives"])]
-    parts += ["### Streams of 64 px frames", table(results["streams"])]
-    parts += ["### Beside other libraries", table(results["others"])]
+    for name, title in TITLES.items():
+        parts += [f"### {title}", table(rows_of(results, name))]
     return "\n\n".join(parts)
+
+
+def rows_of(results: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return survival_rows(results[name]) if name == "survival" else results[name]
+
+
+def write(folder: Path, name: str, rows: list[dict[str, Any]], measured: str) -> None:
+    """One table as a file that ``fewstep docs`` reads."""
+    text = json.dumps({"rows": rows, "measured": measured}, indent=1, ensure_ascii=False)
+    (folder / f"{name}.json").write_text(text + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller sample of everything")
     parser.add_argument("--json", type=Path, help="write the numbers here too")
+    parser.add_argument("--write", type=Path, help="folder for the tables' files, such as docs/results")
     parser.add_argument("--others", action="store_true", help="the table of other libraries alone")
     arguments = parser.parse_args()
+    on = f"on {MACHINE}{', a small sample' if arguments.quick else ''}."
     if arguments.others:
-        print(table(beside_others(arguments.quick)))
+        rows = beside_others(arguments.quick)
+        print(table(rows))
+        if arguments.write:
+            write(arguments.write, "watermark_others", rows, f"Measured by `python benchmarks/watermark.py --others` {on}")
         return
     results = measure(arguments.quick)
     print(markdown(results))
@@ -477,6 +498,9 @@ def main() -> None:
     print(f"\n```json\n{json.dumps(results)}\n```")
     if arguments.json:
         arguments.json.write_text(text + "\n")
+    for name in TITLES if arguments.write else ():
+        measured = f"Measured by `python benchmarks/watermark.py` {on}"
+        write(arguments.write, f"watermark_{name}", rows_of(results, name), measured)
 
 
 if __name__ == "__main__":

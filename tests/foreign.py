@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from fewstep.data.dataset import Dataset, DatasetWriter, Item
 
@@ -48,6 +49,27 @@ def clip_encoder(width: int, projection: int = 0) -> Any:
         max_position_embeddings=16, projection_dim=projection or 8, bos_token_id=512, eos_token_id=513, pad_token_id=513,
     )  # fmt: skip
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+
+
+def safety_checker(folder: Path, found: Image.Image) -> None:
+    """A Stable Diffusion folder's safety checker with random weights, which objects to one picture and what looks like it."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    import fewstep.pretrained as pretrained
+
+    torch.manual_seed(0)
+    vision = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 16, "patch_size": 8}  # fmt: skip
+    network = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=8)).eval()
+    with pretrained.quiet():
+        prepare = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+        with torch.no_grad():
+            pooled = network.vision_model(prepare(found, return_tensors="pt").pixel_values)[1]
+            network.concept_embeds[3] = network.visual_projection(pooled)[0]
+            network.concept_embeds_weights[3] = 0.99
+        network.save_pretrained(folder / "safety_checker", safe_serialization=True)
+        prepare.save_pretrained(folder / "feature_extractor")
 
 
 def kl_vae(levels: int = 2, latent_channels: int = 4, **config: Any) -> Any:

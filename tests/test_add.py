@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion.schedule import Cosine
-from fewstep.methods.add import ADD, Options
+from fewstep.methods.add import ADD, Options, colours
 from fewstep.parts.augment import Augment
 from fewstep.parts.codec import IdentityCodec
 from fewstep.parts.denoiser import Student, StudentInput, Teacher, freeze
 from fewstep.parts.discriminator import Discriminator
+from fewstep.parts.discriminator import Options as HeadOptions
 from fewstep.parts.features import OfMedia, OfTeacher
 from fewstep.rng import Rng
 from fewstep.tensors import Batch, Conditioning, Features, match_dims
@@ -51,7 +52,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "strong r1": {"r1": 1.0},
     "approximate r1": {"r1": 0.0, "approximate_r1": 1.0},
     "renoised input": {"renoised_input": 0.3},
-    "no image": {"image_conditioning": False},
+    "no image": {"heads": HeadOptions(image=False)},
     "no dropout": {"condition_dropout": 0.0},
     "mismatched": {"mismatched": 0.5},
     "reals through the codec": {"reals_through_codec": True},
@@ -184,7 +185,25 @@ def test_the_observed_gradients_are_those_at_the_sample() -> None:
     sample = game.student.denoiser(x_t, t, game.batch.cond).detach().requires_grad_()
     (2.5 * game.add.distillation(sample, game.batch, rng)).backward()
     assert seen["distillation_gradient_at_x0"] == pytest.approx(float(sample.grad.norm()), rel=1e-9)
-    assert game.add.observations().keys() == {"sample_mean", "sample_std"}, "read once"
+    assert game.add.observations().keys() == {"shift_0", "shift_1", "spread_0", "spread_1"}, "read once"
+
+
+def test_every_channel_of_the_samples_is_held_against_the_data() -> None:
+    """Shifts that cancel in the mean of all channels are seen each for itself, in the data's standard deviations."""
+    game = make_game(n=4, dtype=F64)
+    x0 = game.batch.x0
+    tint = match_dims(torch.tensor([0.5, -0.5], dtype=F64), x0.transpose(0, 1)).transpose(0, 1)
+    std = x0.transpose(0, 1).flatten(1).std(1)
+    seen = colours(2 * x0 - x0.mean((0, 2, 3), keepdim=True) + tint, x0)
+    assert [seen["shift_0"], seen["shift_1"]] == pytest.approx([0.5 / float(std[0]), -0.5 / float(std[1])], rel=1e-5)
+    assert [seen["spread_0"], seen["spread_1"]] == pytest.approx([2, 2], rel=1e-5)
+    assert colours(x0, x0) == pytest.approx({"shift_0": 0, "shift_1": 0, "spread_0": 1, "spread_1": 1}, abs=1e-6)
+
+    drawn = []
+    game.student.denoiser.register_forward_hook(lambda network, given, sample: drawn.append(sample.detach()))
+    game.turn("student")
+    seen = {k: v for k, v in game.add.observations().items() if k.startswith(("shift", "spread"))}
+    assert seen == colours(drawn[0], x0)
 
 
 # the stash
@@ -288,8 +307,6 @@ def test_the_real_pictures_embedding_is_hidden_where_the_student_saw_nothing_of_
     assert torch.equal(hidden[0], t == 1)
     heard, _ = listen(backward=1.0, student_options={"probabilities": (0.0, 0.0, 0.0, 1.0)})
     assert not any(cond.image.any() for cond in heard), "a roll-out has seen nothing, whatever its time"
-    heard, _ = listen(image_conditioning=False)
-    assert not any(cond.image.any() for cond in heard)
 
 
 def test_conditions_are_dropped_in_the_discriminators_turn_only() -> None:

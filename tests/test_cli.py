@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,12 +22,15 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+import foreign
 from bundles import tiny_bundle
 from fewstep import cli
 from fewstep.bundle import Card
 from fewstep.console import TrainingDisplay
 from fewstep.data import folder as folder_data
+from fewstep.data.dataset import Dataset
 from fewstep.evaluation import suite
+from fewstep.evaluation.record import of_card, read_records
 from fewstep.inference.pipeline import Pipeline
 from fewstep.modality.image import to_pil
 from fewstep.provenance.detection import Detection
@@ -124,11 +128,43 @@ def test_many_pictures_are_drawn_a_few_at_a_time_and_are_the_same(student, tmp_p
         assert np.abs(drawn - np.asarray(to_pil(media)).astype(int)).max() <= 1  # a batch of another size rounds otherwise
 
 
-@pytest.mark.parametrize("command", ["nothing", "data"])
-def test_an_unknown_command_is_told_those_there_are(capsys, command):
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nothing"], "there is no command 'nothing': use demo, data, teach"),
+        (["data", "nothing"], "there is no dataset 'nothing': use digits, emoji, fashion, folder"),
+    ],
+)
+def test_an_unknown_command_is_told_those_there_are(capsys, arguments, sentence):
     with pytest.raises(SystemExit) as ended:
-        cli.main([command])
-    assert_one_sentence(ended, capsys, f"there is no command '{command}': use demo, data:digits")
+        cli.main(arguments)
+    assert_one_sentence(ended, capsys, sentence)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["data"], 2), (["data", "--help"], 0), (["data", "-h"], 0)])
+def test_data_lists_its_datasets_a_line_each(capsys, arguments, code):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == code
+    shown = capsys.readouterr().out
+    assert "usage: fewstep data" in shown
+    for name, said in {"digits": "Handwritten", "emoji": "Emoji", "fashion": "Fashion-MNIST", "folder": "Your own"}.items():
+        assert re.search(rf"{name} +{said}", shown)
+
+
+def test_a_folder_of_pictures_says_what_it_left_out(tmp_path, capsys):
+    source, out = tmp_path / "mine", tmp_path / "set"
+    source.mkdir()
+    for i in range(6):
+        Image.new("RGB" if i else "RGBA", (16, 16), (40 * i, 0, 0)).save(source / f"{i}.png")
+    for i in (0, 5):
+        (source / f"{i}.txt").write_text("a red square")
+    (source / "film.mp4").write_bytes(b"no picture")
+    cli.main(["data", "folder", "--source", str(source), "--size", "16", "--out", str(out)])
+    lines = capsys.readouterr().out.split("\n")
+    said = lines.index(f"4 skipped, 1 converted, 1 neither picture nor caption: see {out / 'report.json'}")
+    assert lines[said + 1] == "  1.png: no caption; write one into 1.txt or metadata.jsonl"
+    assert lines[said + 4] == "  And 1 more"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +176,8 @@ def test_an_unknown_command_is_told_those_there_are(capsys, command):
         (["--calls", "0"], "--calls 0 is out of range"),
         (["--seeds", "0", str(2**70)], "is out of range: use a whole number from 0 to 2^63 - 1"),
         (["--seeds"], "give one of --seeds or more"),
+        (["--apart-from", "0"], "--apart-from 0 is out of range: use from 1 to"),
+        (["--apart-from", "2", "1000000"], "--apart-from leaves no concept to draw"),
         (["--steps"], "give one of --steps or more"),
         (["--steps", "1", "9"], "trained for 1, 2, 3, 4 steps, not 9"),
         (["--resolution", "100000"], "--resolution 100000 is out of range: use from 32 to 1,024"),
@@ -159,6 +197,28 @@ def test_a_measurement_that_cannot_be_is_refused_before_it_is_made(student, pict
                   *(a.format(**places) for a in arguments)])  # fmt: skip
     assert_one_sentence(ended, capsys, sentence)
     assert not (tmp_path / "m.json").exists()
+
+
+def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys):
+    data = foreign.pictures(tmp_path / "data").folder
+    folder = shutil.copytree(student, tmp_path / "mine")
+    before = Card.read(folder)
+
+    def measure(*steps: str) -> None:
+        cli.main(["evaluate", str(folder), "--data", str(data), "-o", str(tmp_path / "m.json"), "--prompts", "3",
+                  "--resamples", "2", "--calls", "1", "--resolution", "32", "--steps", *steps])  # fmt: skip
+
+    measure("1", "2")
+    measure("1")  # takes the place of the first
+    card = Card.read(folder)
+    assert of_card(folder) == read_records(tmp_path / "m.json")
+    assert {(r.steps, r.metric) for r in of_card(folder)} > {(1, "fd"), (2, "fd"), (1, "latency_ms"), (2, "vendi")}
+    assert (card.hashes, card.fingerprint) == (before.hashes, before.fingerprint)
+    assert len([line for line in (folder / "student_card.json").read_text().splitlines() if '"fd"' in line]) == 2
+    capsys.readouterr()
+    cli.main(["info", str(folder)])
+    assert "FD-mobilenet-v2" in (shown := " ".join(capsys.readouterr().out.split()))
+    assert "in 2 steps" in shown
 
 
 @pytest.mark.parametrize(
@@ -545,9 +605,9 @@ def test_a_run_without_finite_gradients_rolls_back_and_exits_with_3(distill, cap
 
 
 def test_a_record_says_all_that_has_to_be_typed_again():
-    options = suite.Options(prompts=5, seeds=(2, 3, 5), judge="efficientnet-lite2")
+    options = suite.Options(prompts=5, apart_from=(3, 1), seeds=(2, 3, 5), judge="efficientnet-lite2")
     words = cli.typed(options)
-    assert words == ["--prompts", "5", "--seeds", "2", "3", "5", "--judge", "efficientnet-lite2"]
+    assert words == shlex.split("--prompts 5 --apart-from 3 1 --seeds 2 3 5 --judge efficientnet-lite2")
     assert tyro.cli(cli.flat(suite.Options), args=words) == options
     assert cli.typed(suite.Options()) == []
 
@@ -557,7 +617,7 @@ def test_commands_are_found_by_their_files(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for name in ("demo", "data:emoji", "data:digits", "data:folder", "teach", "distill", "draw", "evaluate", "info",
+    for name in ("demo", "data", "teach", "distill", "draw", "evaluate", "info",
                  "verify", "serve", "budget", "docs"):  # fmt: skip
         assert name in shown
 
@@ -634,7 +694,7 @@ def test_a_teacher_of_any_size_is_taught_distilled_and_drawn_with(pictures, tmp_
     for name in ("teacher", "student"):
         card = Card.read(tmp_path / name / "bundle")
         assert card.native_size == (16, 16)
-        assert card.data == "folder-16 (all styles), 12 pictures"
+        assert card.data == f"folder-16 (all styles), {len(Dataset.open(pictures).subset('train'))} pictures"
         assert card.licence == "that of its data: as their owner says (see ATTRIBUTION.md)"
         page = (tmp_path / name / "bundle" / "ATTRIBUTION.md").read_text()
         assert page == (pictures / "ATTRIBUTION.md").read_text()
@@ -667,10 +727,12 @@ def office(tmp_path, monkeypatch) -> Path:
 
 def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student, office, capsys, tmp_path):
     pytest.importorskip("c2pa")
+    drawn: list[str] = []
 
     def draw(name: str, *arguments: str) -> str:
         picture = str(tmp_path / name)
         cli.main(["draw", "a cat", "--model", str(student), "--scale", "4", "-o", picture, *arguments])
+        drawn.append(capsys.readouterr().out)
         return picture
 
     def verify(*arguments: str) -> str:
@@ -694,6 +756,13 @@ def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student,
     picture = draw("b.png", *key)
     assert "Watermark: not found" in verify(picture)
     assert "Watermark: found" in verify(picture, *key)
+    assert "prompt" not in verify(picture)
+    picture = draw("c.png", "--include-prompt", "--sidecar")
+    assert "prompt 'a cat'" in (told := verify(picture))
+    assert "intact and trusted" in told
+    assert str(tmp_path / "c.c2pa") in "".join(drawn[-1].split()), "it says where the credentials are"
+    (tmp_path / "c.c2pa").unlink()
+    assert "prompt 'a cat'" not in verify(picture), "they were beside the picture alone"
 
 
 @pytest.mark.parametrize(
@@ -708,6 +777,8 @@ def test_draw_and_verify_with_a_watermark_a_key_and_a_chain_of_ones_own(student,
         ("draw cat -o {folder}/a.png --certificate-chain {office}/chain.pem", "give both"),
         ("draw cat -o {folder}/a.png --certificate-chain {office}/key.pem --private-key {office}/chain.pem", "is not PEM"),
         ("draw cat -o {folder}/a.png --watermark nowhere.Mark", "cannot load 'nowhere.Mark'"),
+        ("draw cat -o {folder}/a.png --sidecar --no-provenance", "--sidecar is about content credentials"),
+        ("draw cat -o {folder}/a.png --include-prompt --no-provenance", "--include-prompt is about content credentials"),
         ("serve --port 0 --private-key {office}/key.pem", "give both"),
         ("serve --port 0 --watermark nowhere.Mark", "cannot load 'nowhere.Mark'"),
     ],

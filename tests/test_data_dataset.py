@@ -45,6 +45,12 @@ def test_media_and_items_come_back_exactly(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["d"], "no temporary folder is left"
 
 
+def test_a_card_counts_what_was_trained_on(tmp_path: Path) -> None:
+    data = written(tmp_path / "d")
+    assert data.describe() == data.subset("train").describe() == "test (all styles), 4 pictures"
+    assert data.describe(("a", "b")) == "test (a, b), 4 pictures"
+
+
 def test_reading_media_leaves_the_file_alone(tmp_path: Path) -> None:
     data = written(tmp_path / "d")
     data.media([0]).fill_(9.0)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fewstep
 from fewstep.data import emoji
 from fewstep.data._npm import NpmPackage
 from fewstep.data.dataset import Dataset, cache_dir, split_of
@@ -58,6 +59,17 @@ def test_a_small_set_is_whole_and_described(twemoji: Dataset) -> None:
     attribution = (twemoji.folder / "ATTRIBUTION.md").read_text()
     assert "CC-BY-4.0" in attribution
     assert "Noto" not in attribution, "only those whose work is in the set are named"
+
+
+def test_the_shipped_models_pass_on_what_the_licences_of_their_data_ask_for() -> None:
+    page = (Path(fewstep.__file__).parent / "models" / "ATTRIBUTION.md").read_text()
+    works = [*(vendor.licence for vendor in emoji.VENDORS.values()), emoji.EMOJIBASE]
+    assert page == emoji.attribution(works)
+    assert all(f"| {work['work']} | {work['author']} | {work['licence']} |" in page for work in works)
+    assert page.count("Copyright (c) Microsoft Corporation.") == page.count("Permission is hereby granted") == 1
+    assert page.index("Copyright (c) 2017-2019 Miles Johnson") < page.index("Permission is hereby granted")
+    assert "Redistribution and use" in emoji.attribution([emoji.EMOJI_PACKAGE])
+    assert "Permission" not in emoji.attribution([emoji.VENDORS["noto"].licence])
 
 
 def test_pictures_are_on_white_and_none_is_blank(twemoji: Dataset) -> None:

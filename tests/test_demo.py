@@ -12,12 +12,14 @@ import foreign
 from bundles import tiny_bundle
 from fewstep import cli, demo
 from fewstep.bundle import Card
+from fewstep.provenance.verify import verify
 from fewstep.training import checkpoint
 from fewstep.training.journal import Journal
 
 
 def test_the_demo_ends_with_its_best_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FEWSTEP_HOME", str(tmp_path / "home"))
     foreign.pictures(tmp_path / "cache" / "data" / "emoji")
     student, teacher = tiny_bundle(tmp_path / "a"), tiny_bundle(tmp_path / "b", "teacher")
     out = tmp_path / "demo"
@@ -31,6 +33,10 @@ def test_the_demo_ends_with_its_best_student(tmp_path: Path, monkeypatch: pytest
     kept = checkpoint.load(out / "run" / "add" / "best")["players"]["student"]
     network = load_file(out / "student" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(v, kept[f"network.{k}"]) for k, v in network.items())
+    for name, made in (("shipped.png", student), ("before_after.png", out / "student")):
+        said = verify(out / name)
+        assert said.made_by_fewstep, "a sheet of drawn pictures says so"
+        assert said.credentials.facts["bundle_hash"] == Card.read(made).fingerprint
     journal = out / "run" / "add" / "journal.jsonl"
     written = journal.stat().st_mtime_ns
     demo.distil(demo.Options(out, str(student), str(teacher), (1e-9, 1e-9), 8, resume=True))

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import dataclasses
 import json
 import re
 import shutil
 import subprocess
 import textwrap
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import fewstep
-from fewstep import cli
-from fewstep.evaluation import realtime
-from fewstep.evaluation.record import MetricRecord, write_records
+from fewstep import bundle, cli
+from fewstep.evaluation import pages, realtime
+from fewstep.evaluation.record import MetricRecord, of_card, write_figures, write_records
 from fewstep.provenance.content_credentials import read as read_credentials
-from fewstep.server.protocol import Part, pack, unpack
+from fewstep.server import safety
+from fewstep.server.protocol import Ask, Part, pack, unpack
+from serving_helpers import benchmark
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,12 +51,12 @@ def test_a_benchmark_of_variants_fills_its_place(tmp_path: Path):
     facts = {"variants": [row], "device": "A GPU", "torch": "2.11.0", "dtype": "float16", "size": 512, "calls": 100,
              "unet_parameters": 2567463684, "peak_gib": 9.64, "command": "python it.py"}  # fmt: skip
     path.write_text(json.dumps(facts))
-    text = cli.shown(path)
+    text = pages.shown(path)
     assert "| ours | 16.2 | 16.8 | 61.9 |" in text
     assert "2.57 billion parameters of float16" in text
     path.write_text(json.dumps({"variants": [{"variant": "ours"}]}))
     with pytest.raises(ValueError, match="holds no variants"):
-        cli.shown(path)
+        pages.shown(path)
 
 
 def test_every_kind_of_result_fills_its_place(tmp_path: Path):
@@ -73,6 +79,27 @@ def test_every_kind_of_result_fills_its_place(tmp_path: Path):
     assert readme.read_text() == text
 
 
+def test_a_figure_in_a_sentence_comes_from_its_file(tmp_path: Path):
+    add = MetricRecord("add", 1, "fd", 0.25, 0.2, 0.3, 128, 2)
+    write_records(tmp_path / "own.json", [add, replace(add, model="teacher", steps=50, value=0.5)])
+    write_figures(tmp_path / "demo.json", {"minutes": 2.96}, "python it.py")
+    found = {path.stem: path for path in tmp_path.glob("*.json")}
+    page = (
+        "FD <!--=own:add,1,fd:.2f-->9<!--=--> [<!--=own:add,1,fd.low:.1%-->9\n8<!--=-->], "
+        "half (<!--=own:add,1,fd/teacher,50,fd:g--><!--=-->) in "
+        "<!--=demo:minutes:.1f-->9<!--=--> minutes, <!--=gone:x:g-->as it stands<!--=-->"
+    )
+    filled = pages.filled(page, found)
+    assert re.sub("<!--.*?-->", "", filled) == "FD .25 [20.0%], half (.5) in 3.0 minutes, as it stands"
+    assert pages.filled(filled, found) == filled
+    for missing in ("own:add,2,fd:g", "own:add,1,fd/add,2,fd:g", "demo:hours:g"):
+        with pytest.raises(ValueError, match=r"json holds no '.*: measure it, or correct the place"):
+            pages.filled(f"<!--={missing}-->9<!--=-->", found)
+    write_records(tmp_path / "own.json", [add, replace(add, model="teacher", steps=50, n=5000)])
+    with pytest.raises(ValueError, match="cannot be compared: n is 128"):
+        pages.filled("<!--=own:add,1,fd/teacher,50,fd:g--><!--=-->", found)
+
+
 @pytest.mark.parametrize(("held", "said"), [('{"pictures": 1}', "records or load"), ("nonsense", "not JSON")])
 def test_a_file_of_no_known_kind_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], held: str, said: str):
     (tmp_path / "x.json").write_text(held)
@@ -83,12 +110,48 @@ def test_a_file_of_no_known_kind_is_one_sentence(tmp_path: Path, capsys: pytest.
     assert said in capsys.readouterr().err
 
 
-def test_the_readme_says_what_the_files_say(tmp_path: Path):
+@pytest.mark.parametrize("page", ["README.md", "docs/provenance.md"])
+def test_the_pages_say_what_the_files_say(tmp_path: Path, page: str):
     """If this fails: make docs."""
-    readme = tmp_path / "README.md"
-    shutil.copy(ROOT / "README.md", readme)
-    cli.main(["docs", "--pages", str(readme), "--results", str(ROOT / "docs" / "results")])
-    assert readme.read_text() == (ROOT / "README.md").read_text()
+    copy = tmp_path / Path(page).name
+    shutil.copy(ROOT / page, copy)
+    cli.main(["docs", "--pages", str(copy), "--results", str(ROOT / "docs" / "results")])
+    assert copy.read_text() == (ROOT / page).read_text()
+
+
+def test_a_table_in_a_benchmarks_words_fills_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as a script of theirs finds its neighbour
+    recorded = [
+        {"px": 64, "shown px": 512, "scene": scene, "kbit/s asked": asked, "bits a pixel": 0.02, "log10 p": -41,
+         "frames proven alone": "3 of 9", "found": found}
+        for asked in (300, 1000, "default")
+        for scene, found in (("everything moves", "yes"), ("still, with noise", "no"), ("everything moves, unmarked", "no"))
+    ]  # fmt: skip
+    rows = benchmark("recording").side_by_side(recorded)
+    benchmark("watermark").write(tmp_path, "recording", rows, "Measured here.")
+    text = pages.shown(tmp_path / "recording.json").splitlines()
+    assert text[0].startswith("| px (shown) | asked | moving: bits | moving: proven alone | moving: found | still: bits |")
+    assert text[2] == "| 64 (512) | 300 kbit/s | 0.020 | 3 of 9 | 1e-41 | 0.020 | 3 of 9 | **no** |"
+    assert [line.split(" | ")[1] for line in text[2:5]] == ["300 kbit/s", "1 Mbit/s", "default"]
+    assert text[5:] == ["", "Measured here."]
+
+
+def test_the_shipped_cards_say_what_the_files_say(tmp_path: Path):
+    """If this fails: make docs."""
+    for name, folder in bundle.shipped().items():
+        (tmp_path / "models" / name).mkdir(parents=True)
+        emptied = replace(bundle.Card.read(folder), metrics=[])
+        emptied.write(tmp_path / "models" / name)
+    (tmp_path / "page.md").write_text("")
+    cli.main(["docs", "--pages", str(tmp_path / "page.md"), "--results", str(ROOT / "docs" / "results"),
+              "--models", str(tmp_path / "models")])  # fmt: skip
+    for name, folder in bundle.shipped().items():
+        written = (tmp_path / "models" / name / bundle.CARD).read_text()
+        assert written == (folder / bundle.CARD).read_text()
+        card = bundle.Card.read(tmp_path / "models" / name)
+        assert card.fingerprint == replace(card, metrics=[]).fingerprint
+        assert set(card.steps) - {3} <= {r.steps for r in of_card(folder)}
+        assert {r.model for r in of_card(folder)} == {"add" if card.role == "student" else "teacher"}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -103,6 +166,48 @@ def test_the_pages_first_example_runs_as_it_stands(served: Any, tmp_path: Path, 
     exec(example.replace("http://localhost:7860", served.url), {})
     assert Image.open("streamed.png").size == Image.open("heart.png").size
     assert read_credentials(Path("heart.png").read_bytes(), "image/png").state == "valid"
+
+
+def test_the_filter_of_the_safety_page_refuses_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (example,) = blocks("safety.md", "python")
+    (tmp_path / "my_filter.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    named = re.search(r"--safety (my_filter\S+?)\"", example)
+    assert named is not None
+    guard = safety.Guard(safety.load(named[1]))
+    said = [guard.prompts(*texts).result(10) for texts in (("a Dragon",), ("a cat", "a dragon"), ("a cat",))]
+    assert said == [said[0], said[0], None]
+    assert "another animal" in str(said[0])
+    looks = [guard.picture(np.full((8, 8, 3), level, np.uint8)) for level in (0, 200)]
+    assert looks == ["this picture is too dark to be shown", None]
+    guard.close()
+
+
+def codes_used() -> set[str]:
+    """Every code of an error in the server's code, Python's and the browser's, and in its two clients'."""
+    server = ROOT / "src" / "fewstep" / "server"
+    used = {field.name for field in dataclasses.fields(Ask)}  # what is wrong with a field of "draw" bears its name
+    places = {"ProtocolError": 0, "ServerError": 0, "error_body": 1, "turn_away": 1}
+    for node in (node for path in server.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
+        found: list[ast.expr] = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places:
+            found = node.args[places[node.func.id] :][:1]
+        elif isinstance(node, ast.Dict):
+            found = [value for key, value in zip(node.keys, node.values) if ast.unparse(key or node) == "'code'"]
+        elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3:
+            found = node.value.elts[1:2]  # of `Gate._refusal`: status, code, sentence
+        used |= {one.value for one in found if isinstance(one, ast.Constant)}
+    wire = (server / "web" / "wire.js").read_text()
+    says = re.search(r"const SAYS = {(.*?)};", wire, re.S)
+    assert says is not None
+    return used | {*re.findall(r'(?:ServerError\(|code: )"(\w+)"', wire)} | {*re.findall(r"^  (\w+):", says[1], re.M)}
+
+
+def test_every_code_of_an_error_stands_in_the_page_and_no_other():
+    table = (ROOT / "docs" / "protocol.md").read_text().split("## Errors\n")[1].split("\n## ")[0]
+    told = [code for row in re.findall(r"^\| (`.*?) \|", table, re.M) for code in re.findall(r"`(\w+)`", row)]
+    assert len(told) == len(set(told))
+    assert set(told) == codes_used()
 
 
 def test_the_pages_second_example_streams(served: Any):

@@ -59,7 +59,7 @@ class Rung:
     def distil(self, folder: Path, steps: int = STEPS, measure: Measure | None = None, **options) -> Student:
         """The game as a run has it: phases, checkpoints, health and all."""
         student = Student(copy.deepcopy(self.teacher).requires_grad_(True))
-        chosen = add.Options(r1=1.0, image_conditioning=False, **options)
+        chosen = add.Options(r1=1.0, **options)
         game = digits.game(student, Teacher(self.teacher, digits.GUIDANCE_SCALE), self.data, self.eyes, chosen)
         phase = digits.add_phase(game, self.data, digits.add_options(steps, BATCH), measure, "last", every=20)
         run_phases([phase], Saving(folder), lambda phase, trainer, log: None)
@@ -107,7 +107,10 @@ def test_a_minute_of_add_brings_one_step_more_than_twice_as_near_and_the_edges_b
     assert edges > 0.8 > before[2]
     more, _, _ = rung.score(rung.draw(student, 4))
     assert more < 0.5 * before[0]
-    looks = {x["step"]: x["probe/score"] for x in Journal.read(tmp_path / "add" / "journal.jsonl") if "probe/score" in x}
+    journal = Journal.read(tmp_path / "add" / "journal.jsonl")
+    assert not any("colour_drift" in x.get("alarms", ()) for x in journal), "a healthy run keeps the data's colours"
+    assert sum("student/shift_0" in x for x in journal) == STEPS
+    looks = {x["step"]: x["probe/score"] for x in journal if "probe/score" in x}
     assert sorted(looks) == [0, 20, 40, 60, 80]
     assert Best(tmp_path / "add" / "best").score == pytest.approx(min(looks.values()), abs=1e-5)
     assert min(looks.values()) < 0.4 * looks[0]

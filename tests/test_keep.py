@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import training_worker
+from fewstep.evaluation.diversity import pairwise_distance
 from fewstep.evaluation.progress import look_through
 from fewstep.parts.denoiser import freeze
 from fewstep.tensors import Batch
 from fewstep.training import checkpoint, probe
-from fewstep.training.health import Unhealthy
+from fewstep.training.health import Health, Unhealthy
 from fewstep.training.journal import Journal
 from fewstep.training.log import StepLog
 from fewstep.training.probe import Best, Probe
@@ -270,13 +272,30 @@ def test_a_look_tells_blur_collapse_and_noise_from_the_real_thing() -> None:
     blurred = torch.nn.functional.avg_pool2d(other, 3, 1, 1)
     shown = {"alike": other, "blurred": blurred, "one for all": other[:1].expand(64, -1, -1, -1), "grey": other * 0.2}
     measure = look_through(network)
-    found = {name: measure(lambda media=media: media, real)() for name, media in shown.items()}
+    found = {name: measure(lambda media=media: media, real, 2)() for name, media in shown.items()}
     scores = {name: figures["score"] for name, figures in found.items()}
     assert min(scores, key=scores.__getitem__) == "alike"
     assert all(scores[name] > 3 * scores["alike"] for name in ("blurred", "one for all", "grey"))
     assert found["alike"]["diversity"] == pytest.approx(1, abs=0.25)
     assert found["one for all"]["diversity"] < 0.01
     assert found["blurred"]["edges"] < 0.6
-    same = measure(lambda: real, real)()
+    same = measure(lambda: real, real, 2)()
     assert same["score"] == pytest.approx(0, abs=1e-9)
-    assert measure(lambda: real * math.nan, real)() == {"score": math.inf}
+    assert measure(lambda: real * math.nan, real, 2)() == {"score": math.inf}
+
+
+def test_a_collapse_within_every_prompt_is_lost_diversity_however_unlike_the_prompts_are() -> None:
+    network = freeze(Eyes(2, 3))
+    generator = torch.Generator().manual_seed(0)
+    prompts, seeds = (torch.randn(n, 3, 12, 12, generator=generator).sign() * 0.5 for n in (16, 64))
+    varied = prompts.repeat(4, 1, 1, 1) + seeds * 0.8
+    collapsed = (prompts + seeds[:16] * 0.8).repeat(4, 1, 1, 1)
+    measure, health = look_through(network), Health()
+
+    def rules(step: int, media: Tensor) -> list[str]:
+        figures = measure(lambda: media, varied[:16], 4)()
+        return [a.rule for a in health.look(StepLog(step, {}, {f"probe/{k}": v for k, v in figures.items()}))]
+
+    assert [rules(0, varied), rules(100, collapsed)] == [[], ["diversity_lost"]]
+    over_prompts = [pairwise_distance(network(media[:16]).pooled) for media in (varied, collapsed)]
+    assert over_prompts[1] > 0.8 * over_prompts[0], "which a distance between the prompts does not show"

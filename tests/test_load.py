@@ -45,12 +45,13 @@ def reading(served: Any, name: str) -> float:
 
 
 def test_three_people_are_served_alike_and_nothing_is_lost(served: Any, tmp_path: Path):
+    asyncio.run(load.crowd(served, 3, seconds=1.0))  # what is made once is there before memory is looked at
     level = asyncio.run(load.crowd(served, 3, seconds=3.0))
     assert (level.sessions, level.errors, level.lost) == (3, 0, 0)
     assert level.fps_min > 0
     assert level.fairness < 1.5
     assert 0 < level.p50_ms <= level.p95_ms <= level.p99_ms
-    assert level.rss_peak_mb - level.rss_start_mb < 64
+    assert level.rss_peak_mb - level.rss_start_mb < 16
     assert 'stage="glass_to_glass"' in page(served), "what people saw was told to the server"
     found = realtime.Realtime(
         (level,), 1.1, 1.2, 3.0, 30.0, 10.0, 16.0, "tiny", "eager", 33.3, "a test", "pytest tests/test_load.py"

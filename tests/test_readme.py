@@ -8,11 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import tyro
+from PIL import Image, ImageDraw
 
 from fewstep import bundle, cli
+from fewstep.evaluation.sharpness import sharpness
+from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.methods import add
+from fewstep.modality.image import from_uint8
 from fewstep.recipes import distillation
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -47,6 +53,31 @@ def test_the_papers_recipe_is_the_command_that_is_said_to_be_it():
     paper = {"features": "dinov2", "standardise": False, "augment": ("color", "translation", "cutout"), "keep": "last"}
     assert o == distillation.Options(warm=distillation.WarmStart(steps=0), add=add.Options(r1=1e-5, space="media"), **paper)
     assert o.add == add.Options(space="media"), "the method's own defaults are the paper's"
+
+
+def test_a_crude_sketch_becomes_a_picture_of_its_prompt():
+    """Nearer to what the prompt alone draws than the sketch is, in colours and edges, and still the sketch's."""
+    drawn = Image.new("RGB", (64, 64), "white")
+    brush = ImageDraw.Draw(drawn)
+    brush.ellipse((8, 12, 34, 38), (229, 72, 77))
+    brush.ellipse((30, 12, 56, 38), (229, 72, 77))
+    brush.polygon([(10, 32), (54, 32), (32, 58)], (229, 72, 77))
+    sketch = from_uint8(torch.from_numpy(np.asarray(drawn).copy())).movedim(-1, 0)[None]
+    pipeline = Pipeline.open(bundle.locate("emoji-64"))
+    prompts = ["a red heart"] * 3
+    own = pipeline(Request(prompts, [0, 1, 2], 1))
+    made = pipeline(Request(prompts, [10, 11, 12], 1, image=sketch.expand(3, -1, -1, -1), strength=0.75))
+
+    def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+        """RMS over pixels, mean over pairs."""
+        return float((one[:, None] - other[None]).square().mean((2, 3, 4)).sqrt().mean())
+
+    def edges(pictures: torch.Tensor) -> float:
+        return float(sharpness(pictures)["edges"].mean())
+
+    assert apart(made, own) < 0.5 * apart(sketch, own)
+    assert abs(edges(made) - edges(own)) < 0.5 * abs(edges(sketch) - edges(own))
+    assert apart(made, sketch) < 0.95 * apart(own, sketch), "it follows the sketch"
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -202,7 +202,7 @@ def test_a_phase_that_another_one_went_on_from_takes_no_further_step(tmp_path):
 
 
 def test_options_are_named_as_they_are_typed():
-    assert named(HealthOptions(window=3), ("gradient_ratio", "drift", "diversity")) == {
+    assert named(HealthOptions(window=3), ("gradient_ratio", "drift", "diversity", "varied")) == {
         "--window": 3, "--saturated": 0.985, "--nan-streak": 5,
     }  # fmt: skip
     nested = named(Optimised(Optimizer(0.5), (1.0, 2.0)))
@@ -272,26 +272,29 @@ def test_health_rules_fire_once_a_window_and_only_when_they_should(rule, observa
     assert found == [rule, rule]
     fine = {"discriminator/real_right": 0.7, "discriminator/fake_right": 0.6}
     fine |= {"student/adversarial_gradient_at_x0": 1.0, "student/distillation_gradient_at_x0": 0.3}
-    fine |= {"student/sample_mean": 0.1, "student/sample_std": 1.0}
+    fine |= {"student/shift_0": 0.2, "student/shift_1": -0.2}
     assert [a for log in logs(30, **fine) for a in Health(HealthOptions(window=5)).look(log)] == []
 
 
 def test_colour_drift_and_lost_diversity_are_named():
     health = Health(HealthOptions(window=4))
-    moved = [StepLog(i, {}, {"student/sample_mean": 0.1 * i, "student/sample_std": 1.0}) for i in range(1, 20)]
-    assert "colour_drift" in [a.rule for log in moved for a in health.look(log)]
+    moved = [StepLog(i, {}, {"student/shift_0": 0.09 * i, "student/shift_1": -0.1 * i}) for i in range(9)]
+    (found,) = [a for log in moved for a in health.look(log)][:1]
+    assert found.rule == "colour_drift"
+    assert "is -0.45 standard deviations from the data's in channel 1: lower" in found.message, "mean of steps 3 to 6"
     health = Health()
 
     def look(step: int, diversity: float) -> list[str]:
         return [a.rule for a in health.look(StepLog(step, {}, {"probe/diversity": diversity}))]
 
+    assert [look(0, 0.04), look(50, 0.01)] == [[], []], "next to nothing was there to lose"
     assert [look(100, 0.6), look(150, 1.0), look(200, 0.6), look(250, 0.4)] == [[], [], [], ["diversity_lost"]]
 
 
 def test_figures_that_are_not_finite_set_off_nothing_but_the_streak():
     health = Health(HealthOptions(window=3, nan_streak=100))
     broken = {"student/adversarial_gradient_at_x0": math.nan, "student/distillation_gradient_at_x0": math.nan}
-    broken |= {"student/sample_mean": math.nan, "student/sample_std": math.nan}
+    broken |= {"student/shift_0": math.nan}
     assert [a for i in range(9) for a in health.look(StepLog(i, {}, broken, skipped=True))] == []
 
 

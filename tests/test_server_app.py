@@ -10,6 +10,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
 from fewstep.server.client import Client, ServerError
 from fewstep.server.limits import Limits
+from fewstep.server.marks import Facts
 from fewstep.server.protocol import HEAD, SUBPROTOCOL, VERSION, Part, pack, unpack
+from fewstep.server.worker import KeptPicture
 from serving_helpers import SIZE, Server, running
 
 
@@ -78,7 +81,12 @@ def test_a_session_from_hello_to_a_signed_file(server: Server, tmp_path: Path):
         again = studio.draw("a red heart", seed=7, target_ms=60_000, encoder="png")
         other = studio.draw("a red heart", seed=8, target_ms=60_000, encoder="png")
         assert again.data == picture.data != other.data
-        picture.save(tmp_path / "streamed.webp")
+        picture.save(tmp_path / "streamed.png")
+        assert (tmp_path / "streamed.png").read_bytes() == picture.data
+        picture.save(tmp_path / "streamed.jpg")
+        assert np.abs(np.asarray(Image.open(tmp_path / "streamed.jpg")).astype(int) - picture.pixels).mean() < 6
+        with pytest.raises(ValueError, match="webp"):
+            picture.save(tmp_path / "streamed.gif")
         for name in ("a.png", "a.jpg", "a.webp"):
             studio.download(picture, tmp_path / name, include_prompt=name == "a.png")
             mime = Image.MIME[Image.open(tmp_path / name).format or ""]
@@ -87,6 +95,9 @@ def test_a_session_from_hello_to_a_signed_file(server: Server, tmp_path: Path):
             assert credentials.facts.get("prompt") == ("a red heart" if name == "a.png" else None)
         with pytest.raises(ValueError, match="jpg"):
             studio.download(picture, tmp_path / "a.gif")
+        with pytest.raises(ServerError, match=r"^this picture is no longer on the server") as gone:
+            studio.download(replace(picture, facts={"id": 99}), tmp_path / "gone.png")
+        assert gone.value.code == "not_found"
         stats = studio.stats()
         assert stats["counts"]["drawn"] >= 3
         assert stats["stages_ms"]["network"][0] > 0
@@ -121,6 +132,8 @@ def test_the_async_client_streams_newest_wins(server: Server):
             assert first.pixels.shape == (SIZE, SIZE, 3)
             with pytest.raises(ServerError, match="steps"):
                 await studio.draw("a dog", steps=3)
+            with pytest.raises(ServerError, match=f"at {SIZE} px here, not 48"):
+                await studio.draw("a dog", size=48)
             return [picture.seed async for picture in studio.stream(asks())]
 
     seeds = asyncio.run(main())
@@ -344,6 +357,7 @@ def test_a_single_picture_from_a_picture(server: Server):
         ({"prompt": "x" * 501}, 400, "prompt"),
         ({"prompt": "nsfw"}, 400, "refused"),
         ({"steps": 3}, 400, "steps"),
+        ({"size": 48}, 400, "size"),
         ({"image": "%%%"}, 400, "image"),
         ({"image": base64.b64encode(b"nonsense").decode()}, 400, "picture"),
         ({"unknown": 1}, 422, "invalid"),
@@ -354,6 +368,37 @@ def test_what_cannot_be_drawn_is_said(server: Server, body: dict, status: int, c
     answer = httpx.post(f"{server.url}/v1/pictures", json=body, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert len(answer.json()["error"]["message"]) > 10
+
+
+class FailsToSee:
+    """A filter of somebody's own whose half for pictures is broken."""
+
+    def prompt(self, text: str) -> str | None:
+        return None
+
+    def picture(self, pixels: np.ndarray) -> str | None:
+        raise RuntimeError("no weights")
+
+
+def test_a_broken_filter_of_pictures_shows_nothing():
+    with running(safety=f"{__name__}.FailsToSee") as server:
+        single = httpx.post(f"{server.url}/v1/pictures", json={"prompt": "a cat"}, timeout=60)
+        with websocket(server) as ws:
+            session = unpack(ws.recv(20)).header["session"]
+            ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
+            assert unpack(ws.recv(20)).type == "picture", "a stream is judged beside it"
+            kept = server.studio.kept(session)
+            until(lambda: not len(kept))
+            ws.send(pack({"type": "draw", "id": 2, "prompt": "a cat"}))
+            stopped = unpack(ws.recv(20)).header
+            kept.put(1, KeptPicture(np.zeros((SIZE, SIZE, 3), np.uint8), Facts(1, 0, "a cat")))
+            download = httpx.get(f"{server.url}/v1/sessions/{session}/pictures/1", timeout=60)
+        assert (single.status_code, download.status_code) == (400, 400)
+        for error in (single.json()["error"], download.json()["error"], stopped):
+            assert (error["code"], "filter failed" in error["message"]) == ("refused", True)
+        counted = server.studio.metrics.snapshot()
+        assert counted["counts"]["refused"] == 3
+        assert counted["stages_ms"]["safety_picture"][0] >= 0
 
 
 def test_openais_own_client(server: Server):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import threading
+from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,11 +250,52 @@ def test_a_prompt_is_judged_once_beside_the_caller():
     assert Guard(None).prompts("bad") is None
 
 
-def test_filters_are_loaded_by_name():
+class Broken:
+    """A filter that raises, until it is mended."""
+
+    mended = False
+
+    def prompt(self, text: str) -> str | None:
+        return self._judge()
+
+    def picture(self, pixels: np.ndarray) -> str | None:
+        return self._judge()
+
+    def _judge(self) -> str | None:
+        if not self.mended:
+            raise ConnectionError("the model behind it is gone")
+        return None
+
+
+def test_a_filter_that_fails_lets_nothing_through_and_is_asked_again(caplog: pytest.LogCaptureFixture):
+    broken = Broken()
+    took: list[str] = []
+    guard = Guard(broken, lambda stage, ms: took.append(stage))
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    streamed: Future[str] = Future()
+    guard.watch("s", pixels, streamed.set_result)
+    assert streamed.result(10) == guard.picture(pixels) == guard.prompts("a cat").result(10) == safety.FAILED
+    assert took == ["safety_picture", "safety_picture", "safety_prompt"], "every verdict is timed"
+    assert [record.message for record in caplog.records] == 3 * ["the safety filter failed"]
+    broken.mended = True
+    assert guard.prompts("a cat").result(10) is None, "its failure is no verdict to remember"
+    assert guard.picture(pixels) is None
+    assert len(took) == 5
+    guard.close()
+
+
+def test_filters_are_loaded_by_name(tmp_path: Path):
     assert isinstance(safety.load("words"), WordList)
     assert safety.load("off") is None
+    (tmp_path / "own.txt").write_text("# mine\nbroccoli\n")
+    own = safety.load(str(tmp_path / "own.txt"))
+    assert own is not None
+    assert own.prompt("BROCCOLI!") is not None
+    assert own.prompt("nsfw") is None
+    with pytest.raises(ValueError, match="can't read the word list"):
+        safety.load(str(tmp_path / "none.txt"))
     assert isinstance(safety.load(f"{__name__}.Fussy"), Fussy)
-    with pytest.raises(ValueError, match="words, off"):
+    with pytest.raises(ValueError, match="words, checker, off"):
         safety.load("strict")
     with pytest.raises(ValueError, match="needs the methods"):
         safety.load("pathlib.Path")

@@ -52,7 +52,7 @@ def draw(parts: tuple[Part, ...] = (), **header: object) -> Message:
 
 def refused(*parts: Part, **header: object) -> str:
     with pytest.raises(ProtocolError) as caught:
-        read_ask(draw(parts, **header), steps=(1, 2, 4))
+        read_ask(draw(parts, **header), steps=(1, 2, 4), sizes=(64, 32))
     return caught.value.code
 
 
@@ -128,6 +128,8 @@ def test_values_out_of_range_are_refused_by_name():
     assert refused(seed=1.5) == "seed"
     assert refused(seed=True) == "seed"
     assert refused(steps=3) == "steps"
+    assert refused(size=48) == "size"
+    assert read_ask(draw(size=32), sizes=(64, 32)).size == read_ask(draw(size=32)).size == 32
     assert refused(blend=1.5) == "blend"
     assert refused(smoothing=1) == "smoothing"
     assert refused(encoder="gif") == "encoder"

@@ -477,6 +477,31 @@ def test_the_panel_shows_where_the_time_goes(studio: Studio):
     studio.until(lambda: page.locator("#fact-steps").inner_text() == "2", "the steps that were pinned")
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("phone", {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "color_scheme": "light"}),
+     ("desk", {"viewport": {"width": 1600, "height": 1000}})],
+)  # fmt: skip
+def test_the_percentiles_of_every_stage_are_at_hand(browser: Any, address: str, name: str, options: dict[str, Any]):
+    with studio_in(browser, f"percentiles_{name}", **options) as studio:
+        page = studio.open(address).live().page
+        studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.8)))
+        rows = page.locator("#tails-rows")
+        assert rows.is_visible() == (name == "desk"), "where there is room they are open"
+        if not rows.is_visible():
+            page.locator("#tails summary").click()
+        studio.until(lambda: rows.locator("tr").filter(has_text="to the eye").count(), "the server's own numbers")
+        stages = {row[0]: [float(ms) for ms in row[1:]] for row in
+                  (line.split() for line in rows.inner_text().splitlines()) if len(row) == 4}  # fmt: skip
+        assert {"waiting", "network", "encode", "travel"} <= set(stages)
+        for p50, p95, p99 in stages.values():
+            assert 0 <= p50 <= p95 <= p99
+        assert stages["network"][0] > 0
+        assert studio.get(STANDING_OUT) == []
+        page.locator("#tails").scroll_into_view_if_needed()
+        studio.screen(f"percentiles_{name}_open", whole=True)
+
+
 # without a pointer, and on a phone
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from . import __version__, pretrained
-from .data.dataset import ATTRIBUTION, cache_dir, swap
+from .data.dataset import ATTRIBUTION, cache_dir, swap, whole
 from .pretrained import trainable
 
 CARD = "student_card.json"
@@ -59,7 +59,7 @@ class Card:
     training: dict[str, Any] = field(default_factory=dict)
     """Steps, samples seen, options, machine: how it came to be."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """Metric records (see evaluation/record.py)."""
+    """Metric records: what ``fewstep evaluate`` measured (see evaluation/record.py)."""
     hashes: dict[str, str] = field(default_factory=dict)
     """sha256 of every weight file, by its path in the folder."""
     text_encoder: str = ""
@@ -85,8 +85,13 @@ class Card:
         return hashlib.sha256(json.dumps(self.hashes, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Write the card as JSON."""
-        (folder / CARD).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write the card as JSON, whole or not at all; every metric record is one line."""
+        text = json.dumps(asdict(self) | {"metrics": []}, indent=1)
+        if self.metrics:
+            rows = ",\n  ".join(json.dumps(record) for record in self.metrics)
+            text = text.replace('\n "metrics": []', f'\n "metrics": [\n  {rows}\n ]')
+        with whole(folder / CARD) as draft:
+            draft.write_text(text + "\n")
 
     def check_use(self, steps: int, guidance_scale: float | None = None, size: tuple[int, ...] | None = None) -> None:
         """Refuse a step count it was not trained for; warn about guidance and size with the right values."""

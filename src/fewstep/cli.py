@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -68,6 +68,10 @@ def families(package: str, attribute: str) -> dict[str, Any]:
     return {name: module for name, module in modules.items() if hasattr(module, attribute)}
 
 
+def data() -> None:
+    """Build a dataset: emoji, digits, clothes, or your own folder of pictures."""
+
+
 def data_commands() -> dict[str, Callable[..., None]]:
     """``fewstep data NAME`` for every file of the data family."""
 
@@ -79,13 +83,15 @@ def data_commands() -> dict[str, Callable[..., None]]:
             with progress_bars() as report:
                 dataset = module.build(options, folder, report)
             console.print(f"{len(dataset):,} pictures of {len(dataset.concepts):,} concepts in [bold]{folder}[/]")
+            if hasattr(module, "told"):
+                console.print(module.told(folder), highlight=False, markup=False, soft_wrap=True)
 
-        build.__annotations__ = {"options": flat(module.Options), "out": Path | None, "return": None}
+        build.__annotations__["options"] = flat(module.Options)
         first = (module.__doc__ or "").strip().splitlines()[0]
         build.__doc__ = f"{first}\n\nArgs:\n    out: Folder to write to; default: the cache, where training finds it."
         return build
 
-    return {f"data:{name}": command(name, module) for name, module in families("fewstep.data", "build").items()}
+    return {name: command(name, module) for name, module in families("fewstep.data", "build").items()}
 
 
 def _train(title: str, prepare: Callable[[Report], Any], how: Running) -> tuple[Any, int]:
@@ -205,8 +211,8 @@ def draw(
             facts = marks.GenerationFacts(
                 model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=own, prompt=prompt
             )
-            marks.write(path, picture, facts, stamping)
-            console.print(f"[bold]{path}[/]  {prompt!r}  {card.name}, {steps} steps, seed {own}")
+            written = " and ".join(f"[bold]{file}[/]" for file in marks.write(path, picture, facts, stamping))
+            console.print(f"{written}  {prompt!r}  {card.name}, {steps} steps, seed {own}")
     console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if not signing.provenance:
         console.print("[yellow]note:[/] no watermark and no content credentials, as you asked")
@@ -244,47 +250,28 @@ def budget(options: Any) -> None:
 
 
 def docs(
-    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md")), results: Path = Path("docs/results")
+    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md"), Path("docs/provenance.md")),
+    results: Path = Path("docs/results"),
+    models: Path | None = None,
 ) -> None:
-    """Rewrite the tables of the README and the log from the result files.
+    """Rewrite the tables and figures of the README, the log and the page of provenance, and the shipped cards' metrics.
+
+    All of it comes from the result files.
 
     Args:
         pages: The files whose marked places are filled.
         results: Folder of the result files.
+        models: Folder of bundles, whose cards get what ``emoji64.json`` holds about them.
     """
-    found = sorted(results.glob("*.json"))
+    from .evaluation.pages import fill_cards, filled
+
+    found = {path.stem: path for path in sorted(results.glob("*.json"))}
     if not found:
         raise ValueError(f"{results} holds no results: run this in the project's folder, or give --results")
     for page in pages:
-        text = page.read_text()
-        for path in found:
-            before, _, rest = text.partition(f"<!-- table:{path.stem} -->")
-            _, end, after = rest.partition(f"<!-- /table:{path.stem} -->")
-            if end:
-                text = f"{before}<!-- table:{path.stem} -->\n{shown(path)}\n{end}{after}"
-        page.write_text(text)
-
-
-def shown(path: Path) -> str:
-    """A results file as Markdown; the key at its top says what it holds. Raises ValueError for one that holds nothing known."""
-    from .evaluation import realtime, record
-
-    kinds: dict[str, Callable[[], str]] = {
-        "records": lambda: record.table(record.read_records(path), TABLE if path.stem.startswith("emoji") else None),
-        "load": lambda: realtime.table(realtime.Realtime.read(path)),
-        "variants": lambda: realtime.variants_table(path),
-    }
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): measure again or remove it") from None
-    kind = next((kind for kind in kinds if kind in held), None)
-    if kind is None:
-        raise ValueError(f"{path} is no results file: it should hold {' or '.join(kinds)} at its top")
-    return kinds[kind]()
-
-
-TABLE = ("fd", "kid", "precision", "recall", "retrieval_top5", "vendi", "highs_ratio", "latency_ms", "nfe")
+        page.write_text(filled(page.read_text(), found))
+    if models is not None:
+        fill_cards(models, results / "emoji64.json")
 
 
 def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
@@ -299,6 +286,8 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     from rich.table import Table
 
     from . import bundle
+    from .evaluation.pages import TABLE
+    from .evaluation.record import MetricRecord, sentences
 
     if not model:
         console.print(f"fewstep {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
@@ -318,6 +307,8 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler", "native_size", "teacher",
                 "licence", "data", "version"):  # fmt: skip
         table.add_row(key.replace("_", " "), str(getattr(c, key)))
+    for steps, said in sentences([MetricRecord(**r) for r in c.metrics], TABLE).items():
+        table.add_row(f"in {steps}", said)
     table.add_row("folder", str(folder))
     table.add_row("weights", f"{len(c.hashes)} files, {compared}")
     console.print(table)
@@ -338,10 +329,11 @@ def evaluate(
         steps: Step counts to measure, one after the other.
         data: Dataset folder or name; its train split is the reference, in the styles the model was trained on.
         name: What the records call the model; default its method.
-        output: JSON file of metric records; records of other models in it are kept.
+        output: JSON file of metric records; records of other models in it are kept. They go into the card of a bundle's
+            folder, too.
     """
     from . import bundle
-    from .evaluation.record import merge, read_records, table, write_records
+    from .evaluation.record import into_card, merge, of_card, read_records, table, write_records
     from .evaluation.suite import Bench
     from .inference.pipeline import Pipeline
     from .training.data import open_dataset
@@ -367,6 +359,8 @@ def evaluate(
             measured = bench.measure(pipeline, n, name, command, report)
         records = merge(read_records(output) if output.exists() else [], measured)  # others may have added theirs
         write_records(output, records)
+        if (Path(model) / bundle.CARD).is_file():
+            into_card(Path(model), merge(of_card(Path(model)), measured))
     console.print(table(records), highlight=False, soft_wrap=True)
     console.print(f"records: [bold]{output}[/]")
 
@@ -395,13 +389,13 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         serve.__annotations__["options"] = flat(needing_serve("app", "ServeOptions"))
     if wanted == "budget":
         budget.__annotations__["options"] = flat(needing_serve("forecast", "ForecastOptions"))
-    draw.__annotations__["signing"] = flat(provenance.Signing)
+    draw.__annotations__["signing"] = flat(provenance.FileSigning)
     verify.__annotations__["trusting"] = flat(provenance.Trusting)
     evaluate.__annotations__["options"] = flat(suite.Options)
     demo.__annotations__["options"] = flat(show.Options)
-    every: dict[str, Callable[..., None]] = {
+    return {
         "demo": demo,
-        **data_commands(),
+        "data": listed(data),
         "teach": teach,
         "distill": distill,
         "draw": draw,
@@ -412,9 +406,21 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
         "budget": budget if wanted == "budget" else listed(budget),
         "docs": docs,
     }
-    if wanted and not wanted.startswith("-") and wanted not in every:
-        raise ValueError(f"there is no command {wanted!r}: use {', '.join(every)}")
-    return {name: checked(command) for name, command in every.items()}
+
+
+def asked(arguments: list[str]) -> tuple[str, dict[str, Callable[..., None]], list[str]]:
+    """The program that is meant, its commands, and their arguments: ``fewstep data`` is one of its own, a command a dataset.
+
+    Raises ValueError for a command that there is not.
+    """
+    program, what, words = "fewstep", "command", arguments
+    if arguments[:1] == ["data"]:
+        program, what, words = "fewstep data", "dataset", arguments[1:]
+    wanted = words[0] if words else ""
+    known = data_commands() if what == "dataset" else commands(wanted)
+    if wanted and not wanted.startswith("-") and wanted not in known:
+        raise ValueError(f"there is no {what} {wanted!r}: use {', '.join(known)}")
+    return program, {name: checked(command) for name, command in known.items()}, words
 
 
 def listed(command: Callable[..., None]) -> Callable[..., None]:
@@ -446,18 +452,23 @@ KEPT = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C (state saved)."""
+    """Entry point; a bare program lists its commands.
+
+    Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C (state saved).
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["data"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-        arguments = [f"data:{arguments[1]}", *arguments[2:]]
     warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {message}")
     warnings.filterwarnings("ignore", category=FutureWarning)
     from .training.health import Unhealthy
     from .training.run import Stopped
 
     try:
-        known = commands(arguments[0] if arguments else "")
-        tyro.extras.subcommand_cli_from_dict(known, prog="fewstep", args=arguments)
+        program, known, words = asked(arguments)
+        if not words:
+            with suppress(SystemExit):
+                tyro.extras.subcommand_cli_from_dict(known, prog=program, args=["--help"])
+            sys.exit(2)
+        tyro.extras.subcommand_cli_from_dict(known, prog=program, args=words)
     except (ValueError, Unhealthy) as error:
         end(str(error), 3 if isinstance(error, Unhealthy) else 2)
     except failures.OURS as error:  # the machine's, not ours
@@ -468,7 +479,7 @@ def main(arguments: list[str] | None = None) -> None:
         console.print(str(stopped))
         sys.exit(130)
     except KeyboardInterrupt:
-        kept = KEPT.get(arguments[0].partition(":")[0] if arguments else "")
+        kept = KEPT.get(arguments[0] if arguments else "")
         end(f"stopped; {kept}" if kept else "stopped", 130)
 
 

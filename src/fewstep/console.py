@@ -89,6 +89,8 @@ def _backends(found: Forecast) -> Table:
         exact = m.error <= TOLERANCE
         if m.name == found.plan.backend:
             row, said = "green", "taken: the fastest of those that draw eager's pictures"
+        elif m.name in {way.rung.backend for way in found.ways}:
+            row, said = "", "nearly the same pictures: only where the target would be missed"
         elif exact:
             row, said = "", "the reference" if m.name == "eager" else "the same pictures, slower"
         else:

@@ -14,6 +14,7 @@ from PIL import Image
 from rich.table import Table
 
 from . import bundle
+from .bundle import Card
 from .console import TrainingDisplay, console, progress_bars
 from .data import emoji as emoji_data
 from .data.dataset import cache_dir
@@ -71,13 +72,14 @@ def run(o: Options) -> None:
         drawn(teacher, "teacher", max(teacher.card.steps), o.seed),
         drawn(teacher, "teacher", 1, o.seed),
     ]
-    path = save(_sheet(rows, "emoji-64: the shipped student beside its teacher"), o.out / "shipped.png")
+    shown = _sheet(rows, "emoji-64: the shipped student beside its teacher")
+    path = save(shown, o.out / "shipped.png", student.card, o.seed)
     console.print(_times(rows), f"pictures: [bold]{path}[/]\n")
 
     console.rule("[bold]fewstep[/]: making a student, about three minutes")
     made, seconds = distil(o)
     before, after = rows[-1], drawn(made, "your student", 1, o.seed)
-    report(o, before, after, rows[-2], seconds)
+    report(o, made.card, before, after, rows[-2], seconds)
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,11 @@ def dataset() -> Path:
         if (folder / "dataset.json").is_file():
             return folder
     with progress_bars() as bars:
-        emoji_data.build(replace(emoji_data.Options(), vendors=("twemoji",)), folder, bars)
+        emoji_data.build(replace(emoji_data.Options(), vendors=("twemoji",), names="emoji"), folder, bars)
     return folder
 
 
-def report(o: Options, before: Row, after: Row, goal: Row, seconds: float) -> None:
+def report(o: Options, card: Card, before: Row, after: Row, goal: Row, seconds: float) -> None:
     """Before and after, in pictures and in figures."""
     title = f"made in {seconds / 60:.1f} minutes: your one-step student"
     shown = [
@@ -167,7 +169,7 @@ def report(o: Options, before: Row, after: Row, goal: Row, seconds: float) -> No
         replace(after, name="your student"),
         replace(goal, name="teacher"),
     ]
-    path = save(_sheet(shown, title), o.out / "before_after.png")
+    path = save(_sheet(shown, title), o.out / "before_after.png", card, o.seed)
     real = reference()
     table = Table("one step", "edges", "high frequencies", "distance to the teacher's picture", box=None)
     lines = ["| one step | edges | high frequencies | distance to the teacher's picture |", "|---|---|---|---|"]

@@ -41,6 +41,7 @@ ANY = Range(-(2**63), 2**63 - 1, said="a finite number of at most 64 bits")
 SEEDS = Range(0, 2**63 - 1, said="a whole number from 0 to 2^63 - 1")
 Count = Annotated[int, Range(1, 10**9)]
 """How many of something that there must be."""
+Counts = Annotated[tuple[int, ...], Range(1, 10**9)]
 Limit = Annotated[int, Range(0, 10**9)]
 """How many of something; 0 is none, or no limit."""
 Share = Annotated[float, Range(0, 1)]

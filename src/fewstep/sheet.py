@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from . import provenance
+from .bundle import Card
+from .provenance import GenerationFacts
 
 INK, FAINT, PAPER = (28, 30, 38), (120, 124, 138), (255, 255, 255)
 
@@ -14,8 +20,9 @@ def _font(size: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
-def _fitted(draw: ImageDraw.ImageDraw, text: str, font: object, width: int) -> str:
-    """Cut with an ellipsis to fit."""
+def fitted(draw: ImageDraw.ImageDraw, text: str, font: object, width: int) -> str:
+    """In letters that the font has (n for ñ), cut with an ellipsis to fit."""
+    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     if draw.textlength(text, font=font) <= width:  # type: ignore[arg-type]
         return text
     while text and draw.textlength(text + "…", font=font) > width:  # type: ignore[arg-type]
@@ -45,11 +52,11 @@ def sheet(
         draw.text((16, 16), title, INK, font=large)
     for j, text in enumerate(columns):
         x = left + j * (cell + gap) + cell / 2
-        draw.text((x, top - 12), _fitted(draw, text, small, cell), FAINT, font=small, anchor="ms")
+        draw.text((x, top - 12), fitted(draw, text, small, cell), FAINT, font=small, anchor="ms")
     for i, (name, note, pictures) in enumerate(rows):
         y = top + i * (cell + gap)
-        draw.text((16, y + cell / 2 - 4), _fitted(draw, name, body, left - 24), INK, font=body, anchor="ls")
-        draw.text((16, y + cell / 2 + 16), _fitted(draw, note, small, left - 24), FAINT, font=small, anchor="ls")
+        draw.text((16, y + cell / 2 - 4), fitted(draw, name, body, left - 24), INK, font=body, anchor="ls")
+        draw.text((16, y + cell / 2 + 16), fitted(draw, note, small, left - 24), FAINT, font=small, anchor="ls")
         for j, picture in enumerate(pictures):
             scale = max(1, cell // max(picture.size))
             resample = Image.Resampling.NEAREST if picture.width * scale == cell else Image.Resampling.LANCZOS
@@ -58,8 +65,8 @@ def sheet(
     return canvas
 
 
-def save(picture: Image.Image, path: Path) -> Path:
-    """Write a PNG, making its folder."""
+def save(picture: Image.Image, path: Path, card: Card, seed: int) -> Path:
+    """Write a PNG of what a model drew, marked and signed as every saved picture, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, optimize=True)
+    provenance.write(path, np.asarray(picture), GenerationFacts(card.name, card.fingerprint, seed=seed))
     return path

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fewstep.data._notices import notices
 from fewstep.data.dataset import Dataset, DatasetWriter, Item, Progress, Split
 
 
@@ -57,7 +58,8 @@ def write_classes(
         name=f"{name}-{size}",
         shape=(1, size, size),
         licences=[licence],
-        attribution="# Attribution\n\n{work}, by {author}, under {licence}: {url}\n".format(**licence),
+        attribution="# Attribution\n\n{work}, by {author}, under {licence}: {url}\n".format(**licence)
+        + notices([licence]),
         build={"builder": name, "size": size, "classes": list(words), **build},
     )
     with writer:

@@ -76,6 +76,12 @@ def split_of(group: str, heldout: float) -> Split:
     return "heldout" if int.from_bytes(digest, "little") < heldout * 2**64 else "train"
 
 
+def spread(n: int, total: int) -> list[int]:
+    """``n`` whole numbers below ``total``, spread evenly; all of them where there are no more."""
+    n = min(n, total)
+    return [i * total // n for i in range(n)]
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A dataset on disk, or some rows of one (`subset`). Media are read when asked for."""
@@ -144,8 +150,8 @@ class Dataset:
         return path.read_text("utf-8") if path.is_file() else ""
 
     def describe(self, styles: Sequence[str] = ()) -> str:
-        """Name and number of samples, for a model's card; ``styles`` are those that it was narrowed to."""
-        return f"{self.name} ({', '.join(styles) or 'all styles'}), {len(self)} pictures"
+        """Name and number of training samples, for a model's card; ``styles`` are those that it was narrowed to."""
+        return f"{self.name} ({', '.join(styles) or 'all styles'}), {len(self.subset('train'))} pictures"
 
     def media(self, indices: Sequence[int] | np.ndarray | Int[Tensor, " B"] | slice) -> Float[Tensor, "B C *S"]:
         """Media of the items at ``indices``, float32 in [-1, 1]."""

@@ -13,7 +13,7 @@ import importlib
 import importlib.metadata
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from fewstep.data._notices import notices
 from fewstep.data._npm import NpmPackage
 from fewstep.data.dataset import Dataset, DatasetWriter, Item, Progress, cache_dir, no_progress, split_of
 from fewstep.modality.image import flatten
@@ -201,8 +202,13 @@ def _shrink(data: bytes, size: int) -> Image.Image:
     return flatten(Image.open(io.BytesIO(data))).resize((size, size), Image.Resampling.BOX)
 
 
-def _licence(work: str, author: str, licence: str, url: str) -> dict[str, str]:
-    return {"work": work, "author": author, "licence": licence, "url": url}
+def _licence(work: str, author: str, licence: str, url: str, copyright: str = "") -> dict[str, str]:
+    named = {"work": work, "author": author, "licence": licence, "url": url}
+    return named | ({"copyright": copyright} if copyright else {})
+
+
+_MICROSOFT = "Copyright (c) Microsoft Corporation."
+_LOBEHUB = "Copyright (c) 2023 LobeHub, who packed the 3D drawings (https://github.com/lobehub/fluent-emoji)"
 
 
 _NOTO = NpmPackage(
@@ -235,19 +241,39 @@ VENDORS: dict[str, Vendor] = {
     ),
     "fluent": Vendor(
         "fluent flat style",
-        _licence("Fluent Emoji, flat", "Microsoft Corporation", "MIT", "github.com/microsoft/fluentui-emoji"),
+        _licence(
+            "Fluent Emoji, flat", "Microsoft Corporation", "MIT", "github.com/microsoft/fluentui-emoji", _MICROSOFT
+        ),
         _iconify(_FLUENT),
         _FLUENT,
     ),
     "fluent3d": Vendor(
         "3d style",
-        _licence("Fluent Emoji, 3D", "Microsoft Corporation", "MIT", "github.com/microsoft/fluentui-emoji"),
+        _licence(
+            "Fluent Emoji, 3D",
+            "Microsoft Corporation",
+            "MIT",
+            "github.com/microsoft/fluentui-emoji",
+            f"{_MICROSOFT}\n{_LOBEHUB}",
+        ),
         _webp(_FLUENT_3D),
         _FLUENT_3D,
     ),
 }
-EMOJIBASE = _licence("emojibase (names and keywords)", "Miles Johnson", "MIT", "github.com/milesj/emojibase")
-EMOJI_PACKAGE = _licence("emoji (names)", "Taehoon Kim, Kevin Wurster", "BSD-3-Clause", "github.com/carpedm20/emoji")
+EMOJIBASE = _licence(
+    "emojibase (names and keywords)",
+    "Miles Johnson",
+    "MIT",
+    "github.com/milesj/emojibase",
+    "Copyright (c) 2017-2019 Miles Johnson",
+)
+EMOJI_PACKAGE = _licence(
+    "emoji (names)",
+    "Taehoon Kim, Kevin Wurster",
+    "BSD-3-Clause",
+    "github.com/carpedm20/emoji",
+    "Copyright (c) 2014-2026, Taehoon Kim, Kevin Wurster",
+)
 
 
 # ------------------------------------------------------------------------------------------------------ build
@@ -269,7 +295,7 @@ def build(options: Options, folder: Path, progress: Progress | None = None) -> D
         name=f"emoji-{options.size}",
         shape=(3, options.size, options.size),
         licences=licences,
-        attribution=_attribution(licences),
+        attribution=attribution(licences),
         build=_record(options, source),
     )
     with writer:
@@ -335,7 +361,8 @@ def _record(options: Options, source: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _attribution(licences: list[Mapping[str, str]]) -> str:
+def attribution(licences: Sequence[Mapping[str, str]]) -> str:
+    """The page that names the works, says what was done to them, and passes on the notices that their licences ask for."""
     rows = [f"| {x['work']} | {x['author']} | {x['licence']} | https://{x['url']} |" for x in licences]
     return "\n".join(
         [
@@ -349,8 +376,8 @@ def _attribution(licences: list[Mapping[str, str]]) -> str:
             *rows,
             "",
             "Licence texts: CC-BY-4.0 https://creativecommons.org/licenses/by/4.0/ · "
-            "Apache-2.0 https://www.apache.org/licenses/LICENSE-2.0 · MIT https://opensource.org/license/mit",
-            "",
+            "Apache-2.0 https://www.apache.org/licenses/LICENSE-2.0 · others below.",
+            notices(licences),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 grey pictures of clothes in ten classes, from Debian's ``dataset-fashion-mnist``."""
+"""Fashion-MNIST: 70,000 grey pictures of clothes in ten classes, from Debian's package dataset-fashion-mnist."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ LICENCE = {
     "author": "Zalando SE",
     "licence": "MIT",
     "url": "https://github.com/zalandoresearch/fashion-mnist",
+    "copyright": "Copyright (c) 2017 Zalando SE, https://tech.zalando.com",
 }
 
 

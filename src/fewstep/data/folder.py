@@ -72,10 +72,10 @@ class Report:
         """The report as ``report.json``."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
-    def summary(self, most: int = 3) -> str:
-        """The first few refusals in one line."""
+    def refusals(self, most: int = 3) -> list[str]:
+        """The first few refusals, each with its reason, and how many there are beyond."""
         lines = [f"{name}: {why}" for name, why in self.skipped.items()]
-        return ". ".join([*lines[:most], *([f"And {len(lines) - most} more"] if len(lines) > most else [])])
+        return [*lines[:most], *([f"And {len(lines) - most} more"] if len(lines) > most else [])]
 
 
 class Refused(ValueError):
@@ -112,10 +112,18 @@ def build_with_report(options: Options, folder: Path, progress: Progress | None 
             progress("folder: reading", i + 1, len(pictures))
         if not report.read:
             found = f"none of its {len(pictures)} pictures can be used" if pictures else "no pictures in it"
-            why = report.summary() or "pass a folder with PNG, JPEG or WebP files and captions"
+            why = ". ".join(report.refusals()) or "pass a folder with PNG, JPEG or WebP files and captions"
             raise ValueError(f"{options.source}: {found}; {why}")
         writer.add_text("report.json", report.text())
     return Dataset.open(folder), report
+
+
+def told(folder: Path) -> str:
+    """What the report of the finished dataset in ``folder`` says, in a few lines."""
+    report = Report(**json.loads((folder / "report.json").read_text("utf-8")))
+    counts = {"skipped": report.skipped, "converted": report.converted, "neither picture nor caption": report.ignored}
+    counted = ", ".join(f"{len(files):,} {what}" for what, files in counts.items())
+    return "\n".join([f"{counted}: see {folder / 'report.json'}", *(f"  {line}" for line in report.refusals())])
 
 
 def _check(options: Options) -> None:

@@ -17,20 +17,22 @@ from . import diversity, frechet
 from . import sharpness as pixels
 
 Network = Callable[[Media], Features]
+Look = Callable[[], dict[str, float]]
+Measure = Callable[[Callable[[], Media], Media, int], Look]
+"""Makes a Look of ``draw() -> media``, of the real media that it is held against, and of the rounds in which it is drawn:
+every round holds one picture of every prompt, in the same order."""
 SHARPNESS = {"edges": pixels.edges, "highs": pixels.highs}
 
 
-def look_through(
-    network: Network, batch: int = 32
-) -> Callable[[Callable[[], Media], Media], Callable[[], dict[str, float]]]:
-    """A ``measure(draw, real)`` through a frozen network, which must not be the discriminator's.
+def look_through(network: Network, batch: int = 32) -> Measure:
+    """A ``measure(draw, real, rounds)`` through a frozen network, which must not be the discriminator's.
 
     What it makes gives, of the pictures as they are drawn now:
 
     * ``fd``: Fréchet distance of the network's features from those of ``real``;
     * ``edges``, ``highs``: sharpness over that of ``real``, if it has any; feature distances hardly punish blur;
     * ``score``: ``fd (1 + (|ln edges| + |ln highs|) / 2)``, the lower the better: half as sharp counts as 69% further away;
-    * ``diversity``: mean pairwise feature distance over that of ``real``.
+    * ``diversity``: mean feature distance between pictures of one prompt, over that between all of ``real``.
     """
 
     @torch.no_grad()
@@ -38,7 +40,7 @@ def look_through(
         found = [network(part).pooled for part in media.split(batch)]
         return torch.cat([f.double().cpu() for f in found if f is not None])
 
-    def measure(draw: Callable[[], Media], real: Media) -> Callable[[], dict[str, float]]:
+    def measure(draw: Callable[[], Media], real: Media, rounds: int) -> Look:
         wanted = seen(real)
         unlike = diversity.pairwise_distance(wanted)
         sharp = {name: float(of(real).mean()) for name, of in SHARPNESS.items()}
@@ -51,12 +53,13 @@ def look_through(
             ratios = {name: float(of(media).mean()) / sharp[name] for name, of in SHARPNESS.items() if sharp[name] > 0}
             blur = sum(abs(math.log(max(ratio, 1e-6))) for ratio in ratios.values()) / len(SHARPNESS)
             distance = frechet.frechet(features, wanted)
-            alike = diversity.pairwise_distance(features)
+            prompts = torch.arange(len(features) // rounds).repeat(rounds)
+            varied = float(diversity.per_prompt(features, prompts)[1].mean())
             return {
                 "score": distance * (1 + blur),
                 "fd": distance,
                 **ratios,
-                "diversity": alike / unlike if unlike > 0 else 1.0,
+                "diversity": varied / unlike if unlike > 0 else 1.0,
             }
 
         return look

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from ..bundle import Card
 from ..data.dataset import whole
 
 
@@ -122,6 +124,13 @@ def write_records(path: Path | str, records: Iterable[MetricRecord]) -> None:
         draft.write_text(text + "\n", encoding="utf-8")
 
 
+def write_figures(path: Path | str, figures: Mapping[str, float], command: str) -> None:
+    """Write ``{"figures": {...}}``, what a benchmark found that is no record of a model, with its command and the machine."""
+    facts = {"figures": figures, "command": command, "machine": f"{platform.system()} {platform.machine()}"}
+    with whole(Path(path)) as draft:
+        draft.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
 def read_records(path: Path | str) -> list[MetricRecord]:
     """Read what ``write_records`` wrote; a field too few or too many is a ValueError that names it."""
     try:
@@ -134,6 +143,16 @@ def read_records(path: Path | str) -> list[MetricRecord]:
         raise ValueError(f'{path} is no results file ({error}): it should hold {{"records": [...]}}') from error
 
 
+def of_card(folder: Path) -> list[MetricRecord]:
+    """The records in the card of the bundle in ``folder``."""
+    return [MetricRecord(**entry) for entry in Card.read(folder).metrics]
+
+
+def into_card(folder: Path, records: Iterable[MetricRecord]) -> None:
+    """Make ``records`` those of the card of the bundle in ``folder``; its fingerprint, which is the weights', stays as it is."""
+    replace(Card.read(folder), metrics=[asdict(r) for r in records]).write(folder)
+
+
 def merge(old: Iterable[MetricRecord], new: Iterable[MetricRecord]) -> list[MetricRecord]:
     """Old records with the new ones, which take the place of an older measurement of the very same thing."""
     subject = ("model", "steps", "guidance", *LIKE)
@@ -142,10 +161,11 @@ def merge(old: Iterable[MetricRecord], new: Iterable[MetricRecord]) -> list[Metr
 
 
 def over_trainings(records: Sequence[MetricRecord]) -> MetricRecord:
-    """One figure of several trainings as one record: their mean, and the least and the greatest as its bounds."""
+    """One figure of several trainings as one record: their mean, the least and the greatest as its bounds, every command."""
     values = [r.value for r in records]
     mean = math.fsum(values) / len(values)
-    return replace(records[0], value=mean, low=min(values), high=max(values), runs=len(values))
+    command = " && ".join(dict.fromkeys(r.command for r in records))
+    return replace(records[0], value=mean, low=min(values), high=max(values), runs=len(values), command=command)
 
 
 def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None) -> str:
@@ -172,6 +192,15 @@ def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None)
     runs = max((r.runs for r in records), default=0)
     once = list(dict.fromkeys(r.model for r in records if not r.runs))
     return "\n".join([*lines, "", _footnote([first[m] for m in columns if m in first], runs, once)])
+
+
+def sentences(records: Sequence[MetricRecord], metrics: Sequence[str]) -> dict[str, str]:
+    """``metrics`` of every step count in one line, by how many steps and pictures they are of."""
+    lines: dict[str, list[str]] = {}
+    for r in records:
+        if r.metric in metrics:
+            lines.setdefault(f"{r.steps} step{'s' * (r.steps > 1)}", []).append(f"{r.title} {_cell(r)}")
+    return {where: ", ".join(said) for where, said in lines.items()}
 
 
 def _cell(record: MetricRecord) -> str:

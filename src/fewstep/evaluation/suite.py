@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, spread
 from ..inference.pipeline import Pipeline, Request
 from ..parts.imagenet import ImageNetFeatures
-from ..ranges import Count, Range, Seeds
+from ..ranges import Count, Counts, Range, Seeds
 from ..tensors import Media
 from .evaluate import EvaluateOptions, Progress, Reference, Subject, evaluate
-from .progress import look_through
+from .progress import Measure, look_through
 from .record import MetricRecord
 
 
@@ -24,6 +24,9 @@ class Options:
 
     prompts: Count = 128
     """How many concepts of the train split are drawn, spread evenly; each is asked for by its plain name."""
+    apart_from: Counts = ()
+    """Leave out every concept that something was chosen by: those that ``--prompts`` of these numbers would draw, and those
+    of as many pictures of the train split, spread evenly, as a distillation looks at to keep its best state."""
     seeds: Seeds = (0, 1)
     """Every prompt is drawn with each of these seeds; diversity needs two or more."""
     judge: str = "mobilenet-v2"
@@ -36,9 +39,23 @@ class Options:
     """Single-picture calls that are timed; the median is reported."""
 
 
-def while_training() -> Callable[[Callable[[], Media], Media], Callable[[], dict[str, float]]]:
+def while_training() -> Measure:
     """What looks at a running training, through the judge that ``evaluate`` has by default."""
     return look_through(ImageNetFeatures.load(Options.judge, Options.resolution))
+
+
+def asked(train: Dataset, options: Options) -> list[int]:
+    """Where the first pictures of the concepts that are drawn stand. Raises ValueError if none is left to draw."""
+    of = [item.concept for item in train.items]
+    first = {concept: i for i, concept in reversed(list(enumerate(of)))}
+    every = [first[concept] for concept in train.concepts]
+    seen = {
+        of[i] for n in options.apart_from for i in (*(every[k] for k in spread(n, len(every))), *spread(n, len(of)))
+    }
+    left = [i for i in every if of[i] not in seen]
+    if not left:
+        raise ValueError("--apart-from leaves no concept to draw: give smaller numbers, or fewer")
+    return [left[k] for k in spread(options.prompts, len(left))]
 
 
 class Bench:
@@ -47,16 +64,13 @@ class Bench:
     def __init__(self, dataset: Dataset, options: Options = Options(), progress: Progress | None = None) -> None:
         if not options.seeds:
             raise ValueError("there is nothing to draw: give one of --seeds or more, diversity needs two")
-        self.options = options
-        self.judge = ImageNetFeatures.load(options.judge, options.resolution)
         train = dataset.subset("train")
-        self.reference = Reference.build(train.media(slice(None)), train.concept_index, self.judge, progress=progress)
-        first = {concept: i for i, concept in reversed(list(enumerate(item.concept for item in train.items)))}
-        rows = [first[c] for c in train.concepts]
-        n = min(options.prompts, len(rows))
-        chosen = [rows[i * len(rows) // n] for i in range(n)]
+        chosen = asked(train, options)
+        self.options = options
         self.prompts = [train.items[i].prompts[0] for i in chosen]
         self.concepts = [int(train.concept_index[i]) for i in chosen]
+        self.judge = ImageNetFeatures.load(options.judge, options.resolution)
+        self.reference = Reference.build(train.media(slice(None)), train.concept_index, self.judge, progress=progress)
 
     def measure(
         self,

@@ -11,7 +11,8 @@ predicted time fits. What is given up, in this order, as little of it as will do
 Each thing given up earlier is taken back before the next is touched (an odometer, ``encoder`` its fastest wheel). The
 plan sheds when the target has been missed for ``patience_s``, and takes back when a better rung has fitted with room to
 spare for ``hold_s``. Each time that taking back proves too early ``hold_s`` doubles, and only a plan that was taken back
-and stood for ``settled_s`` halves it again: attempts die out, so the picture never flips between two qualities.
+and stood for ``settled_s`` halves it again: attempts die out, so the picture never flips between two qualities. What the
+wire would take for another encoding is `Link`'s estimate.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ class Budget:
     """The target must be missed for this long before anything is shed."""
     hold_s: float = 1.5
     """A better rung must fit for this long before it is taken."""
-    longest_hold_s: float = 300.0
+    longest_hold_s: float = 86400.0
     """``hold_s`` doubles up to this."""
-    settled_s: float = 60.0
+    settled_s: float = 600.0
     """A plan that was taken back and has stood for this long halves the grown ``hold_s``."""
 
     def __post_init__(self) -> None:
@@ -123,9 +124,10 @@ def predict(rung: Rung, timings: Timings, with_picture: bool = False) -> dict[st
         "codec_out": costs.codec_out[size] * timings.factor("codec_out"),
         "watermark": costs.watermark.get(size, 0.0) * timings.factor("watermark"),
         "encode": costs.encode[rung.encoder, size] * timings.factor("encode"),
+        "other": costs.other.get(size, 0.0) * timings.factor("other"),
     }
     served = sum(stages.values())
-    stages |= {"wait": served * timings.wait_ratio, "wire": timings.wire_ms}
+    stages |= {"wait": served * timings.wait_ratio, "wire": timings.wire_ms.get((rung.encoder, size), 0.0)}
     return {name: stages[name] for name in STAGES}
 
 
@@ -151,18 +153,19 @@ def ways(choices: Choices, timings: Timings, with_picture: bool = False) -> list
 def totals(rungs: Sequence[Rung], timings: Timings, with_picture: bool = False) -> list[float]:
     """`predict`, summed, for many rungs: a plan is made for every picture, so this does no work twice."""
     costs, factor = timings.costs, timings.factor
-    slow = {stage: factor(stage) for stage in ("network", "codec_in", "codec_out", "watermark", "encode")}
+    slow = {stage: factor(stage) for stage in ("network", "codec_in", "codec_out", "watermark", "encode", "other")}
     same = timings.text_ms + (costs.decode * factor("decode") if with_picture else 0.0)
     by_size = {
         size: same
         + (costs.codec_in.get(size, 0.0) * slow["codec_in"] if with_picture else 0.0)
         + costs.codec_out[size] * slow["codec_out"]
         + costs.watermark.get(size, 0.0) * slow["watermark"]
+        + costs.other.get(size, 0.0) * slow["other"]
         for size in {rung.size for rung in rungs}
     }
     waiting = 1 + timings.wait_ratio
     return [
-        timings.wire_ms
+        timings.wire_ms.get((r.encoder, r.size), 0.0)
         + waiting
         * (
             by_size[r.size]
@@ -202,7 +205,7 @@ def _missing(
     level = state.level
     if now - since >= budget.patience_s:
         level = _first(costs, range(state.level + 1, len(rungs)), budget.target_ms)
-        if costs[level] >= costs[state.level]:
+        if costs[level] > budget.target_ms and costs[level] >= costs[state.level] * budget.room:
             level = state.level
     if level == state.level:
         return _at(budget, choices, rungs, costs, state, level)

@@ -23,8 +23,6 @@ class Held(Generic[T]):
     value: T
     put_at: float
     """When it was put in, in seconds of the caller's clock."""
-    overwritten: int
-    """How many were overwritten since the one given out before this."""
 
 
 class Slot(Generic[T]):
@@ -32,8 +30,6 @@ class Slot(Generic[T]):
 
     def __init__(self) -> None:
         self._held: tuple[T, float] | None = None
-        self._overwritten_since = 0
-        self.put_count = 0
         self.overwritten = 0
 
     @property
@@ -45,9 +41,7 @@ class Slot(Generic[T]):
         """Leave ``value`` here; True if an older one was overwritten."""
         overwrote = self._held is not None
         self._held = (value, now)
-        self.put_count += 1
         self.overwritten += overwrote
-        self._overwritten_since += overwrote
         return overwrote
 
     def peek(self) -> T | None:
@@ -59,9 +53,7 @@ class Slot(Generic[T]):
         if self._held is None:
             return None
         (value, put_at), self._held = self._held, None
-        held = Held(value, put_at, self._overwritten_since)
-        self._overwritten_since = 0
-        return held
+        return Held(value, put_at)
 
     def clear(self) -> None:
         """Forget what waits, without counting it."""
@@ -81,12 +73,9 @@ class Session(Generic[Asked, Answered]):
     """Number of the turn it was last served in; what fairness is decided by."""
     served: int = 0
     """Requests taken from the inbox."""
-    asked_at: float = 0.0
-    """When it last asked for something."""
 
     def ask(self, request: Asked, now: float) -> bool:
         """Put a request into the inbox; True if it overwrote one that was never drawn."""
-        self.asked_at = now
         return self.inbox.put(request, now)
 
     @property
@@ -126,11 +115,6 @@ class Turns(Generic[Asked, Answered]):
         if (session := self._sessions.pop(session_id, None)) is not None:
             session.inbox.clear()
             session.outbox.clear()
-
-    @property
-    def waiting(self) -> int:
-        """How many sessions have a request waiting."""
-        return sum(session.inbox.full for session in self._sessions.values())
 
     def next_batch(
         self, key: Callable[[Session[Asked, Answered], Asked], Hashable], sizes: Sequence[int] = (1,)

@@ -11,20 +11,30 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-STAGES = ("decode", "wait", "text", "codec_in", "network", "codec_out", "watermark", "encode", "wire")
-"""In the order a frame meets them. ``wait``: for its turn. ``wire``: both ways, half of the browser's round trip each."""
+STAGES = ("decode", "wait", "text", "codec_in", "network", "codec_out", "watermark", "encode", "other", "wire")
+"""In the order a frame meets them. ``wait``: for its turn. ``other``: served, but in none of the stages, as in the steps
+between two networks. ``wire``: both ways, beyond the server."""
+
+Kind = tuple[str, int]
+"""How a picture travels: encoder and pixels a side."""
 
 
 class Percentiles:
-    """Percentiles of the newest values: at most ``size`` of them, none older than ``seconds``."""
+    """Percentiles of the newest values: at most ``size`` of them, none older than ``seconds``.
 
-    def __init__(self, size: int = 256, seconds: float = 30.0) -> None:
+    ``thinned`` values always reach back all the ``seconds``: of those that come too fast for that, some are left out.
+    """
+
+    def __init__(self, size: int = 256, seconds: float = 30.0, thinned: bool = False) -> None:
         self._values: deque[float] = deque(maxlen=size)
         self._times: deque[float] = deque(maxlen=size)
         self._seconds = seconds
+        self._apart_s = seconds / size if thinned else 0.0
 
     def add(self, value: float, now: float) -> None:
         """Note one value."""
+        if self._times and now - self._times[-1] < self._apart_s:
+            return
         self._values.append(value)
         self._times.append(now)
 
@@ -66,7 +76,7 @@ class Costs:
 
     network: Mapping[tuple[str, int], float]
     """One evaluation, by (backend, size)."""
-    encode: Mapping[tuple[str, int], float]
+    encode: Mapping[Kind, float]
     """By (encoder, size)."""
     codec_out: Mapping[int, float]
     """By size."""
@@ -78,6 +88,10 @@ class Costs:
     """A picture that a request brings."""
     text: float = 0.0
     """A prompt seen for the first time."""
+    other: Mapping[int, float] = field(default_factory=dict)
+    """By size."""
+    sent: Mapping[Kind, float] = field(default_factory=dict)
+    """Not a time: bytes of a typical picture, by (encoder, size)."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +101,12 @@ class Timings:
     costs: Costs
     load: Mapping[str, float] = field(default_factory=dict)
     """By stage: measured now over idle; 1 where nothing was measured lately."""
-    wire_ms: float = 0.0
-    """There and back, beyond the server."""
+    wire_ms: Mapping[Kind, float] = field(default_factory=dict)
+    """There and back, beyond the server, by (encoder, size); 0 where nothing is known."""
     wait_ratio: float = 0.0
     """Time waited for one's turn over time served: 0 alone, about n - 1 among n busy sessions."""
     text_ms: float = 0.0
-    """Of the prompts that were asked for lately: 0 while they are remembered."""
+    """Of the prompts that this user asked for lately: 0 while they are remembered."""
 
     def factor(self, stage: str) -> float:
         """The load on a stage."""
@@ -105,7 +119,7 @@ class StageClock:
     def __init__(self, costs: Costs, quantile: float = 0.9) -> None:
         self.costs = costs
         self._quantile = quantile
-        self._stages: defaultdict[str, Percentiles] = defaultdict(Percentiles)
+        self._stages: defaultdict[str, Percentiles] = defaultdict(lambda: Percentiles(2048, 30.0, thinned=True))
         self._loads: defaultdict[str, Percentiles] = defaultdict(lambda: Percentiles(64, 5.0))
         self._waits = Percentiles(64, 5.0)
 
@@ -128,11 +142,6 @@ class StageClock:
         return {name: self._stages[name].many(quantiles, now) for name in names}
 
     def timings(self, now: float) -> Timings:
-        """What the planner should know now."""
+        """What the planner should know now, apart from what is one user's own: the wire, and how new the prompts are."""
         load = {name: value for name, p in self._loads.items() if (value := p.at(self._quantile, now)) is not None}
-        wire, text = self._recent("wire", now), self._recent("text", now)
-        return Timings(self.costs, load, wire, self._waits.at(0.5, now) or 0.0, text)
-
-    def _recent(self, stage: str, now: float) -> float:
-        known = self._stages.get(stage)
-        return 0.0 if known is None else known.at(self._quantile, now) or 0.0
+        return Timings(self.costs, load, wait_ratio=self._waits.at(0.5, now) or 0.0)

@@ -64,8 +64,6 @@ class Options:
     """Weight of ``||D(x) - D(x + 0.01 n)||^2`` on real input: R1 without a second backward (APT)."""
     renoised_input: Weight = 0.0
     """Largest standard deviation of Gaussian noise added to what the features see, real and fake alike; 0 is off."""
-    image_conditioning: bool = True
-    """Show the discriminator the embedding of the real x0 (c_img); zeroed where the student saw nothing of it."""
     condition_dropout: Share = 0.1
     """Share of rows whose condition is hidden from the discriminator in its own turn."""
     mismatched: Weight = 0.0
@@ -93,6 +91,15 @@ def check(o: Options) -> None:
             f"nfsd asks the teacher for one direction, not for {o.teacher_steps} steps: set teacher_steps to 1, or take "
             "another weighting"
         )
+
+
+def colours(sample: Latents, x0: Latents) -> dict[str, float]:
+    """How every channel of the samples stands to the data's: ``shift_c``, the difference of their means in the data's
+    standard deviations, and ``spread_c``, the ratio of their standard deviations; 0 and 1 where they are alike."""
+    of, real = (x.transpose(0, 1).flatten(1).float() for x in (sample, x0))
+    std = real.std(1).clamp(min=1e-6)
+    found = torch.stack([(of.mean(1) - real.mean(1)) / std, of.std(1) / std]).tolist()
+    return {f"{name}_{c}": value for name, row in zip(("shift", "spread"), found) for c, value in enumerate(row)}
 
 
 @dataclass
@@ -178,10 +185,7 @@ class ADD:
     def _student(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         o = self.options
         sample, seen = self._draw(batch, rng)
-        self._observed = {
-            f"sample_{name}": float(value)
-            for name, value in (("mean", sample.detach().mean()), ("std", sample.detach().std()))
-        }
+        self._observed = colours(sample.detach(), batch.x0)
         out: dict[str, Tensor] = {}
         if o.adversarial_weight:
             view = self._tap(sample, "adversarial")
@@ -311,8 +315,6 @@ class ADD:
         """Hide the real picture's embedding where the student could not have seen it: else a mismatch gives fakes away."""
         if cond.image is None:
             return cond
-        if not self.options.image_conditioning:
-            return replace(cond, image=torch.zeros_like(cond.image))
         return replace(cond, image=cond.image * seen.to(cond.image.dtype).unsqueeze(1))
 
     def _dropped(self, cond: Conditioning, rng: Rng) -> Conditioning:

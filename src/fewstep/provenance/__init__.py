@@ -126,11 +126,11 @@ def write(
 
 
 def encode(picture: Bytes, kind: str, quality: int) -> bytes:
-    """Picture to file bytes with Pillow."""
+    """Picture to file bytes with Pillow; a JPEG keeps every pixel's colour, since halved colours smear a small drawing."""
     if kind == "JPEG" and picture.shape[2] == 4:
         raise ValueError("a JPEG holds no transparency: save as PNG or WebP, or drop the fourth channel")
     output = io.BytesIO()
-    lossy = {"quality": quality} if kind in ("JPEG", "WEBP") else {}
+    lossy = {"JPEG": {"quality": quality, "subsampling": 0}, "WEBP": {"quality": quality}}.get(kind, {})
     Image.fromarray(picture).save(output, kind, **lossy)
     return output.getvalue()
 

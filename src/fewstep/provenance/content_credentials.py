@@ -36,7 +36,7 @@ class GenerationFacts:
     bundle_hash: str
     """Hash of the bundle, so that the very weights can be found again."""
     steps: int | None = None
-    """Network evaluations spent on the picture; None for a recording, in which they change."""
+    """Network evaluations spent on the picture; None for a recording or a sheet of pictures, in which they change."""
     seed: int | None = None
     """The seed it was drawn from; None for a recording."""
     prompt: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewstep import plugin
@@ -66,6 +66,25 @@ class Signing(Marking):
         if self.provenance and (self.certificate_chain or self.private_key):
             signer(made)
         return made
+
+
+@dataclass(frozen=True)
+class FileSigning(Signing):
+    """What is put into a picture that is saved, and where the statement goes."""
+
+    include_prompt: bool = False
+    """Write the prompt into the content credentials. A prompt can be private, and a shared picture isn't."""
+    sidecar: bool = False
+    """Put the content credentials into a .c2pa file beside the picture, not into it."""
+
+    def stamping(self) -> StampOptions:
+        """As of `Signing`, with the two choices. Raises ValueError for credentials that are left out."""
+        if not self.provenance and (self.include_prompt or self.sidecar):
+            given = "--include-prompt" if self.include_prompt else "--sidecar"
+            raise ValueError(
+                f"{given} is about content credentials, and --no-provenance leaves them out: drop one of the two"
+            )
+        return replace(super().stamping(), include_prompt=self.include_prompt, sidecar=self.sidecar)
 
 
 @dataclass(frozen=True)

@@ -170,4 +170,4 @@ def probe(student: Student, data: TrainingSet, measure: Measure, every: int, eac
     def draw() -> Media:
         return student.draw(noise, cond, 1, Rng.of(0))
 
-    return Probe(measure(draw, data.latents[torch.from_numpy(rows)]), every)
+    return Probe(measure(draw, data.latents[torch.from_numpy(rows)], each), every)

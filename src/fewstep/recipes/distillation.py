@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import bundle, pretrained
-from ..data.dataset import Dataset, cache_dir
+from ..data.dataset import Dataset, cache_dir, spread
 from ..methods import add, regression
 from ..parts import dino, discriminator
 from ..parts.augment import Augment
@@ -358,7 +358,7 @@ def check_game(o: Options) -> None:
 
 def shows_pictures(o: Options) -> bool:
     """Do the heads see the embedding of the real picture (c_img)?"""
-    return o.heads.image and o.add.image_conditioning and o.features != "teacher"
+    return o.heads.image and o.features != "teacher"
 
 
 def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:
@@ -521,22 +521,24 @@ def heads_over(o: Options, features: FeatureNetwork, data: TrainingSet) -> Discr
 
 
 def probe(o: Options, student: Student, model: pretrained.Pretrained, data: TrainingSet, measure: Measure) -> Probe:
-    """One-step pictures of 64 training prompts, spread evenly, always from the same noise, against the pictures they name."""
-    n = min(64, len(data))
-    batch = data.rows(np.arange(n) * len(data) // n).to(o.device)
+    """Two one-step pictures of 64 training prompts, spread evenly, always from the same noise, against the pictures they name."""
+    rows, rounds = np.array(spread(64, len(data))), 2
+    batch = data.rows(rows).to(o.device)
     assert batch.media is not None, "prepare() reads the media"
-    noise = Rng.of(o.seed, "probe", device=o.device).normal_like(batch.x0)
+    noise = Rng.of(o.seed, "probe", device=o.device).normal((rounds * len(rows), *batch.x0.shape[1:]))
 
     @torch.no_grad()
     def draw() -> Media:
         return torch.cat(
             [
-                model.codec.decode(student.draw(noise[at], batch.cond[torch.from_numpy(at)], 1, Rng.of(o.seed)))
-                for at in chunks(n, 16)
+                model.codec.decode(
+                    student.draw(noise[at], batch.cond[torch.from_numpy(at % len(rows))], 1, Rng.of(o.seed))
+                )
+                for at in chunks(len(noise), 16)
             ]
         )
 
-    return Probe(measure(draw, batch.media), o.look_every)
+    return Probe(measure(draw, batch.media, rounds), o.look_every)
 
 
 def look(

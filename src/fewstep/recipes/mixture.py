@@ -30,7 +30,7 @@ MODES = 8
 STD = 0.1
 STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
 HEADS = discriminator.Options(norm="group", width=32)
-GAME = add.Options(r1=1.0, image_conditioning=False, condition_dropout=0.0)
+GAME = add.Options(r1=1.0, condition_dropout=0.0)
 
 
 def ring(modes: int = MODES, radius: float = 1.4) -> Float[Tensor, "K 2"]:

@@ -66,6 +66,8 @@ class ServeOptions:
     """What may run the network, best first; auto takes the fastest whose pictures equal eager's."""
     sizes: Sides = ()
     """Picture sizes that the budget may choose from, best first; default: the model's own alone."""
+    batches: tuple[int, ...] = ()
+    """Pictures that may be drawn in one call, 1 among them; default: 1 on a CPU, 1 2 4 8 on a GPU."""
     threads: Threads = 1
     """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
     device: str = "cpu"
@@ -73,7 +75,8 @@ class ServeOptions:
     signing: Annotated[Signing, tyro.conf.arg(name="")] = field(default_factory=Signing)
     """What marks and signs the pictures. Switching it off is logged, and the page shows it."""
     safety: str = "words"
-    """Filter of prompts and pictures: words (a word list), off, or a dotted path to your own."""
+    """Filter of prompts and pictures: words (a word list; yours as FILE.txt), checker (the model folder's own safety checker,
+    too), off, or a dotted path to your own; docs/safety.md."""
     limits: Limits = field(default_factory=Limits)
     """Bounds on what clients can take."""
 
@@ -90,7 +93,7 @@ def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engi
         report(f"opening {options.model}")
         pipeline = Pipeline.open(bundle.locate(options.model), options.device)
         made = EngineOptions(
-            options.backends, sizes=options.sizes, threads=options.threads, max_pixels=options.limits.picture_pixels
+            options.backends, options.sizes, options.batches, options.threads, options.limits.picture_pixels
         )
         engine = Engine(pipeline, Marks(pipeline.card, options.signing.provenance, stamping), made)
         check_sizes(options.limits, engine.sizes)
@@ -105,7 +108,7 @@ def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_co
     door = Door(options.host, token, options.origins, options.names, options.trusted_proxies)
     budget = Budget(milliseconds(options.budget))
     metrics = Metrics()
-    guard = safety.Guard(safety.load(options.safety), metrics.note)
+    guard = safety.Guard(safety.load(options.safety, options.model, options.device), metrics.note)
     return Studio(Worker(open_engine(options), metrics, guard), options.limits, door, budget, clock)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 import urllib.error
 import urllib.request
@@ -29,7 +30,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..inference.session import Slot
-from .protocol import RAW, SUBPROTOCOL, TOKEN_PREFIX, Message, Part, pack, unpack
+from ..provenance import DEFAULTS, encode
+from .protocol import MIMES, RAW, SUBPROTOCOL, TOKEN_PREFIX, Message, Part, pack, unpack
 
 Pixels = NDArray[np.uint8]
 Picturelike = Path | str | bytes | Image.Image | Pixels
@@ -77,8 +79,11 @@ class Picture:
         return np.asarray(self.image)
 
     def save(self, path: Path | str) -> None:
-        """Write it; the format follows from the name."""
-        self.image.save(path)
+        """Write it as it was streamed, with the invisible mark; encoded anew, at high quality, where the name asks for another
+        format. Content credentials come with the client's `download`."""
+        path = Path(path)
+        kind = _format(path)
+        path.write_bytes(self.data if MIMES[kind] == self.mime else encode(self.pixels, kind.upper(), DEFAULTS.quality))
 
 
 def part(name: str, picture: Picturelike) -> Part:
@@ -182,7 +187,8 @@ class Connect:
             with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
                 return bytes(response.read())
         except urllib.error.HTTPError as error:
-            raise ServerError(str(error.code), error.read().decode(errors="replace")) from None
+            said = json.loads(error.read())["error"]
+            raise ServerError(said["code"], said["message"]) from None
 
     def __enter__(self) -> Client:
         self._open = Client(self)

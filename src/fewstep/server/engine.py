@@ -5,6 +5,7 @@ decode -> text -> codec in -> network x steps -> codec out -> smooth -> watermar
 
 from __future__ import annotations
 
+import itertools
 import logging
 import statistics
 import time
@@ -27,7 +28,7 @@ from ..tensors import Conditioning, Latents, Time
 from . import wire
 from .codec import Pictures, TimedCodec
 from .marks import Marks
-from .protocol import ENCODERS, RAW, Ask, Part, ProtocolError
+from .protocol import ENCODERS, RAW, Ask, Part, ProtocolError, check_pinned
 from .wire import Pixels
 
 log = logging.getLogger("fewstep.server")
@@ -39,17 +40,21 @@ class EngineOptions:
     """How pictures are made."""
 
     backends: tuple[str, ...] = ("auto",)
-    """What may run the network, best first; ``auto`` takes the fastest whose pictures equal eager's."""
-    encoders: tuple[str, ...] = ENCODERS
-    """How pictures may travel, best first."""
+    """What may run the network, best first; ``auto`` takes the fastest whose pictures equal eager's, and to shed a clearly
+    faster one whose pictures nearly do."""
     sizes: tuple[int, ...] = ()
     """Sizes that may be drawn, best first; empty is the model's own alone."""
     batches: tuple[int, ...] = ()
-    """Batch sizes; empty is 1 on a CPU, where batching gains nothing, and up to 8 on a GPU."""
+    """Pictures that may be drawn in one call, 1 among them; empty is 1 on a CPU, where batching gains nothing, and up to
+    8 on a GPU."""
     threads: int = 1
     """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
     max_pixels: int = 1024 * 1024
     """Largest picture taken."""
+
+    def __post_init__(self) -> None:
+        if self.batches and (1 not in self.batches or min(self.batches) < 1):
+            raise ValueError("batches are numbers of pictures from 1 on, and 1 is one of them: use for example 1 2 4")
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,10 @@ class Drawn:
     stages: dict[str, float]
     """Milliseconds."""
 
+    def other_ms(self, served_ms: float) -> float:
+        """What of the time served lies in no stage."""
+        return max(0.0, served_ms - sum(self.stages.values()))
+
 
 class Engine:
     """A pipeline made ready to serve."""
@@ -92,7 +101,7 @@ class Engine:
         self.marks, self.options, self._clock = marks, options, clock
         self.device = pipeline.device
         on_gpu = self.device.type == "cuda"
-        self.batches = options.batches or ((1, 2, 4, 8) if on_gpu else (1,))
+        self.batches = tuple(sorted(options.batches)) or ((1, 2, 4, 8) if on_gpu else (1,))
         self.sizes = options.sizes or (self.card.native_size[0],)
         self._spent: dict[str, float] = defaultdict(float)
         self._networks: dict[tuple[str, tuple[int, ...]], Denoise] = {}
@@ -102,21 +111,22 @@ class Engine:
         self._pipeline = Pipeline(pipeline.model, self.card, self._denoise)
         guided = self.card.role != "student" and self.card.guidance_scale not in (0, 1)
         self._rows = 2 if guided else 1
-        self.choices = Choices(tuple(sorted(self.card.steps, reverse=True)), self.sizes, ("eager",), options.encoders)
+        self.choices = Choices(tuple(sorted(self.card.steps, reverse=True)), self.sizes, ("eager",), ENCODERS)
         self.costs = Costs({}, {}, {})
         self.measured: list[backends.Measured] = []
         self.left_out: dict[str, str] = {}
         """Backends that could not be tried, and why."""
 
     def _spend(self, stage: str, began: float) -> None:
+        """Count time towards a stage: on a GPU until its work is done, not only asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         self._spent[stage] += 1000 * (self._clock() - began)
 
     def _denoise(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         began = self._clock()
         network = self._networks.get((self._backend, tuple(x_t.shape)), self._eager)
         x0 = network(x_t, t, cond)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
         self._spend("network", began)
         return x0
 
@@ -142,10 +152,10 @@ class Engine:
         wanted = self.options.backends
         if wanted != ("auto",):
             for name in wanted:
-                backends.usable(name)
+                self._usable(name)
             return wanted
         for name in backends.installed():
-            if self.device.type not in getattr(backends.load(name), "DEVICES", ("cpu", "cuda")):
+            if not backends.runs_on(backends.load(name), self.device.type):
                 continue
             report(f"trying the {name} backend (the first start on a machine takes longer)")
             try:
@@ -153,7 +163,10 @@ class Engine:
             except Exception as error:
                 self.left_out[name] = (str(error) or type(error).__name__).splitlines()[0]
                 log.warning("the %s backend is left out: %s", name, self.left_out[name])
-        return (backends.choose(self.measured).name,)
+        return tuple(m.name for m in backends.choose(self.measured))
+
+    def _usable(self, name: str) -> backends.Backend:
+        return backends.usable(name, self.device.type)
 
     def _try(self, name: str) -> backends.Measured:
         x_t, cond = self._example(self.sizes[0], 1)
@@ -171,38 +184,41 @@ class Engine:
         x_t, cond = self._example(size, n)
         key = (name, tuple(x_t.shape))
         if key not in self._networks:
-            self._networks[key] = backends.compile_denoiser(backends.usable(name), self._eager, x_t, cond)
+            self._networks[key] = backends.compile_denoiser(self._usable(name), self._eager, x_t, cond)
         return self._networks[key]
 
     def _compile_codec(self, name: str, size: int, n: int) -> None:
         latents = torch.zeros(n, *self._pipeline.latent_shape((size, size)), device=self.device)
         pixels = torch.zeros(n, size, size, 3, dtype=torch.uint8, device=self.device)
-        self._codec.compile(backends.usable(name), latents, pixels)
+        self._codec.compile(self._usable(name), latents, pixels)
 
     def _measure(self) -> Costs:
         """Idle costs of every choice, by drawing with it: the same way that users' pictures are drawn."""
-        network, encode, codec_out, codec_in, watermark = {}, {}, {}, {}, {}
+        network, encode, sent = {}, {}, {}
+        by_size: dict[str, dict[int, float]] = defaultdict(dict)
         text = backends.milliseconds(lambda: self._pipeline.model.conditioner(["a picture of something"]))
-        decode = 0.0
         for size in self.sizes:
             picture = Part("image", RAW, bytes(size * size * 4), size, size)
             ask = Ask(0, "image", "", image=picture, strength=1.0)
-            for name in self.choices.backends:
-                for encoder in self.choices.encoders:
-                    plan = Plan(1, size, name, encoder, 0, True)
-                    for n in self.batches[1:]:
-                        self._drawn(plan, ask, encoder, n)
-                    runs = [self._drawn(plan, ask, encoder, 1).stages for _ in range(3)]
-                    stages = {stage: statistics.median(run[stage] for run in runs) for stage in runs[0]}
-                    network[name, size], encode[encoder, size] = stages["network"], stages["encode"]
-                    codec_out[size], codec_in[size] = stages["codec_out"], stages["codec_in"]
-                    watermark[size], decode = stages["watermark"], stages["decode"]
-        return Costs(network, encode, codec_out, codec_in, watermark, decode, text)
+            for name, encoder in itertools.product(self.choices.backends, self.choices.encoders):
+                plan = Plan(1, size, name, encoder, 0, True)
+                for n in self.batches[1:]:
+                    self._drawn(plan, ask, encoder, n)
+                runs = [self._drawn(plan, ask, encoder, 1) for _ in range(3)]
+                stages = {stage: statistics.median(run.stages[stage] for run in runs) for stage in runs[0].stages}
+                network[name, size], encode[encoder, size] = stages["network"], stages["encode"]
+                sent[encoder, size] = float(len(runs[0].data))
+                for stage, ms in stages.items():
+                    by_size[stage][size] = ms
+        rest = {stage: by_size[stage] for stage in ("codec_in", "codec_out", "watermark", "other")}
+        return Costs(network, encode, **rest, decode=by_size["decode"][self.sizes[-1]], text=text, sent=sent)
 
     def _drawn(self, plan: Plan, ask: Ask, encoder: str, n: int) -> Drawn:
+        """One of n equal pictures, with all the time that they took."""
+        began = self._clock()
         drawn = self.draw([Job(ask, encoder)] * n, plan)[0]
         assert isinstance(drawn, Drawn), "the engine's own example is drawn"
-        return drawn
+        return replace(drawn, stages=drawn.stages | {"other": drawn.other_ms(1000 * (self._clock() - began))})
 
     # drawing
 
@@ -226,6 +242,7 @@ class Engine:
     def _decode(self, ask: Ask, size: int) -> tuple[Pixels, ...] | ProtocolError:
         """The picture and the mask that a request brings, fitted to the size drawn."""
         try:
+            check_pinned(ask, self.card.steps, self.sizes)  # of one that came before they were known
             found = []
             for part, background in ((ask.image, 255), (ask.mask, 0)):
                 if part is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -48,6 +49,8 @@ class ForecastOptions:
 class Forecast:
     """What was found."""
 
+    model: str
+    """As it was given."""
     card: Card
     plan: Plan
     """What would be drawn with."""
@@ -72,7 +75,7 @@ class Forecast:
             return f"{self.card.name} was trained to draw in {counts} steps (by {self.card.method})"
         return (
             f"{self.card.name} was not trained for few steps: it needs {counts} of them, so distil it first: "
-            f"fewstep distill --teacher {self.card.name}"
+            f"fewstep distill --teacher {shlex.quote(self.model)}"
         )
 
     @property
@@ -104,7 +107,9 @@ def forecast(options: ForecastOptions, report: Report) -> Forecast:
     picture = Part("image", RAW, b"") if with_picture else None
     ask = Ask(0, options.task, image=picture, strength=options.strength)
     choices = replace(engine.choices, steps=engine.steps_for(ask))
-    timings = Timings(engine.costs, wire_ms=wire_ms, text_ms=0.0 if with_picture else engine.costs.text)
+    wires = dict.fromkeys(engine.costs.sent, wire_ms)
+    timings = Timings(engine.costs, wire_ms=wires, text_ms=0.0 if with_picture else engine.costs.text)
     planned = plan(budget, choices, timings, with_picture=with_picture)
     every = ways(choices, timings, with_picture)
-    return Forecast(pipeline.card, planned, every, budget.target_ms, engine.measured, engine.left_out)
+    found = (planned, every, budget.target_ms, engine.measured, engine.left_out)
+    return Forecast(options.model, pipeline.card, *found)

@@ -175,8 +175,8 @@ class Ask:
         return self.image is not None
 
 
-def read_ask(message: Message, max_prompt: int = 500, steps: Sequence[int] = ()) -> Ask:
-    """A "draw" message -> Ask, every value checked. ``steps`` are those the model was trained for."""
+def read_ask(message: Message, max_prompt: int = 500, steps: Sequence[int] = (), sizes: Sequence[int] = ()) -> Ask:
+    """A "draw" message -> Ask, every value checked. ``steps`` and ``sizes`` are what may be pinned; empty: not known yet."""
     header = message.header
     task = _text(header, "task", "text", 16)
     if task not in TASKS:
@@ -202,11 +202,22 @@ def read_ask(message: Message, max_prompt: int = 500, steps: Sequence[int] = ())
         mask=message.parts.get("mask"),
     )
     _check_parts(ask, set(message.parts))
+    check_pinned(ask, steps, sizes)
+    return ask
+
+
+def check_pinned(ask: Ask, steps: Sequence[int], sizes: Sequence[int]) -> None:
+    """Raise ProtocolError for pinned steps or a pinned size that are not among these; of empty ones everything is."""
     if ask.steps and steps and ask.steps not in steps:
         raise ProtocolError(
-            "steps", f"this model was trained for {', '.join(map(str, steps))} steps, not {ask.steps}: use one of those"
+            "steps", f"this model was trained for {_listed(steps)} steps, not {ask.steps}: use one of those"
         )
-    return ask
+    if ask.size and sizes and ask.size not in sizes:
+        raise ProtocolError("size", f"pictures are drawn at {_listed(sizes)} px here, not {ask.size}: use one of those")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _check_parts(ask: Ask, names: set[str]) -> None:

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from ..provenance.verify import video_type
 from .gate import error_body
 from .marks import Facts
-from .protocol import MIMES, Ask, Message, Part, ProtocolError, read_ask
+from .protocol import MIMES, Ask, Message, Part, ProtocolError
 from .studio import Studio
 from .wire import Pixels
 
@@ -42,6 +42,8 @@ class PictureRequest(BaseModel):
     """The same seed draws the same picture; none draws a new one."""
     steps: int = 0
     """Network evaluations; 0 takes the most the model was trained for."""
+    size: int = 0
+    """Side in pixels, one of those that the server draws; 0 takes the best."""
     image: str | None = None
     """Start from this picture: PNG, JPEG or WebP in base64."""
     mask: str | None = None
@@ -57,11 +59,9 @@ class PictureRequest(BaseModel):
         """Checked as a live request is."""
         parts = {n: part for n, text in (("image", self.image), ("mask", self.mask)) if (part := _part(n, text))}
         task = {0: "text", 1: "image", 2: "inpaint"}[len(parts)]
-        header = self.model_dump(include={"prompt", "blend_prompt", "blend", "steps", "strength"})
+        header = self.model_dump(include={"prompt", "blend_prompt", "blend", "steps", "size", "strength"})
         header |= {"type": "draw", "task": task, "seed": secrets.randbelow(2**31) if self.seed is None else self.seed}
-        engine = studio.worker.engine
-        steps = engine.card.steps if engine else ()
-        return read_ask(Message(header, parts), studio.limits.prompt_characters, steps)
+        return studio.read_ask(Message(header, parts))
 
 
 class OpenAIRequest(BaseModel):
@@ -150,9 +150,10 @@ def routes(studio: Studio) -> APIRouter:
         found = pictures.get(number) if pictures else None
         if found is None:
             return failed404("this picture is no longer on the server: draw it again from its seed")
-        reason = await asyncio.to_thread(studio.worker.guard.picture, found.pixels)
-        if reason is not None:
-            return failed(ProtocolError("refused", reason))
+        try:
+            await studio.judge(found.pixels)
+        except ProtocolError as error:
+            return failed(error)
         data = await asyncio.to_thread(studio.marks.file, found.pixels, found.facts, format, prompt)
         name = f"fewstep-{found.facts.seed}-{number}.{format}"
         return Response(data, 200, {"content-disposition": f'attachment; filename="{name}"'}, MIMES[format])

@@ -2,11 +2,14 @@
 
 A prompt is judged once, in the guard's own thread, while it waits for its turn and is drawn; only its answer waits for the
 verdict. Streamed pictures are judged as fast as the filter can, the newest of each session; a refused one stops the
-session's pictures until it asks for something else. Single and saved pictures are always judged first.
+session's pictures until it asks for something else. Single and saved pictures are always judged first. A filter that fails
+lets nothing through.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import re
 import threading
 import time
@@ -17,10 +20,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from .. import plugin
+from .. import bundle, plugin
+from ..pretrained.safety import SafetyChecker, check_has_safety_checker
 from .wire import Pixels
 
+log = logging.getLogger("fewstep.server")
 WORDS = Path(__file__).with_name("words.txt")
+FAILED = "the safety filter failed, so nothing is shown: see the server's log"
+"""What a filter that raises an error has said."""
 
 
 @runtime_checkable
@@ -37,8 +44,8 @@ class Filter(Protocol):
 class WordList:
     """The offline default: whole words and phrases, found through case, accents, digits for letters and spacing marks.
 
-    It stops what is asked for outright. It knows no meanings and sees no pictures: a model behind the same two methods
-    can do better where its weights are to be had.
+    It stops what is asked for outright. It knows no meanings and sees no pictures: for those there is `Checker`, and any
+    model behind the same two methods.
     """
 
     blind = True
@@ -49,8 +56,14 @@ class WordList:
 
     @classmethod
     def read(cls, path: Path = WORDS) -> WordList:
-        """One word or phrase a line; # begins a comment."""
-        return cls(line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+        """One word or phrase a line; # begins a comment. Raises ValueError for a file that cannot be read."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"can't read the word list ({error}): give a text file, one word or phrase a line"
+            ) from None
+        return cls(line.partition("#")[0].strip() for line in lines)
 
     def prompt(self, text: str) -> str | None:
         """Refuse a prompt that holds one of the words."""
@@ -61,6 +74,26 @@ class WordList:
     def picture(self, pixels: Pixels) -> str | None:
         """A word list sees nothing."""
         return None
+
+
+class Checker:
+    """Prompts by the word list; pictures by the safety checker in the served Stable Diffusion folder, read at the first one."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        check_has_safety_checker(folder)
+        self._words, self._folder, self._device = WordList.read(), folder, device
+
+    @functools.cached_property
+    def _finds(self) -> SafetyChecker:
+        return SafetyChecker(self._folder, self._device)
+
+    def prompt(self, text: str) -> str | None:
+        """As the word list."""
+        return self._words.prompt(text)
+
+    def picture(self, pixels: Pixels) -> str | None:
+        """Refuse a picture in which the checker finds one of its concepts."""
+        return "this picture is not shown here: the model's own safety checker objects" if self._finds(pixels) else None
 
 
 LETTERS = str.maketrans("013457", "oieast")
@@ -75,20 +108,27 @@ def fold(text: str) -> str:
     return re.sub(r"[\W_]+", " ", inside).strip()
 
 
-def load(name: str) -> Filter | None:
-    """``words``: the word list. ``off``: none. Else a dotted path to a class or function that makes a Filter."""
+def load(name: str, model: str = "", device: str = "cpu") -> Filter | None:
+    """``words``: the word list. ``checker``: with ``model``'s own safety checker. ``off``: none. A ``.txt`` file: your words.
+
+    Else a dotted path to a class or function that makes a Filter. Raises ValueError for what is none of these.
+    """
     if name == "off":
         return None
     if name == "words":
         return WordList.read()
+    if name == "checker":
+        return Checker(bundle.locate(model), device)
+    if name.endswith(".txt"):
+        return WordList.read(Path(name))
     made: Filter = plugin.load(
-        name, Filter, "a filter (beside words, off) needs the methods prompt(text) and picture(pixels)"
+        name, Filter, "a filter (beside words, checker, off) needs the methods prompt(text) and picture(pixels)"
     )
     return made
 
 
 class Guard:
-    """Runs a filter in a thread of its own and remembers what it said about prompts."""
+    """Runs a filter in a thread of its own, one call after another, and remembers what it said about prompts."""
 
     def __init__(
         self,
@@ -109,16 +149,19 @@ class Guard:
         if self._thread is None or not text:
             return None
         with self._lock:
-            if text not in self._known:
-                self._known[text] = self._thread.submit(self._timed, "safety_prompt", text)
+            known = self._known.get(text)
+            if known is None or (known.done() and not known.cancelled() and known.result() == FAILED):
+                self._known[text] = self._thread.submit(self._judged, "safety_prompt", text)
                 while len(self._known) > 1024:
                     self._known.popitem(last=False)
             self._known.move_to_end(text)
             return self._known[text]
 
     def picture(self, pixels: Pixels) -> str | None:
-        """Judge one picture now."""
-        return self.judge.picture(pixels) if self.judge is not None and self._sees else None
+        """Judge one picture, and wait for the verdict."""
+        if self._thread is None or not self._sees:
+            return None
+        return self._thread.submit(self._judged, "safety_picture", pixels).result()
 
     def watch(self, session_id: str, pixels: Pixels, refuse: Callable[[str], None]) -> None:
         """Judge a streamed picture beside the stream, unless one of this session is being judged already."""
@@ -127,20 +170,22 @@ class Guard:
         self._looking.add(session_id)
 
         def look() -> None:
-            try:
-                reason = self._timed("safety_picture", pixels)
-                if reason is not None:
-                    refuse(reason)
-            finally:
-                self._looking.discard(session_id)
+            reason = self._judged("safety_picture", pixels)
+            if reason is not None:
+                refuse(reason)
+            self._looking.discard(session_id)
 
         self._thread.submit(look)
 
-    def _timed(self, stage: str, subject: str | Pixels) -> str | None:
+    def _judged(self, stage: str, subject: str | Pixels) -> str | None:
+        """The filter's verdict, timed; its own failure is a refusal."""
         assert self.judge is not None
         began = self._clock()
         try:
             return self.judge.prompt(subject) if isinstance(subject, str) else self.judge.picture(subject)
+        except Exception:
+            log.exception("the safety filter failed")
+            return FAILED
         finally:
             self._note(stage, 1000 * (self._clock() - began))
 

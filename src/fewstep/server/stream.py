@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..inference.session import Full
 from .limits import TokenBucket
-from .protocol import SUBPROTOCOL, Message, ProtocolError, pack, read_ask, unpack
+from .protocol import SUBPROTOCOL, Message, ProtocolError, pack, unpack
 from .studio import Studio, from_thread
 from .worker import Seat
 
@@ -198,9 +198,7 @@ class Connection:
             raise ProtocolError("type", f"unknown message type {kind!r}: use draw, time, seen or stats")
 
     def _draw(self, message: Message) -> None:
-        engine = self._studio.worker.engine
-        steps = engine.card.steps if engine is not None else ()
-        ask = read_ask(message, self._studio.limits.prompt_characters, steps)
+        ask = self._studio.read_ask(message)
         if self._seat is None:
             raise ProtocolError("queue", "this session is still in the queue: wait for hello")
         self._asked()

@@ -17,7 +17,8 @@ from .engine import ENCODERS, Drawn
 from .limits import Door, Limits
 from .marks import Marks
 from .metrics import Metrics
-from .protocol import SUBPROTOCOL, TASKS, Ask, ProtocolError
+from .protocol import SUBPROTOCOL, TASKS, Ask, Message, ProtocolError, read_ask
+from .wire import Pixels
 from .worker import Kept, Seat, Worker
 
 PATIENT_MS = 60_000.0
@@ -177,11 +178,21 @@ class Studio:
         answer = held.value
         if answer.drawn is None:
             raise ProtocolError(answer.header["code"], answer.header["message"])
-        reason = await asyncio.to_thread(self.worker.guard.picture, answer.drawn.pixels)
+        await self.judge(answer.drawn.pixels)
+        return answer.drawn, answer.header
+
+    async def judge(self, pixels: Pixels) -> None:
+        """Raise ProtocolError if the safety filter refuses a picture that somebody is about to get."""
+        reason = await asyncio.to_thread(self.worker.guard.picture, pixels)
         if reason is not None:
             self.metrics.count("refused")
             raise ProtocolError("refused", reason)
-        return answer.drawn, answer.header
+
+    def read_ask(self, message: Message) -> Ask:
+        """A "draw" message, checked against this server's limits and its model. Raises ProtocolError."""
+        engine = self.worker.engine
+        steps, sizes = (engine.card.steps, engine.sizes) if engine is not None else ((), ())
+        return read_ask(message, self.limits.prompt_characters, steps, sizes)
 
     # what clients are told
 

@@ -16,9 +16,10 @@ from functools import partial
 from typing import Any, Literal
 
 from ..inference.budget import Budget, Choices, Plan, plan
+from ..inference.link import Link
 from ..inference.session import Held, Session, Turn, Turns
 from ..inference.steady import Smoother
-from ..inference.timings import Percentiles
+from ..inference.timings import Kind, Percentiles
 from .engine import Drawn, Engine, Job
 from .marks import Facts
 from .metrics import Metrics
@@ -53,6 +54,15 @@ class KeptPicture:
 
     pixels: Pixels
     facts: Facts
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What is remembered of an answer until its time from glass to glass is told."""
+
+    kind: Kind
+    bytes: int
+    server_ms: float
 
 
 class Kept:
@@ -96,16 +106,18 @@ class Seat:
     budget: Budget
     kept: Kept
     smoother: Smoother = field(default_factory=Smoother)
-    wire_ms: Percentiles = field(default_factory=lambda: Percentiles(64, 10.0))
+    link: Link = field(default_factory=Link)
     """Time beyond the server, as this session's own browser reports it: it steers its own budget alone."""
+    text_ms: Percentiles = field(default_factory=lambda: Percentiles(64, 10.0))
+    """Time that encoding this session's prompts took: next to nothing while they are remembered."""
     plan: Plan | None = None
     planned_at: float = 0.0
     choices: Choices | None = None
     stopped: str = ""
     """Why its pictures are held back, since the safety filter refused one; the next other prompt clears it."""
     stopped_prompt: str = ""
-    answered: OrderedDict[int, float] = field(default_factory=OrderedDict)
-    """Server time of the newest answers, by request id: what glass-to-glass times are compared with."""
+    answered: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
+    """The newest answers, by request id: what glass-to-glass times are compared with."""
 
 
 class Worker:
@@ -186,12 +198,13 @@ class Worker:
     def seen(self, seat: Seat, number: int, glass_ms: float) -> None:
         """A browser showed the answer ``number``, ``glass_ms`` after what was asked had happened."""
         with self._lock:
-            server_ms = seat.answered.get(number)
-            if server_ms is not None:
-                seat.wire_ms.add(max(0.0, glass_ms - server_ms), self._clock())
-        if server_ms is not None:
-            self.metrics.note("glass_to_glass", glass_ms)
-            self.metrics.note("wire", max(0.0, glass_ms - server_ms))
+            sent = seat.answered.get(number)
+            if sent is None:
+                return
+            wire_ms = max(0.0, glass_ms - sent.server_ms)
+            seat.link.add(sent.kind, sent.bytes, wire_ms, self._clock())
+        self.metrics.note("glass_to_glass", glass_ms)
+        self.metrics.note("wire", wire_ms)
 
     # the thread
 
@@ -242,7 +255,8 @@ class Worker:
         if same and seat.plan is not None and now - seat.planned_at < REPLAN_S:
             return seat.plan
         seat.budget = replace(seat.budget, target_ms=target_ms)
-        timings = replace(self.metrics.timings(), wire_ms=seat.wire_ms.at(0.9, now) or 0.0)
+        wire_ms, text_ms = seat.link.wire_ms(engine.costs.sent, now), seat.text_ms.at(0.9, now) or 0.0
+        timings = replace(self.metrics.timings(), wire_ms=wire_ms, text_ms=text_ms)
         seat.plan = plan(seat.budget, choices, timings, seat.plan if same else None, now, ask.with_picture)
         seat.planned_at, seat.choices = now, choices
         return seat.plan
@@ -263,16 +277,24 @@ class Worker:
         ended = self._clock()
         for (turn, seat, chosen), result in zip(taken, results):
             self._when_judged(turn.held.value, partial(self._finish, engine, seat, turn.held, chosen, result, began))
-            self._note(engine, turn.held, chosen, result, began, ended)  # when the picture is on its way
+            self._note(engine, seat, turn.held, chosen, result, began, ended)  # when the picture is on its way
             if turn.held.value.with_picture:
                 seat.smoother.measure()
         self.metrics.note_drawn(sum(isinstance(r, Drawn) for r in results))
 
     def _note(
-        self, engine: Engine, held: Held[Ask], chosen: Plan, result: Drawn | ProtocolError, began: float, ended: float
+        self,
+        engine: Engine,
+        seat: Seat,
+        held: Held[Ask],
+        chosen: Plan,
+        result: Drawn | ProtocolError,
+        began: float,
+        ended: float,
     ) -> None:
         """Stage times, each against its idle cost."""
-        self.metrics.note_wait(1000 * (began - held.put_at), 1000 * (ended - began))
+        served_ms = 1000 * (ended - began)
+        self.metrics.note_wait(1000 * (began - held.put_at), served_ms)
         if isinstance(result, ProtocolError):
             return
         costs, size = engine.costs, chosen.size
@@ -283,8 +305,10 @@ class Worker:
             "watermark": costs.watermark.get(size, 0.0),
             "encode": costs.encode.get((result.encoder, size), 0.0),
             "decode": costs.decode,
+            "other": costs.other.get(size, 0.0),
         }
-        for stage, ms in result.stages.items():
+        seat.text_ms.add(result.stages["text"], ended)
+        for stage, ms in (result.stages | {"other": result.other_ms(served_ms)}).items():
             if ms or stage in ("network", "text"):
                 self.metrics.note(stage, ms, idle.get(stage))
 
@@ -300,9 +324,6 @@ class Worker:
     def _reason(verdict: Future[str | None]) -> str | None:
         if verdict.cancelled():
             return "the server is shutting down"
-        if verdict.exception() is not None:
-            log.error("the safety filter failed: %s", verdict.exception())
-            return "the safety filter failed, so nothing is shown: see the server's log"
         return verdict.result()
 
     def _finish(
@@ -328,12 +349,12 @@ class Worker:
             header = {"type": "error", "id": ask.id, "code": result.code, "message": str(result)}
             self._deliver(seat, Answer(ask, header))
             return
-        header = picture_header(engine, seat, ask, chosen, result, 1000 * (began - held.put_at))
         with self._lock:
             seat.kept.put(ask.id, KeptPicture(result.pixels, Facts(result.steps, ask.seed, ask.prompt)))
         self.guard.watch(seat.session.id, result.pixels, lambda reason: self._stop(seat, ask, reason))
-        server_ms = 1000 * (self._clock() - held.put_at)
-        self._deliver(seat, Answer(ask, header | {"server_ms": round(server_ms, 2)}, result, server_ms))
+        wait_ms, served_ms = 1000 * (began - held.put_at), 1000 * (self._clock() - began)
+        header = picture_header(engine, seat, ask, chosen, result, wait_ms, served_ms)
+        self._deliver(seat, Answer(ask, header, result, wait_ms + served_ms))
 
     def _stop(self, seat: Seat, ask: Ask, reason: str) -> None:
         """The filter refused a picture: hold back this session's pictures until it asks for something else."""
@@ -347,7 +368,8 @@ class Worker:
             newer = waiting if waiting is not None and waiting.ask.id > answer.ask.id else answer
             superseded = seat.session.outbox.put(newer, self._clock())
             if answer.drawn is not None:
-                seat.answered[answer.ask.id] = answer.server_ms
+                kind = (answer.drawn.encoder, answer.header["size"])
+                seat.answered[answer.ask.id] = Sent(kind, len(answer.drawn.data), answer.server_ms)
             while len(seat.answered) > 32:
                 seat.answered.popitem(last=False)
         if superseded:
@@ -355,9 +377,11 @@ class Worker:
         seat.wake()
 
 
-def picture_header(engine: Engine, seat: Seat, ask: Ask, chosen: Plan, drawn: Drawn, wait_ms: float) -> dict[str, Any]:
-    """What is said with a picture: how it was drawn, what that took, and what was shed."""
-    stages = {name: round(ms, 2) for name, ms in (drawn.stages | {"wait": wait_ms}).items() if ms}
+def picture_header(
+    engine: Engine, seat: Seat, ask: Ask, chosen: Plan, drawn: Drawn, wait_ms: float, served_ms: float
+) -> dict[str, Any]:
+    """What is said with a picture: how it was drawn, what that took, and what was shed. The stages make up ``server_ms``."""
+    stages = drawn.stages | {"wait": wait_ms, "other": drawn.other_ms(served_ms)}
     header: dict[str, Any] = {
         "type": "picture",
         "id": ask.id,
@@ -370,7 +394,8 @@ def picture_header(engine: Engine, seat: Seat, ask: Ask, chosen: Plan, drawn: Dr
         "fits": chosen.fits,
         "expected_ms": round(chosen.expected_ms, 2),
         "target_ms": seat.budget.target_ms,
-        "stages_ms": stages,
+        "stages_ms": {name: round(ms, 2) for name, ms in stages.items() if ms},
+        "server_ms": round(wait_ms + served_ms, 2),
         "sent_ms": ask.sent_ms,
         "marks": engine.marks.state,
     }

@@ -25,9 +25,12 @@ class Options:
     nan_streak: Count = 5
     """Steps in a row without finite gradients after which the run stops, its last good state on disk."""
     drift: Weight = 0.35
-    """Distance of the samples' mean from where it started, in latents' standard deviations."""
+    """Distance of the samples' mean from the data's in any channel, in the data's standard deviations."""
     diversity: Share = 0.5
     """Share of the most diversity there was on fixed prompts below which it counts as lost."""
+    varied: Share = 0.05
+    """Diversity that there must have been, of that between real pictures: a student that drew one picture a prompt from the
+    start has none to lose."""
 
 
 class Unhealthy(Exception):
@@ -41,7 +44,6 @@ class Health:
     options: Options = field(default_factory=Options)
     _logs: deque[StepLog] = field(default_factory=deque)
     _streak: int = 0
-    _start_mean: float | None = None
     _most_diversity: float = 0.0
     _spoke: dict[str, int] = field(default_factory=dict)
 
@@ -89,12 +91,14 @@ class Health:
         )
 
     def diversity_lost(self) -> Alarm | None:
-        """Pictures drawn from fixed prompts and fixed noise grow alike."""
+        """Pictures of one prompt, drawn from fixed noise, grow alike."""
         diversity = self._logs[-1].observations.get("probe/diversity")
         if diversity is None:
             return None
         self._most_diversity = max(self._most_diversity, diversity)
-        left = diversity / max(self._most_diversity, 1e-12)
+        if self._most_diversity < self.options.varied:
+            return None
+        left = diversity / self._most_diversity
         if left >= self.options.diversity:
             return None
         return Alarm(
@@ -130,17 +134,14 @@ class Health:
         )
 
     def colour_drift(self) -> Alarm | None:
-        """The mean of the samples wanders off."""
-        mean, std = self._mean("student/sample_mean"), self._mean("student/sample_std")
-        if mean is None or std is None or not math.isfinite(mean):
-            return None
-        if self._start_mean is None:
-            self._start_mean = mean
-        moved = abs(mean - self._start_mean) / max(std, 1e-6)
-        if moved <= self.options.drift:
+        """The mean of the samples lies apart from the data's, in one channel or another."""
+        channels = {name for log in self._logs for name in log.observations if name.startswith("student/shift_")}
+        shifts = {name: mean for name in sorted(channels) if (mean := self._mean(name)) is not None}
+        furthest = max(shifts, key=lambda name: abs(shifts[name]), default=None)
+        if furthest is None or abs(shifts[furthest]) <= self.options.drift:
             return None
         return Alarm(
             "colour_drift",
-            f"the samples' mean moved by {moved:.2f} standard deviations: lower the student's learning rate or raise "
-            "distillation_weight",
+            f"the samples' mean is {shifts[furthest]:+.2f} standard deviations from the data's in channel "
+            f"{furthest.rpartition('_')[2]}: lower the student's learning rate or raise distillation_weight",
         )

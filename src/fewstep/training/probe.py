@@ -19,8 +19,9 @@ from .trainer import Trainer
 Look = Callable[[], Mapping[str, float]]
 """Figures of the players as they stand. ``score`` decides what is kept, the lowest; ``diversity`` is watched by the health
 rules; any others are written down. A pure function of the players' weights: its draws come from its own seed."""
-Measure = Callable[[Callable[[], Media], Media], Look]
-"""Makes a Look of ``draw() -> media``, fixed prompts from fixed noise, and the real media it is held against."""
+Measure = Callable[[Callable[[], Media], Media, int], Look]
+"""Makes a Look of ``draw() -> media``, fixed prompts from fixed noise; of the real media it is held against; and of how many
+pictures of every prompt are drawn, round by round: 2 or more."""
 Keep = Literal["best", "last"]
 
 

@@ -3,8 +3,9 @@
 import { $ } from "./dom.js";
 const NAMES = {
   wait: "waiting", decode: "decode", text: "text", codec_in: "codec in", network: "network", codec_out: "codec out",
-  watermark: "watermark", encode: "encode", wire: "travel",
+  watermark: "watermark", encode: "encode", other: "other", wire: "travel",
 };
+const ALSO = { safety_prompt: "filter, words", safety_picture: "filter, picture", glass_to_glass: "to the eye" };
 const SHED = { encoder: "a lighter format", backend: "less precision", steps: "fewer steps", size: "smaller" };
 const KEPT = 120;
 const LATELY = 12; // pictures that the big number is the median of
@@ -35,6 +36,7 @@ export class Panel {
       changed();
     };
     $("pin-steps").onchange = changed;
+    $("tails").open = matchMedia("(min-width: 1101px) and (min-height: 960px)").matches;
   }
 
   get steps() {
@@ -131,6 +133,16 @@ export class Panel {
   stats(stats) {
     const waiting = stats.queue_length ? `, ${stats.queue_length} waiting` : "";
     $("fact-people").textContent = `${stats.room.inside} of ${stats.room.places}${waiting}`;
+    const names = Object.entries({ ...NAMES, ...ALSO });
+    const timed = names.filter(([name]) => stats.stages_ms[name]?.[2] >= 0.05);
+    sync($("tails-rows"), timed.map(([name]) => name), (name, row) => {
+      if (!row.firstChild) row.innerHTML = '<th scope="row"><i></i><span></span></th><td></td><td></td><td></td>';
+      row.querySelector("i").style.background = `var(--s-${name}, transparent)`;
+      row.querySelector("span").textContent = Object.fromEntries(names)[name];
+      row.querySelectorAll("td").forEach((/** @type {any} */ cell, /** @type {number} */ i) => {
+        cell.textContent = shown(stats.stages_ms[name][i]);
+      });
+    }, "tr");
   }
 }
 

@@ -60,7 +60,7 @@ export async function connect(url, options = {}) {
   return link;
 }
 
-/** @param {Record<string, any>} header @param {Part[]} parts @returns {Uint8Array} */
+/** @param {Record<string, any>} header @param {Part[]} parts @returns {Uint8Array<ArrayBuffer>} */
 export function pack(header, parts = []) {
   const listed = parts.map(({ name, mime, data, width, height }) => ({
     name, mime, bytes: data.length, ...(width ? { width, height } : {}),

@@ -1,0 +1,110 @@
+"""What stands in the README, in the log and on the shipped cards comes from the result files; ``fewstep docs`` puts it there.
+
+A page marks a place for a whole file, ``<!-- table:emoji64 -->...<!-- /table:emoji64 -->``, and one for a single figure in a
+sentence, ``<!--=emoji64:add,1,fd:.0f-->289<!--=-->``: the file, what of it, and how it is written. What of it is a record's
+model, steps and metric (with ``.low`` or ``.high`` for its bounds), or the name of one of the ``figures`` of a benchmark; two
+of them with ``/`` between them are a ratio, of records that may be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..bundle import CARD
+from . import realtime, record
+from .record import MetricRecord, compare, into_card, read_records
+
+TABLE = ("fd", "kid", "precision", "recall", "retrieval_top5", "vendi", "highs_ratio", "latency_ms", "nfe")
+"""The columns of a table of pictures."""
+PLACE = re.compile(r"(<!--=(\w+):([^:]+):([^:]+?)-->).*?(<!--=-->)", re.S)
+
+
+def filled(text: str, results: Mapping[str, Path]) -> str:
+    """A page with the places of the result files, by name, filled anew; places of files that are not there are left alone."""
+    for name, path in results.items():
+        before, _, rest = text.partition(f"<!-- table:{name} -->")
+        _, end, after = rest.partition(f"<!-- /table:{name} -->")
+        if end:
+            text = f"{before}<!-- table:{name} -->\n{shown(path)}\n{end}{after}"
+
+    read = cache(held_by)
+
+    def place(found: re.Match[str]) -> str:
+        start, name, what, form, end = found.groups()
+        if name not in results:
+            return found[0]
+        try:
+            return f"{start}{written(figure(read(results[name]), what), form)}{end}"
+        except KeyError:
+            raise ValueError(
+                f"{results[name]} holds no {what!r}: measure it, or correct the place that asks for it"
+            ) from None
+
+    return PLACE.sub(place, text)
+
+
+def held_by(path: Path) -> Mapping[str, float] | list[MetricRecord]:
+    """The figures or the records of a results file."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    return held["figures"] if "figures" in held else read_records(path)
+
+
+def figure(held: Mapping[str, float] | list[MetricRecord], what: str) -> float:
+    """One figure of a results file, or the ratio of two. Raises KeyError for what it does not hold."""
+    if not isinstance(held, list):
+        return held[what]
+    above, _, below = what.partition("/")
+    one, field = find(held, above)
+    return compare(one, find(held, below)[0]).ratio if below else getattr(one, field)
+
+
+def written(value: float, form: str) -> str:
+    """A figure in Python's format ``form``, without the nought before the point, as prose has it."""
+    return re.sub(r"^(-?)0\.", r"\1.", format(value, form))
+
+
+def find(records: list[MetricRecord], what: str) -> tuple[MetricRecord, str]:
+    """The record of ``model,steps,metric`` and the field that is meant. Raises KeyError where there is none."""
+    model, steps, metric = what.split(",")
+    metric, _, field = metric.partition(".")
+    by_name = {(r.model, str(r.steps), r.metric): r for r in records}
+    return by_name[model, steps, metric], field or "value"
+
+
+def fill_cards(models: Path, results: Path) -> None:
+    """Give the card of every bundle in ``models`` the records whose command evaluates it by its name."""
+    records = read_records(results)
+    for card in sorted(models.glob(f"*/{CARD}")):
+        measured = ["fewstep", "evaluate", card.parent.name]
+        into_card(card.parent, [r for r in records if shlex.split(r.command)[:3] == measured])
+
+
+def shown(path: Path) -> str:
+    """A results file as Markdown; the key at its top says what it holds. Raises ValueError for one that holds nothing known."""
+    kinds: dict[str, Callable[[], str]] = {
+        "records": lambda: record.table(record.read_records(path), TABLE if path.stem.startswith("emoji") else None),
+        "load": lambda: realtime.table(realtime.Realtime.read(path)),
+        "variants": lambda: realtime.variants_table(path),
+        "rows": lambda: rows_table(held["rows"], held["measured"]),
+    }
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}): measure again or remove it") from None
+    kind = next((kind for kind in kinds if kind in held), None)
+    if kind is None:
+        raise ValueError(f"{path} is no results file: it should hold {' or '.join(kinds)} at its top")
+    return kinds[kind]()
+
+
+def rows_table(rows: Sequence[Mapping[str, Any]], measured: str) -> str:
+    """Rows that a benchmark has put into words, as Markdown, and how they were measured; a cell that a row lacks stays empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
+    return "\n".join([*("| " + " | ".join(cells) + " |" for cells in lines), "", measured])

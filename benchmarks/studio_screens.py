@@ -85,7 +85,7 @@ def take(browser: Any, address: str, name: str, prompt: str) -> Path:
 
 def main() -> None:
     model, prompt = [*sys.argv[1:3], *("emoji-64", "a red heart")[len(sys.argv) - 1 :]]
-    serve = [sys.executable, "-m", "fewstep.cli", "serve", "--port", "0", "--model", model]
+    serve = [sys.executable, "-m", "fewstep.cli", "serve", "--port", "0", "--model", model, "--budget", "200ms"]
     server = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +81,17 @@ def test_a_crude_sketch_becomes_a_picture_of_its_prompt():
     assert apart(made, sketch) < 0.95 * apart(own, sketch), "it follows the sketch"
 
 
+@cache
+def help_of(*command: str) -> str:
+    """Asked in a process apart: the shape checks of tests hide signatures."""
+    asked = [sys.executable, "-m", "fewstep.cli", *command, "--help"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_option_in_the_readme_is_one_of_its_command(words):
     _, *words = words
     known = words[:2] if words[0] == "data" else words[:1]
-    command = [sys.executable, "-m", "fewstep.cli", *known, "--help"]  # apart: the shape checks of tests hide signatures
-    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    text = help_of(*known)
     for option in (w for w in words if w.startswith("-")):
         assert re.search(rf"(?<![\w-]){re.escape(option)}\b", text), f"{option} is no option of {' '.join(known)}"

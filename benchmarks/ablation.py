@@ -79,6 +79,8 @@ ROWS: dict[str, Row] = {
     "backward": Row({"backward": 0.5}),
     "softplus": Row({"loss": "softplus"}),
     "relativistic": Row({"loss": "relativistic"}),
+    "discriminator_turns_2": Row({"discriminator_turns": 2}),
+    "teacher_steps_4": Row({"teacher_steps": 4}),
     "distillation_only_sds": Row({"adversarial_weight": 0.0, "weighting": "sds"}),
     "distillation_only_nfsd": Row({"adversarial_weight": 0.0, "weighting": "nfsd"}),
     "regression_then_adversarial": Row({"distillation_weight": 0.0}, init="warm"),

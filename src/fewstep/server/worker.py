@@ -120,6 +120,22 @@ class Seat:
     """The newest answers, by request id: what glass-to-glass times are compared with."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A request whose turn has come."""
+
+    seat: Seat
+    held: Held[Ask]
+    plan: Plan
+    began: float
+    """When its turn came, in seconds."""
+
+    @property
+    def wait_ms(self) -> float:
+        """How long it had waited by then."""
+        return 1000 * (self.began - self.held.put_at)
+
+
 class Worker:
     """The thread of one device."""
 
@@ -263,43 +279,35 @@ class Worker:
 
     def _serve(self, engine: Engine, batch: Sequence[Turn[Ask, Answer]]) -> None:
         began = self._clock()
-        seats = [self._seats.get(turn.session.id) for turn in batch]
-        plans = [seat.plan if seat else None for seat in seats]
-        taken = [(t, s, p) for t, s, p in zip(batch, seats, plans) if s is not None and p is not None]
+        seats = [(turn.held, self._seats.get(turn.session.id)) for turn in batch]
+        taken = [
+            Taken(seat, held, seat.plan, began) for held, seat in seats if seat is not None and seat.plan is not None
+        ]
         if not taken:
             return
-        jobs = [Job(turn.held.value, p.encoder, seat.smoother) for turn, seat, p in taken]
+        jobs = [Job(one.held.value, one.plan.encoder, one.seat.smoother) for one in taken]
         try:
-            results: Sequence[Drawn | ProtocolError] = engine.draw(jobs, taken[0][2])
+            results: Sequence[Drawn | ProtocolError] = engine.draw(jobs, taken[0].plan)
         except Exception:
             log.exception("a batch could not be drawn")
             results = [ProtocolError("internal", "the picture could not be drawn: see the server's log")] * len(jobs)
         ended = self._clock()
-        for (turn, seat, chosen), result in zip(taken, results):
-            self._when_judged(turn.held.value, partial(self._finish, engine, seat, turn.held, chosen, result, began))
-            self._note(engine, seat, turn.held, chosen, result, began, ended)  # when the picture is on its way
-            if turn.held.value.with_picture:
-                seat.smoother.measure()
+        for one, result in zip(taken, results):
+            self._when_judged(one.held.value, partial(self._finish, engine, one, result))
+            self._note(engine, one, result, ended)  # when the picture is on its way
+            if one.held.value.with_picture:
+                one.seat.smoother.measure()
         self.metrics.note_drawn(sum(isinstance(r, Drawn) for r in results))
 
-    def _note(
-        self,
-        engine: Engine,
-        seat: Seat,
-        held: Held[Ask],
-        chosen: Plan,
-        result: Drawn | ProtocolError,
-        began: float,
-        ended: float,
-    ) -> None:
+    def _note(self, engine: Engine, taken: Taken, result: Drawn | ProtocolError, ended: float) -> None:
         """Stage times, each against its idle cost."""
-        served_ms = 1000 * (ended - began)
-        self.metrics.note_wait(1000 * (began - held.put_at), served_ms)
+        served_ms = 1000 * (ended - taken.began)
+        self.metrics.note_wait(taken.wait_ms, served_ms)
         if isinstance(result, ProtocolError):
             return
-        costs, size = engine.costs, chosen.size
+        costs, size = engine.costs, taken.plan.size
         idle = {
-            "network": result.steps * costs.network.get((chosen.backend, size), 0.0),
+            "network": result.steps * costs.network.get((taken.plan.backend, size), 0.0),
             "codec_out": costs.codec_out.get(size, 0.0),
             "codec_in": costs.codec_in.get(size, 0.0),
             "watermark": costs.watermark.get(size, 0.0),
@@ -307,7 +315,7 @@ class Worker:
             "decode": costs.decode,
             "other": costs.other.get(size, 0.0),
         }
-        seat.text_ms.add(result.stages["text"], ended)
+        taken.seat.text_ms.add(result.stages["text"], ended)
         for stage, ms in (result.stages | {"other": result.other_ms(served_ms)}).items():
             if ms or stage in ("network", "text"):
                 self.metrics.note(stage, ms, idle.get(stage))
@@ -326,18 +334,9 @@ class Worker:
             return "the server is shutting down"
         return verdict.result()
 
-    def _finish(
-        self,
-        engine: Engine,
-        seat: Seat,
-        held: Held[Ask],
-        chosen: Plan,
-        result: Drawn | ProtocolError,
-        began: float,
-        refusal: str | None,
-    ) -> None:
+    def _finish(self, engine: Engine, taken: Taken, result: Drawn | ProtocolError, refusal: str | None) -> None:
         """Make the answer and put it into the session's outbox."""
-        ask = held.value
+        seat, ask = taken.seat, taken.held.value
         with self._lock:
             if refusal is None and seat.stopped:
                 refusal = seat.stopped if ask.prompt == seat.stopped_prompt else None
@@ -352,9 +351,9 @@ class Worker:
         with self._lock:
             seat.kept.put(ask.id, KeptPicture(result.pixels, Facts(result.steps, ask.seed, ask.prompt)))
         self.guard.watch(seat.session.id, result.pixels, lambda reason: self._stop(seat, ask, reason))
-        wait_ms, served_ms = 1000 * (began - held.put_at), 1000 * (self._clock() - began)
-        header = picture_header(engine, seat, ask, chosen, result, wait_ms, served_ms)
-        self._deliver(seat, Answer(ask, header, result, wait_ms + served_ms))
+        served_ms = 1000 * (self._clock() - taken.began)
+        header = picture_header(engine, taken, result, served_ms)
+        self._deliver(seat, Answer(ask, header, result, taken.wait_ms + served_ms))
 
     def _stop(self, seat: Seat, ask: Ask, reason: str) -> None:
         """The filter refused a picture: hold back this session's pictures until it asks for something else."""
@@ -377,10 +376,9 @@ class Worker:
         seat.wake()
 
 
-def picture_header(
-    engine: Engine, seat: Seat, ask: Ask, chosen: Plan, drawn: Drawn, wait_ms: float, served_ms: float
-) -> dict[str, Any]:
+def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float) -> dict[str, Any]:
     """What is said with a picture: how it was drawn, what that took, and what was shed. The stages make up ``server_ms``."""
+    seat, ask, chosen, wait_ms = taken.seat, taken.held.value, taken.plan, taken.wait_ms
     stages = drawn.stages | {"wait": wait_ms, "other": drawn.other_ms(served_ms)}
     header: dict[str, Any] = {
         "type": "picture",

@@ -24,7 +24,7 @@ import torch
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from fewstep.bundle import locate
+from fewstep.bundle import Card, locate
 from fewstep.inference.pipeline import Pipeline
 from fewstep.modality.image import to_pil
 from fewstep.sheet import fitted, save
@@ -112,7 +112,8 @@ def drawn(options: Options) -> list[Image.Image]:
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     if options.answers is None:
-        print(save(grid(drawn(options), [str(i + 1) for i in range(options.n)]), options.out / "numbered.png"))
+        numbered = grid(drawn(options), [str(i + 1) for i in range(options.n)])
+        print(save(numbered, options.out / "numbered.png", Card.read(locate(options.model)), options.seed))
         return
     asked, answers = prompts(options), read_lines(options.answers, options.n)
     if options.verdicts is None:

@@ -23,24 +23,24 @@ from serving_helpers import tiny_bundle
 
 
 def slowly(gate: Path) -> Callable[[app.ServeOptions], Any]:
-    """`open_engine` of a model that takes as long to open as the file is there."""
-    quick = app.open_engine
+    """`openers` of a model that takes as long to open as the file is there."""
+    quick = app.openers
 
-    def open_engine(options: app.ServeOptions) -> Any:
+    def openers(options: app.ServeOptions) -> Any:
         def open_(report: Callable[[str], None]) -> Any:
             report("opening a large model")
             while gate.exists():
                 time.sleep(0.02)
-            return quick(options)(report)
+            return quick(options)[0](report)
 
-        return open_
+        return [open_]
 
-    return open_engine
+    return openers
 
 
 def serve(order: dict[str, Any], model: str) -> None:
     if hold := order.pop("hold", None):
-        app.open_engine = slowly(Path(hold))
+        app.openers = slowly(Path(hold))
     limits = Limits(**order.pop("limits", {}))
     signing = Signing(provenance=order.pop("provenance", True))
     app.serve(app.ServeOptions(model=order.pop("model", model), backends=("eager",), limits=limits, signing=signing, **order))

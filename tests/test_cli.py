@@ -653,6 +653,7 @@ def test_distill_then_resume_then_draw(pictures, tmp_path):
         ("budget --device cuda:99", "torch sees no GPU cuda:99 here"),
         ("serve --port 99999", "--port 99999 is out of range: use from 0 to 65,535"),
         ("serve --device tpu", "unknown device 'tpu': use cpu or cuda"),
+        ("serve --device cpu cuda:0", "--device cpu cuda:0: name one or several of one kind, as cuda:0 cuda:1"),
         ("serve --sizes -3", "--sizes -3 is out of range"),
         ("serve --limits.send-s nan", "--limits.send-s nan is out of range: use more than 0"),
         ("serve --limits.sessions 0", "--limits.sessions 0 is out of range"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from fewstep.server.marks import Facts, Marks
 from fewstep.server.metrics import Metrics
 from fewstep.server.protocol import RAW, Ask, Part, ProtocolError
 from fewstep.server.safety import Guard
-from fewstep.server.worker import REPLAN_S, Answer, Kept, KeptPicture, Seat, Worker
+from fewstep.server.worker import REPLAN_S, Answer, Kept, KeptPicture, Open, Seat, Worker
 from serving_helpers import SIZE, tiny_pipeline
 
 
@@ -41,10 +42,14 @@ def plan(steps: int = 1, encoder: str = "png", size: int = SIZE) -> Plan:
     return Plan(steps, size, "eager", encoder, 0.0, True)
 
 
+def cold_engine(report: object = None, of: type[Engine] = Engine, batches: tuple[int, ...] = (1, 2, 4)) -> Engine:
+    pipeline = tiny_pipeline()
+    return of(pipeline, Marks(pipeline.card), EngineOptions(backends=("eager",), batches=batches))
+
+
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    pipeline = tiny_pipeline()
-    made = Engine(pipeline, Marks(pipeline.card), EngineOptions(backends=("eager",), batches=(1, 2, 4)))
+    made = cold_engine()
     made.warm_up(lambda what: None)
     return made
 
@@ -252,8 +257,8 @@ class Client:
 def start(engine: Engine) -> Iterator[Callable[..., Worker]]:
     workers: list[Worker] = []
 
-    def begin(guard: Guard | None = None) -> Worker:
-        worker = Worker(lambda report: engine, Metrics(), guard)
+    def begin(guard: Guard | None = None, opens: Sequence[Open] = (lambda report: engine,)) -> Worker:
+        worker = Worker(opens, Metrics(), guard)
         workers.append(worker)
         worker.start()
         deadline = time.monotonic() + 60
@@ -400,14 +405,65 @@ def test_a_model_that_cannot_be_opened_is_said_and_not_hidden():
     def broken(report: Callable[[str], None]) -> Engine:
         raise ValueError("there is no bundle 'x': give another")
 
-    worker = Worker(broken, Metrics())
+    worker = Worker([cold_engine, broken], Metrics())
     heard = []
     failed = threading.Event()
-    worker.on_state(lambda: (heard.append((worker.state, worker.doing)), failed.set()))
+    worker.on_state(lambda: heard.append((worker.state, worker.doing)))
+    worker.on_state(lambda: failed.set() if worker.state == "failed" else None)
     worker.start()
     assert failed.wait(10)
     worker.stop()
-    assert heard[0] == heard[-1] == ("failed", "there is no bundle 'x': give another")
+    assert worker.engine is None
+    assert heard[-2] == heard[-1] == ("failed", "there is no bundle 'x': give another")
+
+
+def meeting(barrier: threading.Barrier, drawn: list[tuple[str, int]], name: str) -> Open:
+    """Opens an engine that notes whom it draws, and whose first draws wait for each other."""
+
+    class Meeting(Engine):
+        def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
+            if jobs[0].ask.id:  # 0 is what it warms up with
+                drawn.append((name, jobs[0].ask.id))
+            if 0 < jobs[0].ask.id < 10:
+                barrier.wait(20)
+            return super().draw(jobs, plan)
+
+    return partial(cold_engine, of=Meeting, batches=(1,))
+
+
+def test_two_devices_draw_at_the_same_time_and_the_same(start: Callable[..., Worker]):
+    """Both draws wait until the other has begun: one thread alone would break the barrier."""
+    barrier, drawn = threading.Barrier(2), []
+    worker = start(opens=[meeting(barrier, drawn, name) for name in ("first", "second")])
+    assert worker.engine is not None
+    clients = [Client(worker, name) for name in ("a", "b")]
+    for client in clients:
+        worker.ask(client.seat, Ask(1, prompt="a cat", seed=3))
+    for client in clients:
+        assert client.woken.wait(30)
+    answers = [client.collect() for client in clients]
+    assert sorted(name for name, _ in drawn) == ["first", "second"]
+    pixels = [answer.drawn.pixels for answer in answers]
+    assert np.array_equal(*pixels)
+
+
+def test_a_session_is_on_one_device_at_a_time_so_its_pictures_come_in_order(start: Callable[..., Worker]):
+    """The second device is free all along, and leaves the request alone until the first picture is done."""
+    barrier, drawn = threading.Barrier(2), []
+    worker = start(opens=[meeting(barrier, drawn, name) for name in ("first", "second")])
+    client, other = Client(worker, "a"), Client(worker, "b")
+    worker.ask(client.seat, Ask(1, prompt="a cat"))
+    deadline = time.monotonic() + 20
+    while not drawn and time.monotonic() < deadline:
+        time.sleep(0.005)
+    worker.ask(client.seat, Ask(11, prompt="a cat"))
+    assert other.draw(Ask(12, prompt="a cat")).drawn is not None  # the free device passed by what waits
+    assert [number for _, number in drawn] == [1, 12]
+    barrier.wait(20)
+    while len(client.answers) < 2 and time.monotonic() < deadline:
+        client.collect()
+        time.sleep(0.005)
+    assert [answer.ask.id for answer in client.answers] == [1, 11]
 
 
 class Judge:

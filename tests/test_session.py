@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewstep.inference.session import Full, Room, Session, Slot, Turns
+from fewstep.inference.session import Full, Room, Session, Slot, Turn, Turns
 
 
 def kind(_session: Session, request: str) -> str:
@@ -18,6 +20,13 @@ def room_of(*names: str) -> Turns[str, str]:
     for name in names:
         turns.join(Session(name))
     return turns
+
+
+def drawn(turns: Turns[str, str], *of: Any, **options: Any) -> list[Turn[str, str]]:
+    """The next batch, drawn at once."""
+    batch = turns.next_batch(*of, **options)
+    turns.done(batch)
+    return batch
 
 
 def test_slot_keeps_the_newest_and_counts_the_rest():
@@ -55,10 +64,23 @@ def test_turns_are_fair_however_fast_one_asks():
         if now % 2 == 0:
             sessions["slow"].ask("x", now)
         sessions["other"].ask("x", now)
-        served += [turn.session.id for turn in turns.next_batch(kind)]
+        served += [turn.session.id for turn in drawn(turns, kind)]
     counts = {name: served.count(name) for name in sessions}
     assert max(counts.values()) - min(counts.values()) <= 1
     assert sessions["fast"].drops > 1000
+
+
+def test_whoever_is_being_drawn_has_no_second_turn_meanwhile():
+    turns = room_of("a", "b")
+    for session in turns:
+        session.ask("x", 0)
+    first = turns.next_batch(kind)
+    next(iter(turns)).ask("x", 1)
+    second = turns.next_batch(kind)
+    assert [turn.session.id for turn in (*first, *second)] == ["a", "b"]
+    assert turns.next_batch(kind) == []
+    turns.done(first)
+    assert [turn.session.id for turn in turns.next_batch(kind)] == ["a"]
 
 
 def test_a_newcomer_stands_behind_those_who_wait():
@@ -68,12 +90,12 @@ def test_a_newcomer_stands_behind_those_who_wait():
     late = Session[str, str]("late")
     turns.join(late)
     late.ask("x", 0)
-    assert [turns.next_batch(kind)[0].session.id for _ in range(3)] == ["a", "b", "late"]
+    assert [drawn(turns, kind)[0].session.id for _ in range(3)] == ["a", "b", "late"]
     turns.leave("a")
     turns.join(Session("a"))  # leaving and coming again gains nothing
     for session in turns:
         session.ask("x", 1)
-    assert [turns.next_batch(kind)[0].session.id for _ in range(3)] == ["b", "late", "a"]
+    assert [drawn(turns, kind)[0].session.id for _ in range(3)] == ["b", "late", "a"]
 
 
 def test_only_requests_of_one_kind_join_and_only_in_compiled_sizes():
@@ -81,20 +103,20 @@ def test_only_requests_of_one_kind_join_and_only_in_compiled_sizes():
     for session, request in zip(turns, ["small", "large", "small", "small", "large", "small"]):
         session.ask(request, 0)
     batches = []
-    while batch := turns.next_batch(kind, sizes=(1, 2, 4)):
+    while batch := drawn(turns, kind, sizes=(1, 2, 4)):
         batches.append("".join(turn.session.id for turn in batch))
     assert batches == ["acdf", "be"]
     for session in list(turns)[:3]:
         session.ask("small", 0)
-    assert [len(turns.next_batch(kind, sizes=(1, 2, 4))) for _ in range(3)] == [2, 1, 0]
+    assert [len(drawn(turns, kind, sizes=(1, 2, 4))) for _ in range(3)] == [2, 1, 0]
 
 
 def test_the_longest_waiting_is_served_though_others_make_a_larger_batch():
     turns = room_of("odd", "b", "c", "d", "e")
     for session in turns:
         session.ask("odd" if session.id == "odd" else "same", 0)
-    assert [turn.session.id for turn in turns.next_batch(kind, sizes=(1, 4))] == ["odd"]
-    assert [turn.session.id for turn in turns.next_batch(kind, sizes=(1, 4))] == ["b", "c", "d", "e"]
+    assert [turn.session.id for turn in drawn(turns, kind, sizes=(1, 4))] == ["odd"]
+    assert [turn.session.id for turn in drawn(turns, kind, sizes=(1, 4))] == ["b", "c", "d", "e"]
 
 
 def test_leaving_forgets_what_waits():
@@ -102,7 +124,7 @@ def test_leaving_forgets_what_waits():
     for session in turns:
         session.ask("x", 0)
     turns.leave("a")
-    assert [turn.session.id for turn in turns.next_batch(kind)] == ["b"]
+    assert [turn.session.id for turn in drawn(turns, kind)] == ["b"]
     turns.leave("never here")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import signature
@@ -63,6 +63,14 @@ def check_device(device: str) -> None:
 
     if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise ValueError(f"torch sees no GPU {device} here: use --device cpu, or install a torch with CUDA")
+
+
+def check_devices(devices: Sequence[str]) -> None:
+    """Refuse devices that are not known, not here, or not of one kind. Raises ValueError with the fix."""
+    if len({device.partition(":")[0] for device in devices}) != 1:
+        raise ValueError(f"--device {' '.join(devices)}: name one or several of one kind, as cuda:0 cuda:1")
+    for device in devices:
+        check_device(device)
 
 
 def checked(command: Callable[..., Any]) -> Callable[..., Any]:

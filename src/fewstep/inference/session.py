@@ -7,7 +7,7 @@ older. Sessions take turns, the one served longest ago first; requests that fit 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -73,6 +73,8 @@ class Session(Generic[Asked, Answered]):
     """Number of the turn it was last served in; what fairness is decided by."""
     served: int = 0
     """Requests taken from the inbox."""
+    drawing: bool = False
+    """Whether a request of it is being drawn: no second one is begun meanwhile, so its pictures come in their order."""
 
     def ask(self, request: Asked, now: float) -> bool:
         """Put a request into the inbox; True if it overwrote one that was never drawn."""
@@ -122,9 +124,11 @@ class Turns(Generic[Asked, Answered]):
         """The next requests to draw together, never waiting for more: empty if nobody asks.
 
         The session served longest ago is always in it. Others join, in their order, if their ``key`` equals its own,
-        as many as make one of ``sizes`` (rising, the first is 1): the batch sizes that networks are compiled for.
+        as many as make one of ``sizes`` (rising, the first is 1): the batch sizes that networks are compiled for. All of
+        them are `Session.drawing` until they are given to `done`.
         """
-        order = sorted((s for s in self._sessions.values() if s.inbox.full), key=lambda s: s.turn)
+        ready = (s for s in self._sessions.values() if s.inbox.full and not s.drawing)
+        order = sorted(ready, key=lambda s: s.turn)
         if not order:
             return []
         keys = [key(s, s.inbox.peek()) for s in order]  # type: ignore[arg-type]
@@ -137,7 +141,14 @@ class Turns(Generic[Asked, Answered]):
         assert held is not None, "only sessions whose inbox is full are served"
         session.turn = next(self._clock)
         session.served += 1
+        session.drawing = True
         return Turn(session, held)
+
+    @staticmethod
+    def done(batch: Iterable[Turn[Asked, Answered]]) -> None:
+        """What was taken is drawn: these sessions may have their next turns."""
+        for turn in batch:
+            turn.session.drawing = False
 
 
 class Full(Exception):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from .. import __version__
 from ..inference.budget import Budget, milliseconds
 from ..provenance.options import Signing
-from ..ranges import Range, Sides, Threads, check_device
+from ..ranges import Range, Sides, Threads, check_devices
 from . import rest, safety
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body
@@ -33,7 +34,7 @@ from .marks import Marks
 from .metrics import Metrics
 from .stream import Connection
 from .studio import Studio
-from .worker import Worker
+from .worker import Open, Worker
 
 log = logging.getLogger("fewstep.server")
 WEB = Path(__file__).parent / "web"
@@ -70,8 +71,9 @@ class ServeOptions:
     """Pictures that may be drawn in one call, 1 among them; default: 1 on a CPU, 1 2 4 8 on a GPU."""
     threads: Threads = 1
     """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
-    device: str = "cpu"
-    """Where the network runs: cpu or cuda."""
+    device: tuple[str, ...] = ("cpu",)
+    """Where the network runs: cpu, cuda, or several alike that share the users, as cuda:0 cuda:1. Naming cpu twice draws two
+    pictures at a time."""
     signing: Annotated[Signing, tyro.conf.arg(name="")] = field(default_factory=Signing)
     """What marks and signs the pictures. Switching it off is logged, and the page shows it."""
     safety: str = "words"
@@ -81,25 +83,26 @@ class ServeOptions:
     """Bounds on what clients can take."""
 
 
-def open_engine(options: ServeOptions) -> Callable[[Callable[[str], None]], Engine]:
-    """What the worker's thread calls first: everything that imports torch happens there, beside the event loop."""
-
+def openers(options: ServeOptions) -> list[Open]:
+    """What the worker's threads call first, one a device: everything that imports torch happens there, beside the event loop."""
     stamping = options.signing.stamping()
+    opened: list[Engine] = []
 
-    def open_(report: Callable[[str], None]) -> Engine:
+    def open_on(device: str, report: Callable[[str], None]) -> Engine:
         from .. import bundle
         from ..inference.pipeline import Pipeline
 
-        report(f"opening {options.model}")
-        pipeline = Pipeline.open(bundle.locate(options.model), options.device)
-        made = EngineOptions(
-            options.backends, options.sizes, options.batches, options.threads, options.limits.picture_pixels
-        )
+        report(f"opening {options.model} on {device}")
+        pipeline = Pipeline.open(bundle.locate(options.model), device)
+        # what the first device found best is not searched for again, so that all draw alike
+        tried = opened[0].choices.backends if opened else options.backends
+        made = EngineOptions(tried, options.sizes, options.batches, options.threads, options.limits.picture_pixels)
         engine = Engine(pipeline, Marks(pipeline.card, options.signing.provenance, stamping), made)
         check_sizes(options.limits, engine.sizes)
+        opened.append(engine)
         return engine
 
-    return open_
+    return [partial(open_on, device) for device in options.device]
 
 
 def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_counter) -> Studio:
@@ -108,8 +111,8 @@ def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_co
     door = Door(options.host, token, options.origins, options.names, options.trusted_proxies)
     budget = Budget(milliseconds(options.budget))
     metrics = Metrics()
-    guard = safety.Guard(safety.load(options.safety, options.model, options.device), metrics.note)
-    return Studio(Worker(open_engine(options), metrics, guard), options.limits, door, budget, clock)
+    guard = safety.Guard(safety.load(options.safety, options.model, options.device[0]), metrics.note)
+    return Studio(Worker(openers(options), metrics, guard), options.limits, door, budget, clock)
 
 
 def build(studio: Studio) -> FastAPI:
@@ -201,7 +204,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(options: ServeOptions) -> None:
     """Serve until stopped with Ctrl-C."""
-    check_device(options.device)
+    check_devices(options.device)
     studio = make_studio(options)
     app = build(studio)
     taken = listen(options.host, options.port)

@@ -133,8 +133,13 @@ class Engine:
     # warming up
 
     def warm_up(self, report: Report = log.info) -> None:
-        """Compile and run everything with the shapes that will be used; leaves `choices`, `costs` and `measured`."""
+        """Compile and run everything with the shapes that will be used; leaves `choices`, `costs` and `measured`.
+
+        To be called in the thread that will draw.
+        """
         torch.set_num_threads(self.options.threads)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # of this thread: what records a graph records it there
         with torch.inference_mode():
             chosen = self._choose(report)
             self.choices = replace(self.choices, backends=chosen)

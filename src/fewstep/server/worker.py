@@ -1,6 +1,7 @@
-"""One thread a device: it alone touches torch, and serves the sessions in fair turn. The event loop only leaves requests.
+"""One thread a device: they alone touch torch, and serve the sessions in fair turn. The event loop only leaves requests.
 
-A full slot is overwritten, never queued, so the worker always draws what is newest, and a slow client holds one picture.
+A full slot is overwritten, never queued, so what is drawn is always the newest, and a slow client holds one picture. The
+threads share one line of sessions: whichever device is free takes the next turn, so none idles while somebody waits.
 """
 
 from __future__ import annotations
@@ -136,26 +137,36 @@ class Taken:
         return 1000 * (self.began - self.held.put_at)
 
 
+Open = Callable[[Callable[[str], None]], Engine]
+"""Makes the engine of a device, in the device's own thread, saying what it does."""
+
+
 class Worker:
-    """The thread of one device."""
+    """The threads of all devices, which are alike: what one of them can draw, each can."""
 
     def __init__(
         self,
-        open_engine: Callable[[Callable[[str], None]], Engine],
+        opens: Sequence[Open],
         metrics: Metrics,
         guard: Guard | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._open, self.metrics, self._clock = open_engine, metrics, clock
+        self.metrics, self._clock = metrics, clock
         self.guard = guard or Guard(None)
         self.state: State = "warming"
         self.doing = "starting"
         """What is being done while it warms up, or why it failed."""
         self.engine: Engine | None = None
+        """The first device's, once all are ready: what is served here, and how."""
+        self._engines: list[Engine] = []
         self._turns: Turns[Ask, Answer] = Turns()
         self._seats: dict[str, Seat] = {}
         self._lock = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="fewstep-worker", daemon=True)
+        self._warming = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._run, args=(open_,), name=f"fewstep-worker-{n}", daemon=True)
+            for n, open_ in enumerate(opens)
+        ]
         self._on_state: list[Callable[[], None]] = []
         metrics.gauge("live_sessions", lambda: len(self._seats))
 
@@ -163,16 +174,19 @@ class Worker:
 
     def start(self) -> None:
         """Begin to open, warm up and serve."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Finish the batch that is being drawn, then end."""
+        """Finish the batches that are being drawn, then end."""
         with self._lock:
             self.state = "failed" if self.state == "failed" else "stopped"
             self._lock.notify_all()
         self.guard.close()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        ends = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, ends - time.monotonic()))
         self._tell()
 
     def on_state(self, call: Callable[[], None]) -> Callable[[], None]:
@@ -222,37 +236,58 @@ class Worker:
         self.metrics.note("glass_to_glass", glass_ms)
         self.metrics.note("wire", wire_ms)
 
-    # the thread
+    # the threads
 
     def _tell(self, state: State | None = None, doing: str | None = None) -> None:
-        if state is not None and self.state != "stopped":
-            self.state = state
-        self.doing = self.doing if doing is None else doing
+        with self._lock:
+            if state is not None and self.state == "warming":
+                self.state = state
+            self.doing = self.doing if doing is None else doing
+            self._lock.notify_all()
         for call in list(self._on_state):
             call()
 
-    def _run(self) -> None:
-        try:
-            engine = self._open(lambda what: self._tell(doing=what))
-            engine.warm_up(lambda what: self._tell(doing=what))
-        except Exception as error:
-            if not isinstance(error, ValueError):  # which says by itself what to do
-                log.exception("the model could not be made ready")
-            self._tell("failed", str(error))
+    def _run(self, open_: Open) -> None:
+        if (engine := self._warmed(open_)) is None:
             return
-        self.engine = engine
-        self.metrics.use_costs(engine.costs)
-        self._tell("ready", "")
         for batch in self._batches(engine):
-            self._serve(engine, batch)
+            try:
+                self._serve(engine, batch)
+            finally:
+                with self._lock:
+                    self._turns.done(batch)
+                    self._lock.notify_all()
+
+    def _warmed(self, open_: Open) -> Engine | None:
+        """This thread's engine; None where it could not be made. One after the other: each is measured on an idle machine."""
+        with self._warming:
+            if self.state != "warming":
+                return None
+            try:
+                engine = open_(lambda what: self._tell(doing=what))
+                engine.warm_up(lambda what: self._tell(doing=what))
+            except Exception as error:
+                if not isinstance(error, ValueError):  # which says by itself what to do
+                    log.exception("the model could not be made ready")
+                self._tell("failed", str(error))
+                return None
+            self._engines.append(engine)
+            if len(self._engines) == len(self._threads):
+                self.engine = self._engines[0]
+                self.metrics.use_costs(self.engine.costs)
+                self._tell("ready", "")
+        return engine
 
     def _batches(self, engine: Engine) -> Iterator[Sequence[Turn[Ask, Answer]]]:
         def kind(session: Session[Ask, Answer], ask: Ask) -> Hashable:
             return engine.kind(ask, self._plan(engine, self._seats[session.id], ask))
 
+        def next_batch() -> Sequence[Turn[Ask, Answer]]:
+            return self._turns.next_batch(kind, engine.batches) if self.state == "ready" else ()
+
         while True:
             with self._lock:
-                while self.state == "ready" and not (batch := self._turns.next_batch(kind, engine.batches)):
+                while self.state in ("warming", "ready") and not (batch := next_batch()):
                     self._lock.wait()
                 if self.state != "ready":
                     return

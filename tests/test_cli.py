@@ -301,11 +301,12 @@ SAVED = "what was saved so far is in --out: give the command again with --resume
         (["info"], "fewstep.bundle.shipped", ""),
     ],
 )  # fmt: skip
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_with_one_sentence_whatever_it_stops(
-    student, pictures, tmp_path, monkeypatch, capsys, command, stopped, sentence
+    student, pictures, tmp_path, monkeypatch, capsys, command, stopped, sentence, number
 ):
     def press(*arguments: object, **options: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
     monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(stopped, press)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 import shlex
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -51,7 +53,7 @@ class Running:
     resume: bool = False
     """Continue from the state in ``out``, with the options it was started with; steps, seconds and the device may differ."""
     minutes: Weight = 0.0
-    """Stop cleanly after this many minutes, state saved; 0 runs to the end."""
+    """Stop cleanly after about this many minutes of this call, state saved; 0 runs to the end."""
     save_every: Weight = 60.0
     """Seconds between saved states."""
     thin: bool = False
@@ -102,6 +104,7 @@ def _train(title: str, prepare: Callable[[Report], Any], how: Running) -> tuple[
     if not how.resume:
         check_free(how.out)
     keep_freed_memory()
+    until = time.monotonic() + 60 * how.minutes if how.minutes else math.inf
     taken = 0  # and stays so where a finished run is resumed
 
     def watch(phase: Any, trainer: Any, log: Any) -> None:
@@ -112,7 +115,7 @@ def _train(title: str, prepare: Callable[[Report], Any], how: Running) -> tuple[
     with TrainingDisplay(title) as display:
         run = prepare(display.report)
         started = time.monotonic()
-        kept = run_phases(run.phases, Saving(how.out, how.save_every, how.resume, how.minutes), watch, how.health)
+        kept = run_phases(run.phases, Saving(how.out, how.save_every, how.resume, until), watch, how.health)
     console.print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
     ends_with = kept[run.phases[-1].name]
     if taken and ends_with != taken:
@@ -454,9 +457,28 @@ KEPT = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; a bare program lists its commands.
 
-    Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C (state saved).
+    Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C or SIGTERM (state saved).
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with stopping(signal.SIGTERM):
+        run(sys.argv[1:] if arguments is None else arguments)
+
+
+@contextmanager
+def stopping(number: signal.Signals) -> Iterator[None]:
+    """Have a signal end the program as Ctrl-C does. Threads that are not the main one cannot, and leave it alone."""
+    try:
+        before = signal.signal(number, signal.default_int_handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def run(arguments: list[str]) -> None:
+    """Parse and do it; whatever goes wrong becomes one sentence and an exit code."""
     warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {message}")
     warnings.filterwarnings("ignore", category=FutureWarning)
     from .training.health import Unhealthy

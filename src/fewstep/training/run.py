@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,8 +35,8 @@ class Saving:
     """Seconds between checkpoints."""
     resume: bool = False
     """Continue from the checkpoint in ``out``, if there is one; else whatever an earlier run left there is forgotten."""
-    minutes: float = 0.0
-    """Stop cleanly, state saved, after this many minutes of this session; 0 runs to the last step."""
+    until: float = math.inf
+    """When to stop cleanly, state saved, in seconds of `run`'s clock; by itself it runs to the last step."""
 
     @property
     def checkpoint(self) -> Path:
@@ -172,8 +173,7 @@ def run(
                     f"{alarm}; the last good state, of step {trainer.step}, is in {saving.checkpoint}: continue with --resume"
                 ) from None
             watch(log)
-            out_of_time = saving.minutes and now() - started > saving.minutes * 60
-            if asked() or out_of_time:
+            if asked() or now() > saving.until:
                 trainer.save(saving.checkpoint)
                 raise Stopped(
                     f"stopped after step {trainer.step} of {trainer.options.steps}; "

@@ -623,7 +623,7 @@ def test_commands_are_found_by_their_files(capsys):
         assert name in shown
 
 
-def test_distill_then_resume_then_draw(pictures, tmp_path):
+def test_distill_then_resume_then_draw(pictures, tmp_path, monkeypatch, capsys):
     """The whole distil arm on a tiny teacher and eight pictures of its own, stopped and continued."""
     teacher = tiny_bundle(tmp_path, "teacher")
     home = tmp_path / "home"
@@ -633,15 +633,17 @@ def test_distill_then_resume_then_draw(pictures, tmp_path):
     first = fewstep(*common, "--steps", "2", home=home)
     assert first.returncode == 0, first.stderr
     bundle = tmp_path / "run" / "bundle"
-    drawn = fewstep("draw", "a cat", "--model", str(bundle), "--steps", "4", "-o", str(tmp_path / "cat.png"))
-    assert drawn.returncode == 0, drawn.stderr
-    again = fewstep(*common, "--steps", "4", "--resume", home=home)
-    assert again.returncode == 0, again.stderr
-    assert "add 4/4" in again.stdout
-    assert "warm" not in again.stdout.replace("warm.", "")
-    shown = fewstep("info", str(bundle))
-    assert "student" in shown.stdout
-    assert "every hash as the card has it" in shown.stdout
+    monkeypatch.setenv("FEWSTEP_CACHE", str(home))
+    cli.main(["draw", "a cat", "--model", str(bundle), "--steps", "4", "-o", str(tmp_path / "cat.png")])
+    assert (tmp_path / "cat.png").is_file()
+    cli.main([*common, "--steps", "4", "--resume"])
+    again = capsys.readouterr().out
+    assert "add 4/4" in again
+    assert "warm" not in again.replace("warm.", "")
+    cli.main(["info", str(bundle)])
+    shown = capsys.readouterr().out
+    assert "student" in shown
+    assert "every hash as the card has it" in shown
 
 
 @pytest.mark.parametrize(
@@ -682,17 +684,15 @@ def test_a_teacher_is_not_trained_on_pictures_that_do_not_halve(capsys, tmp_path
     assert_one_sentence(ended, capsys, fix)
 
 
-def test_a_teacher_of_any_size_is_taught_distilled_and_drawn_with(pictures, tmp_path):
+def test_a_teacher_of_any_size_is_taught_distilled_and_drawn_with(pictures, tmp_path, monkeypatch):
     """From a folder of one's own pictures, 16 px here, to a student's picture, with the notices passed on twice."""
-    home, at = tmp_path / "home", lambda name: str(tmp_path / name / "bundle")
-    own = ["--data", str(pictures), "--batch-size", "8"]
-    taught = fewstep("teach", *own, "--steps", "2", "--codec-steps", "2", "--codec-batch-size", "4",
-                     "--out", str(tmp_path / "teacher"), home=home)  # fmt: skip
-    assert taught.returncode == 0, taught.stderr
-    distilled = fewstep("distill", *own, "--teacher", at("teacher"), "--features", "teacher", "--warm.steps", "1",
-                        "--warm.pairs", "4", "--warm.teacher-steps", "1", "--steps", "1", "--keep", "last",
-                        "--out", str(tmp_path / "student"), home=home)  # fmt: skip
-    assert distilled.returncode == 0, distilled.stderr
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "home"))
+    own, at = ["--data", str(pictures), "--batch-size", "8"], lambda name: str(tmp_path / name / "bundle")
+    cli.main(["teach", *own, "--steps", "2", "--codec-steps", "2", "--codec-batch-size", "4",
+              "--out", str(tmp_path / "teacher")])  # fmt: skip
+    cli.main(["distill", *own, "--teacher", at("teacher"), "--features", "teacher", "--warm.steps", "1",
+              "--warm.pairs", "4", "--warm.teacher-steps", "1", "--steps", "1", "--keep", "last",
+              "--out", str(tmp_path / "student")])  # fmt: skip
     for name in ("teacher", "student"):
         card = Card.read(tmp_path / name / "bundle")
         assert card.native_size == (16, 16)
@@ -700,8 +700,7 @@ def test_a_teacher_of_any_size_is_taught_distilled_and_drawn_with(pictures, tmp_
         assert card.licence == "that of its data: as their owner says (see ATTRIBUTION.md)"
         page = (tmp_path / name / "bundle" / "ATTRIBUTION.md").read_text()
         assert page == (pictures / "ATTRIBUTION.md").read_text()
-    drawn = fewstep("draw", "a cat", "--model", at("student"), "--no-provenance", "-o", str(tmp_path / "cat.png"))
-    assert drawn.returncode == 0, drawn.stderr
+    cli.main(["draw", "a cat", "--model", at("student"), "--no-provenance", "-o", str(tmp_path / "cat.png")])
     assert Image.open(tmp_path / "cat.png").size == (16, 16)
 
 

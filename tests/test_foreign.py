@@ -39,8 +39,9 @@ from fewstep.recipes.distillation import Distillation, WarmStart, prepare
 from fewstep.rng import Rng
 from fewstep.server import app, safety
 from fewstep.tensors import Conditioning
+from fewstep.training.log import Stopped
 from fewstep.training.recipe import run_phases
-from fewstep.training.run import Saving, Stopped
+from fewstep.training.run import Saving
 from fewstep.training.trainer import Trainer
 from helpers import Eyes
 

@@ -22,8 +22,9 @@ from fewstep.training.data import PromptTable, TrainingSet, batch_indices, in_pa
 from fewstep.training.health import Health, Unhealthy
 from fewstep.training.health import Options as HealthOptions
 from fewstep.training.journal import Journal
+from fewstep.training.log import Stopped
 from fewstep.training.recipe import Phase, named, run_phases
-from fewstep.training.run import Saving, Stopped, check_free, run
+from fewstep.training.run import Saving, check_free, run
 from fewstep.training.trainer import Optimizer, Options, StepLog, Trainer
 from helpers import make_game, optimizers, same_weights
 

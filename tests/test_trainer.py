@@ -23,7 +23,8 @@ from fewstep.tensors import Batch, Conditioning
 from fewstep.training import checkpoint
 from fewstep.training.data import PromptTable, TrainingSet, batch_indices
 from fewstep.training.ema import EMA
-from fewstep.training.run import Saving, Stopped, run
+from fewstep.training.log import Stopped
+from fewstep.training.run import Saving, run
 from fewstep.training.trainer import Optimizer, Options, Trainer, only_trainable
 from helpers import disk_of, make_batch, make_game, optimizers, same_weights
 

@@ -24,6 +24,8 @@ from .console import Report, TrainingDisplay, console, progress_bars
 from .memory import keep_freed_memory
 from .ranges import Range, Weight, checked
 from .training.health import Options as HealthOptions
+from .training.health import Unhealthy
+from .training.log import Stopped
 
 FLAT = tyro.conf.arg(name="")
 """For an option dataclass whose own fields stand without a prefix; nested ones keep theirs (``--warm.steps``)."""
@@ -376,39 +378,41 @@ def demo(options: Any) -> None:
     show.run(options)
 
 
+OPTIONS = {
+    "demo": ("options", "demo", "Options"),
+    "teach": ("options", "recipes.emoji", "Teach"),
+    "distill": ("options", "recipes.distillation", "Options"),
+    "draw": ("signing", "provenance.options", "FileSigning"),
+    "evaluate": ("options", "evaluation.suite", "Options"),
+    "verify": ("trusting", "provenance.options", "Trusting"),
+    "serve": ("options", "server.app", "ServeOptions"),
+    "budget": ("options", "server.forecast", "ForecastOptions"),
+}
+"""By command: the argument that takes an option dataclass, and where that is found."""
+
+
 def commands(wanted: str) -> dict[str, Callable[..., None]]:
-    """Every command by name; option dataclasses are bound here so that ``--help`` is complete.
+    """Every command by name; ``wanted`` with all its options, the others as lines of the overview.
 
-    Those of the server are bound only when they are wanted: it needs packages that the rest does without.
+    So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
+    takes seconds to say which commands there are.
     """
-    from . import demo as show
-    from .evaluation import suite
-    from .provenance import options as provenance
-    from .recipes import distillation, emoji
+    every = (demo, data, teach, distill, draw, evaluate, info, verify, serve, budget, docs)
+    known = {command.__name__: command for command in every}
+    if wanted in OPTIONS:
+        argument, *place = OPTIONS[wanted]
+        known[wanted].__annotations__[argument] = flat(options_of(*place))
+    return {name: command if name == wanted != "data" else listed(command) for name, command in known.items()}
 
-    teach.__annotations__["options"] = flat(emoji.Teach)
-    distill.__annotations__["options"] = flat(distillation.Options)
-    if wanted == "serve":
-        serve.__annotations__["options"] = flat(needing_serve("app", "ServeOptions"))
-    if wanted == "budget":
-        budget.__annotations__["options"] = flat(needing_serve("forecast", "ForecastOptions"))
-    draw.__annotations__["signing"] = flat(provenance.FileSigning)
-    verify.__annotations__["trusting"] = flat(provenance.Trusting)
-    evaluate.__annotations__["options"] = flat(suite.Options)
-    demo.__annotations__["options"] = flat(show.Options)
-    return {
-        "demo": demo,
-        "data": listed(data),
-        "teach": teach,
-        "distill": distill,
-        "draw": draw,
-        "evaluate": evaluate,
-        "info": info,
-        "verify": verify,
-        "serve": serve if wanted == "serve" else listed(serve),
-        "budget": budget if wanted == "budget" else listed(budget),
-        "docs": docs,
-    }
+
+def options_of(module: str, name: str) -> Any:
+    """An option dataclass of this package; for one of the server, the sentence that says how to install what it needs."""
+    try:
+        return getattr(importlib.import_module(f"fewstep.{module}"), name)
+    except ImportError as error:
+        if not module.startswith("server."):
+            raise
+        raise ValueError(f"the studio needs {error.name}: pip install 'fewstep[serve]'") from None
 
 
 def asked(arguments: list[str]) -> tuple[str, dict[str, Callable[..., None]], list[str]]:
@@ -433,14 +437,6 @@ def listed(command: Callable[..., None]) -> Callable[..., None]:
 
     placeholder.__doc__ = command.__doc__
     return placeholder
-
-
-def needing_serve(module: str, options: str) -> Any:
-    """Options of a file of the server, or the sentence that says how to install what it needs."""
-    try:
-        return getattr(importlib.import_module(f"fewstep.server.{module}"), options)
-    except ImportError as error:
-        raise ValueError(f"the studio needs {error.name}: pip install 'fewstep[serve]'") from None
 
 
 KEPT = {
@@ -481,9 +477,6 @@ def run(arguments: list[str]) -> None:
     """Parse and do it; whatever goes wrong becomes one sentence and an exit code."""
     warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {message}")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    from .training.health import Unhealthy
-    from .training.run import Stopped
-
     try:
         program, known, words = asked(arguments)
         if not words:

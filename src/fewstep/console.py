@@ -16,14 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from .inference.backend import TOLERANCE
 from .inference.budget import Way
 from .training.log import Alarm, StepLog
-from .training.recipe import Phase
-from .training.trainer import Trainer
 
-if TYPE_CHECKING:  # it needs packages that the rest does without
+if TYPE_CHECKING:  # they need torch, and packages that the rest does without
     from .server.forecast import Forecast
+    from .training.recipe import Phase
+    from .training.trainer import Trainer
 
 console = Console()
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -86,12 +85,11 @@ def _backends(found: Forecast) -> Table:
     table = Table("backend", "one evaluation", "off from eager", "", box=None, title="what runs the network",
                   title_justify="left", title_style="bold", padding=(0, 2))  # fmt: skip
     for m in sorted(found.measured, key=lambda m: m.ms):
-        exact = m.error <= TOLERANCE
         if m.name == found.plan.backend:
             row, said = "green", "taken: the fastest of those that draw eager's pictures"
         elif m.name in {way.rung.backend for way in found.ways}:
             row, said = "", "nearly the same pictures: only where the target would be missed"
-        elif exact:
+        elif m.exact:
             row, said = "", "the reference" if m.name == "eager" else "the same pictures, slower"
         else:
             row, said = "dim", "other pictures: not taken, however fast"

@@ -8,7 +8,6 @@ import re
 import shutil
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 FIXES = {
@@ -33,9 +32,7 @@ NO_MEMORY = re.compile("can't allocate memory|out of memory|DefaultCPUAllocator"
 
 def sentence(error: Exception) -> str:
     """The sentence for an error of the machine; empty for any other, which is a bug and wants its traceback."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
-    ):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
         return "there is not enough memory for this: ask for less at once (a smaller batch, picture or count)"
     if not isinstance(error, OSError | SafetensorError):
         return ""

@@ -178,6 +178,10 @@ def milliseconds(call: Callable[[], object], repeats: int = 5, clock: Callable[[
     return sorted(taken)[len(taken) // 2]
 
 
+TOLERANCE = 1e-3
+"""Relative error up to which pictures are eager's pictures: far below what 8 bits show."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """How a backend did on this machine with this network."""
@@ -188,9 +192,10 @@ class Measured:
     error: float
     """Relative error of x0 against eager."""
 
-
-TOLERANCE = 1e-3
-"""Relative error up to which pictures are eager's pictures: far below what 8 bits show."""
+    @property
+    def exact(self) -> bool:
+        """Whether its pictures are eager's."""
+        return self.error <= TOLERANCE
 
 
 NEARLY = 0.1

@@ -19,7 +19,8 @@ from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner
 from ..rng import fold
 from ..tensors import Batch, Conditioning, Latents, Media
-from .run import Stopped, stop_flag
+from .log import Stopped
+from .run import stop_flag
 
 Progress = Callable[[str, int, int], None]
 SMALL = 2**30

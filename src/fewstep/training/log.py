@@ -1,4 +1,4 @@
-"""What a step leaves behind: its log, and the alarms that it set off."""
+"""What a step leaves behind: its log, the alarms that it set off, and what is raised when it was the last for now."""
 
 from __future__ import annotations
 
@@ -31,3 +31,7 @@ class StepLog:
     """A loss or gradient was not finite, so the weights were left alone."""
     alarms: list[Alarm] = field(default_factory=list)
     """Health rules that fired at this step."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop (Ctrl-C, time limit); its state is saved."""

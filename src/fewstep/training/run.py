@@ -14,7 +14,7 @@ from types import FrameType, ModuleType
 from ..tensors import Batch
 from . import checkpoint
 from .health import Health, Unhealthy
-from .log import StepLog
+from .log import StepLog, Stopped
 from .probe import Best, Probe, take_a_look
 from .trainer import Trainer
 
@@ -79,10 +79,6 @@ def check_free(out: Path) -> None:
                 f"{out} holds a run, {steps:,} steps into its phase {folder.name}: go on with --resume, choose another --out, "
                 "or remove that folder"
             )
-
-
-class Stopped(Exception):
-    """The run was asked to stop (Ctrl-C, time limit); its state is saved."""
 
 
 @contextmanager

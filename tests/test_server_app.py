@@ -27,6 +27,7 @@ from fewstep.provenance.identity import own_identity
 from fewstep.provenance.options import Signing
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
+from fewstep.server import stream
 from fewstep.server.client import Client, ServerError
 from fewstep.server.limits import Limits
 from fewstep.server.marks import Facts
@@ -249,6 +250,52 @@ def test_a_full_room_has_a_queue_that_shows_the_place(server: Server):
     until(lambda: server.studio.room.inside == server.studio.room.waiting == 0)
 
 
+def test_one_lost_session_that_comes_back_twice_is_two(server: Server):
+    """As when a connection that nobody ended yet waits in the queue: what becomes of it is nothing to its successor."""
+    with fewstep.connect(server.url) as lost:
+        session = lost.hello["session"]
+    until(lambda: server.studio.room.inside == 0)
+    inside = [fewstep.connect(server.url) for _ in range(4)]
+    clients: list[Client] = [connecting.__enter__() for connecting in inside]
+    try:
+        again = f"/v1/stream?resume={session}"
+        with websocket(server, path=again) as first, websocket(server, path=again) as second:
+            assert [unpack(ws.recv(20)).header["position"] for ws in (first, second)] == [1, 2]
+            first.close()
+            while unpack(second.recv(20)).header["position"] != 1:
+                pass
+            clients[0].close()
+            while (hello := unpack(second.recv(20))).type != "hello":
+                pass
+            assert hello.header["session"] != session
+            second.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
+            assert unpack(second.recv(20)).type == "picture"
+            assert server.studio.room.inside == 4
+    finally:
+        for client in clients:
+            client.close()
+    until(lambda: server.studio.room.inside == server.studio.room.waiting == 0)
+
+
+def test_whoever_waits_in_the_queue_hears_so_and_is_not_idle(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stream, "QUEUE_S", 0.1)
+    with running(limits=Limits(sessions=1, idle_s=1.0)) as server, websocket(server) as inside:
+        assert unpack(inside.recv(20)).type == "hello"
+        with websocket(server) as waiting:
+            began, heard = time.monotonic(), 0
+            while (message := unpack(waiting.recv(20))).type == "queue":
+                heard += 1
+                if time.monotonic() - began < 2.5:  # as long as it asks for something, it keeps its place
+                    inside.send(pack({"type": "draw", "id": heard, "prompt": "a cat"}))
+            assert message.type == "hello"
+            assert heard > 10
+            seated = time.monotonic()
+            with pytest.raises(ConnectionClosed) as closed:
+                waiting.recv(20)
+            assert closed.value.rcvd.code == 4408
+            assert 0.9 < time.monotonic() - seated < 5, "its own time begins with its seat"
+
+
 def test_a_lost_session_comes_back_with_its_pictures(server: Server):
     with websocket(server) as ws:
         session = unpack(ws.recv(20)).header["session"]
@@ -360,6 +407,7 @@ def test_a_single_picture_from_a_picture(server: Server):
         ({"size": 48}, 400, "size"),
         ({"image": "%%%"}, 400, "image"),
         ({"image": base64.b64encode(b"nonsense").decode()}, 400, "picture"),
+        ({"mask": base64.b64encode(encoded_photo()).decode()}, 400, "mask"),
         ({"unknown": 1}, 422, "invalid"),
         ({"seed": "seven"}, 422, "invalid"),
     ],
@@ -368,6 +416,32 @@ def test_what_cannot_be_drawn_is_said(server: Server, body: dict, status: int, c
     answer = httpx.post(f"{server.url}/v1/pictures", json=body, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert len(answer.json()["error"]["message"]) > 10
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "sentence"),
+    [
+        ("GET", "/v1/nowhere", b"", 404, "GET /v1/nowhere is not offered here (not found): see /openapi.json"),
+        ("GET", "/v1/pictures", b"", 405, "GET /v1/pictures is not offered here (method not allowed): see /openapi.json"),
+        ("POST", "/v1/images/edits", b"{}", 404, "POST /v1/images/edits is not offered here (not found): see /openapi.json"),
+        ("POST", "/v1/pictures", b"", 422, "the body must be a JSON object: send one with content-type application/json, "
+                                           "as /openapi.json shows it"),
+        ("POST", "/v1/pictures", b"[]", 422, "the body must be a JSON object: send one with content-type "
+                                             "application/json, as /openapi.json shows it"),
+        ("POST", "/v1/pictures", b"{", 422, "the body is not valid JSON (Expecting property name enclosed in double "
+                                            "quotes): send an object, as /openapi.json shows it"),
+        ("POST", "/v1/pictures", b'{"foo": 1}', 422, "there is no field 'foo': leave it out, or see /openapi.json for "
+                                                     "those there are"),
+        ("POST", "/v1/pictures", b'{"seed": "x"}', 422, "the field 'seed' should be a valid integer, unable to parse string "
+                                                        "as an integer, and is 'x': give another"),
+        ("POST", "/v1/images/generations", b"{}", 422, "the field 'prompt' is missing: give it"),
+        ("GET", "/v1/sessions/x/pictures/y", b"", 422, "the field 'number' should be a valid integer, unable to parse string "
+                                                       "as an integer, and is 'y': give another"),
+    ],
+)  # fmt: skip
+def test_every_error_is_a_sentence_in_one_form(server: Server, method, path, body, status, sentence):
+    answer = httpx.request(method, server.url + path, content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (status, sentence)
 
 
 class FailsToSee:

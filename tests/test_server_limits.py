@@ -23,7 +23,7 @@ from fewstep.server.limits import (
     is_loopback,
     neighbourhood,
 )
-from fewstep.server.protocol import RAW, Part, ProtocolError
+from fewstep.server.protocol import RAW, Part, ProtocolError, pack
 from fewstep.server.safety import Guard, WordList
 
 PIXELS = 64 * 64
@@ -140,8 +140,24 @@ def test_arrivals_remember_little():
 
 def test_a_model_larger_than_the_limit_is_refused():
     check_sizes(Limits(), (1024, 512))
-    with pytest.raises(ValueError, match="raise the limit"):
+    with pytest.raises(ValueError, match=r"use --limits\.picture-pixels 4194304"):
         check_sizes(Limits(), (2048,))
+    tight = Limits(message_bytes=4 * 2**20)
+    check_sizes(tight, (512,))
+    with pytest.raises(ValueError, match=r"use --limits\.message-bytes 8405000"):
+        check_sizes(tight, (512, 1024))
+
+
+def test_the_largest_picture_and_its_mask_fit_into_a_message():
+    bare = bytes(Limits().picture_pixels * 4)
+    parts = [Part(name, RAW, bare, 1024, 1024) for name in ("image", "mask")]
+    assert Limits().message_bytes - 16_384 <= len(pack({"type": "draw"}, parts)) <= Limits().message_bytes
+
+
+@pytest.mark.parametrize("token", ["ab+/cd==", "a b", "é", "a,b", "a#b"])
+def test_a_token_that_cannot_travel_is_refused(token: str):
+    with pytest.raises(ValueError, match="use --token auto"):
+        Door("0.0.0.0", token=token)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])

@@ -497,3 +497,53 @@ def test_refused_prompts_and_pictures_are_held_back(start: Callable[..., Worker]
     assert len(client.seat.kept) == 0
     judge.dark = False
     assert client.draw(Ask(7, prompt="a dog")).drawn is not None
+
+
+class Slow(Judge):
+    """Takes its time for one prompt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def prompt(self, text: str) -> str | None:
+        return "waited in vain" if text == "new" and not self.go.wait(30) else None
+
+
+def test_a_picture_whose_prompt_took_long_to_judge_does_not_come_after_a_newer_one(start: Callable[..., Worker]):
+    judge = Slow()
+    judge.go.set()
+    client = Client(start(Guard(judge)), "a")
+    assert client.draw(Ask(1, prompt="known")).drawn is not None
+    judge.go.clear()
+    client.worker.ask(client.seat, Ask(2, prompt="new"))
+    deadline = time.monotonic() + 20
+    while client.seat.session.served < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert client.draw(Ask(3, prompt="known")).ask.id == 3
+    judge.go.set()
+    while not client.seat.session.drops and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (client.seat.session.drops, client.collect()) == (1, None)
+    assert client.worker.metrics.total("superseded") == 1
+
+
+def test_the_picture_that_is_drawn_when_the_server_stops_is_judged_and_delivered():
+    inside = threading.Event()
+
+    class Lingering(Engine):
+        def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
+            if jobs[0].ask.id:
+                inside.set()
+                time.sleep(0.3)
+            return super().draw(jobs, plan)
+
+    worker = Worker([partial(cold_engine, of=Lingering)], Metrics(), Guard(Judge()))
+    worker.start()
+    client = Client(worker, "a")
+    worker.ask(client.seat, Ask(1, prompt="a cat"))
+    assert inside.wait(30)
+    worker.stop()
+    answer = client.collect()
+    assert answer is not None
+    assert answer.drawn is not None

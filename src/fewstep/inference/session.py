@@ -44,6 +44,11 @@ class Slot(Generic[T]):
         self.overwritten += overwrote
         return overwrote
 
+    def miss(self) -> bool:
+        """Count what came too late to be put here as overwritten; True, as `put` says it."""
+        self.overwritten += 1
+        return True
+
     def peek(self) -> T | None:
         """What waits here, left in place."""
         return None if self._held is None else self._held[0]

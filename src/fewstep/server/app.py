@@ -16,17 +16,18 @@ from typing import Annotated, Any
 
 import tyro
 import uvicorn
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from .. import __version__
 from ..inference.budget import Budget, milliseconds
 from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
-from . import rest, safety
+from . import gate, rest, safety
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body
 from .limits import Door, Limits, address, check_sizes, is_loopback
@@ -139,9 +140,12 @@ def build(studio: Studio) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Any, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(place) for place in first["loc"][1:])
-        return Response(error_body(f"{where}: {first['msg']}", "invalid"), 422, {}, "application/json")
+        return Response(error_body(gate.sentence(error.errors()[0]), "invalid"), 422, {}, "application/json")
+
+    @app.exception_handler(HTTPException)
+    async def nothing_here(request: Request, error: HTTPException) -> Response:
+        said = f"{request.method} {request.url.path} is not offered here ({error.detail.lower()}): see /openapi.json"
+        return Response(error_body(said, "not_found"), error.status_code, error.headers, "application/json")
 
     @app.websocket("/v1/stream")
     async def stream(ws: WebSocket) -> None:
@@ -219,10 +223,16 @@ def serve(options: ServeOptions) -> None:
     def end() -> None:
         running.should_exit = True
 
+    told = ""
+
     def state_changed() -> None:
-        print(f"  {studio.worker.state}: {studio.worker.doing}".rstrip(": "), flush=True)
-        if studio.worker.state == "failed":
+        nonlocal told
+        said = f"  {studio.worker.state}: {studio.worker.doing}".rstrip(": ")
+        if studio.worker.state == "failed":  # which is said at the end, in a sentence
             threading.Timer(TOLD_S, end).start()
+        elif said != told:
+            print(said, flush=True)
+        told = said
 
     studio.worker.on_state(state_changed)
     running.run([taken])

@@ -48,6 +48,23 @@ def error_body(message: str, code: str, kind: str = "invalid_request_error") -> 
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
 
 
+def sentence(fault: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with a request, as a sentence with the fix."""
+    place = [str(part) for part in fault["loc"] if part not in ("body", "query", "path")]
+    field = ".".join(place)
+    kind = fault["type"]
+    if kind == "json_invalid":
+        return f"the body is not valid JSON ({fault['ctx']['error']}): send an object, as /openapi.json shows it"
+    if not field:
+        return "the body must be a JSON object: send one with content-type application/json, as /openapi.json shows it"
+    if kind == "missing":
+        return f"the field {field!r} is missing: give it"
+    if kind == "extra_forbidden":
+        return f"there is no field {field!r}: leave it out, or see /openapi.json for those there are"
+    said = fault["msg"].removeprefix("Input ")
+    return f"the field {field!r} {said}, and is {fault['input']!r:.60}: give another"
+
+
 class Gate:
     """ASGI middleware."""
 

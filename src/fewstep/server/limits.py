@@ -11,10 +11,22 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ..ranges import Count, Limit, Rate
+from .protocol import MAX_HEADER_BYTES
 
 LOCAL_NAMES = ("localhost",)
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+|null")
 """As a browser writes it in its Origin header: in small letters, without a path."""
+TOKEN = re.compile(r"[A-Za-z0-9._~-]*")
+"""What passes through an address and a WebSocket's subprotocol as it is."""
+
+
+def message_of(pixels: int) -> int:
+    """Bytes of the largest message about a picture of so many pixels: it and a mask, bare, four bytes a pixel each."""
+    return 2 * 4 * pixels + MAX_HEADER_BYTES + 8
+
+
+PIXELS = 1024 * 1024
+MESSAGE_BYTES = message_of(PIXELS)
 
 
 @dataclass(frozen=True)
@@ -31,11 +43,11 @@ class Limits:
     """New connections a second from one address, on average; what comes faster is answered 429. Behind a proxy: requests."""
     connections_burst: Count = 300
     """New connections from one address that may come at once."""
-    message_bytes: Count = 4 * 2**20
-    """Largest message or request body."""
+    message_bytes: Count = MESSAGE_BYTES
+    """Largest message or request body; by itself it holds the largest picture and its mask, bare."""
     recording_bytes: Count = 64 * 2**20
     """Largest recording that is signed; one at a time."""
-    picture_pixels: Count = 1024 * 1024
+    picture_pixels: Count = PIXELS
     """Largest picture, read from its header before it is decoded."""
     prompt_characters: Count = 500
     """Longest prompt."""
@@ -157,6 +169,10 @@ class Door:
             raise ValueError(
                 f"serving on {self.host} would let anyone on the network in: give a --token, or serve on 127.0.0.1"
             )
+        if not TOKEN.fullmatch(self.token):
+            raise ValueError(
+                "--token may hold letters, digits, - . _ and ~ alone: choose such a one, or use --token auto"
+            )
         for origin in self.origins:
             if not ORIGIN.fullmatch(origin):
                 raise ValueError(
@@ -236,6 +252,15 @@ def address(host: str, port: int, token: str = "") -> str:
 
 
 def check_sizes(limits: Limits, sizes: Sequence[int]) -> None:
-    """Raise ValueError if a picture of the model's own size would break the limits."""
-    if (largest := max(sizes)) ** 2 > limits.picture_pixels:
-        raise ValueError(f"{largest} px pictures are over the limit of {limits.picture_pixels} pixels: raise the limit")
+    """Raise ValueError if a picture of a size that is drawn here would break the limits."""
+    pixels = max(sizes) ** 2
+    if pixels > limits.picture_pixels:
+        raise ValueError(
+            f"{max(sizes)} px pictures are over the limit of {limits.picture_pixels} pixels: "
+            f"use --limits.picture-pixels {pixels}"
+        )
+    if (needed := message_of(pixels)) > limits.message_bytes:
+        raise ValueError(
+            f"a {max(sizes)} px picture with its mask takes {needed} bytes, over the limit of {limits.message_bytes} bytes "
+            f"a message: use --limits.message-bytes {needed}"
+        )

@@ -58,6 +58,8 @@ class PictureRequest(BaseModel):
     def ask(self, studio: Studio) -> Ask:
         """Checked as a live request is."""
         parts = {n: part for n, text in (("image", self.image), ("mask", self.mask)) if (part := _part(n, text))}
+        if self.mask is not None and self.image is None:
+            raise ProtocolError("mask", "a mask says where an image is drawn anew, and there is none: send both")
         task = {0: "text", 1: "image", 2: "inpaint"}[len(parts)]
         header = self.model_dump(include={"prompt", "blend_prompt", "blend", "steps", "size", "strength"})
         header |= {"type": "draw", "task": task, "seed": secrets.randbelow(2**31) if self.seed is None else self.seed}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from typing import Any
@@ -20,6 +21,8 @@ CLOSE_UNAUTHORISED, CLOSE_FOREIGN, CLOSE_PROTOCOL = 4401, 4403, 4400
 CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW, CLOSE_VERSION = 4408, 4429, 4413, 4426
 PATIENCE = 20
 """Broken messages after which a connection is closed."""
+QUEUE_S = 5.0
+"""Whoever is in the queue hears at least this often where it stands."""
 
 
 class Closing(Exception):
@@ -41,6 +44,8 @@ class Connection:
         self._broken = 0
         self._asked_s = 0.0
         """When a picture was last asked for, in the event loop's time."""
+        self._patience: asyncio.Timeout | None = None
+        """While a message is waited for, until when."""
         self._id = ""
         self._seat: Seat | None = None
         self._position = 0
@@ -96,7 +101,9 @@ class Connection:
         """Everything that is sent goes through here, one message at a time: while one is stuck, the next only overwrite."""
         self._wake.set()
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(QUEUE_S if self._seat is None else None):
+                    await self._wake.wait()
             self._wake.clear()
             if self._seat is None:
                 self._move_up()
@@ -142,13 +149,7 @@ class Connection:
 
     async def _read(self) -> None:
         while True:
-            if self._seat is None:
-                self._asked()  # in the queue nothing can be asked for
-            try:
-                async with asyncio.timeout_at(self._asked_s + self._studio.limits.idle_s):
-                    received = await self._ws.receive()
-            except TimeoutError:
-                raise Closing(CLOSE_IDLE, "nothing was asked for in a long time") from None
+            received = await self._receive()
             if received["type"] == "websocket.disconnect":
                 return
             if not self._bucket.take(self._studio.clock()):
@@ -156,9 +157,25 @@ class Connection:
                 continue
             self._take(received.get("bytes"))
 
+    async def _receive(self) -> Any:
+        """The next message. In the queue, where nothing can be asked for, it may take as long as it likes."""
+        try:
+            async with asyncio.timeout_at(None if self._seat is None else self._idle_at) as self._patience:
+                return await self._ws.receive()
+        except TimeoutError:
+            raise Closing(CLOSE_IDLE, "nothing was asked for in a long time") from None
+        finally:
+            self._patience = None
+
+    @property
+    def _idle_at(self) -> float:
+        return self._asked_s + self._studio.limits.idle_s
+
     def _asked(self) -> None:
-        """Something was asked for: pings and questions about the server keep no place."""
+        """Something was asked for, or may be from now on: pings and questions about the server keep no place."""
         self._asked_s = asyncio.get_running_loop().time()
+        if self._patience is not None:
+            self._patience.reschedule(self._idle_at)
 
     def _take(self, frame: bytes | None) -> None:
         """One message. A broken one is answered with what is wrong; too many end the connection."""

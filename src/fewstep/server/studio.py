@@ -100,7 +100,8 @@ class Studio:
 
     def enter(self, resume: str, wake: Callable[[], None]) -> tuple[str, int]:
         """Ask for a place: the session's id and its place in the queue, 0 inside. Raises Full."""
-        session_id = resume if resume in self._left else secrets.token_urlsafe(16)
+        known = resume in self._left and resume not in self._wakers  # one that nobody else has come back as
+        session_id = resume if known else secrets.token_urlsafe(16)
         position = self.room.enter(session_id)
         self._wakers[session_id] = wake
         return session_id, position

@@ -117,6 +117,8 @@ class Seat:
     stopped: str = ""
     """Why its pictures are held back, since the safety filter refused one; the next other prompt clears it."""
     stopped_prompt: str = ""
+    newest_s: float = 0.0
+    """When what its newest answer answers was asked: an older one, whose prompt took long to judge, comes too late."""
     answered: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
     """The newest answers, by request id: what glass-to-glass times are compared with."""
 
@@ -182,11 +184,11 @@ class Worker:
         with self._lock:
             self.state = "failed" if self.state == "failed" else "stopped"
             self._lock.notify_all()
-        self.guard.close()
         ends = time.monotonic() + timeout_s
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, ends - time.monotonic()))
+        self.guard.close()
         self._tell()
 
     def on_state(self, call: Callable[[], None]) -> Callable[[], None]:
@@ -381,14 +383,14 @@ class Worker:
         if isinstance(result, ProtocolError):
             self.metrics.count("refused" if result.code == "refused" else "errors")
             header = {"type": "error", "id": ask.id, "code": result.code, "message": str(result)}
-            self._deliver(seat, Answer(ask, header))
+            self._deliver(taken, Answer(ask, header))
             return
         with self._lock:
             seat.kept.put(ask.id, KeptPicture(result.pixels, Facts(result.steps, ask.seed, ask.prompt)))
         self.guard.watch(seat.session.id, result.pixels, lambda reason: self._stop(seat, ask, reason))
         served_ms = 1000 * (self._clock() - taken.began)
         header = picture_header(engine, taken, result, served_ms)
-        self._deliver(seat, Answer(ask, header, result, taken.wait_ms + served_ms))
+        self._deliver(taken, Answer(ask, header, result, taken.wait_ms + served_ms))
 
     def _stop(self, seat: Seat, ask: Ask, reason: str) -> None:
         """The filter refused a picture: hold back this session's pictures until it asks for something else."""
@@ -396,11 +398,13 @@ class Worker:
             seat.stopped, seat.stopped_prompt = reason, ask.prompt
             seat.kept.clear()
 
-    def _deliver(self, seat: Seat, answer: Answer) -> None:
+    def _deliver(self, taken: Taken, answer: Answer) -> None:
+        """Put an answer into the outbox, over an older one; what is older than the newest is overwritten from the start."""
+        seat = taken.seat
         with self._lock:
-            waiting = seat.session.outbox.peek()
-            newer = waiting if waiting is not None and waiting.ask.id > answer.ask.id else answer
-            superseded = seat.session.outbox.put(newer, self._clock())
+            outbox, late = seat.session.outbox, taken.held.put_at < seat.newest_s
+            superseded = outbox.miss() if late else outbox.put(answer, self._clock())
+            seat.newest_s = max(seat.newest_s, taken.held.put_at)
             if answer.drawn is not None:
                 kind = (answer.drawn.encoder, answer.header["size"])
                 seat.answered[answer.ask.id] = Sent(kind, len(answer.drawn.data), answer.server_ms)

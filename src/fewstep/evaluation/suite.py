@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+from ..bundle import Card
 from ..data.dataset import Dataset, spread
 from ..inference.pipeline import Pipeline, Request
 from ..parts.imagenet import ImageNetFeatures
 from ..ranges import Count, Counts, Range, Seeds
 from ..tensors import Media
-from .evaluate import EvaluateOptions, Progress, Reference, Subject, evaluate
+from .evaluate import EvaluateOptions, Progress, Reference, Subject, check_enough, check_impartial, evaluate
 from .progress import Measure, look_through
 from .record import MetricRecord
 
@@ -66,6 +67,7 @@ class Bench:
             raise ValueError("there is nothing to draw: give one of --seeds or more, diversity needs two")
         train = dataset.subset("train")
         chosen = asked(train, options)
+        check_enough(len(chosen) * len(options.seeds), len(train.items))
         self.options = options
         self.prompts = [train.items[i].prompts[0] for i in chosen]
         self.concepts = [int(train.concept_index[i]) for i in chosen]
@@ -107,6 +109,11 @@ class Bench:
             discriminator_features=discriminator_of(card.training),
             progress=progress,
         )
+
+
+def check_judge(options: Options, card: Card) -> None:
+    """Raise ValueError where this model was trained to please this judge."""
+    check_impartial(options.judge, discriminator_of(card.training))
 
 
 def discriminator_of(training: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -79,6 +80,19 @@ def check_free(out: Path) -> None:
                 f"{out} holds a run, {steps:,} steps into its phase {folder.name}: go on with --resume, choose another --out, "
                 "or remove that folder"
             )
+
+
+def check_writable(out: Path) -> None:
+    """See that a run's folder can be made and written to, before anything takes long; nothing is left of the attempt.
+
+    Raises OSError as the system does.
+    """
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+        pass
+    for folder in new:
+        folder.rmdir()
 
 
 @contextmanager

@@ -68,8 +68,8 @@ def test_a_recording_is_known_by_its_mark_and_names_its_bundle(kind: str, factor
     assert 1 <= verdict.watermark.frames <= 40
     assert verdict.watermark.payload == PAYLOAD & 0xFFFF
     assert verdict.watermark.alignment.scale == 1 / factor
-    assert (verdict.made_by_fewstep, verdict.stripped) == (True, False)
-    assert "beside it" in verdict.sentences[0]
+    assert (verdict.made_by_fewstep, verdict.mark_alone) == (True, True)
+    assert "would be in a .c2pa file of the same name beside it" in verdict.sentences[0]
     assert "of its frames; the chance of this in an unmarked recording" in verdict.sentences[-1]
 
 

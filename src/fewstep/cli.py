@@ -223,12 +223,14 @@ def draw(
         image_rows = None if start is None else start[None].expand(len(now), -1, -1, -1)
         media = pipeline(Request([prompt] * len(now), now, steps, guidance_scale, sampler, image_rows, strength))
         milliseconds += (time.perf_counter() - began) * 1000
+        times = pipeline.times(steps) if start is None else pipeline.times_from(steps, strength)
+        drawn_from: Any = {"task": "text"} if start is None else {"task": "image", "strength": times[0]}
         for own, picture in zip(now, media):
             path = output if n == 1 else output.with_stem(f"{output.stem}-{own}")
             if scale > 1:
                 picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
             facts = marks.GenerationFacts(
-                model=card.name, bundle_hash=card.fingerprint, steps=steps, seed=own, prompt=prompt
+                model=card.name, bundle_hash=card.fingerprint, steps=len(times), seed=own, prompt=prompt, **drawn_from
             )
             files = marks.write(path, picture, facts, stamping)
             say(f"{' and '.join(map(str, files))}  {prompt!r}  {card.name}, {steps} steps, seed {own}", *files)

@@ -18,13 +18,17 @@ from fewstep import __version__
 if TYPE_CHECKING:
     from fewstep.provenance.identity import Identity
 
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's source type of a picture whose every pixel a trained model made."""
+EDITED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""And of one that a generative model altered, "such as with inpainting"."""
 GENERATION = "org.fewstep.generation"
 """Label of the assertion that holds this program's own facts."""
 EMBEDDABLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/tiff"})
 """Formats that carry their credentials inside; all others need a ``.c2pa`` sidecar."""
 CHANGED = ("mismatch", "missing", "multipleHardBindings", "malformed")
 State = Literal["trusted", "valid", "tampered", "invalid", "absent", "unreadable", "unchecked"]
+Task = Literal["text", "image", "inpaint"]
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,17 @@ class GenerationFacts:
     bundle_hash: str
     """Hash of the bundle, so that the very weights can be found again."""
     steps: int | None = None
-    """Network evaluations spent on the picture; None for a recording or a sheet of pictures, in which they change."""
+    """Steps really taken: from a picture on, those that its strength left. None for a recording or a sheet of pictures, in
+    which they change."""
     seed: int | None = None
     """The seed it was drawn from; None for a recording."""
     prompt: str | None = None
     """What was asked for. Only written where the caller says so: prompts are private by default."""
+    task: Task | None = None
+    """What it was drawn from: text alone, a picture, or a picture of which a region was drawn anew; None for a recording or a
+    sheet of pictures."""
+    strength: float | None = None
+    """How far the given picture could be changed: the time drawing began at, in (0, 1]; None where there was none."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +62,22 @@ class Credentials:
     changed after signing. ``invalid``: something else is wrong with them. ``absent``: there are none. ``unreadable``: the
     file or its credentials are broken. ``unchecked``: c2pa-python is not installed."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Model, bundle hash, steps, seed (and prompt, where it was included), if fewstep wrote them."""
+    """What :class:`GenerationFacts` said, if fewstep wrote them; older ones know no task and no strength."""
     software: str | None = None
     """The program that made the picture, by its own account."""
-    ai_generated: bool = False
-    """Whether they state that a trained model made the picture."""
+    source_type: str | None = None
+    """What it did: `CREATED`, `EDITED`, or another of IPTC's digital source types."""
     signer: str | None = None
     """Common name of the signing certificate."""
     sidecar: bool = False
     """Whether they were read from a file beside the picture."""
     reasons: tuple[str, ...] = ()
     """C2PA's codes for what failed."""
+
+    @property
+    def ai_generated(self) -> bool:
+        """Whether they state that a trained model made the picture, or a part of it."""
+        return self.source_type in (CREATED, EDITED)
 
 
 def missing() -> str | None:
@@ -109,18 +124,31 @@ def _sign(
 
 
 def manifest_of(facts: GenerationFacts, include_prompt: bool = False) -> dict[str, Any]:
-    """The manifest to sign: one ``c2pa.created`` action and one assertion with the facts."""
+    """The manifest to sign: what was done, in C2PA's own words, and one assertion with the facts.
+
+    By C2PA's implementation guidance 2.4, what a model draws is created, and a picture that it was given is "inputTo" that
+    (3.1.2, 3.3); one of which it drew a region anew is opened, and edited (5.2.2). The ingredient has a name alone: the given
+    picture may be private, and its hash would tell it.
+    """
     agent = {"name": "fewstep", "version": __version__}
-    created = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE, "softwareAgent": agent}
+    created = {"action": "c2pa.created", "digitalSourceType": CREATED, "softwareAgent": agent}
+    edited = {"action": "c2pa.edited", "digitalSourceType": EDITED, "softwareAgent": agent}
+    given = {"parameters": {"ingredientIds": ["given"]}}
+    actions, relationship = {
+        "image": ([created | given], "inputTo"),
+        "inpaint": ([{"action": "c2pa.opened"} | given, edited], "parentOf"),
+    }.get(facts.task or "text", ([created], None))
+    ingredient = {"label": "given", "title": "given picture", "relationship": relationship}
     said = asdict(facts)
     if not include_prompt:
         del said["prompt"]
     return {
         "claim_generator_info": [agent],
         "assertions": [
-            {"label": "c2pa.actions.v2", "data": {"actions": [created]}},
+            {"label": "c2pa.actions.v2", "data": {"actions": actions}},
             {"label": GENERATION, "data": {name: value for name, value in said.items() if value is not None}},
         ],
+        "ingredients": [ingredient] if relationship else [],
     }
 
 
@@ -161,7 +189,7 @@ def _credentials(store: dict[str, Any], beside: bool) -> Credentials:
     elif any(word in code for code in failures for word in CHANGED):
         judged = "tampered"
     said: dict[str, Any] = {}
-    created: dict[str, Any] = {}
+    made: dict[str, Any] = {}
     for assertion in manifest.get("assertions", ()):
         content = assertion.get("data")
         if not isinstance(content, dict):
@@ -169,15 +197,15 @@ def _credentials(store: dict[str, Any], beside: bool) -> Credentials:
         if assertion.get("label") == GENERATION:
             said = content
         for action in content.get("actions", ()):
-            if action.get("action") == "c2pa.created":
-                created = action
-    agent = created.get("softwareAgent") or {}
+            if action.get("action") == "c2pa.created" or action.get("digitalSourceType") in (CREATED, EDITED):
+                made = action
+    agent = made.get("softwareAgent") or {}
     agent = agent if isinstance(agent, dict) else {"name": str(agent)}
     return Credentials(
         state=judged,
         facts=said,
         software=f"{agent.get('name', '')} {agent.get('version', '')}".strip() or None,
-        ai_generated=created.get("digitalSourceType") == SOURCE_TYPE,
+        source_type=made.get("digitalSourceType"),
         signer=(manifest.get("signature_info") or {}).get("common_name"),
         sidecar=beside,
         reasons=failures,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -13,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from fewstep.provenance import recording
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
-from fewstep.provenance.content_credentials import Credentials, read
+from fewstep.provenance.content_credentials import CREATED, EDITED, Credentials, read
 from fewstep.provenance.detection import Detection
 from fewstep.provenance.identity import load_anchors, own_root
 from fewstep.provenance.payload import mark_payload
@@ -23,6 +25,8 @@ SIDECAR = ".c2pa"
 MOST_PIXELS = 50_000_000
 REASONS_SHOWN = 3
 MOST_BYTES = 2**30
+MADE = {CREATED: "a trained model made the whole picture", EDITED: "a trained model made part of the picture"}
+DRAWN_FROM = {"image": ", from a picture", "inpaint": ": a region of a picture drawn anew"}
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Verdict:
     """What the content credentials say."""
     watermark: Detection | None
     """What the watermark says; None where the picture is too small to carry one."""
-    stripped: bool
-    """The watermark is there and the credentials are not: the picture was saved again by another program."""
+    mark_alone: bool
+    """The watermark is there and no credentials are: it never had any, as a streamed frame, or they were stripped."""
     same_bundle: bool | None
     """Whether the watermark names the bundle that the credentials name; None where one of them is silent."""
     sentences: tuple[str, ...]
@@ -119,22 +123,19 @@ def decode(data: bytes, name: str = "this file") -> tuple[Bytes, str]:
 
 
 def conclude(credentials: Credentials, found: Detection | None, film: bool = False, unread: str = "") -> Verdict:
-    """Put both testimonies together; ``unread`` is why no mark could be looked for.
-
-    The credentials of a film lie beside it: where there are none, nobody has to have taken them away.
-    """
+    """Put both testimonies together; ``unread`` is why no mark could be looked for."""
     marked = found is not None and found.found
     bundle = credentials.facts.get("bundle_hash")
     same = None
     if marked and found is not None and found.payload is not None and bundle is not None:
         mask = (1 << found.payload_bits) - 1
         same = found.payload == mark_payload(str(bundle)) & mask
-    stripped = marked and credentials.state == "absent" and not film
+    alone = marked and credentials.state == "absent"
     said = f"Watermark: not looked for; {unread}." if unread else _about_watermark(found, film)
-    sentences = [_about_credentials(credentials, stripped, film), *_made_how(credentials), said]
+    sentences = [_about_credentials(credentials, alone, film), *_made_how(credentials), said]
     if same is False:
         sentences.append("The watermark and the credentials name different bundles: one of them was put there later.")
-    return Verdict(credentials, found, stripped, same, tuple(sentences))
+    return Verdict(credentials, found, alone, same, tuple(sentences))
 
 
 def _anchors(options: VerifyOptions) -> bytes:
@@ -144,14 +145,17 @@ def _anchors(options: VerifyOptions) -> bytes:
     return b"\n".join([*given, *([own] if own else [])])
 
 
-def _about_credentials(credentials: Credentials, stripped: bool, film: bool) -> str:
+def _about_credentials(credentials: Credentials, alone: bool, film: bool) -> str:
     by = f"signed by {credentials.signer!r}" if credentials.signer else "signed"
     why = ", ".join(credentials.reasons[:REASONS_SHOWN])
     absent = "Content credentials: none."
     if film:
-        absent = "Content credentials: none; those of a recording are in a .c2pa file of the same name beside it."
-    if stripped:
-        absent = "Content credentials: stripped; the watermark is there, so another program saved this picture again."
+        absent = "Content credentials: none; a recording's would be in a .c2pa file of the same name beside it."
+    elif alone:
+        absent = (
+            "Content credentials: none, but the watermark is there: a frame as it was streamed, and a picture saved without, "
+            "never had any; else they were stripped, as by another program that saved the picture again."
+        )
     return {
         "trusted": f"Content credentials: intact and trusted, {by}.",
         "valid": f"Content credentials: intact, {by}, who is not on your trust list.",
@@ -174,9 +178,15 @@ def _made_how(credentials: Credentials) -> list[str]:
         sentence += f" with {facts.get('model')} (bundle {str(facts.get('bundle_hash'))[:12]})"
         told = {"steps": facts.get("steps"), "seed": facts.get("seed"), "prompt": facts.get("prompt")}
         sentence += "".join(f", {name} {value!r}" for name, value in told.items() if value is not None)
-    if credentials.ai_generated:
-        sentence += "; a trained model made the whole picture"
+    if made := MADE.get(str(credentials.source_type)):
+        sentence += f"; {made}{_drawn_from(facts)}"
     return [sentence + "."]
+
+
+def _drawn_from(facts: Mapping[str, Any]) -> str:
+    """What picture it was drawn from, and how far that could be changed; nothing for what is drawn from text alone."""
+    given, strength = DRAWN_FROM.get(str(facts.get("task")), ""), facts.get("strength")
+    return given + (f", strength {strength:.3g}" if given and isinstance(strength, int | float) else "")
 
 
 def _about_watermark(found: Detection | None, film: bool) -> str:

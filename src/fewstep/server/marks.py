@@ -6,15 +6,19 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 from .. import provenance
 from ..bundle import Card
 from ..provenance import Format, GenerationFacts, StampOptions, mark_payload
 from ..provenance.chips import SMALLEST_SIDE
-from .protocol import MIMES
+from ..provenance.content_credentials import Task
+from .protocol import MIMES, Ask
 from .wire import Pixels, encode
+
+if TYPE_CHECKING:
+    from .engine import Drawn
 
 log = logging.getLogger("fewstep.server")
 
@@ -26,6 +30,14 @@ class Facts:
     steps: int
     seed: int
     prompt: str
+    task: Task = "text"
+    strength: float | None = None
+
+    @classmethod
+    def of(cls, ask: Ask, drawn: Drawn) -> Facts:
+        """What is true of a picture that was drawn for a request."""
+        strength = drawn.strength if ask.with_picture else None
+        return cls(drawn.steps, ask.seed, ask.prompt, cast(Task, ask.task), strength)
 
 
 class Marks:
@@ -63,7 +75,7 @@ class Marks:
             raise ValueError(f"unknown format {encoder!r}: use one of {', '.join(MIMES)}")
         if not self.on:
             return encode(pixels, encoder)
-        said = GenerationFacts(self.card.name, self.hash, facts.steps, facts.seed, facts.prompt)
+        said = GenerationFacts(self.card.name, self.hash, **asdict(facts))
         kind = cast(Format, encoder.upper())
         with _said_at_the_start():
             return provenance.stamp(

@@ -130,8 +130,7 @@ def routes(studio: Studio) -> APIRouter:
         drawn, header = await studio.single(ask)
 
         def made() -> bytes:
-            facts = Facts(drawn.steps, ask.seed, ask.prompt)
-            return studio.marks.file(fitted(drawn.pixels, side), facts, encoder, include_prompt)
+            return studio.marks.file(fitted(drawn.pixels, side), Facts.of(ask, drawn), encoder, include_prompt)
 
         return await asyncio.to_thread(made), header
 

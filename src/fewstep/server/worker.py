@@ -386,7 +386,7 @@ class Worker:
             self._deliver(taken, Answer(ask, header))
             return
         with self._lock:
-            seat.kept.put(ask.id, KeptPicture(result.pixels, Facts(result.steps, ask.seed, ask.prompt)))
+            seat.kept.put(ask.id, KeptPicture(result.pixels, Facts.of(ask, result)))
         self.guard.watch(seat.session.id, result.pixels, lambda reason: self._stop(seat, ask, reason))
         served_ms = 1000 * (self._clock() - taken.began)
         header = picture_header(engine, taken, result, served_ms)

@@ -231,7 +231,7 @@ def false_positives(count: int, side: int, effort: str, seed: int = 7) -> dict[s
         "pictures": count,
         "false_positives": sum(one.found for one in heard),
         "stated_rate": mark.options.false_positive_rate,
-        "smallest_p": min(one.p_value for one in heard),
+        "smallest_p": round(min(one.p_value for one in heard), 4),
         "score_mean": round(float(scores.mean()), 3),
         "score_std": round(float(scores.std()), 3),
         "score_max": round(float(scores.max()), 2),

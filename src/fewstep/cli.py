@@ -233,7 +233,7 @@ def draw(
                 model=card.name, bundle_hash=card.fingerprint, steps=len(times), seed=own, prompt=prompt, **drawn_from
             )
             files = marks.write(path, picture, facts, stamping)
-            say(f"{' and '.join(map(str, files))}  {prompt!r}  {card.name}, {steps} steps, seed {own}", *files)
+            say(f"{' and '.join(map(str, files))}  {prompt!r}  {card.name}, {len(times)} steps, seed {own}", *files)
     say(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if not signing.provenance:
         note("no watermark and no content credentials, as you asked")

@@ -168,6 +168,24 @@ def test_what_is_larger_than_the_server_takes_is_not_sent(server: Server, connec
         assert studio.draw("a cat").seed == 0
 
 
+def test_an_ask_that_is_wrong_is_heard_of_while_the_last_picture_is_looked_at(server: Server):
+    async def main() -> None:
+        looked = asyncio.Event()
+
+        async def asks() -> AsyncIterator[dict[str, Any]]:
+            yield {"prompt": "a cat"}
+            await looked.wait()
+            yield {"sed": 1}
+
+        async with fewstep.connect(server.url) as studio:
+            async for _ in studio.stream(asks()):
+                looked.set()
+                await asyncio.sleep(0.1)
+
+    with pytest.raises(ServerError, match="did you mean seed"):
+        asyncio.run(main())
+
+
 # addresses
 
 

@@ -476,6 +476,7 @@ class AsyncClient(Exchange):
                     flying[:] = [number for number in flying if number > message.id]
                     await offer()
                     yield message
+            collecting.result()  # it may have gone wrong while the last picture was being looked at
         finally:
             for task in (collecting, answering):
                 task.cancel()

@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from websockets.sync.server import serve
 
 import fewstep
-from fewstep.server.client import AsyncClient, Picture, ServerError
+from fewstep.server import client
+from fewstep.server.client import AsyncClient, Client, Picture, ServerError
 from fewstep.server.limits import Limits
+from fewstep.server.protocol import pack
 from serving_helpers import SIZE, Server, running
 
 LIMITS = Limits(sessions=2, queue=2, message_bytes=20_000, prompt_characters=40)
@@ -346,3 +349,74 @@ def test_two_answers_at_a_time_are_one_too_many(server: Server):
     assert isinstance(second, ServerError)
     assert second.code == "busy"
     assert "connect once more" in str(second)
+
+
+# the queue, and silence
+
+
+@both
+def test_the_queue_lasts_longer_than_an_answer_may(server: Server, connect: Any):
+    inside: list[Client] = [fewstep.connect(server.url).__enter__() for _ in range(2)]
+    try:
+        leaving = threading.Timer(1.5, inside[0].close)
+        leaving.start()
+        began = time.monotonic()
+        with connect(server.url, timeout_s=0.5) as studio:
+            assert time.monotonic() - began > 1.2
+            assert studio.queue_position == 0
+        leaving.join()
+    finally:
+        for one in inside:
+            one.close()
+
+
+@contextlib.contextmanager
+def repeating(messages: list[dict[str, Any]], every_s: float) -> Iterator[str]:
+    """Somebody who sends these, one after another, and then nothing more."""
+
+    def handle(ws: Any) -> None:
+        for message in messages:
+            ws.send(pack(message))
+            time.sleep(every_s)
+        with contextlib.suppress(Exception):
+            ws.recv()
+
+    with serve(handle, "127.0.0.1", 0, subprotocols=["fewstep.v1"], compression=None) as server:  # type: ignore[list-item]
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+
+
+@both
+def test_silence_counts_from_the_last_message_of_any_kind(connect: Any, monkeypatch: pytest.MonkeyPatch):
+    """Also in the queue, where it means that nobody is there: the server repeats the place."""
+    monkeypatch.setattr(client, "QUEUE_S", 0.6)
+    place = {"type": "queue", "position": 1, "waiting": 1, "places": 1}
+    ready = {"type": "hello", "state": "ready"}
+    with repeating([place] * 6 + [ready], 0.2) as url, connect(url, timeout_s=0.1) as studio:
+        assert studio.ready
+    with repeating([place] * 2, 0.2) as url:
+        began = time.monotonic()
+        code, sentence = refused(connect(url, timeout_s=0.1).__enter__)
+        assert code == "timeout"
+        assert sentence.startswith("the server said nothing for 0.6 seconds: ")
+        assert 0.8 <= time.monotonic() - began < 5
+    with repeating([ready | {"state": "warming"}] * 5 + [ready], 0.2) as url, connect(url, timeout_s=0.4) as studio:
+        assert studio.ready
+
+
+@both
+def test_who_gives_up_waiting_leaves_no_place_taken(server: Server, connect: Any):
+    with repeating([], 0.0) as url:
+        assert refused(connect(url, timeout_s=0.2).__enter__)[0] == "timeout"
+    inside: list[Client] = [fewstep.connect(server.url).__enter__() for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "QUEUE_S", 0.3)
+        assert refused(connect(server.url, timeout_s=0.2).__enter__)[0] == "timeout"
+    deadline = time.monotonic() + 5
+    while server.studio.room.waiting:
+        assert time.monotonic() < deadline, "it still waits"
+        time.sleep(0.02)
+    for one in inside:
+        one.close()

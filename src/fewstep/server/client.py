@@ -48,6 +48,8 @@ OPTIONS = tuple(known.name for known in fields(Ask) if known.name not in ("id", 
 """What `draw` takes; its number is the client's own, and its task follows from the pictures."""
 ENDS = {1009: "a message was too large", 1012: "the server stops"}
 """What a close without a reason means."""
+QUEUE_S = 60.0
+"""Silence in the queue after which nobody is there any more: a server repeats the place every few seconds."""
 
 
 class ServerError(ValueError):
@@ -156,8 +158,8 @@ class Exchange:
 
     @property
     def silence_s(self) -> float:
-        """How long the server may say nothing."""
-        return self._to.timeout_s
+        """How long the server may say nothing. How long an answer may take says nothing about the queue, where none is owed."""
+        return max(self._to.timeout_s, QUEUE_S) if self.queue_position else self._to.timeout_s
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -250,7 +252,7 @@ class Exchange:
 class Connect:
     """Where to connect to: ``with`` gives a `Client`, ``async with`` an `AsyncClient`.
 
-    ``timeout_s``, more than 0, is how long the server may say nothing before it is given up.
+    ``timeout_s``, more than 0, is how long the server may say nothing while an answer is owed; the queue may last for ever.
     Raises ServerError for a time that is not, for what is no address, and for a token that cannot be sent.
     """
 
@@ -344,7 +346,11 @@ class Client(Exchange):
 
         with to.reaching():
             self._socket = connect(**to.live)
-        self._until(lambda message: self.ready)
+        try:
+            self._until(lambda message: self.ready)
+        except BaseException:
+            self.close()
+            raise
 
     def _send(self, frame: bytes) -> None:
         with self._told():
@@ -408,8 +414,12 @@ class AsyncClient(Exchange):
 
         with self._to.reaching():
             self._socket = await connect(**self._to.live)
-        while not self.ready:
-            await self._next()
+        try:
+            while not self.ready:
+                await self._next()
+        except BaseException:
+            await self.close()
+            raise
 
     async def _send(self, frame: bytes) -> None:
         with self._told():

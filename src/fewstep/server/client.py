@@ -15,15 +15,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import difflib
+import http.client
 import io
 import json
+import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +36,24 @@ from PIL import Image
 
 from ..inference.session import Slot
 from ..provenance import DEFAULTS, encode
-from .protocol import MIMES, RAW, SUBPROTOCOL, TOKEN_PREFIX, Message, Part, pack, unpack
+from .protocol import MIMES, RAW, SUBPROTOCOL, Ask, Message, Part, ProtocolError, pack, read_ask, unpack
 
 Pixels = NDArray[np.uint8]
-Picturelike = Path | str | bytes | Image.Image | Pixels
-LOST = "the connection to the server was lost: connect again"
+Picturelike = Path | str | bytes | Image.Image | NDArray[Any]
+SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+"""How an address may begin -> how it does for a file; what is live has ws instead of http."""
+TOKEN = re.compile(r"([!-~]([ -~]*[!-~])?)?")
+"""What fits into a header, and comes out of it as it went in."""
+OPTIONS = tuple(known.name for known in fields(Ask) if known.name not in ("id", "task"))
+"""What `draw` takes; its number is the client's own, and its task follows from the pictures."""
+ENDS = {1009: "a message was too large", 1012: "the server stops"}
+"""What a close without a reason means."""
+QUEUE_S = 60.0
+"""Silence in the queue after which nobody is there any more: a server repeats the place every few seconds."""
 
 
 class ServerError(ValueError):
-    """The server refused something; ``code`` is for programs."""
+    """A request or the connection went wrong, on either side; ``code`` is for programs."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -87,24 +101,48 @@ class Picture:
 
 
 def part(name: str, picture: Picturelike) -> Part:
-    """Anything that is a picture -> a part of a message."""
-    if isinstance(picture, str | Path):
-        picture = Path(picture).read_bytes()
-    if isinstance(picture, bytes):
-        kind = "image/jpeg" if picture[:2] == b"\xff\xd8" else "image/webp" if picture[8:12] == b"WEBP" else "image/png"
-        return Part(name, kind, picture)
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    return Part(name, RAW, image.convert("RGBA").tobytes(), image.width, image.height)
+    """Anything that is a picture -> a part of a message. Raises ServerError for what is none, or cannot be read."""
+    try:
+        if isinstance(picture, str | Path):
+            picture = Path(picture).read_bytes()
+        if isinstance(picture, bytes):
+            return Part(name, _mime(picture), picture)
+        image = picture if isinstance(picture, Image.Image) else _image(picture)
+        return Part(name, RAW, image.convert("RGBA").tobytes(), image.width, image.height)
+    except (OSError, ValueError) as error:
+        taken = "a PNG, JPEG or WebP file, a PIL image, or uint8 pixels, height x width x 3 (or 4)"
+        raise ServerError("picture", f"{name}: {error}: give {taken}") from None
+
+
+def _mime(data: bytes) -> str:
+    return "image/jpeg" if data[:2] == b"\xff\xd8" else "image/webp" if data[8:12] == b"WEBP" else "image/png"
+
+
+def _image(pixels: NDArray[Any]) -> Image.Image:
+    """Pixels, also grey ones of height x width, as uint8 or bool. Raises ValueError for any others."""
+    shape, kind = np.shape(pixels), str(getattr(pixels, "dtype", type(pixels).__name__))
+    kinds = {2: ("uint8", "bool"), 3: ("uint8",)}.get(len(shape), ())
+    if not isinstance(pixels, np.ndarray) or kind not in kinds or 0 in shape or shape[2:] not in ((), (3,), (4,)):
+        raise ValueError(f"{kind} of {' x '.join(map(str, shape)) or 'no size'} is no picture")
+    return Image.fromarray(pixels)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars as Python's, which JSON knows."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class Exchange:
-    """Both clients' common half: makes and reads messages, waits for nothing."""
+    """Both clients' common half: makes, checks and reads messages, waits for nothing. Whatever goes wrong is a ServerError."""
 
-    def __init__(self) -> None:
+    def __init__(self, to: Connect) -> None:
         self.hello: Mapping[str, Any] = {}
         """What the server said about itself: model, steps, sizes, limits."""
         self.queue_position = 0
         """Place in the queue while the server is full; 0 inside."""
+        self._to = to
+        self._closed = False
+        """By ourselves."""
         self._number = 0
         self._sent_at: dict[int, float] = {}
 
@@ -118,27 +156,83 @@ class Exchange:
         """Whether the server's model is warm."""
         return self.hello.get("state") == "ready"
 
+    @property
+    def silence_s(self) -> float:
+        """How long the server may say nothing. How long an answer may take says nothing about the queue, where none is owed."""
+        return max(self._to.timeout_s, QUEUE_S) if self.queue_position else self._to.timeout_s
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Around whatever makes, sends, awaits or reads a message: what goes wrong there comes out as a ServerError."""
+        from websockets.exceptions import ConcurrencyError, ConnectionClosed
+
+        try:
+            yield
+        except ProtocolError as error:
+            raise ServerError(error.code, str(error)) from None
+        except ConnectionClosed as closed:
+            if self._closed:
+                raise ServerError("closed", "this session is closed: connect again") from None
+            end = closed.rcvd or closed.sent
+            why = end.reason or ENDS.get(end.code, f"code {end.code}") if end else "without a word"
+            raise ServerError("lost", f"the connection to the server was lost ({why}): connect again") from None
+        except ConcurrencyError:
+            several = "wait for it, or connect once more for what is drawn at the same time"
+            raise ServerError("busy", f"this session waits for another answer already: {several}") from None
+        except TimeoutError:
+            longer = "look at its log, or connect with a larger timeout_s"
+            raise ServerError("timeout", f"the server said nothing for {self.silence_s:g} seconds: {longer}") from None
+
+    def message(self, kind: str, parts: Mapping[str, Part] | None = None, **values: Any) -> bytes:
+        """A frame that this server takes. Raises ServerError for one that it would not."""
+        header = {"type": kind} | {name: _plain(value) for name, value in values.items()}
+        asked = Message(header, parts or {})
+        with self._told():
+            if kind == "draw":
+                model, limits = self.hello.get("model", {}), self.hello["limits"]
+                read_ask(asked, limits["prompt_characters"], model.get("steps", ()), self.hello.get("sizes", ()))
+            frame = pack(header, list(asked.parts.values()))
+        most = self.hello["limits"]["message_bytes"]
+        if len(frame) > most:
+            smaller = "send a smaller picture, or the file of a PNG or JPEG instead of pixels"
+            raise ServerError("too_large", f"this request has {len(frame)} bytes, the server takes {most}: {smaller}")
+        return frame
+
     def ask(
-        self, prompt: str, image: Picturelike | None = None, mask: Picturelike | None = None, **options: Any
+        self, prompt: str = "", image: Picturelike | None = None, mask: Picturelike | None = None, **options: Any
     ) -> tuple[int, bytes]:
         """A draw message and its number. ``options`` are the protocol's: seed, steps, strength, blend, target_ms ..."""
-        self._number += 1
+        for name in options:
+            if name not in OPTIONS:
+                nearest = difflib.get_close_matches(name, OPTIONS, 1, 0.0)[0]
+                known = f"did you mean {nearest}? There are {', '.join(OPTIONS)}"
+                raise ServerError("option", f"draw has no option {name!r}: {known}")
         given = {"image": image, "mask": mask}
-        parts = [part(name, picture) for name, picture in given.items() if picture is not None]
+        parts = {name: part(name, picture) for name, picture in given.items() if picture is not None}
         task = ("text", "image", "inpaint")[len(parts)]
-        header = {"type": "draw", "id": self._number, "task": task, "prompt": prompt, **options}
-        self._sent_at[self._number] = time.perf_counter()
+        number = self._number + 1
+        frame = self.message("draw", parts, id=number, task=task, prompt=prompt, **options)
+        self._number = number
+        self._sent_at[number] = time.perf_counter()
         while len(self._sent_at) > 256:
             del self._sent_at[next(iter(self._sent_at))]
-        return self._number, pack(header, parts)
+        return number, frame
 
-    def read(self, frame: bytes | str) -> Picture | ServerError | Message:
-        """A picture, an error, or any other message (hello and queue are taken note of)."""
-        message = unpack(frame if isinstance(frame, bytes) else frame.encode())
+    def glass(self, picture: Picture, glass_ms: float | np.number[Any]) -> bytes:
+        """A message of how long a picture took to the screen. Raises ServerError for what is no number of milliseconds."""
+        glass_ms = _plain(glass_ms)
+        if isinstance(glass_ms, bool) or not isinstance(glass_ms, int | float) or not abs(glass_ms) < 1e15:
+            raise ServerError("number", f"glass_ms must be a number of milliseconds, not {glass_ms!r}")
+        return self.message("seen", id=picture.id, glass_ms=glass_ms)
+
+    def read(self, frame: bytes | str) -> Picture | Message:
+        """A picture, or any other message (hello and queue are taken note of). Raises ServerError for an error."""
+        with self._told():
+            message = unpack(frame if isinstance(frame, bytes) else frame.encode())
         if message.type == "hello":
             self.hello, self.queue_position = message.header, 0
             if message.header.get("state") == "failed":
-                return ServerError("failed", str(message.header.get("doing")))
+                raise ServerError("failed", str(message.header.get("doing")))
         elif message.type == "queue":
             self.queue_position = int(message.header["position"])
         elif message.type == "picture":
@@ -147,48 +241,83 @@ class Exchange:
             took_ms = 1000 * (time.perf_counter() - sent_at)
             return Picture(bytes(image.data), image.mime, message.header, took_ms)
         elif message.type == "error":
-            return ServerError(str(message.header.get("code")), str(message.header.get("message")))
+            raise ServerError(str(message.header.get("code")), str(message.header.get("message")))
         return message
 
-    def answers(self, message: Picture | ServerError | Message, number: int) -> bool:
-        """Whether this settles request ``number``: its picture or a newer one's; an error always does."""
-        return isinstance(message, ServerError) or (isinstance(message, Picture) and message.id >= number)
+    def answers(self, message: Picture | Message, number: int) -> bool:
+        """Whether this settles request ``number``: its picture or a newer one's."""
+        return isinstance(message, Picture) and message.id >= number
 
 
 class Connect:
-    """Where to connect to: ``with`` gives a `Client`, ``async with`` an `AsyncClient`."""
+    """Where to connect to: ``with`` gives a `Client`, ``async with`` an `AsyncClient`.
+
+    ``timeout_s``, more than 0, is how long the server may say nothing while an answer is owed; the queue may last for ever.
+    Raises ServerError for a time that is not, for what is no address, and for a token that cannot be sent.
+    """
 
     def __init__(self, url: str, token: str = "", timeout_s: float = 120.0) -> None:
-        base, _, fragment = url.partition("#")
-        self.base = (base if "://" in base else f"http://{base}").rstrip("/")
+        address, _, fragment = url.strip().partition("#")
+        self.base = _base(address)
         self.token = token or fragment.removeprefix("token=")
+        if not TOKEN.fullmatch(self.token):
+            raise ServerError("token", "only plain ASCII can be sent as a token: start the server with --token auto")
+        if not timeout_s > 0:
+            raise ServerError("timeout", f"timeout_s must be more than 0 seconds, not {timeout_s:g}")
         self.timeout_s = timeout_s
         self._open: Client | AsyncClient | None = None
 
     @property
+    def headers(self) -> dict[str, str]:
+        """What every request shows."""
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+    @property
     def live(self) -> dict[str, Any]:
         """Arguments of websockets' connect."""
-        offered = [SUBPROTOCOL] + ([TOKEN_PREFIX + self.token] if self.token else [])
         return {
             "uri": "ws" + self.base.removeprefix("http") + "/v1/stream",
-            "subprotocols": offered,
+            "subprotocols": [SUBPROTOCOL],
+            "additional_headers": self.headers,
             "compression": None,
             "max_size": 64 * 2**20,
             "open_timeout": self.timeout_s,
         }
 
+    @contextlib.contextmanager
+    def reaching(self) -> Iterator[None]:
+        """Around whatever opens a connection: what goes wrong there comes out as a ServerError."""
+        from websockets.exceptions import InvalidStatus, WebSocketException
+
+        try:
+            yield
+        except InvalidStatus as refused:
+            raise self._refusal(refused.response.status_code, refused.response.body or b"") from None
+        except urllib.error.HTTPError as refused:
+            raise self._refusal(refused.code, refused.read()) from None
+        except (OSError, EOFError, UnicodeError, http.client.HTTPException, WebSocketException) as error:
+            nobody = f"no server answers at {self.base} ({error})"
+            raise ServerError("unreachable", f"{nobody}: start one: fewstep serve") from None
+
+    def _refusal(self, status: int, body: bytes | bytearray) -> ServerError:
+        """What an HTTP error means: our servers say so themselves; of anybody else's answer, its status and text."""
+        try:
+            said = json.loads(body)["error"]
+            return ServerError(str(said["code"]), str(said["message"]))
+        except (ValueError, LookupError, TypeError):
+            text = body.decode(errors="replace").strip()
+            said = f"HTTP {status}" + (f", {text}" if text and len(text) < 200 and "<" not in text else "")
+            fix = "try again in a moment" if status >= 500 else "use the address that the server printed"
+            return ServerError("unreachable", f"no studio answers at {self.base} ({said}): {fix}")
+
     def file(self, session: str, picture: Picture, format: str, include_prompt: bool) -> bytes:
         """Fetch a picture with its content credentials."""
         query = f"format={format}&prompt={str(include_prompt).lower()}"
-        request = urllib.request.Request(f"{self.base}/v1/sessions/{session}/pictures/{picture.id}?{query}")
-        if self.token:
-            request.add_header("Authorization", f"Bearer {self.token}")
-        try:
+        place = f"{self.base}/v1/sessions/{session}/pictures/{picture.id}?{query}"
+        with self.reaching():
+            request = urllib.request.Request(place, headers=self.headers)
             with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
                 return bytes(response.read())
-        except urllib.error.HTTPError as error:
-            said = json.loads(error.read())["error"]
-            raise ServerError(said["code"], said["message"]) from None
 
     def __enter__(self) -> Client:
         self._open = Client(self)
@@ -212,32 +341,27 @@ class Client(Exchange):
     """A live session, for programs that wait."""
 
     def __init__(self, to: Connect) -> None:
-        super().__init__()
+        super().__init__(to)
         from websockets.sync.client import connect
 
-        self._to = to
-        try:
+        with to.reaching():
             self._socket = connect(**to.live)
-        except (OSError, TimeoutError) as error:
-            raise ServerError(
-                "unreachable", f"no server answers at {to.base} ({error}): start one: fewstep serve"
-            ) from None
-        self._until(lambda message: self.ready)
+        try:
+            self._until(lambda message: self.ready)
+        except BaseException:
+            self.close()
+            raise
+
+    def _send(self, frame: bytes) -> None:
+        with self._told():
+            self._socket.send(frame)
 
     def _until(self, enough: Any) -> Picture | Message:
         """Read on until ``enough(message)``; raises the first error that comes."""
-        from websockets.exceptions import ConnectionClosed
-
         while True:
-            try:
-                message = self.read(self._socket.recv(self._to.timeout_s))
-            except ConnectionClosed:
-                raise ServerError("lost", LOST) from None
-            except TimeoutError:
-                raise ServerError("timeout", f"the server said nothing for {self._to.timeout_s:g} seconds") from None
-            if isinstance(message, ServerError):
-                raise message
-            if enough(message):
+            with self._told():
+                frame = self._socket.recv(self.silence_s)
+            if enough(message := self.read(frame)):
                 return message
 
     def draw(
@@ -245,7 +369,7 @@ class Client(Exchange):
     ) -> Picture:
         """Draw one picture and wait for it."""
         number, frame = self.ask(prompt, image, mask, **options)
-        self._socket.send(frame)
+        self._send(frame)
         picture = self._until(lambda message: self.answers(message, number))
         assert isinstance(picture, Picture)
         return picture
@@ -255,13 +379,13 @@ class Client(Exchange):
         for ask in asks:
             yield self.draw(**ask)
 
-    def seen(self, picture: Picture, glass_ms: float) -> None:
+    def seen(self, picture: Picture, glass_ms: float | np.number[Any]) -> None:
         """Tell the server how long a picture took from what changed on the screen to the screen: its budget counts it."""
-        self._socket.send(_seen(picture, glass_ms))
+        self._send(self.glass(picture, glass_ms))
 
     def stats(self) -> Mapping[str, Any]:
         """The server's live numbers."""
-        self._socket.send(pack({"type": "stats"}))
+        self._send(self.message("stats"))
         message = self._until(lambda message: isinstance(message, Message) and message.type == "stats")
         assert isinstance(message, Message)
         return message.header
@@ -273,6 +397,7 @@ class Client(Exchange):
 
     def close(self) -> None:
         """End the session."""
+        self._closed = True
         self._socket.close()
 
 
@@ -280,44 +405,38 @@ class AsyncClient(Exchange):
     """A live session, for programs that ``await``."""
 
     def __init__(self, to: Connect) -> None:
-        super().__init__()
-        self._to = to
+        super().__init__(to)
         self._socket: Any = None
 
     async def start(self) -> None:
         """Connect, and wait in the queue and for the model if need be."""
         from websockets.asyncio.client import connect
 
-        try:
+        with self._to.reaching():
             self._socket = await connect(**self._to.live)
-        except (OSError, TimeoutError) as error:
-            base = self._to.base
-            raise ServerError(
-                "unreachable", f"no server answers at {base} ({error}): start one: fewstep serve"
-            ) from None
-        while not self.ready:
-            await self._next()
+        try:
+            while not self.ready:
+                await self._next()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _send(self, frame: bytes) -> None:
+        with self._told():
+            await self._socket.send(frame)
 
     async def _next(self) -> Picture | Message:
-        from websockets.exceptions import ConnectionClosed
-
-        try:
-            async with asyncio.timeout(self._to.timeout_s):
-                message = self.read(await self._socket.recv())
-        except ConnectionClosed:
-            raise ServerError("lost", LOST) from None
-        except TimeoutError:
-            raise ServerError("timeout", f"the server said nothing for {self._to.timeout_s:g} seconds") from None
-        if isinstance(message, ServerError):
-            raise message
-        return message
+        with self._told():
+            async with asyncio.timeout(self.silence_s):
+                frame = await self._socket.recv()
+        return self.read(frame)
 
     async def draw(
         self, prompt: str = "", image: Picturelike | None = None, mask: Picturelike | None = None, **options: Any
     ) -> Picture:
         """Draw one picture and wait for it."""
         number, frame = self.ask(prompt, image, mask, **options)
-        await self._socket.send(frame)
+        await self._send(frame)
         while not self.answers(message := await self._next(), number):
             pass
         assert isinstance(message, Picture)
@@ -340,7 +459,7 @@ class AsyncClient(Exchange):
                 number, frame = self.ask(**held.value)
                 flying.append(number)
                 sent.set()
-                await self._socket.send(frame)
+                await self._send(frame)
 
         async def collect() -> None:
             async for ask in asks:
@@ -367,18 +486,19 @@ class AsyncClient(Exchange):
                     flying[:] = [number for number in flying if number > message.id]
                     await offer()
                     yield message
+            collecting.result()  # it may have gone wrong while the last picture was being looked at
         finally:
             for task in (collecting, answering):
                 task.cancel()
             await asyncio.gather(collecting, answering, return_exceptions=True)
 
-    async def seen(self, picture: Picture, glass_ms: float) -> None:
+    async def seen(self, picture: Picture, glass_ms: float | np.number[Any]) -> None:
         """Tell the server how long a picture took from what changed on the screen to the screen: its budget counts it."""
-        await self._socket.send(_seen(picture, glass_ms))
+        await self._send(self.glass(picture, glass_ms))
 
     async def stats(self) -> Mapping[str, Any]:
         """The server's live numbers."""
-        await self._socket.send(pack({"type": "stats"}))
+        await self._send(self.message("stats"))
         while not (isinstance(message := await self._next(), Message) and message.type == "stats"):
             pass
         return message.header
@@ -391,11 +511,18 @@ class AsyncClient(Exchange):
 
     async def close(self) -> None:
         """End the session."""
+        self._closed = True
         await self._socket.close()
 
 
-def _seen(picture: Picture, glass_ms: float) -> bytes:
-    return pack({"type": "seen", "id": picture.id, "glass_ms": glass_ms})
+def _base(address: str) -> str:
+    """Scheme, host, port and path of a server, without a slash at the end. Raises ServerError for what is no address."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        if parts.scheme in SCHEMES and parts.hostname and parts.port != 0:
+            return f"{SCHEMES[parts.scheme]}://{parts.netloc}{parts.path}".rstrip("/")
+    printed = "use the one that the server printed, such as http://localhost:7860"
+    raise ServerError("address", f"{address!r} is no address of a server: {printed}")
 
 
 def _format(path: Path) -> str:

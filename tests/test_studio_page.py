@@ -44,7 +44,7 @@ LOST = re.compile(r"WebSocket connection to 'ws://localhost:\d+/v1/stream.*' fai
 STANDING_OUT = """[...document.querySelectorAll("body *")].filter(e => {
     for (let p = e; p; p = p.parentElement) if (p.matches(".sprite, .sr, .skip, .chips, .history")) return false;
     const box = e.getBoundingClientRect();
-    return box.width && (box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5);
+    return box.width && e.checkVisibility() && (box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5);
 }).map(e => e.id || e.outerHTML.slice(0, 80))"""
 """What reaches over the page's edge; a page that cuts it off does not scroll, and would hide it from `scrollWidth`."""
 LIVE = ("ready", "busy", "shed", "over")
@@ -603,6 +603,21 @@ def test_a_phone_shows_both_pictures_at_once(browser: Any, address: str):
         assert all(box["y"] + box["height"] <= 844 for box in boxes), "all in sight, one under the other"
         buttons = "[...document.querySelectorAll('#view-draw .rail button, nav button')].map(b => b.getBoundingClientRect())"
         assert min(min(b["width"], b["height"]) for b in studio.get(f"{buttons}.map(b => b.toJSON())")) >= 34
+
+
+def test_the_colours_keep_to_their_box(studio: Studio):
+    page = studio.page
+    for width, height in ((320, 640), (360, 740), (390, 844), (1280, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        box, size, *colours = studio.get("[swatches, brush, ...swatches.children].map(e => e.getBoundingClientRect().toJSON())")
+        assert len(colours) == 11
+        for colour in colours:
+            assert box["left"] < colour["left"] < colour["right"] < box["right"], f"at {width} px"
+            assert colour["width"] >= 18
+        assert size["left"] >= box["right"] or size["top"] >= box["bottom"], "the brush is beside or below them"
+        assert size["width"] >= 60
+        assert studio.get(STANDING_OUT) == []
+        studio.screen(f"colours_{width}", whole=True)
 
 
 def test_light_and_dark_on_a_laptop_and_a_tablet(studio: Studio):

@@ -477,6 +477,27 @@ def test_the_panel_shows_where_the_time_goes(studio: Studio):
     studio.until(lambda: page.locator("#fact-steps").inner_text() == "2", "the steps that were pinned")
 
 
+def test_the_panel_forgets_the_stages_of_another_kind_of_picture(studio: Studio):
+    """A picture of words alone comes out of no decoder and goes into no codec."""
+    page, legend = studio.page, studio.page.locator("#legend")
+    studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.8)))
+    studio.until(lambda: "codec in" in legend.inner_text(), "the stages of a drawing")
+    studio.change(lambda: page.locator("#tab-type").click())
+    studio.until(lambda: "codec in" not in legend.inner_text(), "them to go", seconds=5)
+    assert "codec in" not in page.locator("#bar").get_attribute("aria-label")
+    studio.change(lambda: page.locator("#tab-draw").click())
+    studio.until(lambda: "codec in" in legend.inner_text(), "them to come back")
+    shown = studio.get(
+        """async () => { const panel = new (await import("/web/panel.js")).Panel(() => {});
+            const header = { ...panel.last, shed: [], encoder: "png", server_ms: 20 };
+            panel.note({ ...header, stages_ms: { decode: 9, codec_in: 5, network: 6 } }, 30, "image");
+            panel.note({ ...header, stages_ms: { decode: 0.01, network: 20 } }, 40, "text");
+            panel._show();
+            return legend.innerText.split(/\\s+/) }"""
+    )
+    assert shown == ["network", "20", "travel", "20"]
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [("phone", {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "color_scheme": "light"}),

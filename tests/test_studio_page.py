@@ -29,6 +29,7 @@ from PIL import Image
 from fewstep.bundle import Card, shipped
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
+from fewstep.server.protocol import pack, unpack
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page tests need playwright: pip install playwright")
 
@@ -707,13 +708,16 @@ def test_a_strangers_page_draws_where_it_was_allowed(browser: Any, host: Host, e
                 link.draw({ prompt: "a cat", seed: 5, image, strength: 0.5 }),
                 link.draw({ prompt: "a cat", seed: 6, image: new Blob(["nonsense"], { type: "image/png" }) }).catch(e => e.code),
                 link.draw({ prompt: "a cat", steps: 3 }).catch(e => `${e.name}: ${e.message}`),
-                link.draw({ prompt: "a dog", seed: 7, encoder: "png" })]);
+                link.draw({ prompt: "a dog", seed: 7, encoder: "png" }),
+                link.draw({ prompt: "a cat", image: new Blob([new Uint8Array(5 << 20)], { type: "image/png" }) })
+                    .catch(e => `${e.code}: ${e.message}`)]);
             const file = await link.file(all[7].id, { prompt: true });
             return { seeds: all.map(p => p.seed ?? p), type: all[7].blob.type, inside: (await link.stats()).room.inside,
                      file: [...new Uint8Array(await file.arrayBuffer())] } }"""
         said = studio.get(asked)
-        assert said["seeds"][:6] + said["seeds"][7:] == [1, 2, 3, 4, 5, "picture", 7], "each gets its own answer"
+        assert said["seeds"][:6] + said["seeds"][7:8] == [1, 2, 3, 4, 5, "picture", 7], "each gets its own answer"
         assert re.match("ServerError: .*trained for 1, 2, 4 steps", said["seeds"][6])
+        assert re.match("picture: .*524\\d{4} bytes, too large .* --limits.message-bytes", said["seeds"][8])
         assert (said["type"], said["inside"]) == ("image/png", 2)
         (folder / "file.png").write_bytes(bytes(said["file"]))
         assert verify(folder / "file.png", VerifyOptions(home=host.home)).credentials.facts["prompt"] == "a dog"
@@ -846,6 +850,47 @@ def test_a_target_that_cannot_be_kept_shows_and_so_does_what_is_given_up_for_it(
         studio.until(scarce, "a target that can be kept by giving something up")
         studio.screen("shed")
         studio.until(lambda: aim(1000, "Live", ""), "a second to be enough")
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_picture_too_large_for_the_server_comes_smaller_or_not_at_all(
+    browser: Any, host: Host, tmp_path: Path, stated: bool
+):
+    """Bare pixels of 32 px are over this limit, as a file they are not, except of noise. No frame ends two connections."""
+    port = free_port()
+    host.serve(port, budget="60s", limits={"message_bytes": 2000})
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / "noise.png")
+    sockets: list[Any] = []
+
+    def through(page: Any) -> None:
+        """To the server and back, without its word on the limit where the page is to find out by itself."""
+        sockets.append(page)
+        server = page.connect_to_server()
+
+        def back(frame: bytes) -> None:
+            header = dict(unpack(frame).header)
+            page.send(pack(header | {"limits": {}}) if header["type"] == "hello" and not stated else frame)
+
+        server.on_message(back)
+
+    with studio_in(browser, f"too_large_{'stated' if stated else 'found_out'}") as studio:
+        page = studio.page
+        page.route_web_socket("**/v1/stream**", through)
+        studio.open(f"http://localhost:{port}/").live()
+        studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.8)))
+        assert len(sockets) == (1 if stated else 2)
+        page.set_input_files("#file", tmp_path / "noise.png")
+        toast = page.locator("#toast")
+        studio.until(lambda: "--limits.message-bytes" in toast.inner_text(), "a sentence with the fix")
+        assert re.match("This picture makes a message of [34]\\d{3} bytes, too large", toast.inner_text())
+        studio.settle()
+        assert len(sockets) == (1 if stated else 3)
+        number = studio.id
+        page.locator("#layer-photo").click()
+        studio.until(lambda: studio.id > number, "the picture of what is not too large")
+        assert len(sockets) == (1 if stated else 3), "the connection is still the same"
+        # the route notices a closed connection later than a page of its own would, and sends on it meanwhile
+        studio.wrong[:] = [text for text in studio.wrong if "CLOSING or CLOSED" not in text]
 
 
 def test_who_asks_for_nothing_rests_and_comes_back_with_the_next_stroke(browser: Any, host: Host):

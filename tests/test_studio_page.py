@@ -952,9 +952,11 @@ def test_a_token_a_slow_start_and_no_provenance_all_show(browser: Any, host: Hos
     gate.touch()
     port = free_port()
     host.serve(port, token="secret", provenance=False, hold=str(gate))
-    with studio_in(browser, "no_access") as stranger:
-        stranger.open(f"http://localhost:{port}/")
-        stranger.until(lambda: stranger.pill == "No access", "the stranger to be told")
+    for wrong in ("", "#token=not it, m%C3%BCller"):  # also one that no subprotocol can be made of
+        with studio_in(browser, "no_access") as stranger:
+            stranger.open(f"http://localhost:{port}/{wrong}")
+            stranger.until(lambda: stranger.pill == "No access", "the stranger to be told", seconds=20)
+            assert "token is missing or wrong" in stranger.page.locator("#cover-text").inner_text()
     with studio_in(browser, "no_provenance") as studio:
         studio.open(f"http://localhost:{port}/#token=secret")
         studio.until(lambda: studio.pill == "Warming up", "the server to say what it does")

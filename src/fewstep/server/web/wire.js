@@ -24,6 +24,7 @@ const PATIENT_MS = 120_000; // a single picture may take this long, the way back
 const REFUSALS = [4401, 4403, 4426]; // no token, a page that may not, a page of another version
 const TOO_LARGE = 1009; // what a WebSocket is closed with after a message over the other side's limit
 const BARE = "pixels/rgba";
+const CARRIED = /^[\w!#$%&'*+.^`|~-]*$/; // what a subprotocol may consist of, and with it a token
 /** States that nothing leads out of. */
 const OVER = ["refused", "closed"];
 /** @type {Record<string, string>} */
@@ -124,7 +125,8 @@ export class Link extends EventTarget {
     const [address, fragment] = url.split("#");
     this.base = new URL(address.includes("://") ? address : `http://${address}`);
     if (!this.base.pathname.endsWith("/")) this.base.pathname += "/";
-    this.token = token ?? new URLSearchParams(fragment).get("token") ?? "";
+    const given = token ?? new URLSearchParams(fragment).get("token") ?? "";
+    this.token = CARRIED.test(given) ? given : ""; // no server has another, and one that wants a token says so
     /** @type {LinkState} */
     this.state = "connecting";
     this.session = "";

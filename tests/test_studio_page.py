@@ -29,6 +29,7 @@ from PIL import Image
 from fewstep.bundle import Card, shipped
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
+from fewstep.server.protocol import pack, unpack
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page tests need playwright: pip install playwright")
 
@@ -44,7 +45,7 @@ LOST = re.compile(r"WebSocket connection to 'ws://localhost:\d+/v1/stream.*' fai
 STANDING_OUT = """[...document.querySelectorAll("body *")].filter(e => {
     for (let p = e; p; p = p.parentElement) if (p.matches(".sprite, .sr, .skip, .chips, .history")) return false;
     const box = e.getBoundingClientRect();
-    return box.width && (box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5);
+    return box.width && e.checkVisibility() && (box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5);
 }).map(e => e.id || e.outerHTML.slice(0, 80))"""
 """What reaches over the page's edge; a page that cuts it off does not scroll, and would hide it from `scrollWidth`."""
 LIVE = ("ready", "busy", "shed", "over")
@@ -477,6 +478,27 @@ def test_the_panel_shows_where_the_time_goes(studio: Studio):
     studio.until(lambda: page.locator("#fact-steps").inner_text() == "2", "the steps that were pinned")
 
 
+def test_the_panel_forgets_the_stages_of_another_kind_of_picture(studio: Studio):
+    """A picture of words alone comes out of no decoder and goes into no codec."""
+    page, legend = studio.page, studio.page.locator("#legend")
+    studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.8)))
+    studio.until(lambda: "codec in" in legend.inner_text(), "the stages of a drawing")
+    studio.change(lambda: page.locator("#tab-type").click())
+    studio.until(lambda: "codec in" not in legend.inner_text(), "them to go", seconds=5)
+    assert "codec in" not in page.locator("#bar").get_attribute("aria-label")
+    studio.change(lambda: page.locator("#tab-draw").click())
+    studio.until(lambda: "codec in" in legend.inner_text(), "them to come back")
+    shown = studio.get(
+        """async () => { const panel = new (await import("/web/panel.js")).Panel(() => {});
+            const header = { ...panel.last, shed: [], encoder: "png", server_ms: 20 };
+            panel.note({ ...header, stages_ms: { decode: 9, codec_in: 5, network: 6 } }, 30, "image");
+            panel.note({ ...header, stages_ms: { decode: 0.01, network: 20 } }, 40, "text");
+            panel._show();
+            return legend.innerText.split(/\\s+/) }"""
+    )
+    assert shown == ["network", "20", "travel", "20"]
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [("phone", {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "color_scheme": "light"}),
@@ -605,6 +627,21 @@ def test_a_phone_shows_both_pictures_at_once(browser: Any, address: str):
         assert min(min(b["width"], b["height"]) for b in studio.get(f"{buttons}.map(b => b.toJSON())")) >= 34
 
 
+def test_the_colours_keep_to_their_box(studio: Studio):
+    page = studio.page
+    for width, height in ((320, 640), (360, 740), (390, 844), (1280, 800)):
+        page.set_viewport_size({"width": width, "height": height})
+        box, size, *colours = studio.get("[swatches, brush, ...swatches.children].map(e => e.getBoundingClientRect().toJSON())")
+        assert len(colours) == 11
+        for colour in colours:
+            assert box["left"] < colour["left"] < colour["right"] < box["right"], f"at {width} px"
+            assert colour["width"] >= 18
+        assert size["left"] >= box["right"] or size["top"] >= box["bottom"], "the brush is beside or below them"
+        assert size["width"] >= 60
+        assert studio.get(STANDING_OUT) == []
+        studio.screen(f"colours_{width}", whole=True)
+
+
 def test_light_and_dark_on_a_laptop_and_a_tablet(studio: Studio):
     assert studio.get("document.documentElement.scrollHeight") <= 800, "everything fits one laptop screen"
     studio.screen("laptop_dark")
@@ -671,13 +708,16 @@ def test_a_strangers_page_draws_where_it_was_allowed(browser: Any, host: Host, e
                 link.draw({ prompt: "a cat", seed: 5, image, strength: 0.5 }),
                 link.draw({ prompt: "a cat", seed: 6, image: new Blob(["nonsense"], { type: "image/png" }) }).catch(e => e.code),
                 link.draw({ prompt: "a cat", steps: 3 }).catch(e => `${e.name}: ${e.message}`),
-                link.draw({ prompt: "a dog", seed: 7, encoder: "png" })]);
+                link.draw({ prompt: "a dog", seed: 7, encoder: "png" }),
+                link.draw({ prompt: "a cat", image: new Blob([new Uint8Array(5 << 20)], { type: "image/png" }) })
+                    .catch(e => `${e.code}: ${e.message}`)]);
             const file = await link.file(all[7].id, { prompt: true });
             return { seeds: all.map(p => p.seed ?? p), type: all[7].blob.type, inside: (await link.stats()).room.inside,
                      file: [...new Uint8Array(await file.arrayBuffer())] } }"""
         said = studio.get(asked)
-        assert said["seeds"][:6] + said["seeds"][7:] == [1, 2, 3, 4, 5, "picture", 7], "each gets its own answer"
+        assert said["seeds"][:6] + said["seeds"][7:8] == [1, 2, 3, 4, 5, "picture", 7], "each gets its own answer"
         assert re.match("ServerError: .*trained for 1, 2, 4 steps", said["seeds"][6])
+        assert re.match("picture: .*524\\d{4} bytes, too large .* --limits.message-bytes", said["seeds"][8])
         assert (said["type"], said["inside"]) == ("image/png", 2)
         (folder / "file.png").write_bytes(bytes(said["file"]))
         assert verify(folder / "file.png", VerifyOptions(home=host.home)).credentials.facts["prompt"] == "a dog"
@@ -812,6 +852,47 @@ def test_a_target_that_cannot_be_kept_shows_and_so_does_what_is_given_up_for_it(
         studio.until(lambda: aim(1000, "Live", ""), "a second to be enough")
 
 
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_picture_too_large_for_the_server_comes_smaller_or_not_at_all(
+    browser: Any, host: Host, tmp_path: Path, stated: bool
+):
+    """Bare pixels of 32 px are over this limit, as a file they are not, except of noise. No frame ends two connections."""
+    port = free_port()
+    host.serve(port, budget="60s", limits={"message_bytes": 2000})
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / "noise.png")
+    sockets: list[Any] = []
+
+    def through(page: Any) -> None:
+        """To the server and back, without its word on the limit where the page is to find out by itself."""
+        sockets.append(page)
+        server = page.connect_to_server()
+
+        def back(frame: bytes) -> None:
+            header = dict(unpack(frame).header)
+            page.send(pack(header | {"limits": {}}) if header["type"] == "hello" and not stated else frame)
+
+        server.on_message(back)
+
+    with studio_in(browser, f"too_large_{'stated' if stated else 'found_out'}") as studio:
+        page = studio.page
+        page.route_web_socket("**/v1/stream**", through)
+        studio.open(f"http://localhost:{port}/").live()
+        studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.8)))
+        assert len(sockets) == (1 if stated else 2)
+        page.set_input_files("#file", tmp_path / "noise.png")
+        toast = page.locator("#toast")
+        studio.until(lambda: "--limits.message-bytes" in toast.inner_text(), "a sentence with the fix")
+        assert re.match("This picture makes a message of [34]\\d{3} bytes, too large", toast.inner_text())
+        studio.settle()
+        assert len(sockets) == (1 if stated else 3)
+        number = studio.id
+        page.locator("#layer-photo").click()
+        studio.until(lambda: studio.id > number, "the picture of what is not too large")
+        assert len(sockets) == (1 if stated else 3), "the connection is still the same"
+        # the route notices a closed connection later than a page of its own would, and sends on it meanwhile
+        studio.wrong[:] = [text for text in studio.wrong if "CLOSING or CLOSED" not in text]
+
+
 def test_who_asks_for_nothing_rests_and_comes_back_with_the_next_stroke(browser: Any, host: Host):
     """The page's own pings and questions keep nobody's place."""
     port = free_port()
@@ -871,9 +952,11 @@ def test_a_token_a_slow_start_and_no_provenance_all_show(browser: Any, host: Hos
     gate.touch()
     port = free_port()
     host.serve(port, token="secret", provenance=False, hold=str(gate))
-    with studio_in(browser, "no_access") as stranger:
-        stranger.open(f"http://localhost:{port}/")
-        stranger.until(lambda: stranger.pill == "No access", "the stranger to be told")
+    for wrong in ("", "#token=not it, m%C3%BCller"):  # also one that no subprotocol can be made of
+        with studio_in(browser, "no_access") as stranger:
+            stranger.open(f"http://localhost:{port}/{wrong}")
+            stranger.until(lambda: stranger.pill == "No access", "the stranger to be told", seconds=20)
+            assert "token is missing or wrong" in stranger.page.locator("#cover-text").inner_text()
     with studio_in(browser, "no_provenance") as studio:
         studio.open(f"http://localhost:{port}/#token=secret")
         studio.until(lambda: studio.pill == "Warming up", "the server to say what it does")

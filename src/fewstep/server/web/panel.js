@@ -61,16 +61,19 @@ export class Panel {
     $("target").setAttribute("aria-valuetext", `${this.targetMs} ms`);
   }
 
-  /** One picture was on the screen. @param {Record<string, any>} h @param {number} glassMs */
-  note(h, glassMs) {
+  /** One picture was on the screen. @param {Record<string, any>} h @param {number} glassMs @param {string} task */
+  note(h, glassMs, task) {
     const now = performance.now();
     this.glass.push(glassMs);
     this.times.push(now);
     if (this.glass.length > KEPT) this.glass.shift();
     while (this.times.length && now - this.times[0] > 2000) this.times.shift();
     const stages = { ...h.stages_ms, wire: Math.max(0, glassMs - h.server_ms) };
+    if (task !== this.task) this.stages = {}; // another kind of picture spends its time elsewhere
+    this.task = task;
     for (const name of Object.keys(NAMES)) {
-      this.stages[name] = 0.8 * (this.stages[name] ?? stages[name] ?? 0) + 0.2 * (stages[name] ?? 0);
+      const ms = stages[name] ?? 0;
+      this.stages[name] = ms && 0.8 * (this.stages[name] || ms) + 0.2 * ms; // a stage that was left out is gone at once
     }
     this.last = h;
     if (!this._due) this._due = requestAnimationFrame(() => this._show());

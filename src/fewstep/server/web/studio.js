@@ -112,7 +112,7 @@ link.addEventListener("picture", async (event) => {
   requestAnimationFrame((now) => {
     const glass = Math.max(performance.now(), now) - asked.stamp;
     link.seen(header.id, glass);
-    if (!variation) panel.note(header, glass);
+    if (!variation) panel.note(header, glass, asked.header.task);
     state();
   });
   if (settling) settle();

@@ -22,6 +22,9 @@ const SILENT_MS = 12000; // a server that answers no ping for this long is gone,
 const PATIENT_MS = 120_000; // a single picture may take this long, the way back to a lost server included
 
 const REFUSALS = [4401, 4403, 4426]; // no token, a page that may not, a page of another version
+const TOO_LARGE = 1009; // what a WebSocket is closed with after a message over the other side's limit
+const BARE = "pixels/rgba";
+const CARRIED = /^[\w!#$%&'*+.^`|~-]*$/; // what a subprotocol may consist of, and with it a token
 /** States that nothing leads out of. */
 const OVER = ["refused", "closed"];
 /** @type {Record<string, string>} */
@@ -98,7 +101,16 @@ export function unpack(buffer) {
 async function partOf(name, picture) {
   if (picture instanceof Blob) return { name, mime: picture.type, data: new Uint8Array(await picture.arrayBuffer()) };
   const { data, width, height } = picture;
-  return { name, mime: "pixels/rgba", data: new Uint8Array(data.buffer, data.byteOffset, data.length), width, height };
+  return { name, mime: BARE, data: new Uint8Array(data.buffer, data.byteOffset, data.length), width, height };
+}
+
+/** Bare pixels as a PNG file: smaller, but slow to make. Files stay as they are. @param {Part} part @returns {Promise<Part>} */
+async function fileOf(part) {
+  const { name, mime, data, width = 0, height = 0 } = part;
+  if (mime !== BARE) return part;
+  const canvas = new OffscreenCanvas(width, height);
+  canvas.getContext("2d")?.putImageData(new ImageData(new Uint8ClampedArray(data), width, height), 0, 0);
+  return partOf(name, await canvas.convertToBlob());
 }
 
 /**
@@ -113,7 +125,8 @@ export class Link extends EventTarget {
     const [address, fragment] = url.split("#");
     this.base = new URL(address.includes("://") ? address : `http://${address}`);
     if (!this.base.pathname.endsWith("/")) this.base.pathname += "/";
-    this.token = token ?? new URLSearchParams(fragment).get("token") ?? "";
+    const given = token ?? new URLSearchParams(fragment).get("token") ?? "";
+    this.token = CARRIED.test(given) ? given : ""; // no server has another, and one that wants a token says so
     /** @type {LinkState} */
     this.state = "connecting";
     this.session = "";
@@ -127,6 +140,9 @@ export class Link extends EventTarget {
     /** @type {Single[]} asked for with `draw`, the first on the wire or about to be */
     this._singles = [];
     this._pinged = 0; // when the oldest unanswered ping was sent; 0 when none is
+    this._most = Infinity; // bytes that the server takes in one message
+    this._largest = 0; // bytes of the largest request on this connection
+    this._shrinking = false; // the newest request is too large, and is being made smaller
     /** @type {null | (() => Ask | null)} */
     this._make = null;
     /** @type {null | (() => Ask | null)} */
@@ -160,6 +176,7 @@ export class Link extends EventTarget {
     /** @type {ServerError | null} what the server said about this connection before it closed it */
     this._said = null;
     this._pinged = performance.now();
+    this._largest = 0;
   }
 
   /** Do not wait any longer: the network, or the person, has come back. */
@@ -181,6 +198,7 @@ export class Link extends EventTarget {
   _closed(code) {
     this._flying.clear();
     this._pinged = 0;
+    if (code === TOO_LARGE && this._largest) this._most = Math.min(this._most, 0.9 * this._largest); // by more than frames differ
     if (REFUSALS.includes(code)) return this._become("refused");
     if (code === 4408) {
       this._become("resting"); // the place is somebody else's until there is something to ask for
@@ -196,7 +214,10 @@ export class Link extends EventTarget {
   _heard({ header, parts }) {
     this._pinged = 0;
     if (header.type === "hello") {
+      const before = this.hello.limits?.message_bytes;
       this.hello = { ...this.hello, ...header }; // while it warms up, a server does not say again what it will serve
+      const most = this.hello.limits?.message_bytes;
+      if (most !== before) this._most = most; // else what a closed connection has taught still holds
       this.session = header.session;
       this._tries = 0;
       this._become(header.state, header);
@@ -205,15 +226,21 @@ export class Link extends EventTarget {
     } else if (header.type === "queue") {
       this._become("queue", header);
     } else if (header.type === "picture" || (header.type === "error" && header.id)) {
-      const { ask, single } = this._flying.get(header.id) ?? {};
-      for (const id of [...this._flying.keys()]) if (id <= header.id) this._flying.delete(id);
-      if (single) this._settle(single, header, parts.image);
-      else this.dispatchEvent(new CustomEvent(header.type, { detail: { header, part: parts.image, ask } }));
-      this._pump();
+      for (const id of [...this._flying.keys()]) if (id < header.id) this._flying.delete(id);
+      this._answer(header, parts.image);
     } else {
       if (header.type === "error" && this.state !== "ready") this._said = new ServerError(header.code, header.message);
       this.dispatchEvent(new CustomEvent(header.type, { detail: { header } }));
     }
+  }
+
+  /** To who asked: the picture, or why there is none. @param {Record<string, any>} header @param {Part} [part] */
+  _answer(header, part) {
+    const { ask, single } = this._flying.get(header.id) ?? {};
+    this._flying.delete(header.id);
+    if (single) this._settle(single, header, part);
+    else this.dispatchEvent(new CustomEvent(header.type, { detail: { header, part, ask } }));
+    this._pump();
   }
 
   /** @param {Single} single @param {Record<string, any>} header @param {Part | undefined} part */
@@ -307,7 +334,7 @@ export class Link extends EventTarget {
 
   _pump() {
     const socket = this._socket;
-    if (this.state !== "ready" || !socket || socket.bufferedAmount > 1 << 20) return;
+    if (this.state !== "ready" || !socket || this._shrinking || socket.bufferedAmount > 1 << 20) return;
     const single = this._singles[0];
     const room = single ? 1 : IN_FLIGHT; // a single picture is alone on the wire: nothing may overtake it
     if (this._flying.size >= room || !(single || this._make)) return;
@@ -317,7 +344,34 @@ export class Link extends EventTarget {
     if (!ask) return;
     this._id += 1;
     this._flying.set(this._id, { ask, sent: performance.now(), single });
-    socket.send(pack({ type: "draw", id: this._id, ...ask.header }, ask.parts));
+    const frame = pack({ type: "draw", id: this._id, ...ask.header }, ask.parts);
+    if (frame.length <= this._most) this._send(frame);
+    else this._shrink(this._id, ask);
+  }
+
+  /** @param {Uint8Array<ArrayBuffer>} frame of a request */
+  _send(frame) {
+    this._largest = Math.max(this._largest, frame.length);
+    this._socket?.send(frame);
+  }
+
+  /** Send a request that is too large as it is with files in place of bare pixels, or answer it if that is too large, too: sent,
+   * it would only end the connection. @param {number} id @param {Ask} ask */
+  async _shrink(id, { header, parts }) {
+    this._shrinking = true; // nothing newer may overtake it
+    const files = await Promise.all(parts.map((part) => fileOf(part).catch(() => part)));
+    this._shrinking = false;
+    const frame = pack({ type: "draw", id, ...header }, files);
+    if (!this._flying.has(id)) this._pump(); // the connection was lost meanwhile
+    else if (frame.length > this._most) {
+      const what = parts.length ? "picture" : "prompt";
+      const fix = "send a smaller one, or start the server with a larger --limits.message-bytes";
+      const message = `this ${what} makes a message of ${frame.length} bytes, too large for the server: ${fix}`;
+      this._answer({ type: "error", id, code: what, message });
+    } else {
+      this._send(frame);
+      this._pump();
+    }
   }
 
   /** Every second: forget what will not be answered any more, and see whether the server is still there. */

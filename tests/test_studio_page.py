@@ -709,7 +709,7 @@ def test_a_strangers_page_draws_where_it_was_allowed(browser: Any, host: Host, e
                 link.draw({ prompt: "a cat", seed: 6, image: new Blob(["nonsense"], { type: "image/png" }) }).catch(e => e.code),
                 link.draw({ prompt: "a cat", steps: 3 }).catch(e => `${e.name}: ${e.message}`),
                 link.draw({ prompt: "a dog", seed: 7, encoder: "png" }),
-                link.draw({ prompt: "a cat", image: new Blob([new Uint8Array(5 << 20)], { type: "image/png" }) })
+                link.draw({ prompt: "a cat", image: new Blob([new Uint8Array(9 << 20)], { type: "image/png" }) })
                     .catch(e => `${e.code}: ${e.message}`)]);
             const file = await link.file(all[7].id, { prompt: true });
             return { seeds: all.map(p => p.seed ?? p), type: all[7].blob.type, inside: (await link.stats()).room.inside,
@@ -717,7 +717,7 @@ def test_a_strangers_page_draws_where_it_was_allowed(browser: Any, host: Host, e
         said = studio.get(asked)
         assert said["seeds"][:6] + said["seeds"][7:8] == [1, 2, 3, 4, 5, "picture", 7], "each gets its own answer"
         assert re.match("ServerError: .*trained for 1, 2, 4 steps", said["seeds"][6])
-        assert re.match("picture: .*524\\d{4} bytes, too large .* --limits.message-bytes", said["seeds"][8])
+        assert re.match("picture: .*943\\d{4} bytes, too large .* --limits.message-bytes", said["seeds"][8])
         assert (said["type"], said["inside"]) == ("image/png", 2)
         (folder / "file.png").write_bytes(bytes(said["file"]))
         assert verify(folder / "file.png", VerifyOptions(home=host.home)).credentials.facts["prompt"] == "a dog"
@@ -858,7 +858,7 @@ def test_a_picture_too_large_for_the_server_comes_smaller_or_not_at_all(
 ):
     """Bare pixels of 32 px are over this limit, as a file they are not, except of noise. No frame ends two connections."""
     port = free_port()
-    host.serve(port, budget="60s", limits={"message_bytes": 2000})
+    host.serve(port, budget="60s", limits={"message_bytes": 2000}, narrow=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / "noise.png")
     sockets: list[Any] = []
 
@@ -923,7 +923,7 @@ def test_a_model_that_cannot_be_opened_shows(browser: Any, host: Host, tmp_path:
         studio.until(lambda: studio.pill == "Reconnecting", "the server to end")
         shown = " ".join(studio.get("shown"))
         assert "Out of order" in shown
-        assert "raise the limit" in shown, "and why"
+        assert "use --limits.picture-pixels 1024" in shown, "and why"
 
 
 def test_a_full_house_shows_the_place_in_the_queue(browser: Any, host: Host):

@@ -27,6 +27,8 @@ export class Panel {
     this.times = [];
     /** @type {Record<string, number>} */
     this.stages = {};
+    /** Of the newest picture. */
+    this.task = "";
     this.touched = false;
     this.targetMs = 100;
     $("target").oninput = (/** @type {any} */ e) => {

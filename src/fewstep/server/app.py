@@ -85,7 +85,7 @@ class ServeOptions:
 
 
 def openers(options: ServeOptions) -> list[Open]:
-    """What the worker's threads call first, one a device: everything that imports torch happens there, beside the event loop."""
+    """What the worker's threads call first, one a device: opening the model takes seconds, and happens beside the event loop."""
     stamping = options.signing.stamping()
     opened: list[Engine] = []
 

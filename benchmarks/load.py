@@ -51,6 +51,8 @@ class LoadOptions:
 
     model: str = "emoji-64"
     """A shipped bundle's name, or a bundle's folder."""
+    device: tuple[str, ...] = ("cpu",)
+    """What the server is given to draw on; ``cpu cpu`` draws two batches at a time."""
     sessions: tuple[int, ...] = (1, 10, 50)
     """People drawing at once, one level after the other."""
     seconds: float = 60.0
@@ -345,7 +347,7 @@ def measure(options: LoadOptions) -> Realtime:
     folder = bundle.locate(options.model)
     places = ["--limits.sessions", str(max(options.sessions) + 1)]
     with contextlib.ExitStack() as stack:
-        served = stack.enter_context(serving(options.model, "--budget", options.budget, *places))
+        served = stack.enter_context(serving(options.model, "--budget", options.budget, "--device", *options.device, *places))
         with fewstep.connect(served.url) as studio:
             backend = studio.hello["backend"]
         os.nice(options.nice)

@@ -87,7 +87,7 @@ def test_what_cannot_be_drawn_is_a_bad_request(client: openai.OpenAI, asked: dic
 
 
 def test_values_of_the_wrong_kind_are_named(client: openai.OpenAI):
-    with pytest.raises(openai.UnprocessableEntityError, match="n: ") as raised:
+    with pytest.raises(openai.UnprocessableEntityError, match="field 'n' should be") as raised:
         client.images.generate(prompt="a cat", n="many")  # type: ignore[call-overload]
     assert raised.value.code == "invalid"
 

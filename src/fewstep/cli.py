@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -49,12 +49,14 @@ def typed(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = ""
         value, dashed = given.get(name, usual), name.replace("_", "-")
         if isinstance(usual, Mapping):
             words += typed(value, usual, f"{prefix}{dashed}.")
-        elif isinstance(value, bool) and value != usual:
+            continue
+        values, usually = (list(x) if isinstance(x, list | tuple) else [x] for x in (value, usual))
+        if values == usually:
+            continue
+        if isinstance(value, bool):
             words.append(f"--{prefix}{'' if value else 'no-'}{dashed}")
-        elif isinstance(value, list | tuple) and list(value) != list(usual):
-            words += [f"--{prefix}{dashed}", *map(str, value)]
-        elif not isinstance(value, list | tuple) and value != usual:
-            words += [f"--{prefix}{dashed}", str(value)]
+        else:
+            words += [f"--{prefix}{dashed}", *map(str, values)]
     return words
 
 
@@ -214,6 +216,11 @@ def draw(
     start = None
     if image is not None:
         start = pictures.read(image, size=card.native_size[0])
+    card.check_use(steps)
+    times = pipeline.times(steps) if start is None else pipeline.times_from(steps, strength)
+    facts = marks.GenerationFacts(card.name, card.fingerprint, len(times), prompt=prompt,
+                                  task="text" if start is None else "image",
+                                  strength=None if start is None else times[0])  # fmt: skip
     seeds = [seed + i for i in range(n)]
     output.parent.mkdir(parents=True, exist_ok=True)
     milliseconds = 0.0
@@ -223,17 +230,12 @@ def draw(
         image_rows = None if start is None else start[None].expand(len(now), -1, -1, -1)
         media = pipeline(Request([prompt] * len(now), now, steps, guidance_scale, sampler, image_rows, strength))
         milliseconds += (time.perf_counter() - began) * 1000
-        times = pipeline.times(steps) if start is None else pipeline.times_from(steps, strength)
-        drawn_from: Any = {"task": "text"} if start is None else {"task": "image", "strength": times[0]}
         for own, picture in zip(now, media):
             path = output if n == 1 else output.with_stem(f"{output.stem}-{own}")
             if scale > 1:
                 picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-            facts = marks.GenerationFacts(
-                model=card.name, bundle_hash=card.fingerprint, steps=len(times), seed=own, prompt=prompt, **drawn_from
-            )
-            files = marks.write(path, picture, facts, stamping)
-            say(f"{' and '.join(map(str, files))}  {prompt!r}  {card.name}, {len(times)} steps, seed {own}", *files)
+            files = marks.write(path, picture, replace(facts, seed=own), stamping)
+            say(f"{' and '.join(map(str, files))}  {prompt!r}  {card.name}, {facts.steps} steps, seed {own}", *files)
     say(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if not signing.provenance:
         note("no watermark and no content credentials, as you asked")

@@ -205,12 +205,12 @@ CLEARLY = 1.2
 """How many times faster it must be for that."""
 
 
-def choose(measured: Sequence[Measured], tolerance: float = TOLERANCE) -> tuple[Measured, ...]:
+def choose(measured: Sequence[Measured]) -> tuple[Measured, ...]:
     """The fastest of those whose pictures are eager's pictures: speed alone never decides. Behind it, to be shed to, the
     fastest of those whose pictures nearly are, where that is clearly faster."""
-    exact = [m for m in measured if m.error <= tolerance]
+    exact = [m for m in measured if m.exact]
     if not exact:
-        raise ValueError(f"no backend comes within {tolerance:g} of eager: use eager")
+        raise ValueError(f"no backend comes within {TOLERANCE:g} of eager: use eager")
     best = min(exact, key=lambda m: m.ms)
-    faster = [m for m in measured if tolerance < m.error <= NEARLY and m.ms * CLEARLY <= best.ms]
+    faster = [m for m in measured if not m.exact and m.error <= NEARLY and m.ms * CLEARLY <= best.ms]
     return (best, *sorted(faster, key=lambda m: m.ms)[:1])

@@ -27,9 +27,9 @@ from .. import __version__
 from ..inference.budget import Budget, milliseconds
 from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
-from . import gate, rest, safety
+from . import rest, safety
 from .engine import Engine, EngineOptions
-from .gate import Gate, Impatient, error_body
+from .gate import Gate, Impatient, error_body, sentence
 from .limits import Door, Limits, address, check_sizes, is_loopback
 from .marks import Marks
 from .metrics import Metrics
@@ -140,7 +140,7 @@ def build(studio: Studio) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Any, error: RequestValidationError) -> Response:
-        return Response(error_body(gate.sentence(error.errors()[0]), "invalid"), 422, {}, "application/json")
+        return Response(error_body(sentence(error.errors()[0]), "invalid"), 422, {}, "application/json")
 
     @app.exception_handler(HTTPException)
     async def nothing_here(request: Request, error: HTTPException) -> Response:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ..ranges import Count, Limit, Rate
-from .protocol import MAX_HEADER_BYTES
+from .protocol import HEAD, MAX_HEADER_BYTES
 
 LOCAL_NAMES = ("localhost",)
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+|null")
@@ -22,7 +22,7 @@ TOKEN = re.compile(r"[A-Za-z0-9._~-]*")
 
 def message_of(pixels: int) -> int:
     """Bytes of the largest message about a picture of so many pixels: it and a mask, bare, four bytes a pixel each."""
-    return 2 * 4 * pixels + MAX_HEADER_BYTES + 8
+    return 2 * 4 * pixels + MAX_HEADER_BYTES + HEAD.size
 
 
 PIXELS = 1024 * 1024

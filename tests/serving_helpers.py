@@ -29,6 +29,18 @@ TOKEN = "a-token-for-tests"
 WORDS = ["a", "the", "red", "blue", "green", "heart", "cat", "dog", "sun", "moon", "face", "with", "of", "and"]
 
 
+PATIENCE_S = 60.0
+"""How long a test waits for what must come: no bound on speed, for a busy machine takes longer. Only failing waits it out."""
+
+
+def until(condition: Callable[[], Any], seconds: float = PATIENCE_S) -> None:
+    """Wait for what must come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this never came true"
+        time.sleep(0.01)
+
+
 def text_folder(folder: Path) -> Path:
     """A word-level tokenizer and a BERT of 8 numbers a token."""
     from transformers import BertConfig, BertModel, BertTokenizer
@@ -148,11 +160,8 @@ class Server:
     url: str
     studio: Studio
 
-    def wait(self, seconds: float = 60) -> Server:
+    def wait(self) -> Server:
         """Until pictures can be drawn."""
-        deadline = time.monotonic() + seconds
-        while self.studio.worker.state == "warming":
-            assert time.monotonic() < deadline, f"still {self.studio.worker.doing}"
-            time.sleep(0.02)
+        until(lambda: self.studio.worker.state != "warming")
         assert self.studio.worker.state == "ready", self.studio.worker.doing
         return self

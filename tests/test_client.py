@@ -23,7 +23,7 @@ from fewstep.server import client
 from fewstep.server.client import AsyncClient, Client, Picture, ServerError
 from fewstep.server.limits import Limits
 from fewstep.server.protocol import pack
-from serving_helpers import SIZE, Server, running
+from serving_helpers import SIZE, Server, running, until
 
 LIMITS = Limits(sessions=2, queue=2, message_bytes=25_000, prompt_characters=40)
 
@@ -331,10 +331,7 @@ def test_a_session_that_was_closed_says_so_and_still_has_its_files(server: Serve
 @both
 def test_the_reason_of_a_close_is_in_the_sentence(connect: Any):
     with running(limits=Limits(idle_s=0.3)) as server, connect(server.url) as studio:
-        deadline = time.monotonic() + 20
-        while server.studio.room.inside:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: not server.studio.room.inside)
         code, sentence = refused(lambda: [studio.stats() for _ in range(2)])
         assert code == "lost"
         assert "(nothing was asked for in a long time)" in sentence
@@ -360,8 +357,8 @@ def test_the_queue_lasts_longer_than_an_answer_may(server: Server, connect: Any)
     inside: list[Client] = [fewstep.connect(server.url).__enter__() for _ in range(2)]
     try:
         leaving = threading.Timer(1.5, inside[0].close)
-        leaving.start()
         began = time.monotonic()
+        leaving.start()
         with connect(server.url, timeout_s=0.5) as studio:
             assert time.monotonic() - began > 1.2
             assert studio.queue_position == 0
@@ -392,18 +389,18 @@ def repeating(messages: list[dict[str, Any]], every_s: float) -> Iterator[str]:
 @both
 def test_silence_counts_from_the_last_message_of_any_kind(connect: Any, monkeypatch: pytest.MonkeyPatch):
     """Also in the queue, where it means that nobody is there: the server repeats the place."""
-    monkeypatch.setattr(client, "QUEUE_S", 0.6)
+    monkeypatch.setattr(client, "QUEUE_S", 1.5)
     place = {"type": "queue", "position": 1, "waiting": 1, "places": 1}
     ready = {"type": "hello", "state": "ready"}
-    with repeating([place] * 6 + [ready], 0.2) as url, connect(url, timeout_s=0.1) as studio:
+    with repeating([place] * 7 + [ready], 0.3) as url, connect(url, timeout_s=0.1) as studio:
         assert studio.ready
-    with repeating([place] * 2, 0.2) as url:
+    with repeating([place] * 2, 0.3) as url:
         began = time.monotonic()
         code, sentence = refused(connect(url, timeout_s=0.1).__enter__)
         assert code == "timeout"
-        assert sentence.startswith("the server said nothing for 0.6 seconds: ")
-        assert 0.8 <= time.monotonic() - began < 5
-    with repeating([ready | {"state": "warming"}] * 5 + [ready], 0.2) as url, connect(url, timeout_s=0.4) as studio:
+        assert sentence.startswith("the server said nothing for 1.5 seconds: ")
+        assert time.monotonic() - began >= 1.8
+    with repeating([ready | {"state": "warming"}] * 7 + [ready], 0.3) as url, connect(url, timeout_s=1.5) as studio:
         assert studio.ready
 
 
@@ -415,9 +412,6 @@ def test_who_gives_up_waiting_leaves_no_place_taken(server: Server, connect: Any
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "QUEUE_S", 0.3)
         assert refused(connect(server.url, timeout_s=0.2).__enter__)[0] == "timeout"
-    deadline = time.monotonic() + 5
-    while server.studio.room.waiting:
-        assert time.monotonic() < deadline, "it still waits"
-        time.sleep(0.02)
+    until(lambda: not server.studio.room.waiting)
     for one in inside:
         one.close()

@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -31,9 +32,9 @@ from fewstep.server import stream
 from fewstep.server.client import Client, ServerError
 from fewstep.server.limits import Limits
 from fewstep.server.marks import Facts
-from fewstep.server.protocol import HEAD, SUBPROTOCOL, VERSION, Part, pack, unpack
+from fewstep.server.protocol import HEAD, SUBPROTOCOL, VERSION, pack, unpack
 from fewstep.server.worker import KeptPicture
-from serving_helpers import SIZE, Server, running
+from serving_helpers import PATIENCE_S, SIZE, Server, running, until
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +58,6 @@ def encoded_photo() -> bytes:
     buffer = io.BytesIO()
     photo(64).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def until(condition: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "this never came true"
-        time.sleep(0.02)
 
 
 # live
@@ -125,7 +119,6 @@ def test_the_async_client_streams_newest_wins(server: Server):
     async def asks() -> AsyncIterator[dict[str, Any]]:
         for i in range(60):
             yield {"prompt": "a cat", "seed": i, "steps": 1}
-            await asyncio.sleep(0.002)
 
     async def main() -> list[int]:
         async with fewstep.connect(server.url) as studio:
@@ -186,39 +179,41 @@ def test_what_goes_wrong_in_the_asks_comes_out_of_the_stream(server: Server):
         asyncio.run(main())
 
 
-def test_time_is_answered_under_compute(server: Server):
-    """The event loop never draws: a ping comes back while the worker is busy."""
+def test_time_is_answered_under_compute(server: Server, monkeypatch: pytest.MonkeyPatch):
+    """The event loop never draws: a ping comes back while a picture is being drawn, however long that takes."""
+    engine = server.studio.worker.engine
+    assert engine is not None
+    drawing, go, draw = threading.Event(), threading.Event(), engine.draw
+
+    def held(*given: Any) -> Any:
+        drawing.set()
+        assert go.wait(60)
+        return draw(*given)
+
+    monkeypatch.setattr(engine, "draw", held)
     with websocket(server) as ws:
-        hello = unpack(ws.recv(20))
-        assert hello.type == "hello"
-        big = bytes(4 * 512 * 512)
-        trips = []
-        for number in range(1, 13):
-            ws.send(
-                pack(
-                    {"type": "draw", "id": number, "task": "image", "steps": 4},
-                    [Part("image", "pixels/rgba", big, 512, 512)],
-                )
-            )
-            began = time.perf_counter()
-            ws.send(pack({"type": "time", "sent_ms": float(number)}))
-            while (message := unpack(ws.recv(20))).type != "time":
-                pass
-            trips.append(time.perf_counter() - began)
-            assert message.header["sent_ms"] == number
-        network_s = server.studio.metrics.snapshot()["stages_ms"]["network"][0] / 1000
-        assert sorted(trips)[len(trips) // 2] < max(0.05, network_s)
+        assert unpack(ws.recv(60)).type == "hello"
+        ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
+        assert drawing.wait(60)
+        try:
+            for number in range(1, 13):
+                ws.send(pack({"type": "time", "sent_ms": float(number)}))
+                message = unpack(ws.recv(60))
+                assert (message.type, message.header["sent_ms"]) == ("time", number)
+        finally:
+            go.set()
+        assert unpack(ws.recv(60)).type == "picture"
 
 
 def test_what_the_browser_saw_is_counted(server: Server):
     with websocket(server) as ws:
-        unpack(ws.recv(20))
+        unpack(ws.recv(60))
         ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
-        picture = unpack(ws.recv(20))
+        picture = unpack(ws.recv(60))
         ws.send(pack({"type": "seen", "id": 1, "glass_ms": picture.header["server_ms"] + 5}))
         ws.send(pack({"type": "seen", "id": 99, "glass_ms": 1.0}))  # never drawn: not counted
         ws.send(pack({"type": "stats"}))
-        stages = unpack(ws.recv(20)).header["stages_ms"]
+        stages = unpack(ws.recv(60)).header["stages_ms"]
         assert stages["wire"][0] == pytest.approx(5, abs=0.01)
         assert stages["glass_to_glass"][2] == pytest.approx(picture.header["server_ms"] + 5, abs=0.01)
 
@@ -228,22 +223,22 @@ def test_a_full_room_has_a_queue_that_shows_the_place(server: Server):
     clients: list[Client] = [connecting.__enter__() for connecting in inside]
     try:
         with websocket(server) as first, websocket(server) as second:
-            assert unpack(first.recv(20)).header["position"] == 1
-            assert unpack(second.recv(20)).header["position"] == 2
+            assert unpack(first.recv(60)).header["position"] == 1
+            assert unpack(second.recv(60)).header["position"] == 2
             second.send(pack({"type": "draw", "id": 1}))
-            assert unpack(second.recv(20)).header["code"] == "queue"
+            assert unpack(second.recv(60)).header["code"] == "queue"
             with websocket(server) as third:
-                assert unpack(third.recv(20)).header["code"] == "full"
+                assert unpack(third.recv(60)).header["code"] == "full"
                 with pytest.raises(ConnectionClosed) as closed:
-                    third.recv(20)
+                    third.recv(60)
                 assert closed.value.rcvd.code == 4429
             clients[0].close()
-            assert unpack(first.recv(20)).type == "hello"
-            while (moved := unpack(second.recv(20))).header["position"] != 1:
+            assert unpack(first.recv(60)).type == "hello"
+            while (moved := unpack(second.recv(60))).header["position"] != 1:
                 pass
             assert moved.type == "queue"
             first.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
-            assert unpack(first.recv(20)).type == "picture"
+            assert unpack(first.recv(60)).type == "picture"
     finally:
         for client in clients:
             client.close()
@@ -260,16 +255,16 @@ def test_one_lost_session_that_comes_back_twice_is_two(server: Server):
     try:
         again = f"/v1/stream?resume={session}"
         with websocket(server, path=again) as first, websocket(server, path=again) as second:
-            assert [unpack(ws.recv(20)).header["position"] for ws in (first, second)] == [1, 2]
+            assert [unpack(ws.recv(60)).header["position"] for ws in (first, second)] == [1, 2]
             first.close()
-            while unpack(second.recv(20)).header["position"] != 1:
+            while unpack(second.recv(60)).header["position"] != 1:
                 pass
             clients[0].close()
-            while (hello := unpack(second.recv(20))).type != "hello":
+            while (hello := unpack(second.recv(60))).type != "hello":
                 pass
             assert hello.header["session"] != session
             second.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
-            assert unpack(second.recv(20)).type == "picture"
+            assert unpack(second.recv(60)).type == "picture"
             assert server.studio.room.inside == 4
     finally:
         for client in clients:
@@ -277,38 +272,43 @@ def test_one_lost_session_that_comes_back_twice_is_two(server: Server):
     until(lambda: server.studio.room.inside == server.studio.room.waiting == 0)
 
 
+IDLE_S = 1.5
+"""Longer than a busy machine holds a message up."""
+
+
 def test_whoever_waits_in_the_queue_hears_so_and_is_not_idle(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stream, "QUEUE_S", 0.1)
-    with running(limits=Limits(sessions=1, idle_s=1.0)) as server, websocket(server) as inside:
-        assert unpack(inside.recv(20)).type == "hello"
+    with running(limits=Limits(sessions=1, idle_s=IDLE_S)) as server, websocket(server) as inside:
+        assert unpack(inside.recv(60)).type == "hello"
         with websocket(server) as waiting:
             began, heard = time.monotonic(), 0
-            while (message := unpack(waiting.recv(20))).type == "queue":
+            while (message := unpack(waiting.recv(60))).type == "queue":
                 heard += 1
-                if time.monotonic() - began < 2.5:  # as long as it asks for something, it keeps its place
+                if time.monotonic() - began < 1.5 * IDLE_S:  # as long as it asks for something, it keeps its place
                     inside.send(pack({"type": "draw", "id": heard, "prompt": "a cat"}))
+                    assert unpack(inside.recv(60)).type == "picture"  # read: what is not holds up its end
             assert message.type == "hello"
             assert heard > 10
             seated = time.monotonic()
             with pytest.raises(ConnectionClosed) as closed:
-                waiting.recv(20)
+                waiting.recv(60)
             assert closed.value.rcvd.code == 4408
-            assert 0.9 < time.monotonic() - seated < 5, "its own time begins with its seat"
+            assert time.monotonic() - seated > 0.9 * IDLE_S, "its own time begins with its seat"
 
 
 def test_a_lost_session_comes_back_with_its_pictures(server: Server):
     with websocket(server) as ws:
-        session = unpack(ws.recv(20)).header["session"]
+        session = unpack(ws.recv(60)).header["session"]
         ws.send(pack({"type": "draw", "id": 5, "prompt": "a cat"}))
-        assert unpack(ws.recv(20)).type == "picture"
+        assert unpack(ws.recv(60)).type == "picture"
     until(lambda: server.studio.room.inside == 0)
     with websocket(server, path=f"/v1/stream?resume={session}") as ws:
-        assert unpack(ws.recv(20)).header["session"] == session
+        assert unpack(ws.recv(60)).header["session"] == session
         fetched = httpx.get(f"{server.url}/v1/sessions/{session}/pictures/5")
         assert fetched.status_code == 200
         assert httpx.get(f"{server.url}/v1/sessions/{session}/pictures/6").status_code == 404
     with websocket(server, path="/v1/stream?resume=guessed") as ws:
-        assert unpack(ws.recv(20)).header["session"] != "guessed"
+        assert unpack(ws.recv(60)).header["session"] != "guessed"
 
 
 def test_a_recording_is_signed_for_its_owner_alone(server: Server, tmp_path: Path):
@@ -458,13 +458,13 @@ def test_a_broken_filter_of_pictures_shows_nothing():
     with running(safety=f"{__name__}.FailsToSee") as server:
         single = httpx.post(f"{server.url}/v1/pictures", json={"prompt": "a cat"}, timeout=60)
         with websocket(server) as ws:
-            session = unpack(ws.recv(20)).header["session"]
+            session = unpack(ws.recv(60)).header["session"]
             ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
-            assert unpack(ws.recv(20)).type == "picture", "a stream is judged beside it"
+            assert unpack(ws.recv(60)).type == "picture", "a stream is judged beside it"
             kept = server.studio.kept(session)
             until(lambda: not len(kept))
             ws.send(pack({"type": "draw", "id": 2, "prompt": "a cat"}))
-            stopped = unpack(ws.recv(20)).header
+            stopped = unpack(ws.recv(60)).header
             kept.put(1, KeptPicture(np.zeros((SIZE, SIZE, 3), np.uint8), Facts(1, 0, "a cat")))
             download = httpx.get(f"{server.url}/v1/sessions/{session}/pictures/1", timeout=60)
         assert (single.status_code, download.status_code) == (400, 400)
@@ -528,11 +528,11 @@ def test_foreign_pages_and_names_are_refused(server: Server):
         live("ws://evil.org/v1/stream", sock=there, subprotocols=[SUBPROTOCOL])
     assert refused.value.response.status_code == 403
     with websocket(server, origin="https://evil.org") as ws:  # told, since a browser hides a refused handshake from its page
-        said = unpack(ws.recv(20)).header
+        said = unpack(ws.recv(60)).header
         assert (said["type"], said["code"]) == ("error", "origin")
         assert "--origins https://evil.org" in said["message"]
         with pytest.raises(ConnectionClosed) as closed:
-            ws.recv(20)
+            ws.recv(60)
         assert closed.value.rcvd.code == 4403
     assert httpx.get(f"{server.url}/health", headers={"Origin": server.url}).status_code == 200
 
@@ -562,13 +562,13 @@ def test_an_older_or_newer_client_is_told_so(server: Server):
     ):
         with websocket(server, subprotocols=offered) as ws:
             assert ws.subprotocol == (offered or [None])[0]
-            frame = ws.recv(20)
+            frame = ws.recv(60)
             assert frame[2] == version
             said = unpack(frame[:2] + bytes([VERSION]) + frame[3:]).header
             assert (said["type"], said["code"]) == ("error", "version")
             assert sentence in said["message"]
             with pytest.raises(ConnectionClosed) as closed:
-                ws.recv(20)
+                ws.recv(60)
             assert closed.value.rcvd.code == 4426
     assert server.studio.room.inside == 0
 
@@ -591,7 +591,7 @@ def test_a_token_is_asked_for_everywhere_but_at_the_page():
 
 def test_malformed_messages_are_answered_and_end_after_twenty(server: Server):
     with websocket(server) as ws:
-        unpack(ws.recv(20))
+        unpack(ws.recv(60))
         broken = [
             b"",
             b"FS",
@@ -604,11 +604,11 @@ def test_malformed_messages_are_answered_and_end_after_twenty(server: Server):
         broken += [pack({"type": "draw", "steps": "many"}), pack({"type": "seen", "id": 1, "glass_ms": "soon"})]
         for frame in broken:
             ws.send(frame)
-            answer = unpack(ws.recv(20))
+            answer = unpack(ws.recv(60))
             assert answer.type == "error"
             assert len(answer.header["message"]) > 10
         ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
-        assert unpack(ws.recv(20)).type == "picture"
+        assert unpack(ws.recv(60)).type == "picture"
         with contextlib.suppress(ConnectionClosed):  # the end may be heard of at any of them
             for _ in range(20):
                 ws.send(b"nonsense")
@@ -619,9 +619,9 @@ def test_malformed_messages_are_answered_and_end_after_twenty(server: Server):
 
 def test_a_message_over_the_limit_closes_the_connection(server: Server):
     with websocket(server) as ws:
-        unpack(ws.recv(20))
+        unpack(ws.recv(60))
         with pytest.raises(ConnectionClosed) as closed:
-            ws.send(bytes(server.studio.limits.message_bytes + 1)) or ws.recv(20)
+            ws.send(bytes(server.studio.limits.message_bytes + 1)) or ws.recv(60)
         # while the rest of the message is still on its way, TCP's reset may overtake the frame that says why
         assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
     answer = httpx.post(f"{server.url}/v1/pictures", content=bytes(server.studio.limits.message_bytes + 1))
@@ -631,7 +631,7 @@ def test_a_message_over_the_limit_closes_the_connection(server: Server):
 def test_a_flood_is_throttled_and_spoils_nothing(server: Server):
     before = server.studio.metrics.total("throttled")
     with websocket(server) as ws:
-        unpack(ws.recv(20))
+        unpack(ws.recv(60))
         for number in range(1, 500):
             ws.send(pack({"type": "seen", "id": number, "glass_ms": 1.0}))  # cheap: a flood also on a slow machine
         until(lambda: server.studio.metrics.total("throttled") > before)
@@ -659,7 +659,7 @@ def test_a_client_that_never_reads_is_let_go_and_holds_no_memory(server: Server)
         until(lambda: server.studio.room.inside == 1)
         message = pack({"type": "stats"})
         frame = bytes([0x82, 0x80 | len(message)]) + bytes(4) + message
-        end = time.monotonic() + 15
+        end = time.monotonic() + PATIENCE_S
         with contextlib.suppress(OSError):  # closed from the other side
             while server.studio.room.inside and time.monotonic() < end:
                 sleeper.sendall(frame)
@@ -672,11 +672,9 @@ def test_a_client_of_a_byte_a_second_is_let_go(server: Server):
     for first in (b"GET /health HT", b"POST /v1/pictures HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"):
         with socket.create_connection((host, int(port))) as slow:
             slow.sendall(first)
-            slow.settimeout(15)
-            began = time.monotonic()
+            slow.settimeout(PATIENCE_S)
             while slow.recv(4096):  # empty: the server has closed
                 pass
-            assert time.monotonic() - began < 12
 
 
 def test_a_storm_of_reconnects_leaves_nothing_behind(server: Server):
@@ -705,13 +703,13 @@ def test_a_storm_is_told_when_to_come_again_and_disturbs_nobody_inside():
         assert server.studio.metrics.total("turned_away") == arrived + 21
 
     with running(limits=limits, clock=lambda: now[0]) as server, websocket(server) as inside:
-        unpack(inside.recv(20))
+        unpack(inside.recv(60))
         for _ in range(5):
             websocket(server).close()
         for round in range(2):
             restless(21 * round)
             inside.send(pack({"type": "time", "sent_ms": 1.0}))
-            while (said := unpack(inside.recv(20))).type != "time":
+            while (said := unpack(inside.recv(60))).type != "time":
                 pass
             assert said.header["sent_ms"] == 1.0
             now[0] += 100.0
@@ -761,9 +759,9 @@ def test_a_proxys_clients_are_told_apart_where_the_proxy_is_trusted_and_nowhere_
 def test_a_server_that_stops_says_so_and_its_address_is_free_again():
     with running() as server:
         ws = websocket(server)
-        unpack(ws.recv(20))
+        unpack(ws.recv(60))
     with pytest.raises(ConnectionClosed) as closed:
-        ws.recv(20)
+        ws.recv(60)
     assert closed.value.rcvd.code == 1012
     with pytest.raises(ServerError, match="fewstep serve"):
         fewstep.connect(server.url, timeout_s=2).__enter__()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from fewstep.server.metrics import Metrics
 from fewstep.server.protocol import RAW, Ask, Part, ProtocolError
 from fewstep.server.safety import Guard
 from fewstep.server.worker import REPLAN_S, Answer, Kept, KeptPicture, Open, Seat, Worker
-from serving_helpers import SIZE, tiny_pipeline
+from serving_helpers import SIZE, tiny_pipeline, until
 
 
 def picture(seed: int = 0, size: int = SIZE) -> np.ndarray:
@@ -42,9 +43,31 @@ def plan(steps: int = 1, encoder: str = "png", size: int = SIZE) -> Plan:
     return Plan(steps, size, "eager", encoder, 0.0, True)
 
 
-def cold_engine(report: object = None, of: type[Engine] = Engine, batches: tuple[int, ...] = (1, 2, 4)) -> Engine:
+def cold_engine(
+    report: object = None,
+    of: type[Engine] = Engine,
+    batches: tuple[int, ...] = (1, 2, 4),
+    clock: Callable[[], float] = time.perf_counter,
+) -> Engine:
     pipeline = tiny_pipeline()
-    return of(pipeline, Marks(pipeline.card), EngineOptions(backends=("eager",), batches=batches))
+    return of(pipeline, Marks(pipeline.card), EngineOptions(backends=("eager",), batches=batches), clock)
+
+
+class Ticking:
+    """A clock that a busy machine cannot disturb: every look at it takes a quarter of a millisecond, nothing else takes time."""
+
+    def __init__(self) -> None:
+        self._lock, self._now = threading.Lock(), 0.0
+
+    def __call__(self) -> float:
+        with self._lock:
+            self._now += 0.000_25
+            return self._now
+
+    def skip(self, seconds: float) -> None:
+        """Let time pass."""
+        with self._lock:
+            self._now += seconds
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +270,7 @@ class Client:
 
     def draw(self, ask: Ask) -> Answer:
         self.worker.ask(self.seat, ask)
-        assert self.woken.wait(30)
+        assert self.woken.wait(60)
         answer = self.collect()
         assert answer is not None
         return answer
@@ -257,13 +280,15 @@ class Client:
 def start(engine: Engine) -> Iterator[Callable[..., Worker]]:
     workers: list[Worker] = []
 
-    def begin(guard: Guard | None = None, opens: Sequence[Open] = (lambda report: engine,)) -> Worker:
-        worker = Worker(opens, Metrics(), guard)
+    def begin(
+        guard: Guard | None = None,
+        opens: Sequence[Open] = (lambda report: engine,),
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Worker:
+        worker = Worker(opens, Metrics(clock), guard, clock)
         workers.append(worker)
         worker.start()
-        deadline = time.monotonic() + 60
-        while worker.state == "warming" and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: worker.state != "warming")
         assert worker.state == "ready"
         return worker
 
@@ -286,7 +311,8 @@ def test_a_worker_answers_and_says_how(start: Callable[..., Worker]):
 
 
 def test_the_stages_add_up_to_the_time_on_the_server(start: Callable[..., Worker]):
-    worker = start()
+    clock = Ticking()
+    worker = start(opens=[partial(cold_engine, clock=clock)], clock=clock)
     client = Client(worker, "a")
     for number, size in enumerate((SIZE, 10 * SIZE)):  # a new prompt, and a picture that takes time to take in
         ask = Ask(number, "image", f"cat {number}", image=raw("image", picture(1, size)), strength=0.5, smoothing=0.5)
@@ -295,25 +321,35 @@ def test_the_stages_add_up_to_the_time_on_the_server(start: Callable[..., Worker
         assert header["stages_ms"]["other"] > 0
         assert sum(header["stages_ms"].values()) == pytest.approx(header["server_ms"], abs=0.06)
     load = worker.metrics.timings().factor("other")
-    assert 0.2 < load < 50
+    assert 0.5 < load < 2, "the same looks at the clock as when it was measured"
     assert worker.engine.costs.other[SIZE] > 0
 
 
 def test_new_prompts_are_charged_to_whoever_brings_them(start: Callable[..., Worker]):
-    worker = start()
+    """Reading a new prompt takes 20 ms of this clock; a remembered one is not read again."""
+    clock = Ticking()
+
+    def reads_slowly(report: object) -> Engine:
+        engine = cold_engine(clock=clock)
+        engine._pipeline.model.conditioner.register_forward_pre_hook(lambda *_: clock.skip(0.02))
+        return engine
+
+    worker = start(opens=[reads_slowly], clock=clock)
     writer, camera = Client(worker, "writer", 500.0), Client(worker, "camera", 500.0)
     for number in range(8):
         writer.draw(Ask(number, prompt=f"a cat {number}", steps=1))
         camera.draw(Ask(number, prompt="a cat", seed=number, steps=1))
-    now = time.perf_counter()
-    assert writer.seat.text_ms.at(0.5, now) > 10 * camera.seat.text_ms.at(0.5, now)
-    time.sleep(REPLAN_S)
+    now = clock()
+    assert writer.seat.text_ms.at(0.5, now) == pytest.approx(20, abs=1)
+    assert camera.seat.text_ms.at(0.5, now) < 1
+    clock.skip(REPLAN_S)
     expected = {c: c.draw(Ask(9, prompt="a cat", steps=1)).header["expected_ms"] for c in (writer, camera)}
-    assert expected[writer] > expected[camera] + 0.5 * writer.seat.text_ms.at(0.5, now)
+    assert expected[writer] > expected[camera] + 10
 
 
 def test_a_slow_network_is_felt_by_its_own_user_and_by_the_bytes(start: Callable[..., Worker]):
-    worker = start()
+    clock = Ticking()
+    worker = start(opens=[partial(cold_engine, clock=clock)], clock=clock)
     far, near = Client(worker, "far", 500.0), Client(worker, "near", 500.0)
     for number in range(4):
         for client, wire_ms in ((far, 450.0), (near, 1.0)):
@@ -321,10 +357,11 @@ def test_a_slow_network_is_felt_by_its_own_user_and_by_the_bytes(start: Callable
             worker.seen(client.seat, number, answer.server_ms + wire_ms)
     sent = worker.engine.costs.sent
     assert sent["png", SIZE] == pytest.approx(len(answer.drawn.data), rel=0.5)
-    far_ms = far.seat.link.wire_ms(sent, time.perf_counter())
+    far_ms = far.seat.link.wire_ms(sent, clock())
     assert far_ms["png", SIZE] == pytest.approx(450, abs=0.01)
     assert far_ms["jpeg", SIZE] == pytest.approx(450 * min(1, sent["jpeg", SIZE] / sent["png", SIZE]), abs=0.1)
-    assert near.seat.link.wire_ms(sent, time.perf_counter())["png", SIZE] == pytest.approx(1, abs=0.01)
+    assert near.seat.link.wire_ms(sent, clock())["png", SIZE] == pytest.approx(1, abs=0.01)
+    clock.skip(REPLAN_S)
     assert far.draw(Ask(5, prompt="a cat", encoder="png")).header["expected_ms"] > 450
     assert near.draw(Ask(5, prompt="a cat", encoder="png")).header["expected_ms"] < 450
 
@@ -340,19 +377,44 @@ def test_pinned_choices_are_kept_and_a_tight_budget_sheds_the_rest(start: Callab
     assert (patient["steps"], patient["shed"]) == (4, [])
 
 
-def test_the_newest_wins_and_what_it_overtakes_is_counted(start: Callable[..., Worker]):
-    worker = start()
+class Stepped(Engine):
+    """Draws a picture for every permit, and says when it waits for one."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.permits, self.waits, self.drawn = threading.Semaphore(0), threading.Semaphore(0), list[Ask]()
+
+    def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
+        if jobs[0].ask.id:  # 0 is what it warms up with
+            self.waits.release()
+            assert self.permits.acquire(timeout=60)
+            self.drawn += [job.ask for job in jobs]
+        return super().draw(jobs, plan)
+
+
+@pytest.fixture
+def stepped(start: Callable[..., Worker]) -> Iterator[tuple[Worker, Stepped]]:
+    worker = start(opens=[partial(cold_engine, of=Stepped, batches=(1,))])
+    engine = worker.engine
+    assert isinstance(engine, Stepped)
+    yield worker, engine
+    engine.permits.release(1000)  # so that it can stop
+
+
+def test_the_newest_wins_and_what_it_overtakes_is_counted(stepped: tuple[Worker, Stepped]):
+    worker, engine = stepped
     client = Client(worker, "a")
-    for number in range(1, 200):
+    worker.ask(client.seat, Ask(1, prompt="a cat", seed=1))
+    assert engine.waits.acquire(timeout=60)
+    for number in range(2, 200):
         worker.ask(client.seat, Ask(number, prompt="a cat", seed=number))
+    engine.permits.release(2)
     while not client.answers or client.answers[-1].ask.id < 199:
-        assert client.woken.wait(30)
+        assert client.woken.wait(60)
         client.collect()
-    assert len(client.answers) < 50
-    ids = [answer.ask.id for answer in client.answers]
-    assert ids == sorted(ids)
+    assert [ask.id for ask in engine.drawn] == [1, 199]
     drawn, overwritten = worker.metrics.total("drawn"), worker.metrics.total("overwritten")
-    assert drawn + overwritten == worker.metrics.total("asked") == 199
+    assert (drawn, overwritten, worker.metrics.total("asked")) == (2, 197, 199)
 
 
 def test_a_client_that_does_not_read_holds_one_picture(start: Callable[..., Worker]):
@@ -361,27 +423,26 @@ def test_a_client_that_does_not_read_holds_one_picture(start: Callable[..., Work
     for number in range(1, 6):
         sleeper.woken.clear()
         worker.ask(sleeper.seat, Ask(number, prompt="a cat"))
-        assert sleeper.woken.wait(30)
+        assert sleeper.woken.wait(60)
         reader.draw(Ask(number, prompt="a cat"))
     assert worker.metrics.total("superseded") == 4
     assert sleeper.collect().ask.id == 5
     assert sleeper.collect() is None
 
 
-def test_sessions_are_served_in_fair_turn(start: Callable[..., Worker]):
-    worker = start()
+def test_sessions_are_served_in_fair_turn(stepped: tuple[Worker, Stepped]):
+    """All want more than they get, and one asks less often than the others."""
+    worker, engine = stepped
     clients = [Client(worker, name) for name in "abcd"]
-    end = time.monotonic() + 1.0
-    number = 0
-    while time.monotonic() < end:
-        number += 1
+    for number in range(1, 41):
         for i, client in enumerate(clients):
-            if i or number % 3 == 0:  # all want more than they get, one asks less often than the others
-                worker.ask(client.seat, Ask(number, prompt="a cat", steps=1))
-        time.sleep(0.001)
-    served = [client.seat.session.served for client in clients]
-    assert min(served) >= 2
-    assert max(served) - min(served) <= 2
+            if i or number % 3 == 1:
+                worker.ask(client.seat, Ask(number, prompt="a cat", seed=i, steps=1))
+        assert engine.waits.acquire(timeout=60)  # one is being drawn: the slots are full again before the next turn
+        engine.permits.release()
+    until(lambda: len(engine.drawn) == 40)
+    turns = [ask.seed for ask in engine.drawn]
+    assert turns == [0, 1, 2, 3] * 10
 
 
 def test_an_error_in_drawing_is_an_answer_and_the_worker_lives_on(start: Callable[..., Worker]):
@@ -411,7 +472,7 @@ def test_a_model_that_cannot_be_opened_is_said_and_not_hidden():
     worker.on_state(lambda: heard.append((worker.state, worker.doing)))
     worker.on_state(lambda: failed.set() if worker.state == "failed" else None)
     worker.start()
-    assert failed.wait(10)
+    assert failed.wait(60)
     worker.stop()
     assert worker.engine is None
     assert heard[-2] == heard[-1] == ("failed", "there is no bundle 'x': give another")
@@ -425,7 +486,7 @@ def meeting(barrier: threading.Barrier, drawn: list[tuple[str, int]], name: str)
             if jobs[0].ask.id:  # 0 is what it warms up with
                 drawn.append((name, jobs[0].ask.id))
             if 0 < jobs[0].ask.id < 10:
-                barrier.wait(20)
+                barrier.wait(60)
             return super().draw(jobs, plan)
 
     return partial(cold_engine, of=Meeting, batches=(1,))
@@ -440,7 +501,7 @@ def test_two_devices_draw_at_the_same_time_and_the_same(start: Callable[..., Wor
     for client in clients:
         worker.ask(client.seat, Ask(1, prompt="a cat", seed=3))
     for client in clients:
-        assert client.woken.wait(30)
+        assert client.woken.wait(60)
     answers = [client.collect() for client in clients]
     assert sorted(name for name, _ in drawn) == ["first", "second"]
     pixels = [answer.drawn.pixels for answer in answers]
@@ -453,16 +514,12 @@ def test_a_session_is_on_one_device_at_a_time_so_its_pictures_come_in_order(star
     worker = start(opens=[meeting(barrier, drawn, name) for name in ("first", "second")])
     client, other = Client(worker, "a"), Client(worker, "b")
     worker.ask(client.seat, Ask(1, prompt="a cat"))
-    deadline = time.monotonic() + 20
-    while not drawn and time.monotonic() < deadline:
-        time.sleep(0.005)
+    until(lambda: drawn)
     worker.ask(client.seat, Ask(11, prompt="a cat"))
     assert other.draw(Ask(12, prompt="a cat")).drawn is not None  # the free device passed by what waits
     assert [number for _, number in drawn] == [1, 12]
-    barrier.wait(20)
-    while len(client.answers) < 2 and time.monotonic() < deadline:
-        client.collect()
-        time.sleep(0.005)
+    barrier.wait(60)
+    until(lambda: client.collect() is None and len(client.answers) == 2)
     assert [answer.ask.id for answer in client.answers] == [1, 11]
 
 
@@ -490,9 +547,7 @@ def test_refused_prompts_and_pictures_are_held_back(start: Callable[..., Worker]
     assert len(client.seat.kept) == 1
     judge.dark = True
     client.draw(Ask(5, prompt="a cat"))  # shown: its verdict comes beside the stream
-    deadline = time.monotonic() + 10
-    while not client.seat.stopped and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: client.seat.stopped)
     assert client.draw(Ask(6, prompt="a cat")).header["message"] == "not shown here"
     assert len(client.seat.kept) == 0
     judge.dark = False
@@ -507,7 +562,7 @@ class Slow(Judge):
         self.go = threading.Event()
 
     def prompt(self, text: str) -> str | None:
-        return "waited in vain" if text == "new" and not self.go.wait(30) else None
+        return "waited in vain" if text == "new" and not self.go.wait(60) else None
 
 
 def test_a_picture_whose_prompt_took_long_to_judge_does_not_come_after_a_newer_one(start: Callable[..., Worker]):
@@ -517,13 +572,10 @@ def test_a_picture_whose_prompt_took_long_to_judge_does_not_come_after_a_newer_o
     assert client.draw(Ask(1, prompt="known")).drawn is not None
     judge.go.clear()
     client.worker.ask(client.seat, Ask(2, prompt="new"))
-    deadline = time.monotonic() + 20
-    while client.seat.session.served < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: client.seat.session.served == 2)
     assert client.draw(Ask(3, prompt="known")).ask.id == 3
     judge.go.set()
-    while not client.seat.session.drops and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: client.seat.session.drops)
     assert (client.seat.session.drops, client.collect()) == (1, None)
     assert client.worker.metrics.total("superseded") == 1
 
@@ -542,7 +594,7 @@ def test_the_picture_that_is_drawn_when_the_server_stops_is_judged_and_delivered
     worker.start()
     client = Client(worker, "a")
     worker.ask(client.seat, Ask(1, prompt="a cat"))
-    assert inside.wait(30)
+    assert inside.wait(60)
     worker.stop()
     answer = client.collect()
     assert answer is not None

@@ -219,3 +219,167 @@ def test_writing_clips_and_rounds_and_refuses_nan() -> None:
         image.write(torch.full((3, 4, 4), float("nan")))
     with pytest.raises(ValueError, match="one picture"):
         image.write(torch.zeros(2, 4, 4))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunk(png: bytes, kind: bytes, data: bytes) -> bytes:
+    """A PNG with one more chunk behind its header."""
+    return png[:33] + chunk(kind, data) + png[33:]
+
+
+def tiff_exif(kind: int, count: int, value: bytes) -> bytes:
+    """An EXIF block whose one entry is the orientation, as a number of some TIFF type."""
+    return b"II*\0" + struct.pack("<IH", 8, 1) + struct.pack("<HHI", 0x0112, kind, count) + value + bytes(4)
+
+
+ODD_EXIF = {
+    "no TIFF": b"what is this",
+    "empty": b"",
+    "cut short": b"II*\0\x08\0\0\0\x09\0",
+    "orientation 9": tiff_exif(3, 1, b"\x09\0\0\0"),
+    "orientation as text": tiff_exif(2, 4, b"six\0"),
+    "directory far outside": b"MM\0*\x7f\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("exif", ODD_EXIF.values(), ids=ODD_EXIF)
+def test_a_sound_picture_with_an_odd_exif_is_read_as_it_stands(exif: bytes) -> None:
+    """An orientation that cannot be read is none: every viewer shows the picture."""
+    stored = noise(8, 12)
+    png = with_chunk(encoded(Image.fromarray(stored)), b"eXIf", exif)
+    assert np.array_equal(pixels(image.read(png)), stored)
+    plain = encoded(Image.fromarray(stored), "JPEG")
+    body = b"Exif\0\0" + exif
+    jpeg = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + plain[2:]
+    assert torch.equal(image.read(jpeg), image.read(plain))
+    webp = encoded(Image.fromarray(stored), "WEBP", lossless=True, exif=b"Exif\0\0" + exif)
+    assert np.array_equal(pixels(image.read(webp)), stored)
+    assert image.load(png).notes == ()
+
+
+def test_an_orientation_in_a_png_still_counts() -> None:
+    png = with_chunk(encoded(Image.fromarray(noise(4, 6))), b"eXIf", tiff_exif(3, 1, b"\x06\0\0\0"))
+    assert image.read(png).shape == (3, 6, 4)
+
+
+def test_what_is_odd_beside_the_pixels_of_a_png_harms_nothing() -> None:
+    stored = noise(8, 8)
+    png = encoded(Image.fromarray(stored))
+    novel = b"parameters\0\0" + zlib.compress(b"a long prompt, " * 200_000)
+    wrong = bytearray(chunk(b"tEXt", b"Comment\0hello"))
+    wrong[-1] ^= 255
+    for odd in (with_chunk(png, b"zTXt", novel), with_chunk(png, b"iCCP", b"no profile"), png[:33] + wrong + png[33:]):
+        assert np.array_equal(pixels(image.read(bytes(odd))), stored)
+
+
+def test_a_wrong_checksum_over_pixels_is_refused() -> None:
+    """Stored blocks: without the checksum any bytes at all would be pixels."""
+    raw = b"".join(b"\0" + row.tobytes() for row in noise(8, 8))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(raw, 0))
+    assert image.read(image.PNG + head + body + chunk(b"IEND", b"")).shape == (3, 8, 8)
+    damaged = bytearray(body)
+    damaged[40] ^= 1
+    with pytest.raises(ValueError, match=r"checksum of its IDAT.*replace it"):
+        image.read(image.PNG + head + bytes(damaged) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}, {"restart_marker_rows": 1}],
+                         ids=["baseline", "progressive", "444", "restarts"])  # fmt: skip
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_decoders_repair_is_refused(mode: str, options: dict) -> None:
+    y, x = np.mgrid[0:96, 0:96]
+    smooth = Image.fromarray(np.stack([x * 2, y * 2, x + y], -1).astype(np.uint8)).convert(mode)
+    data = encoded(smooth, "JPEG", **options)
+    assert image.read(data).shape == (3, 96, 96)
+    damaged = bytearray(data)
+    start = data.index(b"\xff\xda") + 20  # behind the head of the scan
+    damaged[start + 60 : start + 100] = bytes(40)
+    with pytest.raises(ValueError, match=r"picture: .*; "):
+        image.read(bytes(damaged))
+
+
+def test_a_jpeg_with_something_behind_its_end_is_sound() -> None:
+    """Cameras hang previews and padding behind the end of the picture."""
+    data = encoded(Image.fromarray(noise(16, 16)), "JPEG")
+    assert torch.equal(image.read(data + bytes(1000)), image.read(data))
+    assert torch.equal(image.read(data + data), image.read(data))
+
+
+@pytest.mark.parametrize("transform", [True, False], ids=["YCCK", "CMYK"])
+def test_cmyk_is_stored_inverted_as_adobe_does(transform: bool) -> None:
+    """Pillow writes CMYK inverted and with Adobe's marker; without the marker nothing else is meant, as in browsers."""
+    data = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
+    if not transform:
+        at = data.index(b"\xff\xeeAdobe"[:2])
+        data = data[:at] + data[at + 2 + struct.unpack(">H", data[at + 2 : at + 4])[0] :]
+    red = pixels(image.read(data)).reshape(-1, 3).astype(int)
+    assert (abs(red - [255, 0, 0]) < 8).all()
+
+
+def test_borders_keep_the_whole_picture() -> None:
+    wide = noise(16, 48)
+    wide[[0, -1]] = (10, 200, 30)  # a plain edge: the borders go on in its colour
+    loaded = image.load(encoded(Image.fromarray(wide)))
+    assert loaded.beyond_the_square == pytest.approx(2 / 3)
+    square = pixels(loaded.media(48, "pad"))
+    assert np.array_equal(square[16:32], wide)
+    assert (square[:16] == (10, 200, 30)).all()
+    assert (square[32:] == (10, 200, 30)).all()
+    tall = pixels(image.load(encoded(Image.fromarray(noise(48, 16)))).media(48, "pad"))
+    assert (tall[:, :16] == 255).all()
+    assert np.array_equal(tall[:, 16:32], noise(48, 16)), "an edge that is not plain has white borders"
+    assert pixels(loaded.media(24, "pad")).shape == (24, 24, 3)
+    assert pixels(loaded.media(48)).shape == (48, 48, 3)
+
+
+def test_borders_of_what_was_transparent_are_the_background() -> None:
+    glass = np.zeros((8, 24, 4), np.uint8)
+    glass[2:6, :] = (0, 0, 255, 255)
+    square = pixels(image.load(encoded(Image.fromarray(glass)), background=(1, 2, 3)).media(24, "pad"))
+    assert (square[[0, 8, 9, -1]] == (1, 2, 3)).all()
+    assert (square[11:13] == (0, 0, 255)).all()
+
+
+def test_borders_of_16_bit_grey() -> None:
+    values = np.full((8, 24), 257 * 100, np.uint16)
+    values[3:5] = 65535
+    media = image.load(encoded(Image.fromarray(values))).media(24, "pad")
+    assert (pixels(media)[0] == 100).all()
+    assert (pixels(media)[11] == 255).all()
+
+
+def test_pictures_that_are_not_read_say_the_way_out() -> None:
+    assert image.unread(".PNG") == image.unread(".mp4") == image.unread("") == ""
+    assert "save it as PNG" in image.unread(".CR2")
+    assert "JPEG XL" in image.unread(".jxl")
+
+
+def test_heic() -> None:
+    """With its decoder it is a picture like any other; without, the sentence has the line that installs one."""
+    head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    try:
+        import pillow_heif
+    except ImportError:
+        assert "pip install 'fewstep[heif]'" in image.unread(".HEIC")
+        with pytest.raises(ValueError, match=r"pip install 'fewstep\[heif\]'"):
+            image.read(head + bytes(64))
+        return
+    assert image.unread(".heic") == ""
+    with pytest.raises(ValueError, match="damaged"):
+        image.read(head + bytes(64))
+    image.read(encoded(Image.new("RGB", (16, 16))))  # registers the format
+    if not pillow_heif.libheif_info()["HEIF"]:
+        pytest.skip("this pillow-heif cannot write HEIC")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    half = np.zeros((64, 96, 3), np.uint8)
+    half[:, 48:] = 255
+    data = encoded(Image.fromarray(half), "HEIF", quality=90, exif=exif.tobytes())
+    media = image.read(data)
+    assert media.shape == (3, 96, 64)
+    assert media[:, :40].max() < -0.8
+    assert media[:, 56:].min() > 0.8, "turned a quarter: what was on the right is below"

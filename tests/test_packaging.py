@@ -54,4 +54,9 @@ def test_every_package_that_is_asked_for_is_pinned() -> None:
     asked = names([*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra), weights]) - {"fewstep"}
     assert {name.replace("_", "-") for name in asked} <= set(pinned)
     for name in asked:
-        assert importlib.metadata.version(name).split("+")[0] == pinned[name.replace("_", "-")], name
+        try:
+            installed = importlib.metadata.version(name).split("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            assert name == "pillow-heif", f"{name} is not installed"  # the one extra that a test can do without
+            continue
+        assert installed == pinned[name.replace("_", "-")], name

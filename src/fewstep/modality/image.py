@@ -4,12 +4,16 @@ What a file may hold and what becomes of it:
 
 =========================  ========================================================================================
 transparency               put on the background (white) at full size, before any resizing: no dark fringes
-EXIF orientation           applied, so that the picture stands as its camera meant it
+EXIF orientation           applied, so that the picture stands as its camera meant it; one that cannot be read is none
+other facts beside pixels  not read: a picture is sound where its pixels are, whatever is odd about its text or EXIF
 16-bit grey                scaled by 65535, never clipped to 255
-CMYK, LAB, YCbCr, palette  converted to RGB; embedded colour profiles are not applied
+CMYK, LAB, YCbCr, palette  converted to RGB (CMYK in JPEG is stored inverted, as Adobe began it and browsers read it);
+                           embedded colour profiles are not applied
+HEIC, HEIF                 read where pillow-heif is installed (``fewstep[heif]``); else refused with the line that installs it
 animation, many pages      refused: one picture is one picture
 too large or too small     refused from the header, before a pixel is decoded
-truncated or corrupt       refused
+truncated or corrupt       refused, also a JPEG that decoders repair in silence, and a PNG whose checksums are wrong; what
+                           has no checksum (WebP, AVIF, JPEG 2000, BMP) is refused only where its decoder notices
 =========================  ========================================================================================
 
 Every refusal is a ``ValueError`` that reads ``<file>: <what is wrong>; <what to do>``.
@@ -19,30 +23,59 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
+import simplejpeg
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 Picture = Float[Tensor, "C H W"]
 Colour = tuple[int, int, int]
 T = TypeVar("T")
 
+warnings.filterwarnings("ignore", "Corrupt EXIF data|Metadata Warning", module=r"PIL\.TiffImagePlugin")  # see `_turn`
 WHITE: Colour = (255, 255, 255)
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
-"""What is read. Formats that start a program (EPS) or hold a document (PDF) are not among them."""
-SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in "png apng jpg jpeg jfif webp gif bmp tif tiff ppm pgm pbm pnm avif jp2 j2k".split()  # noqa: SIM905
-)
+Fit = Literal["crop", "pad"]
+"""How a picture becomes a square: ``crop`` cuts the middle out of it, ``pad`` puts borders around it."""
+SUFFIXES_OF = {
+    "PNG": ("png", "apng"),
+    "JPEG": ("jpg", "jpeg", "jfif", "jpe"),
+    "MPO": ("mpo",),
+    "WEBP": ("webp",),
+    "GIF": ("gif",),
+    "BMP": ("bmp",),
+    "TIFF": ("tif", "tiff"),
+    "PPM": ("ppm", "pgm", "pbm", "pnm"),
+    "AVIF": ("avif",),
+    "JPEG2000": ("jp2", "j2k"),
+    "HEIF": ("heic", "heif", "hif"),
+}
+"""What is read, and how its files are called. Formats that start a program (EPS) or hold a document (PDF) are not among them."""
+FORMATS = tuple(SUFFIXES_OF)
+FORMAT_OF = {f".{suffix}": name for name, suffixes in SUFFIXES_OF.items() for suffix in suffixes}
+SUFFIXES = frozenset(FORMAT_OF)
 """File names that `read` is worth trying on."""
+RAW = "arw cr2 cr3 dng nef orf raf rw2"
+UNREAD = {
+    f".{suffix}": kind
+    for suffixes, kind in {RAW: "a camera's raw file", "jxl": "JPEG XL", "psd xcf": "a file of layers", "svg": "SVG",
+                           "tga ico exr hdr": "a picture"}.items()
+    for suffix in suffixes.split()
+}  # fmt: skip
+"""Pictures that are not read, by the suffix, and what they are."""
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""What the head of an HEIC or HEIF file says (ISO/IEC 23008-12, annex B)."""
+MAX_BYTES = 2**30
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 16_384
 WRITTEN = {"png": "PNG", "jpeg": "JPEG", "jpg": "JPEG", "webp": "WEBP"}
@@ -56,10 +89,23 @@ class Loaded:
     """Mode RGB; or F in [0, 65535] where the file is 16-bit grey."""
     notes: tuple[str, ...]
     """What had to be done to the file's pixels, in words: for reports."""
+    background: Colour | None = None
+    """What transparency was put on; None where there was none."""
 
-    def media(self, size: int | None = None) -> Picture:
-        """RGB media ``[3, H, W]``; with ``size``, the middle square, resized with antialiasing."""
-        return _to_tensor(self.image if size is None else _square(self.image, size))
+    def media(self, size: int | None = None, fit: Fit = "crop") -> Picture:
+        """RGB media ``[3, H, W]``; with ``size``, a square, resized with antialiasing.
+
+        Borders (``fit`` "pad") are of the background where there was transparency, of the picture's own edge where that is
+        plain, and else white.
+        """
+        if size is None:
+            return _to_tensor(self.image)
+        return _to_tensor(_square(self.image, size) if fit == "crop" else _padded(self.image, size, self.background))
+
+    @property
+    def beyond_the_square(self) -> float:
+        """The share of the picture that ``fit`` "crop" cuts off, in [0, 1)."""
+        return 1 - min(self.image.size) / max(self.image.size)
 
 
 def read(
@@ -84,33 +130,79 @@ def load(
 ) -> Loaded:
     """Decode one picture: checked by its header first, then turned upright and made opaque."""
     name = "picture" if isinstance(source, bytes) else str(source)
-    image = _explained(name, lambda: _open(source))
+    data = source if isinstance(source, bytes) else _explained(name, lambda: _bytes(source))
+    image = _explained(name, lambda: _open(data), data)
     try:
         _check_header(name, image, min_side, max_pixels, max_side)
         _explained(name, image.load)
+        if image.format in ("JPEG", "MPO"):
+            _explained(name, lambda: _check_jpeg(data, image.mode))
         return _explained(name, lambda: _opaque(image, background))
     finally:
         image.close()
 
 
-def _open(source: bytes | Path) -> Image.Image:
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_installed_formats())
+def _bytes(path: Path) -> bytes:
+    if (size := os.stat(path).st_size) > MAX_BYTES:
+        raise Unusable(f"{size / 2**30:.1f} GiB, where {MAX_BYTES >> 30} is allowed; make it smaller")
+    return path.read_bytes()
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(_png_pixels(data) if data.startswith(PNG) else data), formats=_installed_formats())
 
 
 @cache
 def _installed_formats() -> tuple[str, ...]:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        pass
+    else:
+        register_heif_opener()
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _explained(name: str, decode: Callable[[], T]) -> T:
+def unread(suffix: str) -> str:
+    """Why files with this suffix (``.heic``) are not read here, and the way out; "" for those that are, and for no pictures."""
+    suffix = suffix.lower()
+    if suffix in UNREAD:
+        return f"{UNREAD[suffix]} ({suffix}) is not read; save it as PNG, JPEG or WebP"
+    kind = FORMAT_OF.get(suffix)
+    return "" if kind is None or kind in _installed_formats() else _without_decoder(kind)
+
+
+def _without_decoder(kind: str) -> str:
+    if kind == "HEIF":
+        return "an HEIC picture needs a decoder: pip install 'fewstep[heif]' (pillow-heif), or save it as JPEG"
+    return f"this Pillow cannot read {kind}: pip install --upgrade pillow, or save the picture as PNG"
+
+
+def _unknown(head: bytes) -> str:
+    """What to say of bytes that no decoder knows."""
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    kind = "HEIF" if brand in HEIF_BRANDS else "AVIF" if brand in (b"avif", b"avis") else ""
+    if kind:
+        damaged = f"{kind} that cannot be decoded; the file is damaged, replace it"
+        return damaged if kind in _installed_formats() else _without_decoder(kind)
+    return "not a picture in a known format; save it as PNG, JPEG or WebP"
+
+
+class Unusable(ValueError):
+    """A picture that cannot be used: the sentence says why and what to do, without its name."""
+
+
+def _explained(name: str, decode: Callable[[], T], data: bytes = b"") -> T:
     """Turn whatever a decoder throws at a broken file (not only OSError) into one sentence."""
     try:
         return decode()
+    except Unusable as error:
+        raise ValueError(f"{name}: {error}") from error.__cause__
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: its header claims far too many pixels; make it smaller") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not a picture in a known format; save it as PNG, JPEG or WebP") from error
+        raise ValueError(f"{name}: {_unknown(data)}") from error
     except MemoryError:
         raise
     except Exception as error:
@@ -138,21 +230,95 @@ def _check_header(name: str, image: Image.Image, min_side: int, max_pixels: int,
         raise ValueError(f"{name}: 32-bit pixels, whose range no one states; save it with 8 or 16 bits")
 
 
+REPAIRED = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
+"""How those warnings of libjpeg begin after which it makes pixels up. Others are harmless; its errors Pillow raises itself."""
+
+
+def _check_jpeg(data: bytes, mode: str) -> None:
+    """Raise Unusable for a JPEG that libjpeg repairs: Pillow does not pass its warnings on.
+
+    All of the entropy-coded data is read once more, but only an eighth of the size is made of it.
+    """
+    colours = "CMYK" if mode == "CMYK" else "GRAY"
+    try:
+        simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1, min_factor=8)
+    except ValueError as error:
+        if str(error).startswith(REPAIRED):
+            raise Unusable(
+                f"a part of it is missing or overwritten ({str(error).removeprefix('Corrupt JPEG data: ')}), so that "
+                "decoders make pixels up; take it from its source again, or look at it and save it anew"
+            ) from error
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
+"""The chunks that a picture is made of. Of the others only the orientation's are read."""
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
+    """(type, all bytes of the chunk, is its checksum right?) up to the end, or to where the file is cut short."""
+    view, at = memoryview(data), len(PNG)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if at + 12 + length > len(data):
+            return
+        right = zlib.crc32(view[at + 4 : at + 8 + length]) == struct.unpack_from(">I", data, at + 8 + length)[0]
+        yield kind, view[at : at + 12 + length], right
+        at += 12 + length
+        if kind == b"IEND":
+            return
+
+
+def _png_pixels(data: bytes) -> bytes:
+    """A PNG without the chunks that its pixels do not need and a decoder may fall over; Unusable for wrong checksums."""
+    kept: list[bytes | memoryview] = [PNG]
+    at = len(PNG)
+    for kind, chunk, right in _png_chunks(data):
+        at += len(chunk)
+        if kind in PNG_PIXELS and not right:
+            raise Unusable(f"the checksum of its {kind.decode()} data is wrong; the file is damaged, replace it")
+        if kind in PNG_PIXELS or (right and (kind == b"eXIf" or chunk[8:].tobytes()[:17] == b"XML:com.adobe.xmp")):
+            kept.append(chunk)
+    return b"".join([*kept, memoryview(data)[at:]])
+
+
+ORIENTATION = 0x0112
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF 2.32, table 4.6.4 A: what makes a stored picture stand upright."""
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the picture must be turned; None for one that is upright, or whose EXIF cannot be read."""
+    try:
+        return TURNED.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # whatever the parser meets in bytes that are no TIFF, or that hold a list in place of a number
+        return None
+
+
 def _opaque(image: Image.Image, background: Colour) -> Loaded:
     """Upright RGB, or F for 16-bit grey, with what was done."""
     notes = []
-    if image.getexif().get(0x0112, 1) in range(2, 9):
+    if (turn := _turn(image)) is not None:
         notes.append("turned as its EXIF orientation says")
-        image = ImageOps.exif_transpose(image)
+        image = image.transpose(turn)
     if image.mode.startswith("I"):
         notes.append("16-bit grey scaled")
         return Loaded(_grey16(image, background), tuple(notes))
-    if image.has_transparency_data:
+    clear = image.has_transparency_data
+    if clear:
         notes.append("transparency put on the background")
         image = flatten(image, background)
     elif image.mode not in ("RGB", "L", "P", "1"):
         notes.append(f"{image.mode} converted to RGB")
-    return Loaded(image.convert("RGB"), tuple(notes))
+    return Loaded(image.convert("RGB"), tuple(notes), background if clear else None)
 
 
 def _grey16(image: Image.Image, background: Colour) -> Image.Image:
@@ -180,6 +346,33 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     resized = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
     # Lanczos overshoots at edges: 8-bit modes saturate by themselves, floats have to be told.
     return Image.fromarray(np.asarray(resized).clip(0, 65535)) if image.mode == "F" else resized
+
+
+PLAIN = 8
+"""How far, of 255, the pixels of a plain edge may be from its colour."""
+
+
+def _padded(image: Image.Image, size: int, background: Colour | None) -> Image.Image:
+    """The whole picture in the middle of a square of ``size``, resized with antialiasing (Lanczos)."""
+    side = max(image.size)
+    width, height = (max(1, round(n * size / side)) for n in image.size)
+    within = image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
+    full = 65535.0 if image.mode == "F" else 255.0
+    pixels = np.asarray(within)
+    square = np.empty((size, size, *pixels.shape[2:]), pixels.dtype)
+    square[:] = _edge(np.asarray(image), full) if background is None else np.array(background) * (full / 255)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = pixels.clip(0, full)
+    return Image.fromarray(square)
+
+
+def _edge(pixels: np.ndarray, full: float) -> np.ndarray:
+    """The colour of the two edges that borders lie beside, where they are plain; else white."""
+    across = pixels if pixels.shape[0] < pixels.shape[1] else pixels.swapaxes(0, 1)
+    edges = np.concatenate([across[0], across[-1]]).astype(np.float32)
+    colour = np.median(edges, axis=0)
+    plain = (np.abs(edges - colour) <= PLAIN * full / 255).mean() > 0.98
+    return np.asarray(colour.round() if plain else full)
 
 
 def _to_tensor(image: Image.Image) -> Picture:

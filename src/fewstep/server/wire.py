@@ -27,8 +27,8 @@ def decode(part: Part, max_pixels: int, background: int = 255) -> Pixels:
             return flatten(_raw(part, data, max_pixels), background)
         if part.mime not in MIMES.values():
             raise ValueError(f"{part.mime!r} is not taken; send {', '.join(MIMES.values())} or {RAW}")
-        if part.mime == "image/jpeg" and b"Exif\0" not in data[:1024]:
-            return _jpeg(data, max_pixels)
+        if (quick := _jpeg(data, max_pixels)) is not None:
+            return quick
         colour = (background, background, background)
         loaded = pictures.load(data, background=colour, min_side=1, max_pixels=max_pixels)
         return np.asarray(loaded.image.convert("RGB"))
@@ -44,13 +44,17 @@ def _raw(part: Part, data: bytes, max_pixels: int) -> Pixels:
     return np.frombuffer(data, np.uint8).reshape(part.height, part.width, 4)
 
 
-def _jpeg(data: bytes, max_pixels: int) -> Pixels:
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    if height * width > max_pixels:
-        raise ValueError(f"{width}x{height} pixels are too many: at most {max_pixels}")
-    if colours not in ("YCbCr", "Gray", "RGB"):
-        raise ValueError(f"a JPEG in {colours} is not taken; save it as RGB")
-    return simplejpeg.decode_jpeg(data, "RGB")
+def _jpeg(data: bytes, max_pixels: int) -> Pixels | None:
+    """The quick way, for a sound JPEG in RGB or grey that stands upright; None leaves it to ``modality.image``, and what to say."""
+    if data[:2] != b"\xff\xd8" or b"Exif\0" in data:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if height * width <= max_pixels and colours in ("YCbCr", "Gray", "RGB"):
+            return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        pass
+    return None
 
 
 def flatten(pixels: Pixels, background: int = 255) -> Pixels:

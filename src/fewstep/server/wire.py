@@ -45,7 +45,7 @@ def _raw(part: Part, data: bytes, max_pixels: int) -> Pixels:
 
 
 def _jpeg(data: bytes, max_pixels: int) -> Pixels | None:
-    """The quick way, for a sound JPEG in RGB or grey that stands upright; None leaves it to ``modality.image``, and what to say."""
+    """The quick way, for a sound JPEG in RGB or grey that stands upright; None leaves it to ``modality.image``."""
     if data[:2] != b"\xff\xd8" or b"Exif\0" in data:
         return None
     try:

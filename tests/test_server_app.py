@@ -475,6 +475,24 @@ def test_a_broken_filter_of_pictures_shows_nothing():
         assert counted["stages_ms"]["safety_picture"][0] >= 0
 
 
+def test_what_of_a_prompt_was_not_read_is_told_at_every_door(server: Server):
+    long = "a red heart, a blue house"
+    left = {"tokens": 11, "limit": 6, "dropped": "house"}  # it knows "house" by its letters only
+    with fewstep.connect(server.url) as studio:
+        told = dict(studio.draw(long).facts["unread"])
+        assert told["prompt"].pop("message").startswith("the text encoder reads 6 tokens")
+        assert told == {"prompt": left}
+        both = studio.draw("a cat", blend_prompt=long, blend=0.5).facts["unread"]
+        assert list(both) == ["blend_prompt"]
+        assert "unread" not in studio.draw("a cat", blend_prompt=long).facts
+    answer = httpx.post(f"{server.url}/v1/pictures", json={"prompt": long}, timeout=60)
+    assert json.loads(answer.headers["x-fewstep"])["unread"]["prompt"]["dropped"] == "house"
+    for prompt, read in ((long, "a red heart, a blue"), ("a cat", "a cat")):
+        answer = httpx.post(f"{server.url}/v1/images/generations", json={"prompt": prompt}, timeout=60).json()
+        assert answer["data"][0]["revised_prompt"] == read
+        assert ("unread" in answer["data"][0]) == (prompt == long)
+
+
 def test_openais_own_client(server: Server):
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none needed", max_retries=0)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import tyro
 
@@ -184,6 +184,7 @@ def draw(
     sampler: str | None = None,
     image: Path | None = None,
     strength: Annotated[float, Range(0, 1, above=True)] = 0.5,
+    fit: Literal["crop", "pad"] = "crop",
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
     scale: Annotated[int, Range(1, 64)] = 1,
 ) -> None:
@@ -199,6 +200,7 @@ def draw(
         sampler: ancestral, renoise, ddim or heun; default from the card.
         image: Start from this picture instead of from noise.
         strength: How far the picture may be changed, in (0, 1].
+        fit: An image that is no square: ``crop`` takes its middle, ``pad`` puts borders around it.
         output: PNG, JPEG or WebP file.
         scale: Enlarge this many times, without smoothing.
     """
@@ -215,7 +217,12 @@ def draw(
     steps = steps if steps is not None else (1 if card.role == "student" else max(card.steps))
     start = None
     if image is not None:
-        start = pictures.read(image, size=card.native_size[0])
+        loaded = pictures.load(image)
+        start = loaded.media(card.native_size[0], fit)
+        if fit == "crop" and loaded.beyond_the_square:
+            note(
+                f"{loaded.beyond_the_square:.0%} of {str(image)!r} are cut off to make it square: --fit pad keeps all of it"
+            )
     card.check_use(steps)
     times = pipeline.times(steps) if start is None else pipeline.times_from(steps, strength)
     facts = marks.GenerationFacts(card.name, card.fingerprint, len(times), prompt=prompt,
@@ -228,7 +235,8 @@ def draw(
         now = seeds[at : at + AT_ONCE]
         began = time.perf_counter()
         image_rows = None if start is None else start[None].expand(len(now), -1, -1, -1)
-        media = pipeline(Request([prompt] * len(now), now, steps, guidance_scale, sampler, image_rows, strength))
+        request = Request([prompt] * len(now), now, steps, guidance_scale, sampler, image_rows, strength)
+        media = pipeline(replace(request, cond=pipeline.encode(request.prompts)))
         milliseconds += (time.perf_counter() - began) * 1000
         for own, picture in zip(now, media):
             path = output if n == 1 else output.with_stem(f"{output.stem}-{own}")
@@ -237,6 +245,8 @@ def draw(
             files = marks.write(path, picture, replace(facts, seed=own), stamping)
             say(f"{' and '.join(map(str, files))}  {prompt!r}  {card.name}, {facts.steps} steps, seed {own}", *files)
     say(f"{milliseconds / n:.0f} ms a picture, text encoding included")
+    if (left := pipeline.unread(prompt)) is not None:
+        note(left.sentence)
     if not signing.provenance:
         note("no watermark and no content credentials, as you asked")
 

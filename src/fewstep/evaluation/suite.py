@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 from ..bundle import Card
 from ..data.dataset import Dataset, spread
 from ..inference.pipeline import Pipeline, Request
+from ..parts.conditioner import UnreadWarning, summary
 from ..parts.imagenet import ImageNetFeatures
 from ..ranges import Count, Counts, Range, Seeds
 from ..tensors import Media
@@ -69,10 +71,19 @@ class Bench:
         chosen = asked(train, options)
         check_enough(len(chosen) * len(options.seeds), len(train.items))
         self.options = options
+        self._told: set[str] = set()
         self.prompts = [train.items[i].prompts[0] for i in chosen]
         self.concepts = [int(train.concept_index[i]) for i in chosen]
         self.judge = ImageNetFeatures.load(options.judge, options.resolution)
         self.reference = Reference.build(train.media(slice(None)), train.concept_index, self.judge, progress=progress)
+
+    def _tell_unread(self, pipeline: Pipeline) -> None:
+        """An UnreadWarning says once how many prompts a model does not read whole."""
+        pipeline.encode(self.prompts[:1])  # which is timed alone, and would be told of once more
+        said = summary([pipeline.unread(prompt) for prompt in self.prompts])
+        if said and said not in self._told:
+            self._told.add(said)
+            warnings.warn(said, UnreadWarning, stacklevel=3)
 
     def measure(
         self,
@@ -83,6 +94,7 @@ class Bench:
         progress: Progress | None = None,
     ) -> list[MetricRecord]:
         """Draw, judge, time: one record a metric."""
+        self._tell_unread(pipeline)
         card = pipeline.card
         guidance = 1.0 if card.role == "student" else card.guidance_scale
         subject = Subject(
@@ -96,7 +108,7 @@ class Bench:
         )
 
         def draw(prompts: list[str], seeds: list[int]) -> Media:
-            return pipeline(Request(prompts, seeds, steps))
+            return pipeline(Request(prompts, seeds, steps, cond=pipeline.encode(prompts)))
 
         return evaluate(
             draw,

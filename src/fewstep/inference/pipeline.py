@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from ..bundle import Card, card_of
 from ..diffusion import sampler
 from ..diffusion.guidance import guide
 from ..diffusion.schedule import Remembered
+from ..parts.conditioner import Unread, UnreadWarning
 from ..parts.denoiser import Student, noise_to
 from ..ranges import check_device
 from ..rng import Rng, check_seed
@@ -65,6 +68,8 @@ class Pipeline:
         self._schedule = Remembered(model.denoiser.schedule)
         self.device = next(model.denoiser.parameters()).device
         """Where it draws."""
+        self.unread: Callable[[str], Unread | None] = lru_cache(512)(self._unread)
+        """What the text encoder does not read of a prompt; None where it reads it whole."""
         if card.role == "student":
             self._student = Student(model.denoiser, card.times or (1.0,))
 
@@ -93,6 +98,18 @@ class Pipeline:
         while len(self._encoded) > 4096:
             self._encoded.popitem(last=False)
         return rows[0] if len(rows) == 1 else Conditioning.cat(rows)
+
+    def _unread(self, prompt: str) -> Unread | None:
+        return self.model.conditioner.unread([prompt])[0]
+
+    def _encode_aloud(self, prompts: Sequence[str]) -> Conditioning:
+        """`encode`; an UnreadWarning says once of each prompt what was not read of it."""
+        fresh = [p for p in dict.fromkeys(prompts) if p not in self._encoded]
+        cond = self.encode(prompts)
+        for prompt in fresh:
+            if (left := self.unread(prompt)) is not None:
+                warnings.warn(left.sentence, UnreadWarning, stacklevel=2)
+        return cond
 
     def times(self, steps: int) -> Sequence[float]:
         """The times that ``steps`` steps visit."""
@@ -139,7 +156,7 @@ class Pipeline:
         for seed in request.seeds:
             check_seed(seed)
         self.card.check_use(request.steps, request.guidance_scale, request.size)
-        cond = self.encode(request.prompts) if request.cond is None else request.cond
+        cond = self._encode_aloud(request.prompts) if request.cond is None else request.cond
         rng = Rng.per_sample(request.seeds, self.device)
         x_t, times, x0 = self.start(request, rng)
         kind = request.sampler or self.card.sampler

@@ -3,12 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..tensors import Conditioning
+
+QUOTED = 300
+"""As many characters of what was not read are told at most."""
+
+
+class UnreadWarning(UserWarning):
+    """A prompt was not read whole."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """What a model's text encoders left of a prompt that they did not read whole."""
+
+    prompt: str
+    """All of it."""
+    tokens: int
+    """Tokens that it has for the encoder that reads least of it, without the marks at both ends."""
+    limit: int
+    """Tokens that this encoder reads."""
+    read: str
+    """Its beginning, as far as any of the encoders reads."""
+    by_all: str
+    """Its beginning, as far as each of them reads."""
+    unknown: tuple[str, ...] = ()
+    """Words and signs within that no encoder has a token for: they are all the same to the model."""
+
+    @property
+    def dropped(self) -> str:
+        """The end that no encoder read; "" where one reads it all."""
+        return self.prompt[len(self.read) :].strip()
+
+    @property
+    def told(self) -> str:
+        """`dropped` as it is passed on, in `QUOTED` characters at most."""
+        return shortened(self.dropped)
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        parts = []
+        if left := shortened(self.prompt[len(self.by_all) :].strip()):
+            who, what = "the text encoder", "was not read"
+            if not self.dropped:
+                who, what = "one of the text encoders", "was read by the others alone"
+            parts.append(
+                f"{who} reads {self.limit} tokens of a prompt, and this one has {self.tokens}: {left!r} {what}; "
+                "begin with what matters, or make it shorter"
+            )
+        if self.unknown:
+            parts.append(
+                f"the text encoder has no token for {shortened(', '.join(self.unknown))!r}; say it in other words"
+            )
+        return "; ".join(parts)
+
+
+def shortened(text: str, most: int = QUOTED) -> str:
+    """The text in ``most`` characters, with dots where some are left out."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def summary(unread: Sequence[Unread | None], what: str = "prompts") -> str:
+    """How many of so many were not read whole, in a sentence with an example; "" where all were."""
+    left = [one for one in unread if one is not None]
+    if not left:
+        return ""
+    longest = max(left, key=lambda one: one.tokens - one.limit)
+    return (
+        f"{len(left):,} of {len(unread):,} {what} were not read whole, such as {shortened(longest.prompt, 60)!r}: "
+        f"{longest.sentence}"
+    )
 
 
 class Conditioner(nn.Module):
@@ -17,6 +88,10 @@ class Conditioner(nn.Module):
     def forward(self, prompts: Sequence[str]) -> Conditioning:
         """Encode n prompts."""
         raise NotImplementedError("a Conditioner subclass gives forward()")
+
+    def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
+        """For each prompt what is not read of it, None where all is; a prompt can be longer than an encoder reads."""
+        return [None] * len(prompts)
 
     def null(self, n: int) -> Conditioning:
         """The unconditional Conditioning, n rows."""

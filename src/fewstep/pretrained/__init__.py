@@ -4,7 +4,7 @@ Inside fewstep a denoiser takes ``t`` in [0, 1] and returns x0. Out there a netw
 eps, v or a flow; a VAE has a scaling and a shift; a text encoder has a tokenizer with a maximal length.
 """
 
-from .folder import Pretrained, load, read_config, refuse_pickles
+from .folder import Pretrained, load, read_config, reader_of, refuse_pickles
 from .networks import TransformerDenoiser, UNetDenoiser, VaeCodec
 from .quiet import quiet
 from .schedules import PREDICTION_TYPES, kind_of, schedule_of, to_timestep
@@ -31,6 +31,7 @@ __all__ = [
     "load",
     "quiet",
     "read_config",
+    "reader_of",
     "refuse_pickles",
     "schedule_of",
     "sentence_encoder_folder",

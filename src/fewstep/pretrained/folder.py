@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..parts.codec import Codec
-from ..parts.conditioner import Conditioner
+from ..parts.conditioner import Conditioner, Unread
 from .networks import NetworkDenoiser, TransformerDenoiser, UNetDenoiser, VaeCodec
 from .quiet import quiet
 from .schedules import kind_of, schedule_of
-from .text import SD3Conditioner, SDXLConditioner, TextConditioner
+from .text import T5_TOKENS, SD3Conditioner, SDXLConditioner, TextConditioner, unread
+
+TOKENIZERS = {"tokenizer": None, "tokenizer_2": None, "tokenizer_3": T5_TOKENS}
+"""Where a folder has them, and how many tokens each is given; None is as many as it takes."""
 
 
 @dataclass
@@ -125,6 +130,17 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
             "depth model cannot be distilled, give the text-to-image model it was made from"
         )
     return Pretrained(UNetDenoiser(unet, schedule, kind, codec.factor), codec, conditioner, folder, codec.factor)
+
+
+def reader_of(folder: Path) -> Callable[[Sequence[str]], list[Unread | None]]:
+    """Says of prompts what the text encoders of a diffusers folder would not read of them; their tokenizers alone are loaded."""
+    part = Parts(folder, read_config(folder / "model_index.json"), torch.float32)
+    with quiet():
+        used = [name for name in TOKENIZERS if part.has(name) and part.has(name.replace("tokenizer", "text_encoder"))]
+        found = [(part(name), TOKENIZERS[name]) for name in used]
+    if not found:
+        raise ValueError(f"{folder} has no tokenizer: give a text-to-image pipeline folder")
+    return partial(unread, found)
 
 
 def _vae(part: Parts) -> Any:

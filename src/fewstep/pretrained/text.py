@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..parts.conditioner import Conditioner
+from ..parts.conditioner import Conditioner, Unread
 from ..tensors import Conditioning
 from .quiet import quiet
 
@@ -22,15 +23,78 @@ T5_TOKENS = 256
 """How many tokens the stock SD3 pipeline gives T5."""
 
 
-def tokenized(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> Any:
-    """Token ids and mask, padded to the maximal length. Raises ValueError for a prompt that no one can have meant."""
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raise ValueError for a prompt that no one can have meant."""
     for prompt in prompts:
         if len(prompt) > MAX_CHARACTERS:
             raise ValueError(f"a prompt of {len(prompt):,} characters is too long: keep it under {MAX_CHARACTERS:,}")
         if not prompt.isascii() and prompt != prompt.encode("utf-8", "ignore").decode("utf-8"):
             raise ValueError("a prompt holds bytes that are no text: write it in UTF-8")
+
+
+def tokenized(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> Any:
+    """Token ids and mask, padded to the maximal length. Raises ValueError for a prompt that no one can have meant."""
+    check_prompts(prompts)
     length = length or tokenizer.model_max_length
     return tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+
+
+class Reading(NamedTuple):
+    """How far one tokenizer's encoder reads a prompt."""
+
+    tokens: int
+    """Tokens of the prompt, without the marks at both ends."""
+    limit: int
+    """Tokens that are read."""
+    characters: int
+    """Characters that are read."""
+    unknown: tuple[str, ...]
+    """What of them has no token of its own."""
+
+
+def readings(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> list[Reading]:
+    """How far `tokenized`, with the same ``length``, reads each prompt."""
+    limit = (length or tokenizer.model_max_length) - tokenizer.num_special_tokens_to_add()
+    if not tokenizer.is_fast:
+        return [_reading_by_halving(tokenizer, prompt, limit) for prompt in prompts]
+    unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    found = []
+    for prompt, ids in zip(prompts, tokenizer(list(prompts), **options)["input_ids"] if prompts else ()):
+        end: int = len(prompt)
+        words: tuple[str, ...] = ()
+        if len(ids) > limit or unknown in ids:  # few are: where tokens stand takes as long to say as they do
+            spans = tokenizer(prompt, **options, return_offsets_mapping=True)["offset_mapping"]
+            end = spans[limit - 1][1] if len(ids) > limit else end
+            words = tuple(dict.fromkeys(prompt[a:b] for i, (a, b) in zip(ids[:limit], spans) if i == unknown and a < b))
+        found.append(Reading(len(ids), limit, end, words))
+    return found
+
+
+def _reading_by_halving(tokenizer: Any, prompt: str, limit: int) -> Reading:
+    """For tokenizers written in Python, which do not say where a token stands: the longest beginning that is short enough."""
+
+    def tokens(end: int) -> int:
+        return len(tokenizer(prompt[:end], add_special_tokens=False, verbose=False)["input_ids"])
+
+    n = tokens(len(prompt))
+    if n <= limit:
+        return Reading(n, limit, len(prompt), ())
+    return Reading(n, limit, bisect_right(range(1, len(prompt)), limit, key=tokens), ())
+
+
+def unread(tokenizers: Sequence[tuple[Any, int | None]], prompts: Sequence[str]) -> list[Unread | None]:
+    """For each prompt what is not read of it by encoders with these tokenizers, each with the length that it is given."""
+    check_prompts(prompts)
+    by_tokenizer = [readings(tokenizer, prompts, length) for tokenizer, length in tokenizers]
+    found: list[Unread | None] = []
+    for prompt, *own in zip(prompts, *by_tokenizer):
+        least, most = min(own, key=lambda r: r.characters), max(own, key=lambda r: r.characters)
+        unknown = tuple(word for word in own[0].unknown if all(word in other.unknown for other in own))
+        whole = not prompt[least.characters :].strip()
+        one = Unread(prompt, least.tokens, least.limit, prompt[: most.characters], prompt[: least.characters], unknown)
+        found.append(None if whole and not unknown else one)
+    return found
 
 
 class TextConditioner(Conditioner):
@@ -55,6 +119,10 @@ class TextConditioner(Conditioner):
         else:
             pooled = out[1]
         return Conditioning(tokens=tokens, pooled=pooled)
+
+    def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
+        """What is beyond the encoder's maximal length."""
+        return unread([(self.tokenizer, None)], prompts)
 
     @property
     def width(self) -> int:
@@ -83,6 +151,10 @@ class SDXLConditioner(Conditioner):
         """Hidden states of both encoders ``[B, L, D1 + D2]``; the second's projection ``[B, P]``."""
         seen = [penultimate(t, e, prompts) for t, e in zip(self.tokenizers, self.encoders)]
         return Conditioning(tokens=torch.cat([tokens for tokens, _ in seen], -1), pooled=seen[-1][1])
+
+    def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
+        """What is beyond the maximal length of both encoders, or of one."""
+        return unread([(tokenizer, None) for tokenizer in self.tokenizers], prompts)
 
     def null(self, n: int) -> Conditioning:
         """Zeros, or the empty prompt."""
@@ -124,6 +196,11 @@ class SD3Conditioner(Conditioner):
             ids = tokenized(self.t5_tokenizer, prompts, T5_TOKENS).input_ids
             long = self.t5(ids.to(clip.device))[0]
         return Conditioning(tokens=torch.cat([clip, long], 1), pooled=torch.cat([pooled for _, pooled in seen], 1))
+
+    def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
+        """What is beyond CLIP's 77 tokens and, where there is one, T5's 256."""
+        t5: list[tuple[Any, int | None]] = [(self.t5_tokenizer, T5_TOKENS)] if self.t5 is not None else []
+        return unread([*((tokenizer, None) for tokenizer in self.tokenizers), *t5], prompts)
 
 
 def sentence_encoder_folder(cache: Path) -> Path:

@@ -34,7 +34,17 @@ from ..pretrained import trainable
 from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Media
-from ..training.data import Progress, TrainingSet, chunks, in_parts, key_of, open_dataset, save_whole, training_set
+from ..training.data import (
+    Progress,
+    TrainingSet,
+    chunks,
+    in_parts,
+    key_of,
+    open_dataset,
+    save_whole,
+    tell_unread,
+    training_set,
+)
 from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase, named
@@ -297,6 +307,7 @@ def prepare(
         progress=progress,
     ).near(o.device)
     negative = model.conditioner([o.negative]) if o.negative else None
+    tell_unread(model.conditioner, [o.negative] if o.negative else [])
     model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
     phases: list[Phase] = []
     before: dict[str, Tensor] = {}

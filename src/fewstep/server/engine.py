@@ -10,7 +10,7 @@ import logging
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..inference.budget import Choices, Plan
 from ..inference.pipeline import Pipeline, Request, blend
 from ..inference.steady import Smoother
 from ..inference.timings import Costs
+from ..parts.conditioner import Unread
 from ..tensors import Conditioning, Latents, Time
 from . import wire
 from .codec import Pictures, TimedCodec
@@ -81,6 +82,8 @@ class Drawn:
     """How far a picture could be changed: the student's own time nearest to what was asked for."""
     stages: dict[str, float]
     """Milliseconds."""
+    unread: Mapping[str, Unread] = field(default_factory=dict)
+    """Of ``prompt`` and ``blend_prompt`` those that were not read whole."""
 
     def other_ms(self, served_ms: float) -> float:
         """What of the time served lies in no stage."""
@@ -279,7 +282,7 @@ class Engine:
         return self._codec.decode(self._pipeline.latents(request)), list(times)
 
     def _cond(self, ask: Ask) -> Conditioning:
-        if not (ask.blend_prompt and ask.blend):
+        if not ask.blended:
             return self._pipeline.encode([ask.prompt])
         parts = [self._pipeline.encode([p]) for p in (ask.prompt, ask.blend_prompt)]
         return blend(parts, [1 - ask.blend, ask.blend])
@@ -298,7 +301,11 @@ class Engine:
         between = self._clock()
         data = wire.encode(marked, job.encoder)
         stages |= {"watermark": 1000 * (between - began), "encode": 1000 * (self._clock() - between)}
-        return Drawn(pixels, data, job.encoder, len(times), times[0], stages)
+        return Drawn(pixels, data, job.encoder, len(times), times[0], stages, self._unread(job.ask))
+
+    def _unread(self, ask: Ask) -> dict[str, Unread]:
+        given = {"prompt": ask.prompt} | ({"blend_prompt": ask.blend_prompt} if ask.blended else {})
+        return {name: left for name, prompt in given.items() if (left := self._pipeline.unread(prompt)) is not None}
 
     def steps_for(self, ask: Ask) -> tuple[int, ...]:
         """Step counts that differ for this request, most first: from a picture on, only the times up to its strength are left."""

@@ -174,6 +174,11 @@ class Ask:
         """Whether it brings a picture."""
         return self.image is not None
 
+    @property
+    def blended(self) -> bool:
+        """Whether a second prompt has a share."""
+        return bool(self.blend_prompt and self.blend)
+
 
 def read_ask(message: Message, max_prompt: int = 500, steps: Sequence[int] = (), sizes: Sequence[int] = ()) -> Ask:
     """A "draw" message -> Ask, every value checked. ``steps`` and ``sizes`` are what may be pinned; empty: not known yet."""

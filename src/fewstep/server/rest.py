@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect
 
 from ..provenance.verify import video_type
+from .engine import Drawn
 from .gate import error_body
 from .marks import Facts
 from .protocol import MIMES, Ask, Message, Part, ProtocolError
@@ -126,22 +127,22 @@ def routes(studio: Studio) -> APIRouter:
     router = APIRouter()
     signing = asyncio.Lock()
 
-    async def file(ask: Ask, encoder: str, side: int, include_prompt: bool) -> tuple[bytes, dict[str, Any]]:
+    async def file(ask: Ask, encoder: str, side: int, include_prompt: bool) -> tuple[bytes, dict[str, Any], Drawn]:
         drawn, header = await studio.single(ask)
 
         def made() -> bytes:
             return studio.marks.file(fitted(drawn.pixels, side), Facts.of(ask, drawn), encoder, include_prompt)
 
-        return await asyncio.to_thread(made), header
+        return await asyncio.to_thread(made), header, drawn
 
     @router.post("/v1/pictures", response_class=Response)
     async def picture(request: PictureRequest) -> Response:
         """Draw one picture: the answer is the file, with its content credentials."""
         try:
-            data, facts = await file(request.ask(studio), request.format, 0, request.include_prompt)
+            data, facts, _ = await file(request.ask(studio), request.format, 0, request.include_prompt)
         except ProtocolError as error:
             return failed(error)
-        said = {key: facts[key] for key in ("seed", "steps", "size", "stages_ms", "marks")}
+        said = {key: facts[key] for key in ("seed", "steps", "size", "stages_ms", "marks", "unread") if key in facts}
         return Response(data, 200, {"x-fewstep": json.dumps(said)}, MIMES[request.format])
 
     @router.get("/v1/sessions/{session_id}/pictures/{number}", response_class=Response)
@@ -201,12 +202,15 @@ def routes(studio: Studio) -> APIRouter:
         listed = []
         for i in range(n):
             ask = Ask(0, prompt=first.prompt, seed=first.seed + i, steps=first.steps)
-            data, facts = await file(ask, encoder, side, False)
+            data, facts, drawn = await file(ask, encoder, side, False)
             if request.response_format == "url":
                 entry = {"url": f"{base}v1/files/{studio.shelf.put(data, MIMES[encoder])}"}
             else:
                 entry = {"b64_json": base64.b64encode(data).decode()}
-            listed.append(entry | {"revised_prompt": request.prompt, "seed": facts["seed"]})
+            left = drawn.unread.get("prompt")
+            read = request.prompt if left is None else left.read
+            entry |= {"revised_prompt": read, "seed": facts["seed"]}
+            listed.append(entry | ({"unread": facts["unread"]} if "unread" in facts else {}))
         return {"created": int(time.time()), "data": listed, "output_format": encoder, "background": "opaque"}
 
     @router.get("/v1/files/{name}", response_class=Response)

@@ -436,6 +436,11 @@ def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float)
         "sent_ms": ask.sent_ms,
         "marks": engine.marks.state,
     }
+    if drawn.unread:
+        header["unread"] = {
+            name: {"tokens": left.tokens, "limit": left.limit, "dropped": left.told, "message": left.sentence}
+            for name, left in drawn.unread.items()
+        }
     if ask.with_picture:
         header["strength"] = round(drawn.strength, 3)
         if seat.smoother.flicker is not None:

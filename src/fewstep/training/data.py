@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..data.dataset import Dataset, cache_dir, whole
 from ..parts.codec import Codec
-from ..parts.conditioner import Conditioner
+from ..parts.conditioner import Conditioner, UnreadWarning, summary
 from ..rng import fold
 from ..tensors import Batch, Conditioning, Latents, Media
 from .log import Stopped
@@ -197,6 +198,12 @@ def prompt_table(prompts: list[str], text: Conditioner, cache: Path, progress: P
     return table
 
 
+def tell_unread(text: Conditioner, prompts: Sequence[str]) -> None:
+    """An UnreadWarning says how many of the prompts the text encoder does not read whole, if there are any."""
+    if said := summary(text.unread(prompts)):
+        warnings.warn(said, UnreadWarning, stacklevel=2)
+
+
 def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file whole or not at all, whoever else is writing the same one."""
     with whole(path) as draft:
@@ -265,6 +272,7 @@ def training_set(
     captions = [item.prompts[:1] if names_only else item.prompts for item in train.items]
     prompts = sorted({p for own in captions for p in own})
     row = {p: i for i, p in enumerate(prompts)}
+    tell_unread(text, prompts)
 
     def read(rows: np.ndarray) -> Media:
         return train.media(torch.from_numpy(rows))

@@ -97,6 +97,14 @@ function settle() {
 
 // answers
 
+let unread = "";
+/** Say once what of the prompt the model did not read. @param {Record<string, any>} header of a picture */
+function tellUnread(header) {
+  const left = Object.values(header.unread ?? {}).map((one) => one.message).join("; ");
+  if (left && left !== unread) tell(left);
+  unread = left;
+}
+
 link.addEventListener("picture", async (event) => {
   const { header, part, ask: asked } = /** @type {CustomEvent} */ (event).detail;
   if (!asked) return; // given up on meanwhile
@@ -108,6 +116,7 @@ link.addEventListener("picture", async (event) => {
     result.show({ header, part, prompt, session: link.session, bitmap });
     status.badge(header.marks);
     knobs.show(header.strength);
+    tellUnread(header);
   }
   requestAnimationFrame((now) => {
     const glass = Math.max(performance.now(), now) - asked.stamp;

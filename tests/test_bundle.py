@@ -89,6 +89,28 @@ def test_image_to_image_starts_at_the_nearest_of_the_students_times(student, str
     torch.testing.assert_close(x_t, (schedule.alpha(t) * x0 + schedule.sigma(t) * noise).float())
 
 
+@pytest.mark.parametrize("kind", ["ddim", "heun"])
+@pytest.mark.parametrize("image", [None, torch.zeros(1, 3, 16, 16)], ids=["noise", "image"])
+def test_what_a_picture_costs_and_which_times_it_visits(teacher, kind, image):
+    """Counted at the network: two evaluations a step for Heun's rule but for the last step, twice that under guidance."""
+    pipeline, visited = Pipeline.open(teacher), []
+    pipeline.card = replace(pipeline.card, sampler=kind)
+    network = pipeline.denoise
+    pipeline.denoise = lambda x, t, cond: visited.extend(t.tolist()) or network(x, t, cond)
+    request = Request(["a red heart"], [3], 5, guidance_scale=3.0, image=image, strength=0.5)
+    pipeline(request)
+    assert len(visited) == pipeline.evaluations(request)
+    told = pipeline.times(5) if image is None else pipeline.times_from(5, 0.5)
+    assert sorted(set(visited), reverse=True) == pytest.approx(told)
+    assert len(visited) == 2 * (2 * len(told) - 1 if kind == "heun" else len(told))
+    assert (min(visited) < 0.05) == (kind == "heun"), "Heun's last jump is a short one"
+
+
+def test_heun_is_a_teachers(student):
+    with pytest.raises(ValueError, match=r"knows only 1, 0\.75, 0\.5, 0\.25: draw it with ancestral, renoise or ddim"):
+        Pipeline.open(student).draw("a blue house", 2, sampler="heun")
+
+
 def test_strength_zero_is_refused(student):
     pipeline, start = Pipeline.open(student), torch.zeros(1, 3, 16, 16)
     with pytest.raises(ValueError, match="strength 0 is out of range"):

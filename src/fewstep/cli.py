@@ -197,7 +197,7 @@ def draw(
         seed: Seed of the first picture; the others count up.
         n: How many pictures; more than one are numbered.
         guidance_scale: Guidance for a teacher; default from its card. Students need none.
-        sampler: ancestral, renoise, ddim or heun; default from the card.
+        sampler: ancestral, renoise or ddim; for a teacher heun too (two evaluations a step). Default from the card.
         image: Start from this picture instead of from noise.
         strength: How far the picture may be changed, in (0, 1].
         fit: An image that is no square: ``crop`` takes its middle, ``pad`` puts borders around it.

@@ -42,7 +42,7 @@ class Request:
     guidance_scale: float | None = None
     """Guidance for a teacher; None takes the card's. Students need none."""
     sampler: str | None = None
-    """ancestral | renoise | ddim | heun; None takes the card's."""
+    """ancestral | renoise | ddim | heun (a teacher's); None takes the card's."""
     image: Media | None = None
     """Start from these pictures instead of from noise."""
     strength: float = 1.0
@@ -115,7 +115,7 @@ class Pipeline:
         """The times that ``steps`` steps visit."""
         if self.card.role == "student":
             return self._student.times_for(steps)
-        return sampler.trailing_times(steps)
+        return sampler.visited(self.card.sampler, sampler.trailing_times(steps))
 
     def times_from(self, steps: int, strength: float) -> Sequence[float]:
         """The times that ``steps`` steps visit from a picture on: from the known time nearest to ``strength``, never none."""
@@ -123,7 +123,7 @@ class Pipeline:
             raise ValueError(f"strength {strength} is out of range: use more than 0 and at most 1")
         every = self.times(max(self.card.steps) if self.card.role == "student" else steps)
         nearest = min(every, key=lambda t: abs(t - strength))
-        return [t for t in every if t <= nearest][:steps]
+        return sampler.visited(self.card.sampler, [t for t in every if t <= nearest][:steps])
 
     def latent_shape(self, size: tuple[int, ...] | None = None) -> tuple[int, ...]:
         """Shape of one sample's latents for a media size. Raises ValueError for a size that the codec cannot make."""
@@ -160,6 +160,8 @@ class Pipeline:
         rng = Rng.per_sample(request.seeds, self.device)
         x_t, times, x0 = self.start(request, rng)
         kind = request.sampler or self.card.sampler
+        if self.card.role == "student":
+            self._student.check_sampler(kind)
         denoise = self._bind(cond, request)
         if x0 is None:
             return sampler.sample(denoise, x_t, times, self._schedule, rng, kind)
@@ -205,8 +207,9 @@ class Pipeline:
         """Network evaluations (NFE) that one picture of this request costs."""
         scale = self.card.guidance_scale if request.guidance_scale is None else request.guidance_scale
         guided = 2 if self.card.role != "student" and scale not in (0, 1) else 1
-        kind = request.sampler or self.card.sampler
-        return guided * (2 * request.steps - 1 if kind == "heun" else request.steps)
+        noise = request.image is None and request.x0 is None
+        steps = request.steps if noise else len(self.times_from(request.steps, request.strength))
+        return guided * (2 * steps - 1 if (request.sampler or self.card.sampler) == "heun" else steps)
 
 
 def keeping(

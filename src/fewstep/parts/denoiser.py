@@ -113,6 +113,14 @@ class Student:
             raise ValueError(f"this student was trained for 1 to {n} steps, not {steps}: choose one of those")
         return tuple(self.times[i * n // steps] for i in range(steps))
 
+    def check_sampler(self, kind: str) -> None:
+        """Refuse a sampler that visits times which the student has never seen."""
+        if list(self.times) != sampler.visited(kind, self.times):
+            raise ValueError(
+                f"{kind} visits times of its own, and this student knows only {', '.join(f'{t:g}' for t in self.times)}: "
+                "draw it with ancestral, renoise or ddim"
+            )
+
     def draw_times(self, n: int, rng: Rng) -> Time:
         """n training times by their probabilities."""
         return rng.choice(
@@ -120,7 +128,8 @@ class Student:
         )
 
     def draw(self, noise: Latents, cond: Conditioning, steps: int, rng: Rng, kind: str = "ancestral") -> Latents:
-        """Sample in ``steps`` network calls, without guidance."""
+        """Sample in ``steps`` network calls, without guidance. Raises ValueError for ``heun``, which visits other times."""
+        self.check_sampler(kind)
         schedule = self.denoiser.schedule
         denoise = lambda x, t: self.denoiser(x, t, cond)  # noqa: E731
         return sampler.last(sampler.sample(denoise, noise, self.times_for(steps), schedule, rng, kind))

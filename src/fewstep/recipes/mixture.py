@@ -1,19 +1,22 @@
 """mixture: the ladder's lowest rung. Points in the plane, a teacher that is exact, a game that takes seconds.
 
-Eight Gaussians on a ring. The posterior mean is known in closed form, so the teacher makes no error and whatever fails is
-the student's, the discriminator's or the code's. Distillation alone seeks modes or their mean; the adversarial loss finds
-all of them: the order of the paper's Table 1d, in two dimensions.
+Eight Gaussians on a ring, or three of unequal weights. The posterior mean is known in closed form, so the teacher makes no
+error and whatever fails is the student's, the discriminator's or the code's. Distillation alone seeks modes or their mean;
+the adversarial loss finds all of them: the order of the paper's Table 1d, in two dimensions.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..diffusion import prediction
 from ..diffusion.schedule import Cosine, NoiseSchedule
 from ..methods import add
 from ..parts import discriminator
@@ -40,31 +43,84 @@ def ring(modes: int = MODES, radius: float = 1.4) -> Float[Tensor, "K 2"]:
 
 
 class Mixture(Denoiser):
-    """The exact denoiser of a Gaussian mixture with equal weights and one standard deviation: no weights to train.
+    """The exact denoiser of a mixture of K round Gaussians: no weights to train.
 
-    ``E[x0 | x_t] = sum_k r_k (m_k + g (x_t - alpha m_k))`` with responsibilities
-    ``r = softmax(-|x_t - alpha m_k|^2 / 2 v)``, ``v = alpha^2 std^2 + sigma^2`` and gain ``g = alpha std^2 / v``.
+    ``E[x0 | x_t] = sum_k r_k (m_k + g_k (x_t - alpha m_k))`` with ``v_k = alpha^2 s_k^2 + sigma^2``, gain
+    ``g_k = alpha s_k^2 / v_k`` and responsibilities ``r = softmax(log w_k - C/2 log v_k - |x_t - alpha m_k|^2 / 2 v_k)``.
     """
 
-    def __init__(self, centres: Float[Tensor, "K C"], std: float = STD, schedule: NoiseSchedule | None = None) -> None:
-        super().__init__(schedule or Cosine(), "x0")
+    def __init__(
+        self,
+        centres: Float[Tensor, "K C"],
+        std: float | Sequence[float] = STD,
+        schedule: NoiseSchedule | None = None,
+        weights: Sequence[float] | None = None,
+        kind: str = "x0",
+    ) -> None:
+        """``std``: one for all, or one a mode. ``weights``: the modes' shares; None is equal ones."""
+        super().__init__(schedule or Cosine(), kind)
+        modes = len(centres)
         self.register_buffer("centres", centres)
-        self.std = std
+        self.register_buffer(
+            "stds", torch.tensor(std if isinstance(std, Sequence) else [std] * modes, dtype=torch.float64)
+        )
+        shares = torch.tensor(weights or [1.0] * modes, dtype=torch.float64)
+        self.register_buffer("shares", shares / shares.sum())
 
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
-        """Posterior mean of x0, worked out in float64."""
-        alpha, sigma = (match_dims(f(t), x_t).double() for f in (self.schedule.alpha, self.schedule.sigma))
-        x, centres = x_t.double(), self.get_buffer("centres").double()
-        variance = alpha**2 * self.std**2 + sigma**2
-        away = x.unsqueeze(1) - alpha.unsqueeze(2) * centres  # [B, K, C]
-        weight = torch.softmax(-away.pow(2).sum(2) / (2 * variance.clamp(min=1e-12)), 1).unsqueeze(2)
-        gain = (alpha * self.std**2 / variance.clamp(min=1e-12)).unsqueeze(2)
-        return (weight * (centres + gain * away)).sum(1).to(x_t.dtype)
+        """Posterior mean of x0 worked out in float64, then said in the prediction's own terms."""
+        alpha, sigma = self.schedule.alpha(t).double(), self.schedule.sigma(t).double()
+        a, s = (match_dims(scale, x_t) for scale in (alpha, sigma))
+        x, centres, std = x_t.double(), self.get_buffer("centres").double(), self.get_buffer("stds")
+        variance = (a**2 * std**2 + s**2).clamp(min=1e-12)  # [B, K]
+        away = x.unsqueeze(1) - a.unsqueeze(2) * centres  # [B, K, C]
+        log = self.get_buffer("shares").log() - x.shape[1] / 2 * variance.log() - away.pow(2).sum(2) / (2 * variance)
+        gain = (a * std**2 / variance).unsqueeze(2)
+        x0 = (torch.softmax(log, 1).unsqueeze(2) * (centres + gain * away)).sum(1)
+        return prediction.from_x0(self.kind, x, x0, alpha, sigma).to(x_t.dtype)
 
 
-def denoiser(modes: int = MODES, std: float = STD) -> Mixture:
-    """The teacher."""
-    return Mixture(ring(modes), std)
+@dataclass(frozen=True)
+class Modes:
+    """What a mixture in the plane is made of."""
+
+    centres: tuple[tuple[float, float], ...]
+    stds: tuple[float, ...]
+    """Standard deviation of each mode, alike in both directions."""
+    weights: tuple[float, ...]
+    """Share of the points that each mode holds; they add up to 1."""
+
+    def denoiser(self) -> Mixture:
+        """The exact denoiser."""
+        return Mixture(torch.tensor(self.centres, dtype=torch.float64), self.stds, weights=self.weights)
+
+    def draw(self, n: int, seed: int = 0) -> Float[Tensor, "N 2"]:
+        """n points."""
+        rng = Rng.of(seed, "modes")
+        which = rng.choice(torch.arange(len(self.weights)), n, torch.tensor(self.weights))
+        centres, stds = torch.tensor(self.centres)[which], torch.tensor(self.stds)[which, None]
+        return centres + stds * rng.normal((n, 2))
+
+    def held(self, points: Float[Tensor, "N 2"]) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
+        """The share of the points that lies on each mode, within four standard deviations of its centre (the shares add up
+        to less than 1 where some lie on none), and how widely they lie there, in the mode's standard deviations (nan: none).
+        """
+        centres, stds = torch.tensor(self.centres).double(), torch.tensor(self.stds).double()
+        away = points.double().unsqueeze(1) - centres
+        distance = away.pow(2).sum(2).sqrt() / stds  # [N, K]
+        nearest = distance.argmin(1)
+        on = (torch.nn.functional.one_hot(nearest, len(stds)) * (distance < 4)).double()
+        spread = ((away.pow(2).mean(2) * on).sum(0) / on.sum(0)).sqrt() / stds
+        return on.mean(0), spread
+
+
+UNEVEN = Modes(((-1.6, 0.5), (0.2, -1.2), (1.0, 0.9)), (0.08, 0.25, 0.15), (0.1, 0.3, 0.6))
+"""A rare mode, a common one and a very common one, of about unit variance: what becomes of a tenth of the data?"""
+
+
+def denoiser(modes: Modes | None = None) -> Mixture:
+    """The teacher: the exact denoiser of the ring, or of ``modes``."""
+    return Mixture(ring()) if modes is None else modes.denoiser()
 
 
 class Points(Denoiser):
@@ -125,27 +181,29 @@ def codec() -> IdentityCodec:
     return IdentityCodec()
 
 
-def game(student: Student, options: add.Options = GAME, seed: int = 0) -> add.ADD:
-    """ADD with the exact teacher; ``seed`` is that of the heads."""
-    return add.ADD(student, Teacher(denoiser()), codec(), features(), heads(seed), options)
+def game(student: Student, options: add.Options = GAME, seed: int = 0, modes: Modes | None = None) -> add.ADD:
+    """ADD with the exact teacher of the ring, or of ``modes``; ``seed`` is that of the heads."""
+    return add.ADD(student, Teacher(denoiser(modes)), codec(), features(), heads(seed), options)
 
 
 def draw_data(n: int, seed: int = 0, modes: int = MODES, std: float = STD) -> Float[Tensor, "N 2"]:
-    """n points of the mixture."""
+    """n points of the ring."""
     rng = Rng.of(seed, "mixture")
     return (ring(modes)[rng.integers((n,), modes)] + std * rng.normal((n, 2), torch.float64)).float()
 
 
-def training_set(n: int = 8192, batch_size: int = 64, seed: int = 0) -> TrainingSet:
-    """Points as batches; nothing is asked for."""
-    nothing = PromptTable(None, None)
-    return TrainingSet(draw_data(n, seed), nothing, [[0]] * n, Conditioning(), batch_size, seed)
+def training_set(n: int = 8192, batch_size: int = 64, seed: int = 0, modes: Modes | None = None) -> TrainingSet:
+    """Points of the ring, or of ``modes``, as batches; nothing is asked for."""
+    points = draw_data(n, seed) if modes is None else modes.draw(n, seed)
+    return TrainingSet(points, PromptTable(None, None), [[0]] * n, Conditioning(), batch_size, seed)
 
 
-def pairs(n: int = 2048, batch_size: int = 64, seed: int = 0, steps: int = 24) -> TrainingSet:
+def pairs(
+    n: int = 2048, batch_size: int = 64, seed: int = 0, steps: int = 24, modes: Modes | None = None
+) -> TrainingSet:
     """Noise and where the teacher carries it: what the warm start (method ``regression``) learns from."""
     noise = Rng.of(seed, "pairs").normal((n, 2))
-    drawn = Teacher(denoiser()).draw(noise, Conditioning(), Conditioning(), steps)
+    drawn = Teacher(denoiser(modes)).draw(noise, Conditioning(), Conditioning(), steps)
     return TrainingSet(drawn, PromptTable(None, None), [[0]] * n, Conditioning(), batch_size, seed, noise=noise)
 
 

@@ -14,6 +14,8 @@ from fewstep.data.dataset import Dataset, DatasetWriter, Item
 
 PROMPTS = ("a red heart", "a blue house", "a cat", "a dog", "a blue heart", "a red house")
 SDXL_POOLED = 16
+ASKED, SEEDS = ["a red heart", "a blue house"], [3, 4]
+"""What the tests draw."""
 
 
 def pictures(folder: Path, n: int = 16, side: int = 16) -> Dataset:
@@ -190,3 +192,28 @@ def dino(folder: Path, **config: Any) -> Any:
     with pretrained.quiet():
         network.save_pretrained(folder)
     return network
+
+
+def stock(folder: Path, **parts: Any) -> Any:
+    """A folder as stock diffusers opens it."""
+    from diffusers import AutoPipelineForText2Image
+
+    import fewstep.pretrained as pretrained
+
+    if "sdxl" in str(folder) or "lora-xl" in str(folder):
+        parts["add_watermarker"] = False
+    with pretrained.quiet():
+        pipe = AutoPipelineForText2Image.from_pretrained(folder, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def theirs(pipe: Any, **call: Any) -> np.ndarray:
+    """What a stock pipeline draws for `ASKED` and `SEEDS`, ``[B, H, W, 3]`` in [0, 1]."""
+    generator = [torch.Generator().manual_seed(s) for s in SEEDS]
+    return pipe(ASKED, generator=generator, **{"output_type": "np", **call}).images
+
+
+def numpy(media: torch.Tensor) -> np.ndarray:
+    """Media as a stock pipeline gives them."""
+    return (media.permute(0, 2, 3, 1).numpy() + 1) / 2

@@ -43,9 +43,10 @@ from fewstep.training.log import Stopped
 from fewstep.training.recipe import run_phases
 from fewstep.training.run import Saving
 from fewstep.training.trainer import Trainer
+from foreign import ASKED as PROMPTS
+from foreign import SEEDS, numpy, stock, theirs
 from helpers import Eyes
 
-PROMPTS, SEEDS = ["a red heart", "a blue house"], [3, 4]
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
@@ -91,26 +92,6 @@ def students(root: Path) -> dict[str, tuple[Distillation, Path]]:
         "sdxl-lora": distil(root, root / "lora-xl", "sdxl", student="lora", rank=2, precision="bf16", checkpointing=True),
         "sd3-lora": distil(root, root / "lora-3", "sd3", student="lora", rank=2, features="teacher"),
     }
-
-
-def stock(folder: Path, **parts: Any) -> Any:
-    from diffusers import AutoPipelineForText2Image
-
-    if "sdxl" in str(folder) or "lora-xl" in str(folder):
-        parts["add_watermarker"] = False
-    with pretrained.quiet():
-        pipe = AutoPipelineForText2Image.from_pretrained(folder, **parts)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def theirs(pipe: Any, **call: Any) -> np.ndarray:
-    generator = [torch.Generator().manual_seed(s) for s in SEEDS]
-    return pipe(PROMPTS, generator=generator, output_type="np", **call).images
-
-
-def numpy(media: Tensor) -> np.ndarray:
-    return (media.permute(0, 2, 3, 1).numpy() + 1) / 2
 
 
 def ours(pipeline: Pipeline, steps: int, **request: Any) -> np.ndarray:

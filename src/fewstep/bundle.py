@@ -224,8 +224,7 @@ def pipeline_of(network: Any) -> str:
     """The stock pipeline's class for a network."""
     if type(network).__name__ == "SD3Transformer2DModel":
         return "StableDiffusion3Pipeline"
-    sdxl = network.config.get("addition_embed_type") == "text_time"
-    return "StableDiffusionXLPipeline" if sdxl else "StableDiffusionPipeline"
+    return "StableDiffusionXLPipeline" if pretrained.is_sdxl(network) else "StableDiffusionPipeline"
 
 
 def save(

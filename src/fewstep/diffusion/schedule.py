@@ -120,6 +120,10 @@ class VariancePreserving:
 class RectifiedFlow:
     """The straight path ``x_t = (1 - t) x0 + t noise`` (arXiv 2209.03003), as SD3 and FLUX use it."""
 
+    def __init__(self, n_timesteps: int = 1000) -> None:
+        """``n_timesteps`` is what its networks call t = 1: SD3 and FLUX count to 1000."""
+        self.n_timesteps = n_timesteps
+
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
         return 1 - t.double()

@@ -97,6 +97,13 @@ class Conditioner(nn.Module):
         """The unconditional Conditioning, n rows."""
         return self([""] * n)
 
+    def key(self, prompts: Sequence[str]) -> str:
+        """Stands for everything that decides how these prompts are encoded: where it is equal, so are the encodings.
+
+        Empty where that is not known: they are then encoded every time.
+        """
+        return ""
+
 
 class ClassConditioner(Conditioner):
     """Class names -> labels; ``pooled`` is the one-hot label, which the discriminator's projection uses."""

@@ -5,7 +5,7 @@ eps, v or a flow; a VAE has a scaling and a shift; a text encoder has a tokenize
 """
 
 from .folder import Pretrained, load, read_config, reader_of, refuse_pickles
-from .networks import TransformerDenoiser, UNetDenoiser, VaeCodec
+from .networks import TransformerDenoiser, UNetDenoiser, VaeCodec, is_sdxl
 from .quiet import quiet
 from .schedules import PREDICTION_TYPES, kind_of, schedule_of, to_timestep
 from .text import (
@@ -27,6 +27,7 @@ __all__ = [
     "TransformerDenoiser",
     "UNetDenoiser",
     "VaeCodec",
+    "is_sdxl",
     "kind_of",
     "load",
     "quiet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +14,11 @@ import torch
 
 from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner, Unread
-from .networks import NetworkDenoiser, TransformerDenoiser, UNetDenoiser, VaeCodec
+from .networks import STATISTICS, NetworkDenoiser, TransformerDenoiser, UNetDenoiser, VaeCodec, is_sdxl
 from .quiet import quiet
 from .schedules import kind_of, schedule_of
 from .text import T5_TOKENS, SD3Conditioner, SDXLConditioner, TextConditioner, unread
+from .weights import load_network
 
 TOKENIZERS = {"tokenizer": None, "tokenizer_2": None, "tokenizer_3": T5_TOKENS}
 """Where a folder has them, and how many tokens each is given; None is as many as it takes."""
@@ -97,11 +99,11 @@ class Parts:
         kind = getattr(library, self.index[name][1], None)
         if kind is None:
             raise ValueError(f"{self.folder}/{name} is a {self.index[name][1]}, which this version does not know")
-        options: dict[str, Any] = {}
-        if not name.startswith("tokenizer"):
-            options = {"use_safetensors": True, "dtype" if library is transformers else "torch_dtype": self.dtype}
         try:
-            return kind.from_pretrained(self.folder / name, local_files_only=True, **options)
+            if name.startswith("tokenizer"):
+                return kind.from_pretrained(self.folder / name, local_files_only=True)
+            dtype = "dtype" if library is transformers else "torch_dtype"
+            return load_network(kind, self.folder / name, **{dtype: self.dtype})
         except OSError as error:
             raise ValueError(
                 f"{self.folder}/{name} cannot be read ({str(error).splitlines()[0]}): fetch or save the pipeline again"
@@ -117,8 +119,14 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     with quiet():
         if part.has("transformer") and not part.has("unet"):
             return _sd3(part, schedule, kind)
-        unet, codec = part("unet"), VaeCodec(_vae(part))
+        unet = part("unet")
+        codec = _codec(part, ("latents_mean", "latents_std") if is_sdxl(unet) else ())
         conditioner = _text(part)
+    if unet.config.get("time_cond_proj_dim"):
+        raise ValueError(
+            f"{folder}/unet is told the guidance beside the time (time_cond_proj_dim), as a latent consistency model is: "
+            "that is not known here, give the model it was distilled from"
+        )
     if conditioner.width != (wanted := unet.config.cross_attention_dim):
         raise ValueError(
             f"the text encoder gives {conditioner.width} numbers a token, the UNet takes {wanted}: "
@@ -143,10 +151,24 @@ def reader_of(folder: Path) -> Callable[[Sequence[str]], list[Unread | None]]:
     return partial(unread, found)
 
 
-def _vae(part: Parts) -> Any:
-    """The VAE; one whose config says that half precision overflows (SDXL's ``force_upcast``) stays in single."""
+def _codec(part: Parts, reads: Sequence[str]) -> VaeCodec:
+    """The VAE, with the statistics that the stock pipeline reads; a warning names those that it leaves alone.
+
+    One whose config says that half precision overflows (SDXL's ``force_upcast``) stays in single.
+    """
     vae = part("vae").eval()
-    return vae.float() if part.dtype == torch.float16 and vae.config.get("force_upcast") else vae
+    idle = [name for name in STATISTICS if name not in reads and any(_numbers(getattr(vae.config, name, None)))]
+    if idle:
+        warnings.warn(
+            f"{part.folder}/vae has {' and '.join(idle)}, which the stock pipeline of this model does not read: "
+            "not used here either",
+            stacklevel=4,
+        )
+    return VaeCodec(vae.float() if part.dtype == torch.float16 and vae.config.get("force_upcast") else vae, reads)
+
+
+def _numbers(value: Any) -> list[float]:
+    return list(value) if isinstance(value, list | tuple) else [value or 0.0]
 
 
 def _text(part: Parts) -> TextConditioner | SDXLConditioner:
@@ -162,7 +184,7 @@ def _sd3(part: Parts, schedule: Any, kind: str) -> Pretrained:
         raise ValueError(
             f"{part.folder} has a {part.index['transformer'][1]} ({kind}): give a Stable Diffusion 1, 2, XL or 3 folder"
         )
-    network, codec = part("transformer"), VaeCodec(_vae(part))
+    network, codec = part("transformer"), _codec(part, ("shift_factor",))
     t5 = (part("tokenizer_3"), part("text_encoder_3")) if part.has("text_encoder_3") else None
     tokenizers = [part("tokenizer"), part("tokenizer_2")]
     encoders = [part("text_encoder"), part("text_encoder_2")]

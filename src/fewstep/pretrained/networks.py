@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..diffusion.schedule import NoiseSchedule
@@ -28,6 +29,11 @@ class NetworkDenoiser(Denoiser):
         """The blocks whose outputs are features."""
         raise NotImplementedError("a NetworkDenoiser subclass gives tapped()")
 
+    def told(self, t: Time) -> Tensor:
+        """The timestep that the network is told, ``[B]``: in the units of its own table."""
+        n = getattr(self.schedule, "n_timesteps", 1000)
+        return t * n if self.kind == "flow" else to_timestep(t, n)
+
     def _own(self, x_t: Latents, cond: Conditioning) -> tuple[Latents, Conditioning]:
         """What the network is given, in its own precision."""
         dtype = next(self.network.parameters()).dtype
@@ -48,6 +54,11 @@ class NetworkDenoiser(Denoiser):
         return output[0] if isinstance(output, tuple) else output
 
 
+def is_sdxl(network: Any) -> bool:
+    """Whether a UNet is told the picture's size and a pooled text beside the time: the stock pipeline is then SDXL's."""
+    return network.config.get("addition_embed_type") == "text_time"
+
+
 class UNetDenoiser(NetworkDenoiser):
     """A diffusers UNet (``UNet2DConditionModel``, SDXL's too, or ``UNet2DModel`` with class labels) as a Denoiser."""
 
@@ -55,14 +66,14 @@ class UNetDenoiser(NetworkDenoiser):
         """``factor`` pixels a latent: SDXL's network is told the picture's size (arXiv 2307.01952, section 2.2)."""
         super().__init__(network, schedule, kind)
         self._has_text = "cross_attention_dim" in network.config
-        self._has_size = network.config.get("addition_embed_type") == "text_time"
+        self._has_size = is_sdxl(network)
         self._factor = factor
         self._sizes: dict[tuple[Any, ...], Tensor] = {}
         self.reads = ("tokens", "pooled") if self._has_size else ("tokens",) if self._has_text else ("labels",)
 
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The UNet's raw output."""
-        timestep = t * 1000 if self.kind == "flow" else to_timestep(t, getattr(self.schedule, "n_timesteps", 1000))
+        timestep = self.told(t)
         x, cond = self._own(x_t, cond)
         if not self._has_text:
             return self.network(x, timestep, class_labels=cond.labels, return_dict=False)[0]
@@ -97,7 +108,7 @@ class TransformerDenoiser(NetworkDenoiser):
         x, cond = self._own(x_t, cond)
         return self.network(
             hidden_states=x,
-            timestep=(t * 1000).to(x_t.dtype),
+            timestep=self.told(t).to(x_t.dtype),
             encoder_hidden_states=cond.tokens,
             pooled_projections=cond.pooled,
             return_dict=False,
@@ -112,14 +123,38 @@ class TransformerDenoiser(NetworkDenoiser):
         return output[-1].transpose(1, 2)  # (text, picture) tokens [B, N, C] -> [B, C, N]
 
 
-class VaeCodec(Codec):
-    """A diffusers ``AutoencoderKL`` or ``AutoencoderTiny``, with its scaling and shift folded in."""
+STATISTICS = ("shift_factor", "latents_mean", "latents_std")
+"""What a VAE's config may say of its latents beside their ``scaling_factor``."""
 
-    def __init__(self, vae: Any) -> None:
+
+class VaeCodec(Codec):
+    """A diffusers ``AutoencoderKL`` or ``AutoencoderTiny``, with the statistics of its latents folded in.
+
+    ``latents = (own - mean) * scaling_factor / std``, by channel; ``mean`` is ``latents_mean``, or else ``shift_factor``.
+    """
+
+    _mean: Tensor | None
+    _std: Tensor | None
+
+    def __init__(self, vae: Any, reads: Sequence[str] = STATISTICS) -> None:
+        """``reads`` names the `STATISTICS` that the model's stock pipeline reads: the others are left alone, as there.
+
+        Raises ValueError for a mean or deviation that has not one number a channel.
+        """
         super().__init__()
         self.vae = vae
         self._scale = float(vae.config.scaling_factor or 1.0)
-        self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        told: list[Any] = [getattr(vae.config, name, None) if name in reads else None for name in STATISTICS]
+        shift, mean, std = told
+        self._shift = float(shift or 0.0)
+        both = mean is not None and std is not None  # the stock pipelines read both or neither
+        for name, values in (("mean", mean), ("std", std)):
+            if both and len(values) != vae.config.latent_channels:
+                raise ValueError(
+                    f"the VAE's latents_{name} has {len(values)} numbers for {vae.config.latent_channels} channels: "
+                    "give one for each in vae/config.json"
+                )
+            self.register_buffer(f"_{name}", torch.tensor(values).float() if both else None, persistent=False)
         self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
         """Pixels a latent, along each side."""
 
@@ -127,10 +162,20 @@ class VaeCodec(Codec):
         """Deterministic: the mean of the posterior where there is one. The media are moved to where the VAE is."""
         own = next(self.vae.parameters())
         out = self.vae.encode(media.to(own.device, own.dtype))
-        latents = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
-        return (latents.to(media.dtype) - self._shift) * self._scale
+        latents = (out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents).to(media.dtype)
+        if self._mean is None or self._std is None:
+            return (latents - self._shift) * self._scale
+        return (latents - by_channel(self._mean, latents)) * (self._scale / by_channel(self._std, latents))
 
     def decode(self, latents: Latents) -> Media:
         """Latents -> media, in the latents' dtype whatever the VAE's is."""
-        own = (latents / self._scale + self._shift).to(next(self.vae.parameters()).dtype)
-        return self.vae.decode(own, return_dict=False)[0].to(latents.dtype)
+        if self._mean is None or self._std is None:
+            own = latents / self._scale + self._shift
+        else:
+            own = latents * (by_channel(self._std, latents) / self._scale) + by_channel(self._mean, latents)
+        return self.vae.decode(own.to(next(self.vae.parameters()).dtype), return_dict=False)[0].to(latents.dtype)
+
+
+def by_channel(values: Tensor, latents: Latents) -> Tensor:
+    """``[C]`` so that it meets ``[B, C, *S]``, in its dtype."""
+    return values.to(latents.dtype).reshape(-1, *[1] * (latents.dim() - 2))

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from .quiet import quiet
+from .weights import load_network
 
 FILES = (
     "safety_checker/config.json",
@@ -39,9 +40,7 @@ class SafetyChecker:
         torch.set_num_threads(1)
         with quiet():
             self._prepare: Any = CLIPImageProcessor.from_pretrained(folder / "feature_extractor", local_files_only=True)
-            network = StableDiffusionSafetyChecker.from_pretrained(
-                folder / "safety_checker", local_files_only=True, use_safetensors=True
-            )
+            network = load_network(StableDiffusionSafetyChecker, folder / "safety_checker")
         self._network: Any = network.eval().to(device)
         self._device = device
 

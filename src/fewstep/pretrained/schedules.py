@@ -23,13 +23,10 @@ def is_flow(config: dict[str, Any]) -> bool:
 
 
 def schedule_of(config: dict[str, Any]) -> NoiseSchedule:
-    """The noise schedule behind a diffusers scheduler config. Raises ValueError for betas it does not know."""
+    """The noise schedule behind a diffusers scheduler config. Raises ValueError for betas or times it does not know."""
+    refuse_other_times(config)
     if is_flow(config):
-        return RectifiedFlow()
-    if "EDM" in config.get("_class_name", ""):
-        raise ValueError(
-            "an EDM model scales its network in a way that is not known here: give an eps, v or flow model"
-        )
+        return RectifiedFlow(config.get("num_train_timesteps", 1000))
     zero = bool(config.get("rescale_betas_zero_snr", False))
     if (trained := config.get("trained_betas")) is not None:
         return VariancePreserving(torch.tensor(trained, dtype=torch.float64), zero_terminal_snr=zero)
@@ -40,6 +37,32 @@ def schedule_of(config: dict[str, Any]) -> NoiseSchedule:
         config.get("beta_schedule", "linear"),
         zero_terminal_snr=zero,
     )
+
+
+def refuse_other_times(config: dict[str, Any]) -> None:
+    """Raise ValueError for a scheduler that scales its network, or tells it the time, in a way that is not known here."""
+    name = config.get("_class_name", "")
+    if "EDM" in name or "sigma_data" in config:
+        raise ValueError(
+            "an EDM model scales its network in a way that is not known here: give an eps, v or flow model"
+        )
+    if config.get("timestep_type", "discrete") != "discrete" and config.get("prediction_type") == "v_prediction":
+        raise ValueError(
+            f"this model's network is told the logarithm of the noise (timestep_type {config['timestep_type']!r} in its "
+            'scheduler config), which is not known here: give a model of "discrete" timesteps'
+        )
+    if config.get("invert_sigmas"):
+        raise ValueError("this model counts its time backwards (invert_sigmas), which is not known here: give another")
+    if float(config.get("snr_shift_scale", 1.0)) != 1.0:
+        raise ValueError(
+            f"this model's betas are shifted (snr_shift_scale {config['snr_shift_scale']}), which is not known here: "
+            "give another"
+        )
+    if name and not is_flow(config) and not {"beta_start", "trained_betas"} & set(config):
+        raise ValueError(
+            f"a {name} config holds no betas, so its noise is not known here: give an eps, v or flow model, with the "
+            "scheduler that it was trained with"
+        )
 
 
 def kind_of(config: dict[str, Any]) -> str:

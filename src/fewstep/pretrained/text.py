@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +17,15 @@ from torch import Tensor, nn
 from ..parts.conditioner import Conditioner, Unread
 from ..tensors import Conditioning
 from .quiet import quiet
+from .weights import fingerprint, load_network
 
 SENTENCE_TOKENS = 24
 """Longest prompt, in tokens, of the models built on the sentence encoder."""
 MAX_CHARACTERS = 10_000
 T5_TOKENS = 256
 """How many tokens the stock SD3 pipeline gives T5."""
+READ = 1
+"""Counted up when the conditioners of this file read their encoders in another way: which layer, what is pooled."""
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -97,7 +102,37 @@ def unread(tokenizers: Sequence[tuple[Any, int | None]], prompts: Sequence[str])
     return found
 
 
-class TextConditioner(Conditioner):
+class PretrainedConditioner(Conditioner):
+    """A Conditioner made of tokenizers, text encoders, and facts of how they are read."""
+
+    def readers(self) -> Iterator[tuple[Any, Any, int | None]]:
+        """Each tokenizer, its encoder, and how many tokens it is asked for (None: its own maximum)."""
+        raise NotImplementedError("a PretrainedConditioner subclass gives readers()")
+
+    def facts(self) -> dict[str, Any]:
+        """What beside tokens and weights decides an encoding."""
+        return {}
+
+    def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
+        """What is beyond the encoders' maximal lengths."""
+        return unread([(tokenizer, length) for tokenizer, _, length in self.readers()], prompts)
+
+    def key(self, prompts: Sequence[str]) -> str:
+        """sha256 of the tokens of every prompt, all weights, and how they are read. 64 hex digits.
+
+        Not the words but their tokens: tokenizer, vocabulary and maximal length are all in them.
+        """
+        digest = hashlib.sha256(json.dumps([READ, type(self).__name__, self.facts()], sort_keys=True).encode())
+        for tokenizer, encoder, length in self.readers():
+            digest.update(fingerprint(encoder).encode())
+            for i in range(0, len(prompts), 1024):
+                ids = tokenized(tokenizer, prompts[i : i + 1024], length)
+                for name in ("input_ids", "attention_mask"):
+                    digest.update(f"{name} {tuple(ids[name].shape)}".encode() + ids[name].numpy().tobytes())
+        return digest.hexdigest()
+
+
+class TextConditioner(PretrainedConditioner):
     """Tokenizer and text encoder as a stock Stable Diffusion pipeline uses them: padded to the maximal length."""
 
     def __init__(self, tokenizer: Any, encoder: nn.Module) -> None:
@@ -120,9 +155,13 @@ class TextConditioner(Conditioner):
             pooled = out[1]
         return Conditioning(tokens=tokens, pooled=pooled)
 
-    def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
-        """What is beyond the encoder's maximal length."""
-        return unread([(self.tokenizer, None)], prompts)
+    def readers(self) -> Iterator[tuple[Any, Any, int | None]]:
+        """The one."""
+        yield self.tokenizer, self.encoder, None
+
+    def facts(self) -> dict[str, Any]:
+        """Whether padding is hidden from the encoder, and left out of the mean."""
+        return {"masked": self._masked}
 
     @property
     def width(self) -> int:
@@ -137,7 +176,7 @@ def penultimate(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> tuple[T
     return out.hidden_states[-2], out[0]
 
 
-class SDXLConditioner(Conditioner):
+class SDXLConditioner(PretrainedConditioner):
     """SDXL's two CLIP encoders (arXiv 2307.01952, section 2.1): tokens side by side, the second's projection pooled."""
 
     def __init__(self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module], zero_null: bool = True) -> None:
@@ -152,14 +191,14 @@ class SDXLConditioner(Conditioner):
         seen = [penultimate(t, e, prompts) for t, e in zip(self.tokenizers, self.encoders)]
         return Conditioning(tokens=torch.cat([tokens for tokens, _ in seen], -1), pooled=seen[-1][1])
 
-    def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
-        """What is beyond the maximal length of both encoders, or of one."""
-        return unread([(tokenizer, None) for tokenizer in self.tokenizers], prompts)
-
     def null(self, n: int) -> Conditioning:
         """Zeros, or the empty prompt."""
         empty = self([""] * n)
         return empty.map(torch.zeros_like) if self.zero_null else empty
+
+    def readers(self) -> Iterator[tuple[Any, Any, int | None]]:
+        """Both, in order."""
+        yield from ((tokenizer, encoder, None) for tokenizer, encoder in zip(self.tokenizers, self.encoders))
 
     @property
     def width(self) -> int:
@@ -167,7 +206,7 @@ class SDXLConditioner(Conditioner):
         return sum(encoder.config.hidden_size for encoder in self.encoders)  # type: ignore[union-attr, misc]
 
 
-class SD3Conditioner(Conditioner):
+class SD3Conditioner(PretrainedConditioner):
     """SD3's two CLIP encoders and T5 (arXiv 2403.03206, section 4): CLIP's tokens padded to T5's width, then T5's."""
 
     def __init__(
@@ -197,10 +236,15 @@ class SD3Conditioner(Conditioner):
             long = self.t5(ids.to(clip.device))[0]
         return Conditioning(tokens=torch.cat([clip, long], 1), pooled=torch.cat([pooled for _, pooled in seen], 1))
 
-    def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
-        """What is beyond CLIP's 77 tokens and, where there is one, T5's 256."""
-        t5: list[tuple[Any, int | None]] = [(self.t5_tokenizer, T5_TOKENS)] if self.t5 is not None else []
-        return unread([*((tokenizer, None) for tokenizer in self.tokenizers), *t5], prompts)
+    def readers(self) -> Iterator[tuple[Any, Any, int | None]]:
+        """Both of CLIP, and T5 where it is there."""
+        yield from ((tokenizer, encoder, None) for tokenizer, encoder in zip(self.tokenizers, self.encoders))
+        if self.t5 is not None:
+            yield self.t5_tokenizer, self.t5, T5_TOKENS
+
+    def facts(self) -> dict[str, Any]:
+        """The width that CLIP's tokens are padded to."""
+        return {"width": self.width}
 
 
 def sentence_encoder_folder(cache: Path) -> Path:
@@ -224,7 +268,7 @@ def sentence_encoder_folder(cache: Path) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, model_max_length=SENTENCE_TOKENS)
-        encoder = AutoModel.from_pretrained(source, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        encoder = load_network(AutoModel, Path(source), dtype=torch.float32)
         encoder.config.use_attention_mask = True
         tokenizer.save_pretrained(temporary / "tokenizer")
         encoder.save_pretrained(temporary / "text_encoder")
@@ -239,7 +283,5 @@ def text_conditioner(folder: Path) -> TextConditioner:
 
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        encoder = AutoModel.from_pretrained(
-            folder / "text_encoder", local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        encoder = load_network(AutoModel, folder / "text_encoder", dtype=torch.float32)
     return TextConditioner(tokenizer, encoder)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 
 import training_worker
 from fewstep.methods.method import OnePlayer
+from fewstep.parts.features import OfMedia
+from fewstep.recipes import mixture
 from fewstep.rng import Rng
-from fewstep.tensors import Batch, Conditioning
+from fewstep.tensors import Batch, Conditioning, Features
 from fewstep.training import checkpoint
 from fewstep.training.data import PromptTable, TrainingSet, batch_indices
 from fewstep.training.ema import EMA
@@ -339,6 +342,30 @@ def test_the_two_turns_of_one_step_draw_differently() -> None:
 
     assert watch() == watch()
     assert seen[0] != seen[1]
+
+
+@pytest.mark.parametrize(("turns", "every"), [(1, 1), (2, 1), (3, 2)])
+def test_every_turn_of_the_discriminator_has_new_samples_and_new_fakes(turns: int, every: int) -> None:
+    """The student's turn and the first of the heads share a batch; every sample is still seen once an epoch."""
+    steps, numbers, reals, fakes = 4, [], [], []
+    data = mixture.training_set(n=64 * turns * steps)
+
+    class Seen(OfMedia):
+        def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
+            (fakes if x.requires_grad or len(fakes) == len(reals) else reals).append(x.detach())
+            return super().__call__(x, cond, rng)
+
+    def batches(number: int) -> Batch:
+        numbers.append(number)
+        return data(number)
+
+    game = mixture.game(mixture.student(), replace(mixture.GAME, discriminator_turns=turns, student_every=every))
+    game.features = Seen(mixture.Waves())
+    for _ in Trainer(game, mixture.add_options(steps=steps)).steps(batches):
+        pass
+    assert numbers == list(range(turns * steps)), "with one turn, the batch of step i is batch i"
+    assert len(torch.cat(reals).unique(dim=0)) == len(data) == len(torch.cat(reals))
+    assert len(torch.cat(fakes).unique(dim=0)) == len(data)
 
 
 # optimisers and averages

@@ -24,7 +24,7 @@ class Method(Protocol):
         """Trainable networks by role."""
 
     def turns(self, step: int) -> Sequence[str]:
-        """Who moves in this step, in order; the same name may stand twice."""
+        """Who moves in this step, in order; the same name may stand twice, and has a batch of its own for each move."""
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """Weighted scalars, named as the paper names them; their sum is what the player minimises."""

@@ -1,8 +1,8 @@
 """The trainer: optimisers, gradients, precision, averaging, checkpoints. It runs any Method and knows none.
 
 ``steps`` is a generator: logging, evaluation, stopping and saving live outside, in whoever iterates over it. Every draw
-comes from ``(seed, step, turn)`` and every batch from its step number, so a run resumed from a checkpoint is bit-identical
-to one that was never interrupted.
+comes from ``(seed, step, turn)`` and every batch from its number, which is the step's where every player moves once, so a
+run resumed from a checkpoint is bit-identical to one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def only_trainable(players: Mapping[str, nn.Module], name: str) -> Iterator[nn.M
 
 
 class Trainer:
-    """Runs a method on batches that are a function of the step number."""
+    """Runs a method on batches that are a function of their number."""
 
     def __init__(self, method: Method, options: Options) -> None:
         if options.precision not in ("fp32", "bf16"):
@@ -154,11 +154,18 @@ class Trainer:
         return logged, observed | {f"{player}/gradient_norm": float(norm)}, finite
 
     def steps(self, batches: Callable[[int], Batch]) -> Iterator[StepLog]:
-        """Train from the current step to the last, yielding after each. ``batches(step)`` must be a pure function."""
+        """Train from the current step to the last, yielding after each. ``batches(number)`` must be a pure function.
+
+        A player that moves several times in a step has a new batch for every move; the others' moves share the first.
+        """
         while self.step < self.options.steps:
-            batch = batches(self.step).to(self.options.device)
-            log = StepLog(self.step + 1, {}, {})
-            for turn, player in enumerate(self.method.turns(self.step)):
+            turns = self.method.turns(self.step)
+            moves = [turns[:turn].count(player) for turn, player in enumerate(turns)]
+            first = self.step * (max(moves, default=0) + 1)
+            log, batch, at = StepLog(self.step + 1, {}, {}), None, -1
+            for turn, (player, move) in enumerate(zip(turns, moves)):
+                if batch is None or move != at:
+                    batch, at = batches(first + move).to(self.options.device), move
                 losses, observed, moved = self._turn(player, batch, turn)
                 log.losses |= losses
                 log.observations |= observed

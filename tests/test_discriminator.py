@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fewstep.data.dataset import spread
+from fewstep.methods import add
 from fewstep.parts.augment import AUGMENTATIONS, Augment
-from fewstep.parts.denoiser import freeze
+from fewstep.parts.denoiser import Student, Teacher, freeze
 from fewstep.parts.discriminator import Discriminator, Head, Options
 from fewstep.parts.features import ConvClassifier, FeatureNetwork, OfMedia, OfTeacher, Standardised
+from fewstep.parts.imagenet import ImageNetFeatures
+from fewstep.recipes import digits, distillation
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning, Features
+from fewstep.training.data import PromptTable, TrainingSet, chunks
 from helpers import SIZES, ConvDenoiser, Eyes, make_batch, text_unet, unet
 
 F64 = torch.float64
@@ -170,6 +179,65 @@ def test_standardised_features_have_mean_zero_and_deviation_one() -> None:
         torch.testing.assert_close(flat.std(1), torch.ones(len(flat)), rtol=0, atol=0.01)
     with pytest.raises(ValueError, match="at least one batch"):
         Standardised.fit(inner, [], Rng.of(0))
+
+
+@pytest.mark.parametrize("size", [1, 7, 32, 33])
+def test_standardised_features_have_the_moments_of_all_rows_however_they_are_cut(size: int) -> None:
+    """33 rows, the last one far out: a short last batch counts by its rows. Numbers far from 0 lose nothing (float64)."""
+    x = make_batch(33, channels=3).x0.double() * 1e-3 + 1e5
+    x[-1] += 10
+
+    class Raw(OfMedia):
+        def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
+            return Features((x, x[:, :1, 0]))
+
+    network = Standardised.fit(Raw(lambda x: Features(())), ((x[at], Conditioning()) for at in chunks(33, size)), Rng.of(0))
+    for level, seen in zip((x, x[:, :1, 0]), network(x, Conditioning(), Rng.of(0)).levels):
+        flat = level.transpose(0, 1).flatten(1)
+        wanted = (flat - flat.mean(1, keepdim=True)) / flat.std(1, correction=0, keepdim=True)
+        torch.testing.assert_close(seen.transpose(0, 1).flatten(1), wanted, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("eyes", "n"), [(None, 256), (ImageNetFeatures("efficientnet-lite0", 32), 512)], ids=["teacher", "eyes"])
+def test_features_are_standardised_over_rows_from_all_over_a_sorted_dataset(eyes: ImageNetFeatures | None, n: int) -> None:
+    """The rows that are read are spread evenly: over ten classes, or four vendors, not the first of them."""
+    asked: list[int] = []
+    media = make_batch(1400, channels=3).x0 + torch.arange(1400).reshape(-1, 1, 1, 1) / 700
+    cond = Conditioning(pooled=torch.zeros(1, 3))
+
+    def read(rows: np.ndarray) -> Tensor:
+        asked.extend(rows.tolist())
+        return media[torch.from_numpy(rows)]
+
+    data = TrainingSet(media, PromptTable(None, cond.pooled), [[0]] * 1400, cond, 8, media=read)
+    teacher, options = Teacher(ConvDenoiser(channels=3)), distillation.Options(heads=Options(image=False))
+    features, image = distillation.look(options, teacher, eyes, data, None)
+    assert asked == spread(n, 1400)
+    assert image is None
+    assert isinstance(features, Standardised)
+    with torch.no_grad():
+        seen = features(media[::7], cond[[0] * 200], Rng.of(0)).levels[0]
+    assert seen.transpose(0, 1).flatten(1).mean(1).abs().max() < 0.2
+    few = replace(data, latents=media[:37], choices=data.choices[:37])
+    asked.clear()
+    distillation.look(options, teacher, eyes, few, None)
+    assert asked == list(range(37)), "all, where there are no more"
+
+
+def test_digits_are_standardised_and_warmed_up_over_all_their_classes() -> None:
+    """They lie sorted by class, four hundred of each."""
+    labels = torch.arange(10).repeat_interleave(60)
+    media = 0.1 * Rng.of(0).normal((600, 1, 16, 16)) + labels.reshape(-1, 1, 1, 1) / 5 - 0.9
+    data = digits.training_set(media, labels, 16)
+    network = ConvClassifier()
+    student = Student(digits.denoiser(digits.unet()))
+    with torch.no_grad():
+        features = digits.game(student, Teacher(copy.deepcopy(student.denoiser)), data, network, add.Options()).features
+        assert features is not None
+        seen = features(media, Conditioning(), Rng.of(0)).levels[0]
+        assert seen.mean((0, 2, 3)).abs().max() < 0.02
+        pairs = digits.pairs(Teacher(student.denoiser), data, n=20, steps=1)
+    assert [rows[0] for rows in pairs.choices] == sorted(2 * list(range(10)))
 
 
 def gradient_to_the_input_alone(

@@ -67,10 +67,6 @@ class Conditioning:
                 return len(value)
         return 0
 
-    def roll(self, shift: int = 1) -> Conditioning:
-        """Pair every sample with its neighbour's conditioning: the mismatched negatives of alignment losses."""
-        return self.map(lambda v: v.roll(shift, 0))
-
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
         """Concatenate along the batch axis; every part must have the same fields."""
@@ -98,6 +94,8 @@ class Batch:
     """The unconditional twin of ``cond``, row by row: for classifier-free guidance and condition dropout."""
     media: Media | None = None
     """The pixels behind ``x0``, where a part of the game looks at pixels."""
+    concepts: Int[Tensor, " B"] | None = None
+    """Which concept each sample shows, as a number: samples of one concept may be asked for by different prompts."""
     noise: Latents | None = None
     """The start of the teacher's trajectory that ends in ``x0``, where the batch holds noise-to-sample pairs."""
     pairs: Batch | None = None

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,6 +72,33 @@ class OfTeacher:
         return self.denoiser.features(x_t, t, cond)
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean ``[C]`` and sum of squared deviations ``[C]`` of every channel, float64."""
+
+    count: int
+    mean: Tensor
+    deviations: Tensor
+
+    @classmethod
+    def of(cls, level: Float[Tensor, "B C *S"]) -> Moments:
+        """The moments over rows and places."""
+        flat = level.double().transpose(0, 1).flatten(1)
+        mean = flat.mean(1)
+        return cls(flat.shape[1], mean, (flat - mean[:, None]).pow(2).sum(1))
+
+    @property
+    def variance(self) -> Tensor:
+        """Over the count, not over one less."""
+        return self.deviations / self.count
+
+    def merged(self, other: Moments) -> Moments:
+        """The moments of both parts together."""
+        count, apart = self.count + other.count, other.mean - self.mean
+        shift = apart.pow(2) * (self.count * other.count / count)
+        return Moments(count, self.mean + apart * (other.count / count), self.deviations + other.deviations + shift)
+
+
 class Standardised:
     """Features with zero mean and unit variance a channel over real data, so that heads start on equal terms.
 
@@ -83,19 +112,18 @@ class Standardised:
     @classmethod
     @torch.no_grad()
     def fit(cls, inner: FeatureNetwork, batches: Iterable[tuple[Tensor, Conditioning]], rng: Rng) -> Standardised:
-        """Measure mean and standard deviation of every level over real batches ``(media or latents, cond)``."""
-        count, sums, squares = 0, [], []  # type: ignore[var-annotated]
+        """Measure mean and standard deviation of every level over real batches ``(media or latents, cond)``.
+
+        Exact over all rows and places, however they are cut into batches: the moments of two parts are merged in float64
+        (Chan, Golub & LeVeque 1983, Eq. 2.1). Raises ValueError without a batch.
+        """
+        found: list[Moments] = []
         for x, cond in batches:
-            flat = [level.double().transpose(0, 1).flatten(1) for level in inner(x, cond, rng).levels]
-            means, powers = [f.mean(1) for f in flat], [f.pow(2).mean(1) for f in flat]
-            sums = [a + b for a, b in zip(sums, means)] if sums else means
-            squares = [a + b for a, b in zip(squares, powers)] if squares else powers
-            count += 1
-        if not count:
+            new = [Moments.of(level) for level in inner(x, cond, rng).levels]
+            found = [a.merged(b) for a, b in zip(found, new)] if found else new
+        if not found:
             raise ValueError("features cannot be standardised on no data: give at least one batch")
-        means = [s / count for s in sums]
-        stds = [(q / count - m**2).clamp(min=1e-6).sqrt() for q, m in zip(squares, means)]
-        return cls(inner, means, stds)
+        return cls(inner, [m.mean for m in found], [m.variance.clamp(min=1e-6).sqrt() for m in found])
 
     def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
         """Standardised features."""

@@ -25,7 +25,7 @@ from ..parts.features import ConvClassifier, FeatureNetwork, OfMedia, OfTeacher,
 from ..pretrained import UNetDenoiser, schedule_of
 from ..rng import Rng
 from ..tensors import Media
-from ..training.data import PromptTable, TrainingSet, chunks
+from ..training.data import PromptTable, TrainingSet, chunks, spread_chunks
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
 from ..training.trainer import Optimizer, Options, Trainer
@@ -107,9 +107,10 @@ def warm_options(steps: int = 300, batch_size: int = 32, **options: Any) -> Opti
 
 
 def pairs(teacher: Teacher, data: TrainingSet, n: int = 512, steps: int = 8) -> TrainingSet:
-    """Noise and the digits that the guided teacher carries it to, ``n`` of them, the labels those of ``data``."""
+    """Noise and the digits that the guided teacher carries it to, ``n`` of them; labels from all over ``data``, which may
+    lie sorted."""
     noise = Rng.of(data.seed, "pairs").normal((n, *data.latents.shape[1:]))
-    rows = [data.choices[i % len(data)] for i in range(n)]
+    rows = [data.choices[i * len(data) // n] for i in range(n)]
     drawn = []
     for at in chunks(n, 64):
         cond = data.prompts[torch.tensor([rows[int(i)][0] for i in at])]
@@ -136,7 +137,7 @@ def game(
 
     ``network``: a classifier, or a denoiser whose own features of re-noised digits are looked at (LADD).
     """
-    real = [data.rows(rows) for rows in chunks(min(512, len(data)), 64)]
+    real = [data.rows(rows) for rows in spread_chunks(512, len(data), 64)]
     inner: FeatureNetwork = OfTeacher(copy.deepcopy(network)) if isinstance(network, Denoiser) else OfMedia(network)
     features = Standardised.fit(inner, [(b.x0, b.cond) for b in real], Rng.of(0, "fit"))
     with torch.random.fork_rng(devices=[]):

@@ -42,6 +42,7 @@ from ..training.data import (
     key_of,
     open_dataset,
     save_whole,
+    spread_chunks,
     tell_unread,
     training_set,
 )
@@ -295,6 +296,7 @@ def prepare(
         raise ValueError(
             f"the pictures are {given}, {card.name} draws {wanted}: build the data again with --size {card.native_size[0]}"
         )
+    check_concepts(o, dataset)
     data = training_set(
         dataset,
         model.codec,
@@ -365,6 +367,18 @@ def check_game(o: Options) -> None:
         )
     if o.add.mismatched and o.batch_size == 1:
         raise ValueError("--add.mismatched takes its wrong prompts from the batch: use --batch-size 2 or more")
+
+
+def check_concepts(o: Options, dataset: Dataset) -> None:
+    """Refuse wrong prompts where there is no other concept to take them from, before anything is encoded."""
+    if not (o.steps and o.add.adversarial_weight and o.add.mismatched):
+        return
+    train = dataset.subset("train")
+    if min(len(train.concepts), len({p for item in train.items for p in item.prompts})) < 2:
+        raise ValueError(
+            "--add.mismatched shows the heads another concept's prompt, but all that is trained on shows one concept: leave "
+            "it out, or give data of more"
+        )
 
 
 def shows_pictures(o: Options) -> bool:
@@ -555,15 +569,16 @@ def probe(o: Options, student: Student, model: pretrained.Pretrained, data: Trai
 def look(
     o: Options, teacher: Teacher, network: Eyes | None, data: TrainingSet, progress: Progress | None
 ) -> tuple[FeatureNetwork, Tensor | None]:
-    """The feature network, standardised, and the embedding of every training picture (c_img) if the heads see it."""
+    """The feature network, standardised over rows from all over the data, and, if the heads see it, the embedding of every
+    training picture (c_img)."""
     samples: Iterable[tuple[Tensor, Conditioning]]
     if network is None:
         inner: FeatureNetwork = OfTeacher(copy.deepcopy(teacher.denoiser))
-        some = (data.rows(at).to(o.device) for at in chunks(min(256, len(data)), 32))
+        some = (data.rows(at).to(o.device) for at in spread_chunks(256, len(data), 32))
         samples = ((b.x0, b.cond) for b in some)
     else:
         inner = OfMedia(network.to(o.device), Augment(o.augment) if o.augment else None)
-        samples = ((_media(data, at).to(o.device), Conditioning()) for at in chunks(min(512, len(data)), 32))
+        samples = ((_media(data, at).to(o.device), Conditioning()) for at in spread_chunks(512, len(data), 32))
     rng = Rng.of(o.seed, "fit", device=o.device)
     features = Standardised.fit(inner, samples, rng) if o.standardise else inner
     image = embed(network, partial(_media, data), len(data), progress) if network and shows_pictures(o) else None

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..data.dataset import Dataset, cache_dir, whole
+from ..data.dataset import Dataset, cache_dir, spread, whole
 from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner, UnreadWarning, summary
 from ..rng import fold
@@ -92,6 +92,8 @@ class TrainingSet:
     seed: int = 0
     media: Callable[[np.ndarray], Media] | None = None
     """Reads the pixels of samples by index; None where no part of the method looks at them."""
+    concepts: Tensor | None = None
+    """Which concept each sample shows ``[N]``, as a number; None where it is not known."""
     image: Tensor | None = None
     """Embedding of each sample's picture ``[N, I]``: the discriminator's c_img."""
     noise: Latents | None = None
@@ -136,6 +138,7 @@ class TrainingSet:
             cond=cond,
             null=null,
             media=None if self.media is None else self.media(indices),
+            concepts=None if self.concepts is None else self.concepts[torch.from_numpy(indices)].to(device),
             noise=None if self.noise is None else self.noise[at].float(),
         )
 
@@ -144,6 +147,13 @@ def chunks(n: int, size: int) -> Iterator[np.ndarray]:
     """Index ranges of at most ``size``."""
     for i in range(0, n, size):
         yield np.arange(i, min(i + size, n))
+
+
+def spread_chunks(n: int, total: int, size: int) -> Iterator[np.ndarray]:
+    """``n`` rows of ``total``, spread evenly (a dataset lies sorted: by vendor, by class), at most ``size`` at a time."""
+    rows = np.array(spread(n, total))
+    for at in chunks(len(rows), size):
+        yield rows[at]
 
 
 @torch.no_grad()
@@ -285,4 +295,5 @@ def training_set(
         batch_size=batch_size,
         seed=seed,
         media=read if media else None,
+        concepts=train.concept_index,
     )

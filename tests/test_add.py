@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep.diffusion import losses
 from fewstep.diffusion.schedule import Cosine
-from fewstep.methods.add import ADD, Options, colours
+from fewstep.methods.add import ADD, Options, another_concept, colours
 from fewstep.parts.augment import Augment
 from fewstep.parts.codec import IdentityCodec
 from fewstep.parts.denoiser import Student, StudentInput, Teacher, freeze
@@ -326,6 +328,53 @@ def test_mismatched_prompts_are_a_neighbours_and_never_hidden_ones() -> None:
     assert torch.equal(wrong.image, game.batch.cond.image.roll(1, 0))
 
 
+def crowd(concepts: Sequence[int], prompts: Sequence[int] | None = None, known: bool = True) -> Batch:
+    """Samples of these concepts, asked for by these prompts; one prompt a sample where none are given."""
+    own = torch.tensor(list(range(len(concepts))) if prompts is None else prompts)
+    cond = Conditioning(pooled=torch.eye(9)[own])
+    told = torch.tensor(concepts) if known else None
+    return Batch(torch.zeros(len(concepts), 2, 6, 6), cond, cond, concepts=told)
+
+
+@pytest.mark.parametrize(
+    ("batch", "other", "found"),
+    [
+        (crowd([0, 1, 2]), [2, 0, 1], [1, 1, 1]),
+        (crowd([5, 5, 7, 5]), [2, 2, 1, 2], [1, 1, 1, 1]),
+        (crowd([0, 1, 2, 3], prompts=[4, 4, 4, 6]), [3, 3, 3, 2], [1, 1, 1, 1]),
+        (crowd([0, 0, 0], prompts=[1, 2, 3], known=False), [2, 0, 1], [1, 1, 1]),
+        (crowd([0, 1, 2], prompts=[3, 3, 5], known=False), [2, 2, 1], [1, 1, 1]),
+        (crowd([3, 3, 3]), [0, 1, 2], [0, 0, 0]),
+        (crowd([0, 1, 1], prompts=[2, 2, 3]), [2, 1, 0], [1, 0, 1]),
+    ],
+    ids=["all others", "one concept, other prompts", "one prompt, other concepts", "prompts alone", "two alike", "all one",
+         "one row without"],
+)  # fmt: skip
+def test_a_wrong_prompt_is_another_concepts(batch: Batch, other: list[int], found: list[int]) -> None:
+    where, there = another_concept(batch)
+    assert there.tolist() == [bool(f) for f in found]
+    assert where.tolist() == other
+
+
+def test_rows_that_find_no_other_concept_are_not_called_fakes() -> None:
+    """The loss by hand. Row 1 has the prompt of row 0 and the concept of the others: it is left out. Of one concept, all are."""
+    game = make_game(
+        dtype=F64, mismatched=2.0, condition_dropout=0.0, heads=HeadOptions(norm="group"),
+        student_options={"probabilities": (0.0, 1.0, 0.0, 0.0)},
+    )  # fmt: skip
+    game.discriminator.eval()
+    pooled = game.batch.cond.pooled[[0, 0, 2, 3]]
+    cond = replace(game.batch.cond, pooled=pooled)
+    game.batch = replace(game.batch, cond=cond, concepts=torch.tensor([0, 1, 1, 1]))
+    found = game.turn("discriminator")["mismatched"].detach()
+    with torch.no_grad():
+        real, wrong = (game.discriminator(game.eyes(game.batch.x0), c) for c in (cond, cond[[3, 1, 0, 0]]))
+    rows = [0, 2, 3]
+    torch.testing.assert_close(found, 2 * losses.hinge_discriminator(real[rows], wrong[rows]), rtol=1e-9, atol=0)
+    game.batch = replace(game.batch, concepts=torch.zeros(4, dtype=torch.long))
+    assert game.turn("discriminator")["mismatched"] == 0
+
+
 def test_reals_are_raw_pixels_or_decoded_latents() -> None:
     from helpers import Eyes
 
@@ -357,16 +406,18 @@ def test_reals_are_raw_pixels_or_decoded_latents() -> None:
 
 
 def test_r1_is_taken_at_the_heads_inputs_on_real_data() -> None:
-    """``gamma sum_k ||grad_{F_k} sum D / K||^2`` by hand: not at the pixels, where it would grow with the features' slope,
-    and not on what the student drew."""
+    """``gamma sum_k ||grad_{F_k} sum_n D_kn||^2 / N_k`` by hand, a head at a time: not at the pixels, where it would grow
+    with the features' slope, and not on what the student drew."""
     game = make_game(n=8, dtype=F64, r1=3.0, condition_dropout=0.0, student_options={"probabilities": (0.0, 1.0, 0.0, 0.0)})
     game.discriminator.eval()  # spectral norm keeps its vectors
     found = game.turn("discriminator")["r1"]
-    levels = [level.detach().requires_grad_() for level in game.eyes(game.batch.x0).levels]
-    logits = game.discriminator(Features(tuple(levels)), game.batch.cond)
-    slopes = torch.autograd.grad(logits.sum() / logits.shape[1], levels)
-    wanted = 3.0 * sum(g.flatten(1).pow(2).sum(1).mean() for g in slopes)
-    torch.testing.assert_close(found, wanted.reshape(()))
+    wanted = torch.zeros((), dtype=F64)
+    condition = game.discriminator.condition(game.batch.cond)
+    for head, level in zip(game.discriminator.heads, game.eyes(game.batch.x0).levels):
+        level = level.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(head(level, condition).sum(), level)
+        wanted += 3.0 * slope.pow(2).sum(1).mean()  # over channels, then the mean over places and samples
+    torch.testing.assert_close(found.detach(), wanted)
     assert found > 0
 
 
@@ -397,10 +448,10 @@ def test_approximate_r1_looks_twice_under_one_augmentation() -> None:
     augmented = make_game(features=lambda eyes, denoiser: OfMedia(eyes, Augment()), **plain).turn("discriminator")[
         "approximate_r1"
     ]
-    assert 0 < bare < 1e-5
-    assert 0 < augmented < 1e-5
+    assert 0 < bare < 1e-4
+    assert 0 < augmented < 1e-4
     noisy = make_game(renoised_input=0.5, **plain).turn("discriminator")["approximate_r1"]
-    assert 0 < noisy < 1e-5
+    assert 0 < noisy < 1e-4
 
 
 def test_renoised_input_blurs_real_and_fake_alike() -> None:
@@ -425,8 +476,8 @@ def test_renoised_input_blurs_real_and_fake_alike() -> None:
 
 
 def test_media_space_is_latent_space_where_the_codec_does_nothing() -> None:
-    losses = [make_game(dtype=F64, space=space).turn("student")["distillation"] for space in ("latents", "media")]
-    torch.testing.assert_close(losses[0], losses[1])
+    found = [make_game(dtype=F64, space=space).turn("student")["distillation"] for space in ("latents", "media")]
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_media_space_weighs_decoded_differences() -> None:

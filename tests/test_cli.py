@@ -278,6 +278,7 @@ def test_a_distillation_that_cannot_be_is_refused(distill, capsys, arguments, se
         ("--add.teacher-times 0.9 0.1", "teacher times (0.9, 0.1) must rise"),
         ("--add.mismatched 1 --heads.no-text", "but they are shown none: leave out --heads.no-text"),
         ("--add.mismatched 1 --heads.no-text --heads.no-image --features efficientnet-lite0", "but they are shown none"),
+        ("--add.mismatched 1 --concepts 1", "all that is trained on shows one concept: leave it out, or give data of more"),
         ("--add.mismatched 1 --batch-size 1", "takes its wrong prompts from the batch: use --batch-size 2 or more"),
         ("--ema 1.5", "--ema 1.5 is out of range"),
     ],

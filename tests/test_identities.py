@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -241,37 +241,59 @@ def test_identity_07_local_norm_uses_no_memory_and_names_its_fix() -> None:
 # 8. R1
 
 
-def test_identity_08_r1_of_a_linear_discriminator_is_the_norm_of_its_weight() -> None:
+def linear_heads(places: Sequence[int]) -> tuple[list[Tensor], list[Tensor], Callable[[Sequence[Tensor]], Tensor]]:
+    """A linear head on each of several levels ``[4, 3, N]``: their weights ``[3]``, the levels, and the logits of levels."""
     rng = Rng.of(0)
-    weight = rng.normal((5, 12), F64).requires_grad_()
-    inputs = [rng.normal((4, 2, 3), F64).requires_grad_(), rng.normal((4, 6), F64).requires_grad_()]
-    logits = torch.cat([v.flatten(1) for v in inputs], 1) @ weight.T
-    penalty = losses.r1(logits, inputs)
-    torch.testing.assert_close(penalty, weight.mean(0).pow(2).sum())
-    (gradient,) = torch.autograd.grad(penalty, weight)
-    torch.testing.assert_close(gradient, (2 * weight.mean(0) / 5).expand(5, -1))
-    constant = logits.detach() * 0 + 0 * sum(v.sum() for v in inputs)
-    assert losses.r1(constant, inputs) == 0
+    weights = [rng.normal((3,), F64).requires_grad_() for _ in places]
+    levels = [rng.normal((4, 3, n), F64).requires_grad_() for n in places]
+    ask = lambda found: torch.cat([torch.einsum("c,bcn->bn", w, v) for w, v in zip(weights, found)], 1)  # noqa: E731
+    return weights, levels, ask
 
 
-def test_identity_08_approximate_r1_tends_to_the_squared_gradient() -> None:
-    heads = Discriminator([(4, 1)], 0, HeadOptions(norm="group", text=False, image=False)).double().eval()
-    rng = Rng.of(0)
-    x, direction = rng.normal((6, 4, 9), F64).requires_grad_(), rng.normal((6, 4, 9), F64)
-    ask = lambda level: heads(Features((level,)), Conditioning())  # noqa: E731
-    (gradient,) = torch.autograd.grad(ask(x).mean(1).sum(), x)
-    wanted = (gradient * direction).flatten(1).sum(1).pow(2).mean()
+@pytest.mark.parametrize("places", [4, 16, 1024])
+def test_identity_08_r1_of_a_linear_head_is_the_norm_of_its_weight_at_any_number_of_places(places: int) -> None:
+    weights, levels, ask = linear_heads([places, 16])
+    penalty = losses.r1(ask(levels), levels)
+    torch.testing.assert_close(penalty, weights[0].pow(2).sum() + weights[1].pow(2).sum(), rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(penalty, weights[0])
+    torch.testing.assert_close(gradient, 2 * weights[0], rtol=1e-12, atol=0)
+    alone = losses.r1(ask(levels)[:, :places], levels[:1])
+    torch.testing.assert_close(alone, weights[0].pow(2).sum(), rtol=1e-12, atol=0)
+    constant = ask(levels).detach() + 0 * sum(v.sum() for v in levels)
+    assert losses.r1(constant, levels) == 0
 
-    def error(s: float) -> float:
-        found = losses.approximate_r1(ask(x), ask(x + s * direction)).detach() / s**2
-        return abs(float(found / wanted) - 1)
 
-    assert error(1e-5) < 1e-3
-    assert error(1e-5) < error(1e-2)
-    basis = torch.eye(36, dtype=F64).reshape(36, 4, 9)  # over all directions of one sample: the whole squared norm
-    one, s = x[:1].detach(), 1e-5
-    total = sum(losses.approximate_r1(ask(one), ask(one + s * e)) for e in basis) / s**2
-    torch.testing.assert_close(total, gradient[0].pow(2).sum(), rtol=1e-3, atol=0)
+@pytest.mark.parametrize("places", [4, 16, 1024])
+def test_identity_08_approximate_r1_has_the_scale_of_r1(places: int) -> None:
+    """White noise on the levels: the mean over many draws is ``s^2`` R1, whatever the number of places."""
+    _, levels, ask = linear_heads([places, 16])
+    rng, s, found = Rng.of(1), 0.01, []
+    for _ in range(400):
+        noisy = [v + s * rng.normal_like(v) for v in levels]
+        found.append(losses.approximate_r1(ask(levels), ask(noisy), [places, 16]).detach() / s**2)
+    assert float(torch.stack(found).mean() / losses.r1(ask(levels), levels).detach()) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("size", [9, 36])
+def test_identity_08_approximate_r1_tends_to_r1(size: int) -> None:
+    """Over all directions of one sample, one after the other, it is R1 itself: of real heads, which look at neighbours."""
+    heads = Discriminator([(4, 1), (2, 1)], 0, HeadOptions(norm="group", text=False, image=False)).double().eval()
+    rng, each = Rng.of(0), [size, 5]
+    levels = [rng.normal((1, c, n), F64).requires_grad_() for c, n in zip((4, 2), each)]
+    ask = lambda found: heads(Features(tuple(found)), Conditioning())  # noqa: E731
+    wanted, logits = losses.r1(ask(levels), levels).detach(), ask(levels).detach()
+
+    def total(s: float) -> Tensor:
+        found = []
+        for k, level in enumerate(levels):
+            for direction in torch.eye(level.numel(), dtype=F64).reshape(-1, *level.shape):
+                moved = [v.detach() + s * direction if i == k else v.detach() for i, v in enumerate(levels)]
+                found.append(losses.approximate_r1(logits, ask(moved).detach(), each))
+        return torch.stack(found).sum() / s**2
+
+    assert wanted > 0
+    assert abs(float(total(1e-5) / wanted) - 1) < 1e-3
+    assert abs(float(total(1e-5) / wanted) - 1) < abs(float(total(1e-1) / wanted) - 1)
 
 
 # 9 to 11. Times and samplers
@@ -367,6 +389,28 @@ def test_identity_12_backward_simulation_never_reads_the_data() -> None:
         assert torch.equal(t_a, t_b), "the step index hangs on the stream alone, so every rank draws the same"
         assert len(t_a.unique()) == 1
         assert not seen.any(), "no row of a roll-out has seen x0"
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("eps", False), ("v", True)])
+def test_identity_12_a_roll_out_starts_where_every_sampler_starts(kind: str, zero: bool) -> None:
+    """From ``sigma(1) z``: .9977 z on Stable Diffusion's own table, z where nothing of the data is left at t = 1."""
+    schedule = stable_diffusion(zero=zero)
+    pure = {"probabilities": (1.0, 0.0, 0.0, 0.0)}
+    game = make_game(dtype=F64, kind=kind, schedule=schedule, backward=1.0, student_options=pure)
+    x_t, t, _ = game.add.input(game.batch.x0, game.batch.cond, Rng.of(3))
+    stream = Rng.of(3)
+    stream.uniform((1,)), stream.uniform((1,))  # backward or not, and which step
+    noise, started = stream.normal_like(game.batch.x0), []
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        started.append(x)
+        return x
+
+    sampler.last(sampler.sample(denoise, noise, (1.0,), schedule, Rng.of(0)))
+    assert torch.equal(x_t, started[0])
+    scale = 1.0 if zero else 0.997667
+    torch.testing.assert_close(x_t, scale * noise, rtol=1e-6, atol=0)
+    assert (t == 1).all()
 
 
 def test_identity_12_only_the_last_pass_of_a_roll_out_has_a_gradient() -> None:

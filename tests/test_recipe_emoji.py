@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fewstep.diffusion.schedule import RectifiedFlow
 from fewstep.methods.denoising import Denoising, Options
 from fewstep.parts.denoiser import Denoiser
 from fewstep.recipes import emoji
@@ -62,3 +63,10 @@ def test_high_noise_is_asked_for_as_often_as_its_share_says():
         times = Times()
         Denoising(times, Options(high_noise=share, pure_noise=0.0)).losses("teacher", batch, Rng.of(1))
         assert abs(float((times.seen[0] > 0.6).double().mean()) - expected) < 0.03
+
+
+def test_a_flow_model_is_refused_under_a_weighting_that_it_has_none_of() -> None:
+    flow = Denoiser(RectifiedFlow(), "flow")
+    with pytest.raises(ValueError, match=r"min_snr_gamma 5 weighs .* set min_snr_gamma to 0"):
+        Denoising(flow)
+    assert torch.equal(Denoising(flow, Options(min_snr_gamma=0)).weight(torch.ones(3), torch.ones(3)), torch.ones(3))

@@ -6,6 +6,7 @@ over K and over the batch, as StyleGAN-T does, so its scale does not depend on h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -56,18 +57,30 @@ ADVERSARIAL: dict[str, tuple[Callable[[Logits, Logits], Tensor], Callable[[Logit
 
 
 def r1(logits: Logits, inputs: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """``E_x sum_k ||grad_{F_k} sum D||^2``, on the heads' INPUTS, not on pixels (arXiv 2311.17042, section 3; add_spec A5.5).
+    """``E_x sum_k ||grad_{F_k} sum_n D_kn||^2 / N_k`` on the heads' INPUTS, not on pixels (arXiv 2311.17042, section 3).
 
-    ``inputs`` require grad and ``logits`` depend on them. The sum over a sample's logits is divided by their number K, so
-    that R1 keeps its scale next to losses that average over K. Mescheder's factor 1/2 is left to the weight gamma.
+    ``inputs [B, C_k, *S_k]``, one for each head k, require grad, and ``logits`` depend on them. Head k has a logit at each of
+    its ``N_k = prod(S_k)`` places. The gradient is that of their sum (add_spec A5.5), and its square is averaged over the
+    places: so a head that asks the same question at every place has the same R1 at 4 places and at 4096, beside losses
+    that average over places too. Heads add up. Mescheder's factor 1/2 (arXiv 1801.04406) is left to the weight gamma.
     """
-    gradients = torch.autograd.grad(logits.mean(1).sum(), list(inputs), create_graph=True)
-    return torch.stack([g.flatten(1).pow(2).sum(1).mean() for g in gradients]).sum()
+    gradients = torch.autograd.grad(logits.sum(), list(inputs), create_graph=True)
+    return torch.stack([g.pow(2).flatten(1).sum(1).mean() / places(g) for g in gradients]).sum()
 
 
-def approximate_r1(logits: Logits, perturbed: Logits) -> Float[Tensor, ""]:
-    """``E (D(x) - D(x + s n))^2``: about ``s^2 ||grad D||^2`` without a second backward (APT, arXiv 2501.08316)."""
-    return (logits.mean(1) - perturbed.mean(1)).pow(2).mean()
+def approximate_r1(logits: Logits, perturbed: Logits, heads: Sequence[int] = ()) -> Float[Tensor, ""]:
+    """``E sum_k (sum_n (D_kn(x) - D_kn(x + s n)))^2 / N_k``: R1 without a second backward (APT, arXiv 2501.08316).
+
+    ``heads`` says how many of the ``K`` logits each head gives; empty is one head of them all. For white noise n on the
+    heads' inputs its expectation is ``s^2`` times `r1` as s falls to 0; on pixels it is the slope with respect to those.
+    """
+    differences = (logits - perturbed).split(list(heads) or logits.shape[1], 1)
+    return torch.stack([d.sum(1).pow(2).mean() / d.shape[1] for d in differences]).sum()
+
+
+def places(level: Float[Tensor, " B C *S"]) -> int:
+    """How many places a head has a logit at, which looks at this feature level: ``prod(S)``."""
+    return math.prod(level.shape[2:])
 
 
 def huber(a: Float[Tensor, " B *X"], b: Float[Tensor, " B *X"], c: float = 0.03) -> Float[Tensor, " B"]:

@@ -31,6 +31,11 @@ def at(t: float, like: Latents) -> Tensor:
     return torch.full((like.shape[0],), t, dtype=torch.float64, device=like.device)
 
 
+def pure(schedule: NoiseSchedule, noise: Latents, t: float = 1.0) -> Latents:
+    """``sigma(t) noise``: where every draw starts. sigma(1) is below 1 where alpha(1) > 0, .9977 on Stable Diffusion's table."""
+    return match_dims(schedule.sigma(at(t, noise)), noise) * noise
+
+
 def renoise(schedule: NoiseSchedule, x0: Latents, t_next: Tensor, rng: Rng) -> Latents:
     """``alpha' x0 + sigma' z``: forget the old noise entirely (consistency models, arXiv 2303.01469, Algorithm 1)."""
     return match_dims(schedule.alpha(t_next), x0) * x0 + match_dims(schedule.sigma(t_next), x0) * rng.normal_like(x0)
@@ -126,10 +131,8 @@ def heun(denoise: Denoise, x_t: Latents, times: Sequence[float], schedule: Noise
 def sample(
     denoise: Denoise, noise: Latents, times: Sequence[float], schedule: NoiseSchedule, rng: Rng, kind: str = "ancestral"
 ) -> Iterator[Latents]:
-    """Sample from pure noise with a sampler picked by name; ``noise`` is scaled to the first time where alpha(1) > 0."""
-    return sample_from(
-        denoise, match_dims(schedule.sigma(at(times[0], noise)), noise) * noise, times, schedule, rng, kind
-    )
+    """Sample from pure noise with a sampler picked by name."""
+    return sample_from(denoise, pure(schedule, noise, times[0]), times, schedule, rng, kind)
 
 
 def sample_from(

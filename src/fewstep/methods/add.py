@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from ..diffusion import losses, sampler
@@ -67,13 +68,13 @@ class Options:
     condition_dropout: Share = 0.1
     """Share of rows whose condition is hidden from the discriminator in its own turn."""
     mismatched: Weight = 0.0
-    """Weight of real samples under a neighbour's prompt as additional fakes (SANA-Sprint)."""
+    """Weight of real samples under another concept's prompt as additional fakes (SANA-Sprint, arXiv 2503.09641)."""
     reals_through_codec: bool = False
     """Decode the encoded reals rather than show raw pixels, so that the codec's fingerprint proves nothing."""
     backward: Share = 0.0
     """Share of batches that start from the student's own roll-out (DMD2's backward simulation)."""
     discriminator_turns: Count = 1
-    """Discriminator updates a step (two-time-scale updates)."""
+    """Discriminator updates a step (two-time-scale updates); each has its own real samples, noise and fakes."""
     student_every: Count = 1
     """The student moves every this many steps."""
 
@@ -100,6 +101,24 @@ def colours(sample: Latents, x0: Latents) -> dict[str, float]:
     std = real.std(1).clamp(min=1e-6)
     found = torch.stack([(of.mean(1) - real.mean(1)) / std, of.std(1) / std]).tolist()
     return {f"{name}_{c}": value for name, row in zip(("shift", "spread"), found) for c, value in enumerate(row)}
+
+
+def another_concept(batch: Batch) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
+    """For each row the nearest row before it, round and round, that shows another concept under another prompt; and whether
+    there is one. A row without stands for itself.
+
+    Where nothing says which concept a row shows, its prompt alone tells: the pooled vector, else the label, else the tokens.
+    """
+    cond, n = batch.cond, len(batch)
+    kinds = [v for v in (cond.pooled, cond.labels, cond.tokens) if v is not None][:1]
+    kinds += [batch.concepts] if batch.concepts is not None else []
+    alike = torch.eye(n, dtype=torch.bool, device=batch.x0.device)
+    for kind in kinds:
+        alike |= (kind.reshape(n, 1, -1) == kind.reshape(1, n, -1)).all(2)
+    place = torch.arange(n, device=alike.device)
+    back = (place[:, None] - place) % n  # how far before row i row j lies
+    nearest = torch.where(alike, n, back).min(1)
+    return torch.where(nearest.values < n, nearest.indices, place), nearest.values < n
 
 
 @dataclass
@@ -267,10 +286,11 @@ class ADD:
         if o.approximate_r1:
             with torch.no_grad():
                 nearby = self._look(real_media + 0.01 * rng.normal_like(real_media), batch.cond, again)
-            out["approximate_r1"] = o.approximate_r1 * losses.approximate_r1(real, self._judge(nearby, cond))
+            heads = [losses.places(level) for level in nearby.levels]
+            slope = losses.approximate_r1(real, self._judge(nearby, cond), heads)
+            out["approximate_r1"] = o.approximate_r1 * slope
         if o.mismatched:
-            wrong = self._judge(real_features.detach(), shown.roll())  # a hidden prompt is not a wrong one
-            out["mismatched"] = o.mismatched * self._discriminator_loss(real.detach(), wrong)
+            out["mismatched"] = o.mismatched * self._mismatched(batch, shown, real, real_features)
         self._observed = {
             "real_logit": float(real.detach().mean()),
             "fake_logit": float(fake.detach().mean()),
@@ -278,6 +298,17 @@ class ADD:
             "fake_right": float((fake.detach() < 0).float().mean()),
         }
         return out
+
+    def _mismatched(self, batch: Batch, shown: Conditioning, real: Logits, features: Features) -> Tensor:
+        """Real samples under another concept's condition are fakes, too; 0 in a batch where all show the same concept.
+
+        ``shown`` is what no dropout has hidden from: a hidden condition is not a wrong one.
+        """
+        other, found = another_concept(batch)
+        wrong = self._judge(features.detach(), shown[other])
+        if not found.any():
+            return 0 * wrong.sum()
+        return self._discriminator_loss(real.detach()[found], wrong[found])
 
     def _fake(self, batch: Batch, rng: Rng) -> tuple[Tensor, Features]:
         """The sample of this step's student turn, or a new one if the student did not move."""

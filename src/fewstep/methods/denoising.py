@@ -35,13 +35,19 @@ class Options:
     high_noise: float = 0.0
     """Share of samples drawn from t in [0.6, 1], where the prompt decides what is seen, rather than from all of [0, 1]."""
     min_snr_gamma: float = 5.0
-    """Clamp of the signal-to-noise weighting (arXiv 2303.09556); 0 turns it off."""
+    """Clamp of the signal-to-noise weighting (arXiv 2303.09556); 0 turns it off, as a flow model, which has none, wants it."""
 
 
 class Denoising(OnePlayer):
     """Plain diffusion training with condition dropout."""
 
     def __init__(self, denoiser: Denoiser, options: Options = Options()) -> None:
+        """Raises ValueError for a flow model under a signal-to-noise weighting: that is defined for eps, v and x0."""
+        if denoiser.kind == "flow" and options.min_snr_gamma:
+            raise ValueError(
+                f"min_snr_gamma {options.min_snr_gamma:g} weighs by the signal-to-noise ratio, which a flow model is not "
+                "trained with: set min_snr_gamma to 0"
+            )
         super().__init__("teacher", denoiser)
         self.denoiser, self.options = denoiser, options
 
@@ -55,7 +61,7 @@ class Denoising(OnePlayer):
             return snr.clamp(max=gamma) / (snr + 1)  # ||x0 error||^2 = sigma^2 ||v error||^2 and SNR + 1 = 1/sigma^2
         if self.denoiser.kind == "eps":
             return snr.clamp(max=gamma) / snr.clamp(min=1e-8)
-        return snr.clamp(max=gamma) if self.denoiser.kind == "x0" else torch.ones_like(alpha)
+        return snr.clamp(max=gamma)
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """``denoising``: the weighted squared error of the prediction."""

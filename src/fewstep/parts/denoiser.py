@@ -187,7 +187,7 @@ class StudentInput:
         denoiser, times = self.student.denoiser, self.student.times
         p = torch.tensor(self.student.probabilities, dtype=torch.float64)
         k = int(rng.choice(torch.arange(len(times)), 1, p))
-        x_t = rng.normal_like(like)
+        x_t = sampler.pure(denoiser.schedule, rng.normal_like(like))
         for i in range(k):
             t = sampler.at(times[i], like)
             x0 = denoiser(x_t, t, cond)

@@ -146,7 +146,7 @@ class Options:
     in the features' own units: take ``--add.r1 1e-5``."""
     warm: WarmStart = field(default_factory=WarmStart)
     """The warm start."""
-    add: add.Options = field(default_factory=lambda: add.Options(r1=1.0))
+    add: add.Options = field(default_factory=lambda: add.Options(r1=0.01))
     """The game."""
     heads: discriminator.Options = field(default_factory=discriminator.Options)
     """The discriminator's heads."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,10 @@ from fewstep.evaluation.progress import look_through
 from fewstep.parts.denoiser import freeze
 from fewstep.tensors import Batch
 from fewstep.training import checkpoint, probe
+from fewstep.training import run as training_run
 from fewstep.training.health import Health, Unhealthy
 from fewstep.training.journal import Journal
-from fewstep.training.log import StepLog
+from fewstep.training.log import StepLog, Stopped
 from fewstep.training.probe import Best, Probe
 from fewstep.training.recipe import Phase, run_phases
 from fewstep.training.run import Saving, run
@@ -152,29 +154,69 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def bombs(at: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def press() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def press_twice() -> None:
+    press()
+    press()
+
+
+def fill_the_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+
+
+MOMENTS = {
+    "in a checkpoint": (),
+    "in the best": (),
+    "between phases": (),
+    **{f"{when} look {n} of {phase}": (phase, n, when)
+       for phase, n, when in (("one", 0, "in"), ("one", 0, "before"), ("one", 0, "after"), ("one", 2, "in"), ("one", 4, "before"),
+                              ("two", 0, "in"), ("two", 0, "after"), ("two", 2, "after"), ("two", 4, "in"), ("two", 6, "in"),
+                              ("two", 6, "before"), ("two", 6, "after"))},
+}  # fmt: skip
+"""When a run is interrupted: ``in`` a look, ``before`` what it found is kept or ``after`` that, its line not yet written."""
+
+
+def bombs(at: str, monkeypatch: pytest.MonkeyPatch, bomb: Callable[[], None] = die) -> Callable[[], None]:
     """Lay a bomb; returns what is to be called between the phases."""
-    replace, offer, state = os.rename, Best.offer, {"renames": 0}
+    replace, look, offer, state = os.rename, probe.take_a_look, Best.offer, {"renames": 0}
+    which = MOMENTS[at]
+
+    def here(best: Best, trainer: Trainer, when: str) -> bool:
+        return (best.folder.parent.name, trainer.step, when) == which
 
     def rename(a: Any, b: Any) -> None:
         replace(a, b)
         state["renames"] += Path(b).parent.name == "two"
         if at == "in a checkpoint" and Path(b).name == "checkpoint.old" and state["renames"] > 5:
-            die()
+            bomb()
         if at == "in the best" and Path(b).name == "best.old":
-            die()
+            bomb()
+
+    def taken(trainer: Trainer, probe: Probe, best: Best) -> dict[str, float]:
+        figures = probe.look
+
+        def interrupted() -> Any:
+            if here(best, trainer, "in"):
+                bomb()
+            return figures()
+
+        return look(trainer, Probe(interrupted, probe.every), best)
 
     def offered(self: Best, trainer: Trainer, figures: Any) -> bool:
-        if at == "before the best" and trainer.step == 4:
-            die()
+        if here(self, trainer, "before"):
+            bomb()
         found = offer(self, trainer, figures)
-        if at == "after the best" and trainer.step == 2:
-            die()
+        if here(self, trainer, "after"):
+            bomb()
         return found
 
     monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(training_run, "take_a_look", taken)
     monkeypatch.setattr(Best, "offer", offered)
-    return die if at == "between phases" else lambda: None
+    return bomb if at == "between phases" else lambda: None
 
 
 @pytest.fixture(scope="module")
@@ -185,23 +227,37 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int
     return folder, run_phases(todo, Saving(folder, every_seconds=-1), lambda *_: None), made
 
 
-@pytest.mark.parametrize(
-    "at", ["in a checkpoint", "in the best", "before the best", "after the best", "between phases"]
-)
-def test_killed_anywhere_and_resumed_is_the_uninterrupted_run(
-    tmp_path: Path, at: str, whole: tuple[Path, dict[str, int], list[Trainer]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A child kills itself with SIGKILL at the named moment; whoever resumes ends with the same bits, the best included."""
+def interruptions() -> list[Any]:
+    """Killed at every moment; stopped, stopped twice and without a disk at those that differ."""
+    killed = [(at, die, math.inf if " look " in at else -1) for at in MOMENTS]
+    killed += [("in look 4 of two", die, -1), ("after look 2 of two", die, -1)]
+    told = [(at, bomb, math.inf) for at in ("in look 0 of one", "after look 0 of two", "in look 4 of two")
+            for bomb in (press, press_twice, fill_the_disk)]  # fmt: skip
+    return [pytest.param(*all_, id="-".join((all_[1].__name__, all_[0], str(all_[2])))) for all_ in (*killed, *told)]
+
+
+@pytest.mark.parametrize(("at", "bomb", "every"), interruptions())
+def test_interrupted_anywhere_and_resumed_is_the_uninterrupted_run(
+    tmp_path: Path, at: str, bomb: Callable[[], None], every: float,
+    whole: tuple[Path, dict[str, int], list[Trainer]], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A child is killed, asked to stop once or twice, or has no disk left at the named moment; whoever resumes ends with the
+    same bits, the best included, whether the state was saved after every step or only at the beginning."""
     folder, wanted, trainers = whole
     child = os.fork()
     if child == 0:
+        ended = 3
         try:
             with monkeypatch.context() as patch:
-                todo, _ = phases(before=bombs(at, patch))
-                run_phases(todo, Saving(tmp_path / "cut", every_seconds=-1), lambda *_: None)
+                todo, _ = phases(before=bombs(at, patch, bomb))
+                run_phases(todo, Saving(tmp_path / "cut", every_seconds=every), lambda *_: None)
+            ended = 0
+        except (Stopped, KeyboardInterrupt, ValueError, OSError):
+            ended = 1
         finally:
-            os._exit(0)  # never back into pytest
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "it died where it should"
+            os._exit(ended)  # never back into pytest
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended == (-signal.SIGKILL if bomb is die else 1), "it ended where it should"
     todo, again = phases()
     assert run_phases(todo, Saving(tmp_path / "cut", every_seconds=-1, resume=True), lambda *_: None) == wanted
     for name, a, b in zip(("one", "two"), trainers, again):

@@ -149,7 +149,9 @@ def run(
     """Train to the end, saving on the way. Raises Stopped, after saving, when asked to stop earlier.
 
     ``seconds`` ends the run early as if it were done: resumed with no more of them, it takes no further step. ``probe`` looks
-    at the first state, at every so many steps and at the last, and its best state is kept in ``saving.best``. ``watch`` is
+    at the first state, at every so many steps and at the last, and its best state is kept in ``saving.best``. A look that was
+    interrupted is taken again on resume: no state is saved between a step and the look that is due after it, and the first
+    state is looked at whenever a run stands there. ``watch`` is
     called after every step, and for step 0 where there is a probe; it may raise: what was saved last then stands on disk.
     ``health`` puts its alarms into the log before that; when a fatal one fires, the trainer goes back to its last good state
     and Unhealthy is raised. After a resume it is shown the logs of ``past(step)`` first, so that its rules stand where they
@@ -159,18 +161,22 @@ def run(
     if not saving.goes_on:
         saving.forget()
     best = Best(saving.best)
-    if saving.goes_on:
+    begins = not saving.goes_on
+    if not begins:
         trainer.resume(saving.checkpoint)
         if seconds and trainer.ended_after >= seconds:
             return
         trainer.ended_after = 0.0
-        health.recall(past(trainer.step))
+        if trainer.step:
+            health.recall(past(trainer.step))
     else:
         trainer.save(saving.checkpoint)  # there is always a state to go back to, and a bad folder is told at once
-        if probe:
-            watch(StepLog(0, {}, take_a_look(trainer, probe, best)))
-    started = saved = now()
     with stop_flag() as asked:
+        if probe and (begins or not trainer.step):
+            first = StepLog(0, {}, take_a_look(trainer, probe, best))
+            health.look(first)
+            watch(first)
+        started = saved = now()
         for log in trainer.steps(batches):
             over = bool(seconds) and now() - started > seconds
             if probe and probe.due(log.step, over or log.step == trainer.options.steps):

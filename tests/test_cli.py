@@ -166,7 +166,7 @@ def test_a_folder_of_pictures_says_what_it_left_out(tmp_path, capsys):
     (source / "film.mp4").write_bytes(b"no picture")
     cli.main(["data", "folder", "--source", str(source), "--size", "16", "--out", str(out)])
     lines = capsys.readouterr().out.split("\n")
-    said = lines.index(f"4 skipped, 1 converted, 1 neither picture nor caption: see {out / 'report.json'}")
+    said = lines.index(f"4 skipped, 1 converted, 1 other files: see {out / 'report.json'}")
     assert lines[said + 1] == "  1.png: no caption; write one into 1.txt or metadata.jsonl"
     assert lines[said + 4] == "  And 1 more"
 

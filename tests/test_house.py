@@ -30,7 +30,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "parts": ("tensors", "rng", "ranges", "diffusion"),
     "pretrained": CORE,
     "modality": CORE,
-    "data": (*CORE, "modality"),  # files -> modality.read -> media
+    "data": (*CORE, "modality", "pretrained"),  # files -> modality.read -> media; a teacher's tokenizer counts captions
     "bundle": RUN,
     # one arm: distil
     "methods": RUN,

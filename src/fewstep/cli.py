@@ -98,6 +98,10 @@ def data_commands() -> dict[str, Callable[..., None]]:
             from .data.dataset import cache_dir
 
             folder = out or cache_dir() / "data" / name
+            if getattr(options, "teacher", None):  # by its name, as everywhere
+                from .bundle import locate
+
+                options = replace(options, teacher=locate(str(options.teacher)))
             with progress_bars() as report:
                 dataset = module.build(options, folder, report)
             say(f"{len(dataset):,} pictures of {len(dataset.concepts):,} concepts in {folder}", folder)

@@ -1,32 +1,33 @@
 """Your own pictures: a folder of image files with captions.
 
-A caption stands beside its picture (``cat.png``, ``cat.txt``), or in a ``metadata.jsonl`` in the same folder or above,
-as Hugging Face's ImageFolder has it (``{"file_name": "cat.png", "text": "a cat"}``); the latter wins. Sub-folders are
-read too.
+A caption stands beside its picture (``cat.png``, ``cat.txt`` or ``cat.caption``, one caption a line), or in a
+``metadata.jsonl`` or ``metadata.csv`` in the same folder or above, as Hugging Face's ImageFolder has it
+(``{"file_name": "cat.png", "text": "a cat"}``); the latter wins. Sub-folders are read too.
 
-Nothing is dropped in silence and nothing crashes: ``report.json`` in the finished dataset names every file that was
-skipped, with the reason; every file whose pixels had to be converted; and every file that is neither picture nor
-caption.
+Nothing is dropped in silence and nothing crashes: ``report.json`` in the finished dataset names every file once, with what
+happened to it and, where that was nothing, what to do.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import unicodedata
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from fewstep.data import _captions
+from fewstep.data._captions import Names, Refused, normal
+from fewstep.data._report import Report, percent, told
 from fewstep.data.dataset import Dataset, DatasetWriter, Item, Progress, no_progress, split_of
 from fewstep.modality import image
+from fewstep.ranges import Range
 
-METADATA = "metadata.jsonl"
-CAPTION_BYTES = 1_000_000
+MAX_WORDS = 256
+__all__ = ["Options", "Report", "build", "build_with_report", "told"]
 LICENCE = {"work": "pictures of a folder", "author": "unknown", "licence": "as their owner says", "url": "none"}
 ATTRIBUTION = """# Attribution
 
@@ -42,44 +43,27 @@ class Options:
     source: Path
     """The folder of pictures and captions."""
     size: int = 512
-    """Side of the pictures in pixels: the middle square is cut out and resized."""
+    """Side of the pictures in pixels."""
+    fit: image.Fit = "crop"
+    """A picture that is no square: ``crop`` takes its middle, ``pad`` puts borders around it (white where it was transparent,
+    the colour of its own edge where that is plain, else white)."""
+    caption_column: str = ""
+    """Column of the captions in ``metadata.jsonl`` or ``metadata.csv``. Default: text, caption or prompt, the first there is."""
+    teacher: Path | None = None
+    """The model that the captions are for, a bundle or a diffusers folder: the report then says what its text encoder will not
+    read of them, in its own tokens."""
     heldout: float = 0.05
     """Share of the pictures kept out of training. Identical pictures stay on one side."""
     min_side: int | None = None
-    """Pictures with a shorter side are skipped. Default: half of `size`, for more than doubling makes blur."""
+    """Pictures with a shorter side are skipped; with ``--fit pad``, those whose longer side is shorter. Default: half of `size`,
+    for more than doubling makes blur."""
     max_pixels: int = image.MAX_PIXELS
     """Pictures with more pixels are skipped, before they are decoded."""
-    max_words: int = 256
-    """Captions with more words are skipped: text encoders read 77 to 512 tokens and drop the rest in silence."""
+    max_words: Annotated[int, Range(1, 10**6)] | None = None
+    """Captions with more words are left out (in Chinese, Japanese, Thai and their like every character counts as one). Default:
+    256, or none with ``--teacher``, whose tokens are counted instead."""
     follow_links: bool = False
     """Read files through symbolic links, wherever they lead. Linked folders are never entered."""
-
-
-@dataclass
-class Report:
-    """What became of every file. Paths are relative to the source."""
-
-    read: int = 0
-    """Pictures in the dataset."""
-    skipped: dict[str, str] = field(default_factory=dict)
-    """File -> what is wrong and what to do."""
-    converted: dict[str, str] = field(default_factory=dict)
-    """File -> what was done to its pixels."""
-    ignored: list[str] = field(default_factory=list)
-    """Files that are neither picture nor caption."""
-
-    def text(self) -> str:
-        """The report as ``report.json``."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-
-    def refusals(self, most: int = 3) -> list[str]:
-        """The first few refusals, each with its reason, and how many there are beyond."""
-        lines = [f"{name}: {why}" for name, why in self.skipped.items()]
-        return [*lines[:most], *([f"And {len(lines) - most} more"] if len(lines) > most else [])]
-
-
-class Refused(ValueError):
-    """One file cannot be used; the sentence says why, without the file's name."""
 
 
 def build(options: Options, folder: Path, progress: Progress | None = None) -> Dataset:
@@ -91,22 +75,24 @@ def build_with_report(options: Options, folder: Path, progress: Progress | None 
     """`build`, and the report in hand."""
     progress = progress or no_progress
     _check(options)
-    report = Report()
+    reader = Reader(options, Report())
+    report = reader.report
     progress("folder: listing", 0, 1)
-    pictures, captions = _survey(options, report)
+    reader.survey()
+    pictures = reader.pictures
     writer = DatasetWriter(
         folder,
         name=f"folder-{options.size}",
         shape=(3, options.size, options.size),
         licences=[LICENCE],
         attribution=ATTRIBUTION,
-        build={"builder": "folder", "size": options.size, "heldout": options.heldout, "max_words": options.max_words},
-    )
+        build={"builder": "folder", "size": options.size, "heldout": options.heldout, "max_words": options.max_words,
+               "fit": options.fit},
+    )  # fmt: skip
     with writer:
-        for i, (name, path) in enumerate(pictures.items()):
+        for i, name in enumerate(pictures):
             try:
-                writer.add(*_read(name, path, captions, options, report))
-                report.read += 1
+                writer.add(*reader.read(name))
             except Refused as refusal:
                 report.skipped[name] = str(refusal)
             progress("folder: reading", i + 1, len(pictures))
@@ -118,14 +104,6 @@ def build_with_report(options: Options, folder: Path, progress: Progress | None 
     return Dataset.open(folder), report
 
 
-def told(folder: Path) -> str:
-    """What the report of the finished dataset in ``folder`` says, in a few lines."""
-    report = Report(**json.loads((folder / "report.json").read_text("utf-8")))
-    counts = {"skipped": report.skipped, "converted": report.converted, "neither picture nor caption": report.ignored}
-    counted = ", ".join(f"{len(files):,} {what}" for what, files in counts.items())
-    return "\n".join([f"{counted}: see {folder / 'report.json'}", *(f"  {line}" for line in report.refusals())])
-
-
 def _check(options: Options) -> None:
     if not options.source.is_dir():
         raise ValueError(f"{options.source}: no such folder; pass --source with the folder that holds the pictures")
@@ -135,167 +113,223 @@ def _check(options: Options) -> None:
         raise ValueError(f"--heldout {options.heldout}: use a share from 0 up to, but not, 1")
 
 
-# ------------------------------------------------------------------------------------------------------ files
+@dataclass
+class Captions:
+    """Of one picture."""
+
+    texts: list[str]
+    source: str
+    """The file they stand in."""
+    unused: list[str] = field(default_factory=list)
+    """Further files that have some."""
 
 
-def normal(name: str) -> str:
-    """One spelling of a file name: macOS stores ``é`` as two characters, metadata as one."""
-    return unicodedata.normalize("NFC", name)
+class Reader:
+    """One reading of a folder: `survey` finds pictures and captions, `read` reads a picture; the report says all."""
 
+    def __init__(self, options: Options, report: Report) -> None:
+        self.options, self.report = options, report
+        self.pictures: dict[str, Path] = {}
+        """By name; also those that cannot be read, for which see `_why_not`."""
+        self.captions: dict[str, Captions] = {}
+        """By the picture's name."""
+        self._why_not: dict[str, str] = {}
+        """Why a picture without captions has none."""
+        self._unread: Callable[[Sequence[str]], Sequence[Any]] | None = None
+        if options.teacher is not None:
+            from fewstep.pretrained import reader_of
 
-def _survey(options: Options, report: Report) -> tuple[dict[str, Path], dict[str, str]]:
-    """(pictures by name, captions by the picture's name); refusals go to the report."""
-    pictures: dict[str, Path] = {}
-    texts: dict[str, Path] = {}
-    metadata: dict[str, Path] = {}
-    for name, path in _files(options, report):
-        suffix = path.suffix.lower()
-        kind = pictures if suffix in image.SUFFIXES else texts if suffix == ".txt" else None
-        kind = metadata if path.name == METADATA else kind
-        if kind is None:
-            report.ignored.append(name)
-        elif normal(name) in kind:
-            report.skipped[name] = "another file has the same name in another Unicode spelling; rename one"
-        else:
-            kind[normal(name)] = path
-    captions: dict[str, str] = {}
-    for name, path in metadata.items():
-        captions.update(_metadata(name, path, pictures, captions, report))
-    _beside(pictures, texts, captions, report)
-    return pictures, captions
+            self._unread = reader_of(options.teacher)
+        self._max_words = options.max_words if options.max_words or options.teacher else MAX_WORDS
 
+    # ---------------------------------------------------------------------------------------------------- files
 
-def _files(options: Options, report: Report) -> Iterator[tuple[str, Path]]:
-    """Every visible file in a fixed order, as (name relative to the source, path)."""
-
-    def closed(error: OSError) -> None:
-        name = Path(error.filename).relative_to(options.source).as_posix()
-        report.skipped[name] = f"a folder that cannot be listed ({error.strerror}); check its permissions"
-
-    for top, folders, files in os.walk(options.source, onerror=closed):
-        linked = [folder for folder in folders if os.path.islink(os.path.join(top, folder))]
-        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")) and f not in linked)
-        for entry in sorted([*files, *linked]):
-            path = Path(top, entry)
-            name = path.relative_to(options.source).as_posix()
-            readable = os.fsencode(name).decode("utf-8", "backslashreplace")
-            if entry.startswith("."):
-                continue
-            if readable != name:
-                report.skipped[readable] = "its name is not UTF-8; rename it"
-            elif entry in linked:
-                report.skipped[name] = "a linked folder, which is never entered; pass that folder itself, or copy it"
-            elif path.is_symlink() and not options.follow_links:
-                report.skipped[name] = "a symbolic link; pass --follow-links if you trust where it leads"
-            elif not path.is_file():
-                report.skipped[name] = "not a file, or a link that leads nowhere; remove it"
+    def survey(self) -> None:
+        """Sort every file by what it is for."""
+        texts: dict[str, Path] = {}
+        tables: dict[str, Path] = {}
+        for name, path in self._files():
+            suffix, called = path.suffix.lower(), path.name.lower()
+            if suffix in image.SUFFIXES or image.unread(suffix):
+                kind = self.pictures
+            elif called in _captions.TABLES:
+                kind = tables
+            elif suffix in _captions.BESIDE:
+                kind = texts
             else:
-                yield name, path
+                self.report.ignored[name] = _taken_for(called)
+                continue
+            if normal(name) in kind:  # the spelling that is normal already is read
+                other = kind[normal(name)].relative_to(self.options.source).as_posix()
+                why = "another file has the same name in another Unicode spelling; rename one"
+                self.report.skipped[other if name == normal(name) else name] = why
+                if name != normal(name):
+                    continue
+            kind[normal(name)] = path
+        known = Names(self.pictures)
+        for name in sorted(tables, key=lambda n: (n.count("/"), n.rpartition("/")[0], _rank(n, _captions.TABLES))):
+            self._table(name, tables[name], known)
+        self._beside(texts)
 
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        """Every visible file in a fixed order, as (name relative to the source, path)."""
+        source, report = self.options.source, self.report
 
-# --------------------------------------------------------------------------------------------------- captions
+        def closed(error: OSError) -> None:
+            name = Path(error.filename).relative_to(source).as_posix()
+            report.skipped[name] = f"a folder that cannot be listed ({error.strerror}); check its permissions"
 
+        for top, folders, files in os.walk(source, onerror=closed):
+            linked = [folder for folder in folders if os.path.islink(os.path.join(top, folder))]
+            hidden = [f for f in folders if f.startswith((".", "__MACOSX")) and f not in linked]
+            folders[:] = sorted(f for f in folders if f not in hidden and f not in linked)
+            for entry in sorted([*files, *linked, *hidden]):
+                path = Path(top, entry)
+                name = path.relative_to(source).as_posix()
+                readable = os.fsencode(name).decode("utf-8", "backslashreplace")
+                if entry in hidden:
+                    report.ignored[f"{readable}/"] = "a hidden folder, which is not entered"
+                elif entry.startswith("."):
+                    report.ignored[readable] = "a hidden file, for its name begins with a dot"
+                elif readable != name:
+                    report.skipped[readable] = "its name is not UTF-8; rename it"
+                elif entry in linked:
+                    why = "a linked folder, which is never entered; pass that folder itself, or copy it"
+                    report.skipped[name] = why
+                elif path.is_symlink() and not self.options.follow_links:
+                    report.skipped[name] = "a symbolic link; pass --follow-links if you trust where it leads"
+                elif not path.is_file():
+                    report.skipped[name] = "not a file, or a link that leads nowhere; remove it"
+                else:
+                    yield name, path
 
-def _metadata(
-    name: str, path: Path, pictures: dict[str, Path], known: dict[str, str], report: Report
-) -> dict[str, str]:
-    """Captions of one ``metadata.jsonl``; each faulty line is reported by its number."""
-    captions: dict[str, str] = {}
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        report.skipped[name] = f"cannot be read ({error.strerror}); check its permissions"
-        return captions
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    # ------------------------------------------------------------------------------------------------- captions
+
+    def _table(self, name: str, path: Path, known: Names) -> None:
+        """Captions of one table; each faulty row is reported by its number."""
+        used = 0
         try:
-            target, text = _entry(line, name)
-            if target not in pictures:
-                raise Refused(f"names {target}, which is not there or cannot be used; correct file_name")
-            if target in captions or target in known:
-                raise Refused(f"names {target} a second time; keep one line, the first was used")
-            captions[target] = text
+            for number, row in _captions.rows(path):
+                try:
+                    if isinstance(row, Refused):
+                        raise row
+                    self._row(row, name, known)
+                    used += 1
+                except Refused as refusal:
+                    self.report.skipped[f"{name}:{number}"] = str(refusal)
+                    self.report.counts["rows_skipped"] += 1
         except Refused as refusal:
-            report.skipped[f"{name}:{number}"] = str(refusal)
-    return captions
+            self.report.skipped[name] = str(refusal)
+            return
+        self.report.captions[name] = f"{used:,} of its rows used" if used else "none of its rows could be used"
 
+    def _row(self, row: Any, table: str, known: Names) -> None:
+        target, texts = _captions.entry(row, table, self.options.caption_column)
+        picture = known.one(target)
+        if picture is None:
+            raise Refused(f"names {target}, which is not there or cannot be used; correct file_name")
+        before = self.captions.setdefault(picture, Captions([], table))
+        if before.source != table:
+            if table not in before.unused:
+                before.unused.append(table)
+            raise Refused(f"names {picture}, whose caption {before.source} has already; keep one of the two")
+        if not set(texts) - set(before.texts):
+            raise Refused(f"names {picture} a second time, with the same caption; keep one row, the first was used")
+        before.texts += texts
 
-def _entry(line: bytes, metadata: str) -> tuple[str, str]:
-    """(picture's name relative to the source, its text) of one line."""
-    try:
-        entry: Any = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"not JSON in UTF-8 ({type(error).__name__}); correct the line") from error
-    file_name, text = (entry.get("file_name"), entry.get("text")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(file_name, str) or not isinstance(text, str):
-        raise Refused('has no "file_name" and "text" strings; write {"file_name": "cat.png", "text": "a cat"}')
-    parts = file_name.replace("\\", "/").split("/")
-    if ".." in parts or not parts[0] or ":" in parts[0]:
-        raise Refused(f"names {file_name!r}, outside its folder; name files in the folder or below")
-    inside = [part for part in parts if part not in ("", ".")]
-    return normal("/".join([*metadata.split("/")[:-1], *inside])), text
+    def _beside(self, texts: dict[str, Path]) -> None:
+        """Captions from texts beside the pictures, where no table has them; a text serves one picture."""
+        called = Names(())
+        for name in sorted(
+            self.pictures, key=lambda n: (bool(image.unread(Path(n).suffix)), n)
+        ):  # a photograph before its raw file
+            for key in (name.rsplit(".", 1)[0], name):
+                called.add(key, name)
+        for text in sorted(texts, key=lambda n: (_rank(n, _captions.BESIDE), n)):
+            first, *others = called.all(text.rsplit(".", 1)[0]) or [""]
+            if not first:
+                self.report.ignored[text] = "a text without a picture of its name"
+                continue
+            for other in others:
+                self._why_not.setdefault(
+                    other, f"shares {text} with {first}; give each picture its own name and caption"
+                )
+            if (before := self.captions.get(first)) is not None:
+                before.unused.append(text)
+                self.report.captions[text] = f"not used: {first} has its caption from {before.source}"
+                continue
+            try:
+                self.captions[first] = Captions(_captions.beside(texts[text]), text)
+                self.report.captions[text] = f"of {first}"
+            except Refused as refusal:
+                self._why_not[first] = str(refusal)
+                self.report.captions[text] = (
+                    f"not used: {str(refusal).removeprefix(f'its caption {texts[text].name} ')}"
+                )
 
+    def _prompts(self, name: str) -> tuple[tuple[str, ...], list[str]]:
+        """The picture's captions, and what there is to say about them."""
+        found = self.captions.get(name)
+        if found is None:
+            beside = Path(name).with_suffix(".txt").name
+            raise Refused(self._why_not.get(name) or f"no caption; write one into {beside} or {_captions.TABLES[0]}")
+        prompts, left_out = _captions.usable(found.texts, self._max_words)
+        what = "caption" if len(prompts) == 1 else f"{len(prompts)} captions"
+        notes = [f"{what} from {found.source}" + (f" (not used: {', '.join(found.unused)})" if found.unused else "")]
+        notes += [f"left out: {why}" for why in left_out]
+        unread = [left.sentence for left in self._unread(prompts) if left is not None] if self._unread else []
+        notes += unread[:1]
+        for kind, so in (
+            ("several_captions", len(prompts) > 1),
+            ("captions_left_out", left_out),
+            ("not_read_whole", unread),
+        ):
+            self.report.counts[kind] += bool(so)
+        return prompts, notes
 
-def _beside(pictures: dict[str, Path], texts: dict[str, Path], captions: dict[str, str], report: Report) -> None:
-    """Captions from ``name.txt``, where the metadata has none; a text serves one picture."""
-    served: dict[str, str] = {}
-    for name in list(pictures):
-        beside = name.rsplit(".", 1)[0] + ".txt"
-        if beside not in texts:
-            continue
-        first = served.setdefault(beside, name)
-        if name in captions:
-            continue
+    # ------------------------------------------------------------------------------------------------- pictures
+
+    def read(self, name: str) -> tuple[np.ndarray, Item]:
+        """Pixels ``[3, size, size]`` and item of one picture. Raises Refused."""
+        options, path = self.options, self.pictures[name]
+        if why := image.unread(path.suffix):
+            raise Refused(why)
+        prompts, notes = self._prompts(name)
+        loaded = self._load(path)
+        pixels = image.to_uint8(loaded.media(options.size, options.fit)).numpy()
+        notes += loaded.notes
+        self.report.counts["converted"] += bool(loaded.notes)
+        if beyond := loaded.beyond_the_square:
+            cropped = options.fit == "crop"
+            notes.append(f"{percent(beyond)} cut off to make it square" if cropped else "borders put around it")
+            self.report.counts["cropped" if cropped else "padded"] += 1
+            self.report.most_cut_off = max(self.report.most_cut_off, beyond * cropped)
+        concept = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
+        self.report.read[name] = "; ".join(notes)
+        return pixels, Item(name, concept, prompts, None, None, split_of(concept, options.heldout))
+
+    def _load(self, path: Path) -> image.Loaded:
+        options = self.options
+        smallest = options.size // 2 if options.min_side is None else options.min_side
+        padded = options.fit == "pad"
         try:
-            if first != name:
-                raise Refused(f"shares {beside} with {first}; give each picture its own name and caption")
-            captions[name] = _text(texts[beside])
-        except Refused as refusal:
-            report.skipped[name] = str(refusal)
-            del pictures[name]
-    report.ignored.extend(sorted(texts.keys() - served.keys()))
+            loaded = image.load(path, min_side=2 if padded else smallest, max_pixels=options.max_pixels)
+        except ValueError as error:
+            raise Refused(str(error).removeprefix(f"{path}: ")) from error
+        if padded and max(loaded.image.size) < smallest:
+            size = "x".join(map(str, loaded.image.size))
+            raise Refused(f"{size} pixels, less than {smallest} on its longer side; use a larger picture")
+        return loaded
 
 
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > CAPTION_BYTES:
-            raise Refused(f"its caption {path.name} has over {CAPTION_BYTES} bytes; shorten it")
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Refused(f"its caption {path.name} is not UTF-8; save it as UTF-8") from error
-    except OSError as error:
-        raise Refused(f"its caption {path.name} cannot be read ({error.strerror}); check its permissions") from error
+def _rank(name: str, order: Sequence[str]) -> int:
+    """Which ending of ``order`` a name has."""
+    return next(i for i, end in enumerate(order) if name.lower().endswith(end))
 
 
-def _caption(name: str, captions: dict[str, str], max_words: int) -> str:
-    """The caption in one line, or the reason why there is none."""
-    if name not in captions:
-        raise Refused(f"no caption; write one into {Path(name).with_suffix('.txt').name} or {METADATA}")
-    words = captions[name].split()
-    if not words:
-        raise Refused("its caption is empty; write one")
-    if len(words) > max_words:
-        raise Refused(f"its caption has {len(words)} words; shorten it to {max_words}, or raise --max-words")
-    text = " ".join(words)
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise Refused("its caption holds control characters; write plain text")
-    return text
-
-
-# --------------------------------------------------------------------------------------------------- pictures
-
-
-def _read(name: str, path: Path, captions: dict[str, str], options: Options, report: Report) -> tuple[np.ndarray, Item]:
-    """Pixels ``[3, size, size]`` and item of one picture."""
-    caption = _caption(name, captions, options.max_words)
-    smallest = options.size // 2 if options.min_side is None else options.min_side
-    try:
-        loaded = image.load(path, min_side=smallest, max_pixels=options.max_pixels)
-    except ValueError as error:
-        raise Refused(str(error).removeprefix(f"{path}: ")) from error
-    pixels = image.to_uint8(loaded.media(options.size)).numpy()
-    concept = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
-    if loaded.notes:
-        report.converted[name] = ", ".join(loaded.notes)
-    return pixels, Item(name, concept, (caption,), None, None, split_of(concept, options.heldout))
+def _taken_for(called: str) -> str:
+    """What a file is that is neither picture nor caption, and how it could be one."""
+    stem, _, suffix = called.rpartition(".")
+    if stem in ("metadata", "captions", "prompts") and suffix in ("json", "jsonl", "csv", "tsv", "parquet", "xlsx"):
+        return f"not read as captions; write them into {' or '.join(_captions.TABLES[:2])}"
+    return "neither picture nor caption"

@@ -1,0 +1,81 @@
+"""What became of every file of a folder: ``report.json``, written for whoever has to act on it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Report:
+    """What became of every file, each of which stands here once. Paths are relative to the source."""
+
+    skipped: dict[str, str] = field(default_factory=dict)
+    """File, or row of a table (``metadata.csv:3``), that was meant to be used -> what is wrong and what to do."""
+    read: dict[str, str] = field(default_factory=dict)
+    """Picture in the dataset -> where its captions came from, and what was done to its pixels."""
+    captions: dict[str, str] = field(default_factory=dict)
+    """File with captions -> what they were used for."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    """Any other file, and folder that was not entered -> what it is taken for."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Of pictures, those to which something was done, by what that is; of rows, those that were skipped."""
+    most_cut_off: float = 0.0
+    """The largest share of a picture that was cut off to make it square."""
+
+    @property
+    def totals(self) -> dict[str, int | float]:
+        """Everything counted."""
+        groups = {"skipped": self.skipped, "read": self.read, "captions": self.captions, "ignored": self.ignored}
+        sizes = {name: len(files) for name, files in groups.items()}
+        sizes["skipped"] -= self.counts["rows_skipped"]
+        return {"files": sum(sizes.values()), **sizes, **{name: self.counts[name] for name in COUNTED},
+                "most_cut_off": round(self.most_cut_off, 4)}  # fmt: skip
+
+    def text(self) -> str:
+        """The report as ``report.json``."""
+        groups = {"skipped": self.skipped, "read": self.read, "captions": self.captions, "ignored": self.ignored}
+        shown = {name: dict(sorted(files.items())) for name, files in groups.items()}
+        return json.dumps({"totals": self.totals} | shown, indent=2, ensure_ascii=False) + "\n"
+
+    def refusals(self, most: int = 3) -> list[str]:
+        """The first few refusals, each with its reason, and how many there are beyond."""
+        return refusals(self.skipped, most)
+
+
+COUNTED = ("rows_skipped", "cropped", "padded", "converted", "several_captions", "captions_left_out", "not_read_whole")
+"""What is counted in a report beside its files."""
+
+
+def refusals(skipped: dict[str, str], most: int = 3) -> list[str]:
+    """The first few, and how many there are beyond."""
+    lines = [f"{name}: {why}" for name, why in skipped.items()]
+    return [*lines[:most], *([f"And {len(lines) - most} more"] if len(lines) > most else [])]
+
+
+def told(folder: Path) -> str:
+    """What the report of the finished dataset in ``folder`` says, in a few lines."""
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text("utf-8"))
+    totals = report["totals"]
+    kinds = {
+        "skipped": "skipped",
+        "rows_skipped": "rows of tables skipped",
+        "converted": "converted",
+        "cropped": f"cropped to squares (up to {percent(totals['most_cut_off'])} cut off; --fit pad keeps whole pictures)",
+        "padded": "with borders around them",
+        "captions_left_out": "with captions left out",
+        "not_read_whole": "with captions that the teacher will not read whole",
+        "ignored": "other files",
+    }
+    counted = ", ".join(f"{totals[key]:,} {what}" for key, what in kinds.items() if totals[key] or key == "skipped")
+    return "\n".join(
+        [f"{counted}: see {folder / 'report.json'}", *(f"  {line}" for line in refusals(report["skipped"]))]
+    )
+
+
+def percent(share: float) -> str:
+    """A share as people say it."""
+    return f"{share:.0%}" if share >= 0.01 else "under 1%"

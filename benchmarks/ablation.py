@@ -18,7 +18,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from safetensors.torch import load_file
 
 from fewstep.data import digits as digits_data
 from fewstep.data import fashion as fashion_data
+from fewstep.evaluation import jackknife
 from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, evaluate
-from fewstep.evaluation.record import MetricRecord, over_trainings
+from fewstep.evaluation.record import MetricRecord, entry, of_entry, over_trainings
 from fewstep.methods import add
 from fewstep.methods.denoising import Denoising
 from fewstep.methods.regression import Regression
@@ -193,7 +194,7 @@ class Bench:
             right.append(self.judge.network.classify(media).argmax(1) == cond.labels)
             return media
 
-        options = EvaluateOptions(seeds=tuple(range(self.o.pictures)), batch=100, resamples=2)
+        options = EvaluateOptions(seeds=tuple(range(self.o.pictures)), batch=100)
         concepts = list(range(len(self.names)))
         guidance = digits.GUIDANCE_SCALE if model == "teacher" else 1.0
         subject = Subject(model, steps, guidance, self.o.command)
@@ -201,9 +202,11 @@ class Bench:
             drawn, self.names, concepts, self.reference, self.judge, subject, options,
             discriminator_features=f"{self.o.data}-eyes",
         )  # fmt: skip
-        share = float(torch.cat(right).float().mean())
-        found.append(replace(found[0], metric="accuracy", value=share))
-        return {r.metric: r for r in found if r.metric in SHOWN}
+        asked = torch.arange(len(self.names)).repeat_interleave(self.o.pictures)
+        share, without = torch.cat(right).double(), jackknife.left_out_means(torch.cat(right), asked)
+        at = jackknife.interval(float(share.mean()), without, jackknife.SHARE)
+        found.append(replace(found[0], metric="accuracy", value=at.value, low=at.low, high=at.high))
+        return {r.metric: replace(r, left_out=()) for r in found if r.metric in SHOWN}
 
 
 def finish(trainer: Trainer, data: Any) -> dict[str, float]:
@@ -241,7 +244,7 @@ def lines(
     bench: Bench, model: str, seed: int, draw: Callable[[int], Any], steps: tuple[int, ...], losses: dict[str, float]
 ) -> list[dict[str, Any]]:
     return [
-        {"seed": seed, "losses": losses, "records": [asdict(r) for r in bench.measure(model, draw(n), n).values()]}
+        {"seed": seed, "losses": losses, "records": [entry(r) for r in bench.measure(model, draw(n), n).values()]}
         for n in steps
     ]
 
@@ -250,8 +253,8 @@ def summary(runs: list[dict[str, Any]]) -> list[MetricRecord]:
     """One record a figure: the mean over the trainings, and between which values they lie."""
     groups: dict[tuple[str, int, str], list[MetricRecord]] = {}
     for run in runs:
-        for entry in run["records"]:
-            record = MetricRecord(**entry)
+        for facts in run["records"]:
+            record = of_entry(facts)
             groups.setdefault((record.model, record.steps, record.metric), []).append(record)
     order = ["teacher", *ROWS]
     return sorted(map(over_trainings, groups.values()), key=lambda r: (order.index(r.model), r.steps))
@@ -292,7 +295,7 @@ def main() -> None:
         records = summary(runs)
         part = o.out.with_suffix(".part")
         part.parent.mkdir(parents=True, exist_ok=True)
-        text = {"records": [asdict(r) for r in records], "settings": settings, "runs": runs}
+        text = {"records": [entry(r) for r in records], "settings": settings, "runs": runs}
         part.write_text(json.dumps(text, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         os.replace(part, o.out)
         distances = [f"{r['value']:.2f}" for run in new for r in run["records"] if r["metric"] == "fd"]

@@ -8,7 +8,7 @@
 A row is a ``fewstep distill`` command, and its command stands beside its figures in ``docs/results/emoji_ablation.json``. A
 row that stands in ``--runs`` is not made again, and a training that was stopped goes on: stop and continue at will. With
 several seeds a row's figure is the mean over its trainings and the bracket holds the least and the greatest; with one it is
-the bootstrap interval over prompts. ``fewstep docs`` makes the table.
+the interval over prompts. ``fewstep docs`` makes the table. All rows are drawn from the same 128 prompts with two seeds.
 """
 
 from __future__ import annotations
@@ -70,10 +70,12 @@ ROWS = {
     "augmented": "--augment color translation cutout",
 }
 """What each row changes about add, by options that follow the recipe's own. The student moves as often in every row."""
+DRAWN = "--prompts 128 --seeds 0 1"
+JUDGING = Judging(prompts=128, seeds=(0, 1))
 TEACHER = "teacher"
 """The row of the teacher itself, drawn in all these steps."""
 TEACHER_STEPS = (50, 25, 8, 4, 2, 1)
-SHOWN = ("fd", "kid", "precision", "recall", "retrieval_top1", "retrieval_top5", "vendi", "pairwise_distance",
+SHOWN = ("fd", "kid", "precision", "recall", "retrieval_top1", "retrieval_top5", "vendi_minus_1", "pairwise_distance",
          "highs_ratio", "edges_ratio")  # fmt: skip
 
 
@@ -85,11 +87,11 @@ def recipe(o: argparse.Namespace, row: str, seed: int) -> str:
 def command(o: argparse.Namespace, row: str, seed: int, steps: int) -> str:
     """What to type to make and measure one row."""
     if row == TEACHER:
-        return f"fewstep evaluate {o.teacher} --data {o.data} --steps {steps}"
+        return f"fewstep evaluate {o.teacher} --data {o.data} --steps {steps} {DRAWN}"
     folder = f"runs/{row}-{seed}"
     return (
         f"fewstep distill {recipe(o, row, seed)} --out {folder} && "
-        f"fewstep evaluate {folder}/bundle --data {o.data} --steps {steps} --name {row}"
+        f"fewstep evaluate {folder}/bundle --data {o.data} --steps {steps} --name {row} {DRAWN}"
     )
 
 
@@ -135,7 +137,7 @@ def main() -> None:
             found = folder / "records.json"
             if not found.is_file():
                 pipeline = Pipeline.open(locate(str(train(o, row, seed, folder))))
-                bench = bench or Bench(open_dataset(o.data), replace(Judging(), calls=0))
+                bench = bench or Bench(open_dataset(o.data), replace(JUDGING, calls=0))
                 new = [
                     r
                     for n in (TEACHER_STEPS if row == TEACHER else o.steps)

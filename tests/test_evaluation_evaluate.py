@@ -67,7 +67,7 @@ def test_every_metric_gets_a_record_with_its_interval_and_its_circumstances(refe
     said: list[tuple[str, int, int]] = []
     found = measure(reference, Painter(), progress=lambda *a: said.append(a), discriminator_features="another")
     assert set(found) == {
-        "fd", "kid", "precision", "recall", "density", "coverage", "retrieval_top1", "retrieval_top5", "vendi",
+        "fd", "kid", "precision", "recall", "density", "coverage", "retrieval_top1", "retrieval_top5", "vendi_minus_1",
         "pairwise_distance", "edges_ratio", "midgreys_ratio", "highs_ratio", "latency_ms", "nfe",
     }  # fmt: skip
     for name, record in found.items():
@@ -79,6 +79,8 @@ def test_every_metric_gets_a_record_with_its_interval_and_its_circumstances(refe
     assert found["edges_ratio"].features == ""
     assert found["latency_ms"].value == 4.0
     assert found["latency_ms"].device == "test"
+    assert {name for name, record in found.items() if len(record.left_out) == CONCEPTS} == set(found) - {"latency_ms", "nfe"}
+    assert {record.interval for record in found.values() if record.left_out} == {"jackknife"}
     assert found["retrieval_top1"].value > 0.9
     assert said[-1][0] == "intervals"
     assert ("drawing", 80, 80) in said
@@ -91,8 +93,8 @@ def test_each_kind_of_failure_is_seen_by_its_own_metric(reference: Reference) ->
         measure(reference, Painter(shift=1)),
         measure(reference, Painter(blur=True)),
     )
-    assert good["vendi"].value > collapsed["vendi"].value + 0.005
-    assert collapsed["vendi"].value == pytest.approx(1, abs=1e-6)
+    assert good["vendi_minus_1"].value > collapsed["vendi_minus_1"].value + 0.005
+    assert collapsed["vendi_minus_1"].value == pytest.approx(0, abs=1e-6)
     assert wrong["retrieval_top5"].value < 0.3 < good["retrieval_top5"].value
     assert blurred["highs_ratio"].value < 0.5 * good["highs_ratio"].value
     assert blurred["fd"].value > 2 * good["fd"].value
@@ -127,7 +129,7 @@ def test_one_seed_leaves_diversity_out_and_the_same_command_gives_the_same_recor
     options = replace(OPTIONS, seeds=(5,))
     twice = [evaluate(Painter(), prompts, ids, reference, SmallJudge(), SUBJECT, options) for _ in range(2)]
     assert twice[0] == twice[1]
-    assert not {"vendi", "pairwise_distance"} & {r.metric for r in twice[0]}
+    assert not {"vendi_minus_1", "pairwise_distance"} & {r.metric for r in twice[0]}
 
 
 def test_the_discriminators_network_cannot_be_the_judge(reference: Reference) -> None:

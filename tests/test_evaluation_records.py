@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,57 +11,23 @@ import pytest
 import torch
 
 from fewstep.evaluation import bootstrap as boot
-from fewstep.evaluation import frechet as fd
 from fewstep.evaluation.record import (
     LIKE,
     MetricRecord,
-    compare,
+    beside_last,
+    check_alike,
+    check_output,
+    difference,
     merge,
     over_trainings,
+    ratio,
     read_records,
     table,
     write_records,
 )
 from fewstep.rng import Rng
 
-# intervals
-
-
-def test_the_interval_of_a_mean_covers_the_truth_nineteen_times_in_twenty() -> None:
-    hits = 0
-    for trial in range(250):
-        x = Rng.of(trial, "data").normal((60,), torch.float64) + 3
-        at = boot.mean_interval(x, Rng.of(trial, "boot"), resamples=150)
-        hits += at.low <= 3 <= at.high
-        assert at.low < at.value < at.high
-    assert 0.90 <= hits / 250 <= 0.98
-
-
-def test_the_interval_of_a_mean_has_the_width_of_its_standard_error() -> None:
-    x = Rng.of(1).normal((400,), torch.float64)
-    at = boot.mean_interval(x, Rng.of(2), resamples=2000)
-    expected = 2 * 1.96 * x.std().item() / 20
-    assert at.high - at.low == pytest.approx(expected, rel=0.1)
-    narrow = boot.mean_interval(x, Rng.of(2), resamples=2000, level=0.5)
-    assert narrow.high - narrow.low == pytest.approx(expected * 0.6745 / 1.96, rel=0.1)
-
-
-def test_pictures_of_one_prompt_are_resampled_together() -> None:
-    prompts = torch.arange(50).repeat_interleave(8)
-    x = Rng.of(3).normal((50,), torch.float64)[prompts]  # eight equal values a prompt
-    alone = boot.mean_interval(x, Rng.of(4))
-    together = boot.mean_interval(x, Rng.of(4), clusters=prompts)
-    ratio = (together.high - together.low) / (alone.high - alone.low)
-    assert ratio == pytest.approx(8**0.5, rel=0.2)
-    weights = boot.resample(400, Rng.of(5), prompts)
-    assert weights.sum() == 400
-    assert all(weights[prompts == p].unique().numel() == 1 for p in range(50))
-
-
-def test_intervals_are_the_same_for_the_same_seed() -> None:
-    x = Rng.of(6).normal((30,), torch.float64)
-    assert boot.mean_interval(x, Rng.of(7)) == boot.mean_interval(x, Rng.of(7))
-    assert boot.mean_interval(x, Rng.of(7)) != boot.mean_interval(x, Rng.of(8))
+# times
 
 
 def test_a_median_does_not_follow_the_tail() -> None:
@@ -68,18 +35,6 @@ def test_a_median_does_not_follow_the_tail() -> None:
     at = boot.median_interval(times, Rng.of(9), resamples=200)
     assert at.value == pytest.approx(10, abs=0.1)
     assert 9 < at.low < at.value < at.high < 11
-
-
-def test_recentring_puts_a_biased_statistic_inside_its_interval() -> None:
-    x, y = Rng.of(10).normal((80, 12), torch.float64), Rng.of(11).normal((80, 12), torch.float64)
-    statistic = fd.frechet_statistic(x, y)
-    raw = boot.bootstrap(statistic, 80, Rng.of(12), resamples=60)
-    at = boot.bootstrap(statistic, 80, Rng.of(12), resamples=60, recentre=True, bounds=(0.0, 1e9))
-    assert raw.low > raw.value  # a resample holds fewer different samples, so its distance is larger
-    assert at.low < at.value < at.high
-    assert at.value == raw.value
-    assert at.high - at.low == pytest.approx(raw.high - raw.low, rel=1e-6)
-    assert boot.bootstrap(lambda w: 0.5, 5, Rng.of(1), resamples=5, bounds=(0.0, 0.25)).high == 0.25
 
 
 # records
@@ -95,13 +50,9 @@ OTHER = {
 
 def test_like_records_compare_whatever_the_model_the_steps_and_the_guidance() -> None:
     teacher = replace(RECORD, model="teacher", steps=50, guidance=4.0, value=2.0, low=1.6, high=2.4, command="other")
-    comparison = compare(RECORD, teacher)
-    assert comparison.difference == 1
-    assert comparison.ratio == 1.5
-    assert comparison.apart
-    assert compare(teacher, RECORD).apart
-    assert not compare(RECORD, replace(teacher, high=2.6)).apart
-    assert not compare(replace(teacher, high=2.6), RECORD).apart
+    assert difference(RECORD, teacher) == 1
+    assert ratio(RECORD, teacher) == 1.5
+    assert math.isnan(ratio(RECORD, replace(teacher, value=0.0)))
 
 
 def test_nothing_that_decides_a_figure_is_left_out_of_the_comparison() -> None:
@@ -111,12 +62,12 @@ def test_nothing_that_decides_a_figure_is_left_out_of_the_comparison() -> None:
 @pytest.mark.parametrize("field", OTHER)
 def test_unlike_records_are_refused_by_name(field: str) -> None:
     with pytest.raises(ValueError, match=f"cannot be compared: {field} is"):
-        compare(RECORD, replace(RECORD, model="teacher", **{field: OTHER[field]}))
+        check_alike(RECORD, replace(RECORD, model="teacher", **{field: OTHER[field]}))
 
 
 def test_records_survive_the_file_and_keep_the_agreed_shape(tmp_path: Path) -> None:
     path = tmp_path / "new" / "results.json"
-    records = [RECORD, replace(RECORD, metric="vendi", value=1.25, low=1.0, high=1.5)]
+    records = [RECORD, replace(RECORD, metric="vendi_minus_1", value=0.25, interval="jackknife", left_out=(0.2, 1 / 4, 0.3))]
     write_records(path, records)
     assert read_records(path) == records
     first = json.loads(path.read_text())["records"][0]
@@ -180,10 +131,81 @@ def test_figures_of_several_trainings_say_so() -> None:
     assert lines[2:4] == ["| teacher | 1 | 1 | 3 |", "| add | 1 | 1 | 3 [2, 4] |"]
     assert "least and greatest of up to 3 trainings" in lines[-1]
     assert "bootstrap" in table([RECORD]).splitlines()[-1]
+    assert "95% jackknife intervals over prompts." in table([replace(RECORD, interval="jackknife")]).splitlines()[-1]
+    both = table([RECORD, replace(RECORD, model="new", interval="jackknife")]).splitlines()[-1]
+    assert "jackknife intervals over prompts (new), the others by the older bootstrap, too wide for FD" in both
     mixed = table([*rows, replace(RECORD, model="random_init")]).splitlines()[-1]
-    assert "bootstrap intervals over prompts, of up to 3 trainings the outermost ends; trained once: random_init" in mixed
+    assert "of up to 3 trainings the outermost ends; trained once: random_init" in mixed
 
 
 def test_the_table_refuses_a_column_of_unlike_figures() -> None:
     with pytest.raises(ValueError, match="n is 500 in one and 5000"):
         table([RECORD, replace(RECORD, model="teacher", n=5000)])
+
+
+VARIED = replace(RECORD, metric="vendi_minus_1", value=0.4, low=0.3, high=0.5, interval="jackknife")
+
+
+def test_variety_stands_as_a_share_of_the_teachers_of_most_steps() -> None:
+    rows = [
+        replace(VARIED, model="teacher", steps=1, value=0.05),
+        replace(VARIED, model="teacher", steps=50, value=0.5),
+        replace(VARIED, value=0.3),
+    ]
+    lines = table(rows).splitlines()
+    assert lines[0].endswith("| Vendi − 1 ↑ (of the teacher's) |")
+    assert [line.rpartition("] ")[2] for line in lines[2:5:2]] == ["(10%) |", "(60%) |"]
+    assert lines[3].endswith("| 0.5 [0.3, 0.5] |")
+    assert "(" not in table([VARIED]).splitlines()[2]
+
+
+def test_the_floor_stands_in_the_table_though_it_was_measured_otherwise() -> None:
+    real = replace(RECORD, model="real", steps=0, n=77, seeds=0, prompts="", command="")
+    varied = replace(VARIED, model="real", steps=0, n=88, seeds=4, prompts="", command="")
+    lines = table([real, varied, RECORD, VARIED]).splitlines()
+    assert lines[2] == "| real | - | - | 3 [2.5, 3.5] | 0.4 [0.3, 0.5] |"
+    assert "n = 500, 2 a prompt" in lines[-1]
+    assert "real, the floor: 77 real pictures held against all others" in lines[-1]
+    assert "the 4 drawings of one concept, 88 in all" in lines[-1]
+
+
+def test_judges_get_a_table_each() -> None:
+    other = replace(RECORD, features="net2@def", value=8.0)
+    fast = replace(RECORD, metric="latency_ms", value=5.0, low=5.0, high=5.0, n=20, features="", device="cpu")
+    first, second = table([RECORD, other, fast]).split("\n\n| model")
+    for part, title, row in ((first, "FD-net ", "| 3 [2.5, 3.5] | 5 |"), (second, "FD-net2 ", "| 8 [2.5, 3.5] | 5 |")):
+        assert f"| {title}↓ | ms a picture ↓ |" in part
+        assert row in part
+
+
+def test_an_older_files_vendi_loses_its_one_and_its_kernel_distance_its_name(tmp_path: Path) -> None:
+    old = {"model": "add", "steps": 1, "value": 1.25, "low": 1.2, "high": 1.5, "n": 8, "seeds": 2}
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps({"records": [old | {"metric": m} for m in ("vendi", "kid", "fd")]}))
+    vendi, kid, fd = read_records(path)
+    assert (vendi.metric, vendi.value, vendi.low, vendi.high) == ("vendi_minus_1", 0.25, pytest.approx(0.2), 0.5)
+    assert (kid.metric, kid.value, fd.metric) == ("kid_all_pairs", 1.25, "fd")
+    assert vendi.interval == "bootstrap"
+    write_records(path, [vendi, kid, replace(kid, metric="kid")])
+    assert [r.metric for r in read_records(path)] == ["vendi_minus_1", "kid_all_pairs", "kid"]
+
+
+def test_only_what_may_stand_beside_the_last_row_is_shown() -> None:
+    older = [replace(RECORD, model="teacher", n=256), replace(VARIED, model="teacher", n=256)]
+    time = replace(RECORD, model="teacher", metric="latency_ms", features="", n=9, device="cpu")
+    real = replace(RECORD, model="real", n=77, prompts="")
+    now = [replace(RECORD, steps=2), RECORD, VARIED]
+    assert beside_last([*older, time, real, *now]) == [real, *now]
+    assert beside_last([real, replace(real, dataset="e"), *now]) == [real, *now]
+
+
+def test_an_output_that_cannot_be_is_refused_and_one_that_can_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "there.json").write_text("mine")
+    for path in (tmp_path / "there.json", tmp_path / "new" / "m.json"):
+        check_output(path)
+    assert (tmp_path / "there.json").read_text() == "mine"
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(IsADirectoryError):
+        check_output(tmp_path)
+    with pytest.raises(ValueError, match="/dev/full is no file"):
+        check_output(Path("/dev/full"))

@@ -112,6 +112,36 @@ def test_squared_mmd_matches_a_double_loop_and_grows_with_the_shift() -> None:
     assert kernel.squared_mmd(x, y + 1) > kernel.squared_mmd(x, y)
 
 
+def test_pictures_of_one_prompt_are_never_paired() -> None:
+    """Prompts that are drawn eight times alike are as near as if they were drawn once; pairing them adds what they share."""
+    v, paired = [], []
+    for i in range(100):
+        x, y = gaussian(20, 4, 2000 + i).repeat_interleave(8, 0), gaussian(60, 4, 6000 + i)
+        v.append(kernel.squared_mmd(x, y, torch.arange(20).repeat_interleave(8)))
+        paired.append(kernel.squared_mmd(x, y))
+    error = torch.tensor(v).std().item() / len(v) ** 0.5
+    assert abs(sum(v) / len(v)) < 3 * error
+    assert sum(paired) / len(paired) > 10 * error
+    with pytest.raises(ValueError, match="two prompts or more"):
+        kernel.squared_mmd(x, y, torch.zeros(160, dtype=torch.long))
+
+
+def test_a_few_classes_are_paired_as_often_as_the_reference_pairs_them() -> None:
+    """Four classes and nothing else: leaving the pairs of one class out would put equal sets at less than nothing."""
+    classes, drawn, left = gaussian(4, 3, 1) * 2, [], []
+    real_of = torch.arange(4).repeat_interleave(50)
+    for i in range(100):
+        real = classes[real_of] + 0.5 * gaussian(200, 3, 3000 + i)
+        of = torch.arange(4).repeat_interleave(10)
+        x = classes[of] + 0.5 * gaussian(40, 3, 4000 + i)
+        weights = torch.ones(40).double()
+        drawn.append(kernel.kernel_statistic(x, real, of, kernel.Alike.of(real, real_of))(weights))
+        left.append(kernel.kernel_statistic(x, real, of)(weights))
+    spread = torch.tensor(drawn).std().item() / len(drawn) ** 0.5
+    assert abs(sum(drawn) / len(drawn)) < 4 * spread
+    assert sum(left) / len(left) < -20 * spread
+
+
 def test_resampling_adds_no_bias_to_the_squared_mmd() -> None:
     x, y = gaussian(40, 4, 3), gaussian(60, 4, 4)
     statistic, rng = kernel.kernel_statistic(x, y), Rng.of(5)
@@ -148,15 +178,48 @@ def test_radii_count_neighbours_without_the_sample_itself() -> None:
 def test_membership_is_asked_of_the_centres_balls() -> None:
     centres = line(0, 1, 2, 3, 10)  # radii for k = 1: 1, 1, 1, 1, 7
     inside = manifold.membership(line(-0.5, 4.5, 18), centres, 1, chunk=2)
-    assert inside.tolist() == [
+    assert inside.inside.tolist() == [
         [True, False, False, False, False],
         [False, False, False, False, True],
         [False, False, False, False, False],
     ]
     assert manifold.precision(inside).tolist() == [1, 1, 0]
-    assert manifold.density(inside, 1).tolist() == [1, 1, 0]
+    assert manifold.density(inside).tolist() == [1, 1, 0]
     assert manifold.coverage(inside) == pytest.approx(2 / 5)
     assert manifold.coverage(inside, torch.tensor([1.0, 0.0, 5.0])) == pytest.approx(1 / 5)
+
+
+def test_who_is_left_out_is_nobodys_neighbour() -> None:
+    points, centres = line(-0.5, 1.4, 4.5, 18), line(0, 1, 2, 3, 10)
+    kept = torch.tensor([True, False, True, True, False])
+    inside = manifold.membership(points, centres, 1)
+    assert inside.among(kept).tolist() == manifold.membership(points, centres[kept], 1).inside.tolist()
+    # without 1, the ball round 0 reaches to 2 and holds 1.4, which no other ball of 0 did
+    assert (inside.inside[1, 0].item(), inside.among(kept)[1, 0].item()) == (False, True)
+    assert inside.among(torch.ones(5, dtype=torch.bool)).equal(inside.inside)
+    with pytest.raises(ValueError, match="more than 1 samples, not 1"):
+        inside.among(torch.tensor([True, False, False, False, False]))
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 8])
+def test_every_figure_without_a_prompt_is_the_figure_of_the_others_alone(seeds: int) -> None:
+    prompts = torch.arange(12).repeat_interleave(seeds)
+    drawn, real = gaussian(12, 6, 1).repeat_interleave(seeds, 0) + 0.3 * gaussian(12 * seeds, 6, 2), gaussian(90, 6, 3)
+
+    def figures(x: Tensor, of: Tensor, w: Tensor) -> list[float]:
+        in_real = manifold.membership(x, real, 5)
+        return [
+            fd.frechet_statistic(x, real)(w),
+            kernel.kernel_statistic(x, real, of)(w),
+            manifold.recall(manifold.membership(real, x, 3), w),
+            manifold.coverage(in_real, w),
+            ((w @ manifold.density(in_real)) / w.sum()).item(),
+        ]
+
+    for prompt in (0, 7):
+        kept = prompts != prompt
+        alone = figures(drawn[kept], prompts[kept], torch.ones(int(kept.sum())).double())
+        assert figures(drawn, prompts, kept.double()) == pytest.approx(alone, rel=1e-9)
 
 
 def test_a_dropped_mode_costs_recall_and_coverage_and_nothing_else() -> None:

@@ -51,7 +51,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "methods": ("method",),
     "inference.backends": (),
     "modality": (),
-    "evaluation": ("record", "bootstrap", "evaluate", "suite", "progress", "pages"),
+    "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages"),
     "data": ("dataset",),
 }
 """Families, whose files never import each other, and the files in them that hold their contract or gather them."""

@@ -325,7 +325,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
 
     from . import bundle
     from .evaluation.pages import TABLE
-    from .evaluation.record import MetricRecord, sentences
+    from .evaluation.record import of_entry, sentences
 
     if not model:
         say(f"fewstep {__version__}, torch {torch.__version__}, Python {platform.python_version()}")
@@ -345,7 +345,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     table = Table(box=None, show_header=False)
     rows = {key: getattr(c, key) for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler",
                                              "native_size", "teacher", "licence", "data", "version")}  # fmt: skip
-    rows |= {f"in {n}": said for n, said in sentences([MetricRecord(**r) for r in c.metrics], TABLE).items()}
+    rows |= {f"in {n}": said for n, said in sentences([of_entry(r) for r in c.metrics], TABLE).items()}
     rows |= made(c) | {"folder": folder, "weights": f"{len(c.hashes)} files, {compared}"}
     for key, value in rows.items():
         table.add_row(key.replace("_", " "), Text(str(value)))
@@ -383,7 +383,16 @@ def evaluate(
         resume: Leave out step counts that the same command has measured already: their records are in the output.
     """
     from . import bundle
-    from .evaluation.record import into_card, merge, of_card, read_records, table, write_records
+    from .evaluation.record import (
+        beside_last,
+        check_output,
+        into_card,
+        merge,
+        of_card,
+        read_records,
+        table,
+        write_records,
+    )
     from .evaluation.suite import Bench, check_judge
     from .inference.pipeline import Pipeline
     from .training.data import open_dataset
@@ -395,7 +404,7 @@ def evaluate(
     check_judge(options, pipeline.card)
     if not steps:
         raise ValueError("there is nothing to measure: give one of --steps or more")
-    output.parent.mkdir(parents=True, exist_ok=True)
+    check_output(output)
     records = read_records(output) if output.exists() else []
     given = [
         *(["--data", data] if data != "emoji" else []),
@@ -403,20 +412,46 @@ def evaluate(
         *typed(asdict(options), asdict(type(options)())),
     ]
     commands = {n: shlex.join(["fewstep", "evaluate", model, "--steps", str(n), *given]) for n in steps}
-    known = {record.command for record in records} if resume else set()
+    known = {r.command for r in records if r.left_out} if resume else set()  # an older version's cannot be paired
     left = {n: command for n, command in commands.items() if command not in known}
     if left:
         with progress_bars() as report:
             bench = Bench(open_dataset(data, styles), options, report)
+            real = bench.floor(records, report)
     for n, command in left.items():
         with progress_bars() as report:
             measured = bench.measure(pipeline, n, name, command, report)
-        records = merge(read_records(output) if output.exists() else [], measured)  # others may have added theirs
+        before = read_records(output) if output.exists() else []  # others may have added theirs
+        records = merge(before, [*real, *measured])
         write_records(output, records)
         if (Path(model) / bundle.CARD).is_file():
             into_card(Path(model), merge(of_card(Path(model)), measured))
-    say(table(records))
+    together = beside_last(records)
+    say(table(together))
+    if len(together) < len(records):
+        say(f"{output} also holds figures that were measured otherwise: they are not shown", output)
     say(f"records: {output}", output)
+
+
+def compare(
+    a: Annotated[str, tyro.conf.Positional],
+    b: Annotated[str, tyro.conf.Positional],
+    margin: Annotated[float, Range(0, 1)] = 0.05,
+) -> None:
+    """Set two measured models side by side, prompt by prompt: better, worse, or no difference seen, and how large it may be.
+
+    Both have to be measured on the same prompts, by the same judge: `fewstep evaluate` keeps what is needed in its output.
+
+    Args:
+        a: A row of a results file, FILE:MODEL,STEPS (out/metrics.json:add,1); FILE alone where the file has one row.
+        b: The row it is held against; MODEL,STEPS alone is one of the same file.
+        margin: State it before you look: by what share of B's figure A may be worse and still count as not worse.
+    """
+    from .evaluation import compare as paired
+
+    file, ours = paired.row(a)
+    _, theirs = paired.row(b, file)
+    say(paired.table(paired.compare(ours, theirs, margin)))
 
 
 def demo(options: Any) -> None:
@@ -446,7 +481,7 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
     So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
     takes seconds to say which commands there are.
     """
-    every = (demo, data, teach, distill, draw, evaluate, info, verify, serve, budget, docs)
+    every = (demo, data, teach, distill, draw, evaluate, compare, info, verify, serve, budget, docs)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
         argument, *place = OPTIONS[wanted]

@@ -1,8 +1,10 @@
 """Diversity over seeds: how unlike are the pictures that one prompt gives?
 
 Vendi score: Friedman and Dieng 2023, arXiv:2210.02410, eq. 1, with a cosine kernel: the effective number of different
-pictures, from 1 (all alike) to the number of seeds. Both measures are taken per prompt and then averaged over prompts: over
-all pictures at once they would mostly count the prompts. A diversity says nothing about quality: noise is diverse.
+pictures, from 1 (all alike) to the number of seeds. Since 1 is none at all, what is reported is the score less 1; the mean
+pairwise distance beside it does not hang on the number of seeds. Both measures are taken per prompt and then averaged over
+prompts: over all pictures at once they would mostly count the prompts. A diversity says nothing about quality: noise is
+diverse. Read it against the teacher's, and against that of real pictures of one thing.
 """
 
 from __future__ import annotations

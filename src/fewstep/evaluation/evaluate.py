@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fewstep.evaluation import alignment, diversity, frechet, kernel, manifold
+from fewstep.evaluation import alignment, diversity, frechet, jackknife, kernel, manifold
 from fewstep.evaluation import sharpness as pixels
-from fewstep.evaluation.bootstrap import Interval, bootstrap, mean_interval, median_interval
-from fewstep.evaluation.record import MetricRecord
+from fewstep.evaluation.bootstrap import median_interval
+from fewstep.evaluation.jackknife import SHARE, Interval
+from fewstep.evaluation.record import REAL, VARIETY, MetricRecord
 from fewstep.rng import Rng, fold
 from fewstep.tensors import Features
 
@@ -71,12 +73,12 @@ class Subject:
 class EvaluateOptions:
     """How the measuring is done."""
 
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = tuple(range(8))
     """Every prompt is drawn once with each; diversity needs two or more."""
     batch: int = 16
     """Pictures drawn and looked at in one go."""
     resamples: int = 200
-    """Bootstrap resamples behind every interval."""
+    """Bootstrap resamples behind the interval of the time a picture takes; all others are jackknifed."""
     bootstrap_seed: int = 0
     """Seed of the resampling."""
 
@@ -94,6 +96,29 @@ class Reference:
     fingerprint: str
     """Hash of pictures and concepts."""
 
+    @cached_property
+    def reach(self) -> dict[int, Tensor]:
+        """Distance from every picture to its k-th neighbour, by k."""
+        most = max(manifold.PRECISION_NEIGHBOURS, manifold.DENSITY_NEIGHBOURS)
+        near = manifold.nearest(self.features, most)
+        return {k: near[:, k - 1] for k in (manifold.PRECISION_NEIGHBOURS, manifold.DENSITY_NEIGHBOURS)}
+
+    @cached_property
+    def pairs(self) -> kernel.Alike:
+        """What the kernel distance needs of the pictures' own pairs."""
+        return kernel.Alike.of(self.features, self.concepts)
+
+    def split(self, n: int) -> tuple[Reference, Reference]:
+        """``n`` pictures, drawn by lot, and all others, as two sets."""
+        order = Rng.of(0, "real against real").uniform((len(self.features),)).argsort()
+        one, other = (order[part].sort().values for part in (slice(None, n), slice(n, None)))
+        return self.rows(one), self.rows(other)
+
+    def rows(self, at: Int[Tensor, " K"]) -> Reference:
+        """Some of the pictures."""
+        sharp = {name: values[at] for name, values in self.sharpness.items()}
+        return replace(self, features=self.features[at], concepts=self.concepts[at], sharpness=sharp)
+
     @classmethod
     def build(
         cls, media: Float[Tensor, "M C *S"], concepts: Int[Tensor, " M"] | Sequence[int], judge: Judge,
@@ -110,6 +135,14 @@ class Reference:
         return cls(
             seen, ids, pixels.sharpness(media), tuple(media.shape[1:]), _identity(judge), digest.hexdigest()[:12]
         )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its interval, and what it is without each prompt's pictures."""
+
+    at: Interval
+    left_out: Float[Tensor, " P"]
 
 
 def evaluate(
@@ -130,24 +163,77 @@ def evaluate(
     ``concepts`` are the true concepts of the prompts, looked up in ``gallery`` (the reference by default). A judge that
     the student was trained against would flatter it: name ``discriminator_features`` to have that refused.
     """
+    check_impartial(judge.name, discriminator_features)
+    media = draw_all(draw, prompts, options, reference.size, progress)
+    return measure(media, prompts, concepts, reference, judge, subject, options, gallery=gallery, progress=progress)
+
+
+def measure(
+    media: Float[Tensor, "N C *S"],
+    prompts: Sequence[str],
+    concepts: Sequence[int],
+    reference: Reference,
+    judge: Judge,
+    subject: Subject,
+    options: EvaluateOptions = EvaluateOptions(),
+    *,
+    gallery: Reference | None = None,
+    progress: Progress | None = None,
+) -> list[MetricRecord]:
+    """What a judge finds in pictures that ``draw_all`` drew; several judges may look at the same ones."""
     gallery = reference if gallery is None else gallery
-    _check(prompts, concepts, (reference, gallery), judge, discriminator_features)
-    media = _draw_all(draw, prompts, options, reference.size, progress)
+    _check(prompts, concepts, (reference, gallery), judge)
     seen = _see(judge, media, options.batch, "judging", progress)
     of_prompt = torch.arange(len(prompts)).repeat_interleave(len(options.seeds))
-    found = _set_figures(seen, reference, of_prompt, options, progress)
+    clusters = of_prompt if len(prompts) > 1 else torch.arange(len(seen))  # one prompt: its seeds stand for themselves
+    found = _set_figures(seen, reference, clusters, progress)
     ranks = alignment.retrieval_ranks(
         seen, torch.as_tensor(concepts).long()[of_prompt], gallery.features, gallery.concepts
     )
-    each = {f"retrieval_top{k}": alignment.retrieved(ranks, k) for k in (1, 5)}
+    found |= _retrieval(ranks, clusters)
     sharp = pixels.ratios(pixels.sharpness(media), reference.sharpness)
-    each |= {f"{name}_ratio": values for name, values in sharp.items()}
-    found |= {name: mean_interval(v, _rng(options, name), clusters=of_prompt) for name, v in each.items()}
+    found |= {f"{name}_ratio": _mean(values, clusters) for name, values in sharp.items()}
     if len(options.seeds) > 1:
-        vendi, distance = diversity.per_prompt(seen, of_prompt)
-        found["vendi"] = mean_interval(vendi, _rng(options, "vendi"))
-        found["pairwise_distance"] = mean_interval(distance, _rng(options, "pairwise_distance"))
+        found |= _variety(seen, of_prompt)
     return _records(found, subject, options, prompts, judge, reference, gallery)
+
+
+def floor(reference: Reference, n: int, progress: Progress | None = None) -> list[MetricRecord]:
+    """What real pictures have: ``n`` of the reference's held against all others, as a model's are, one record a metric.
+
+    A picture's concept is looked for among all others. The variety is that of all drawings of one concept, over the concepts
+    with as many as most have. ``n`` shrinks to half of the reference; empty where that is too few.
+    """
+    n = min(n, len(reference.features) // 2)
+    if n <= manifold.DENSITY_NEIGHBOURS or len(reference.concepts.unique()) < 2:
+        return []
+    drawn, rest = reference.split(n)
+    if len(drawn.concepts.unique()) < 2:
+        return []
+    found = _set_figures(drawn.features, rest, drawn.concepts, progress)
+    known = torch.isin(drawn.concepts, rest.concepts)
+    if int(known.sum()) > 1 and len(drawn.concepts[known].unique()) > 1:
+        ranks = alignment.retrieval_ranks(drawn.features[known], drawn.concepts[known], rest.features, rest.concepts)
+        found |= _retrieval(ranks, drawn.concepts[known])
+    known_sharp = {name: values for name, values in rest.sharpness.items() if values.mean() > 0}
+    sharp = pixels.ratios({name: drawn.sharpness[name] for name in known_sharp}, known_sharp)
+    found |= {f"{name}_ratio": _mean(values, drawn.concepts) for name, values in sharp.items()}
+    concepts, drawings = reference.concepts.unique(return_counts=True)
+    usual = int(drawings[drawings > 1].mode().values) if bool((drawings > 1).any()) else 0
+    chosen = torch.isin(reference.concepts, concepts[drawings == usual])
+    if usual and int((drawings == usual).sum()) > 1:
+        found |= _variety(reference.features[chosen], reference.concepts[chosen])
+    judge, _, resizer = reference.judge.partition(" ")
+
+    def record(metric: str, figure: Figure) -> MetricRecord:
+        of, seeds = (int(chosen.sum()), usual) if metric in VARIETY else (n, 0)
+        at, blind = figure.at, metric in _BLIND
+        return MetricRecord(
+            REAL, 0, metric, at.value, at.low, at.high, of, seeds, features="" if blind else judge,
+            resizer="" if blind else resizer, dataset=reference.fingerprint, interval="jackknife",
+        )  # fmt: skip
+
+    return [record(metric, figure) for metric, figure in found.items()]
 
 
 def check_impartial(judge: str, discriminator_features: str | None) -> None:
@@ -156,11 +242,13 @@ def check_impartial(judge: str, discriminator_features: str | None) -> None:
         raise ValueError(f"{judge} was the discriminator's network, so it cannot be the judge: choose another network")
 
 
-def check_enough(drawn: int, real: int) -> None:
-    """Raise ValueError for numbers of pictures that have no precision, recall, density and coverage."""
-    if drawn <= manifold.PRECISION_NEIGHBOURS:
+def check_enough(prompts: int, seeds: int, real: int) -> None:
+    """Raise ValueError for numbers of pictures that have no precision, recall, density and coverage, or no interval."""
+    least = manifold.PRECISION_NEIGHBOURS + 1  # and as many without any prompt, for the interval
+    if prompts * seeds - (seeds if prompts > 1 else 1) < least:
         raise ValueError(
-            f"{drawn} pictures are too few to measure: give prompts times seeds of {manifold.PRECISION_NEIGHBOURS + 1} or more"
+            f"{prompts * seeds} pictures of {prompts} prompts are too few to measure: an interval leaves out one prompt at a "
+            f"time, and {least} pictures have to be left; give --prompts {least + 1}, or more --seeds"
         )
     if real <= manifold.DENSITY_NEIGHBOURS:
         raise ValueError(
@@ -168,13 +256,9 @@ def check_enough(drawn: int, real: int) -> None:
         )
 
 
-def _check(
-    prompts: Sequence[str], concepts: Sequence[int], references: Sequence[Reference], judge: Judge,
-    discriminator_features: str | None,
-) -> None:  # fmt: skip
+def _check(prompts: Sequence[str], concepts: Sequence[int], references: Sequence[Reference], judge: Judge) -> None:
     if len(prompts) != len(concepts):
         raise ValueError(f"{len(prompts)} prompts but {len(concepts)} concepts: give one concept a prompt")
-    check_impartial(judge.name, discriminator_features)
     for reference in references:
         if reference.judge != _identity(judge):
             raise ValueError(
@@ -182,9 +266,17 @@ def _check(
             )
 
 
-def _draw_all(
-    draw: Draw, prompts: Sequence[str], options: EvaluateOptions, size: tuple[int, ...], progress: Progress | None
+def draw_all(
+    draw: Draw,
+    prompts: Sequence[str],
+    options: EvaluateOptions,
+    size: tuple[int, ...],
+    progress: Progress | None = None,
 ) -> Float[Tensor, "N C *S"]:
+    """Every prompt with every seed, prompt by prompt, of ``size`` and as a person would get them: in 8 bits.
+
+    Raises ValueError for pictures of another size, or that are not finite.
+    """
     # a picture's seed hangs on its prompt and its seed alone, not on its place in the list
     jobs = [(prompt, fold(seed, prompt)) for prompt in prompts for seed in options.seeds]
     parts = []
@@ -206,36 +298,55 @@ def _draw_all(
 
 
 def _set_figures(
-    seen: Tensor, reference: Reference, clusters: Tensor, options: EvaluateOptions, progress: Progress | None
-) -> dict[str, Interval]:
+    seen: Tensor, reference: Reference, clusters: Tensor, progress: Progress | None
+) -> dict[str, Figure]:  # fmt: skip
     """The figures of the whole set: distances between distributions, and shares of neighbourhoods."""
-    real = reference.features
-    in_real_3 = manifold.membership(seen, real, manifold.PRECISION_NEIGHBOURS)
-    in_real_5 = manifold.membership(seen, real, manifold.DENSITY_NEIGHBOURS)
-    in_drawn = manifold.membership(real, seen, manifold.PRECISION_NEIGHBOURS)
-    infinity = float("inf")
-    statistics: dict[str, tuple[Callable[[Tensor], float], float, float]] = {
-        "fd": (frechet.frechet_statistic(seen, real), 0.0, infinity),
-        "kid": (kernel.kernel_statistic(seen, real), -infinity, infinity),
-        "recall": (lambda w: manifold.recall(in_drawn, w), 0.0, 1.0),
-        "coverage": (lambda w: manifold.coverage(in_real_5, w), 0.0, 1.0),
+    real, infinity = reference.features, float("inf")
+    three, five = manifold.PRECISION_NEIGHBOURS, manifold.DENSITY_NEIGHBOURS
+    in_real_3 = manifold.membership(seen, real, three, reach=reference.reach[three])
+    in_real_5 = manifold.membership(seen, real, five, reach=reference.reach[five])
+    in_drawn = manifold.membership(real, seen, three)
+    statistics: dict[str, tuple[Callable[[Tensor], float], tuple[float, float]]] = {
+        "fd": (frechet.frechet_statistic(seen, real), (0.0, infinity)),
+        "kid": (kernel.kernel_statistic(seen, real, clusters, reference.pairs), (-infinity, infinity)),
+        "recall": (lambda w: manifold.recall(in_drawn, w), SHARE),
+        "coverage": (lambda w: manifold.coverage(in_real_5, w), SHARE),
     }
     found = {
-        "precision": mean_interval(manifold.precision(in_real_3), _rng(options, "precision"), clusters=clusters),
-        "density": mean_interval(manifold.density(in_real_5), _rng(options, "density"), clusters=clusters),
+        "precision": _mean(manifold.precision(in_real_3), clusters, SHARE),
+        "density": _mean(manifold.density(in_real_5), clusters, (0.0, infinity)),
     }
-    for done, (name, (statistic, least, most)) in enumerate(statistics.items()):
-        found[name] = bootstrap(
-            statistic, len(seen), _rng(options, name),
-            resamples=options.resamples, clusters=clusters, recentre=True, bounds=(least, most),
-        )  # fmt: skip
+    for done, (name, (statistic, bounds)) in enumerate(statistics.items()):
+        value = statistic(torch.ones(len(seen), dtype=torch.float64))
+        without = jackknife.left_out(statistic, len(seen), clusters)
+        found[name] = Figure(jackknife.interval(value, without, bounds), without)
         if progress:
             progress("intervals", done + 1, len(statistics))
     return found
 
 
+def _mean(
+    values: Tensor, clusters: Tensor | None = None, bounds: tuple[float, float] = (-float("inf"), float("inf"))
+) -> Figure:
+    without = jackknife.left_out_means(values, clusters)
+    return Figure(jackknife.interval(values.double().mean().item(), without, bounds), without)
+
+
+def _retrieval(ranks: Tensor, clusters: Tensor) -> dict[str, Figure]:
+    return {f"retrieval_top{k}": _mean(alignment.retrieved(ranks, k), clusters, SHARE) for k in (1, 5)}
+
+
+def _variety(seen: Tensor, of_prompt: Tensor) -> dict[str, Figure]:
+    """How unlike the pictures of one prompt are; nothing for a single prompt, whose spread over prompts nobody can tell."""
+    vendi, distance = diversity.per_prompt(seen, of_prompt)
+    if len(vendi) < 2:
+        return {}
+    bounds = (0.0, float("inf"))
+    return {"vendi_minus_1": _mean(vendi - 1, bounds=bounds), "pairwise_distance": _mean(distance, bounds=bounds)}
+
+
 def _records(
-    found: dict[str, Interval], subject: Subject, options: EvaluateOptions, prompts: Sequence[str],
+    found: dict[str, Figure], subject: Subject, options: EvaluateOptions, prompts: Sequence[str],
     judge: Judge, reference: Reference, gallery: Reference,
 ) -> list[MetricRecord]:  # fmt: skip
     dataset = reference.fingerprint
@@ -243,24 +354,32 @@ def _records(
     drawn = len(prompts) * len(options.seeds)
     hashed = hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:12]
 
-    def record(metric: str, at: Interval, n: int, **more: Any) -> MetricRecord:
+    def record(metric: str, at: Interval, n: int, interval: str, **more: Any) -> MetricRecord:
         return MetricRecord(
             subject.model, subject.steps, metric, at.value, at.low, at.high, n, len(options.seeds),
-            guidance=subject.guidance, command=subject.command, **more,
+            guidance=subject.guidance, command=subject.command, interval=interval, **more,
         )  # fmt: skip
 
     looked = {"features": f"{judge.name}@{judge.fingerprint}", "resizer": judge.resizer, "prompts": hashed}
     blind = {"resizer": "", "features": "", "prompts": hashed}
     records = [
-        record(name, at, drawn, dataset=against[name], **(blind if name in _BLIND else looked))
-        for name, at in found.items()
+        record(
+            name,
+            figure.at,
+            drawn,
+            "jackknife",
+            dataset=against[name],
+            left_out=tuple(figure.left_out.tolist()),
+            **(blind if name in _BLIND else looked),
+        )
+        for name, figure in found.items()
     ]
     if subject.latency_ms:
         times = torch.tensor(list(subject.latency_ms), dtype=torch.float64)
         at = median_interval(times, _rng(options, "latency_ms"))
-        records.append(record("latency_ms", at, len(times), device=subject.device))
+        records.append(record("latency_ms", at, len(times), "bootstrap", device=subject.device))
     if subject.nfe is not None:
-        records.append(record("nfe", Interval(*[float(subject.nfe)] * 3), drawn))
+        records.append(record("nfe", Interval(*[float(subject.nfe)] * 3), drawn, "none"))
     return records
 
 

@@ -1,9 +1,11 @@
 """What stands in the README, in the log and on the shipped cards comes from the result files; ``fewstep docs`` puts it there.
 
-A page marks a place for a whole file, ``<!-- table:emoji64 -->...<!-- /table:emoji64 -->``, and one for a single figure in a
-sentence, ``<!--=emoji64:add,1,fd:.0f-->289<!--=-->``: the file, what of it, and how it is written. What of it is a record's
-model, steps and metric (with ``.low`` or ``.high`` for its bounds), or the name of one of the ``figures`` of a benchmark; two
-of them with ``/`` between them are a ratio, of records that may be compared.
+A page marks a place for a whole file, ``<!-- table:emoji64 -->...<!-- /table:emoji64 -->``, one for two rows of it side by
+side, ``<!-- paired:emoji64:add,1:teacher,50 -->...<!-- /paired -->``, and one for a single figure in a sentence,
+``<!--=emoji64:add,1,fd:.0f-->289<!--=-->``: the file, what of it, and how it is written. What of it is a record's model, steps
+and metric (with ``.low`` or ``.high`` for its bounds, and ``@`` and a judge's name where it is not the first's), or the name of
+one of the ``figures`` of a benchmark. Two of them with ``/`` between them are a ratio, with ``-`` a difference, of records that
+may be compared; bounds of these are paired.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import CARD
-from . import realtime, record
-from .record import MetricRecord, compare, into_card, read_records
+from . import compare, realtime, record
+from .record import MetricRecord, into_card, read_records
 
-TABLE = ("fd", "kid", "precision", "recall", "retrieval_top5", "vendi", "highs_ratio", "latency_ms", "nfe")
+TABLE = ("fd", "kid", "kid_all_pairs", "precision", "recall", "retrieval_top5", "vendi_minus_1", "pairwise_distance",
+         "highs_ratio", "latency_ms", "nfe")  # fmt: skip
 """The columns of a table of pictures."""
+PAIRED = re.compile(r"(<!-- paired:(\w+):([^: ]+):([^: ]+) -->\n).*?(<!-- /paired -->)", re.S)
 PLACE = re.compile(r"(<!--=(\w+):([^:]+):([^:]+?)-->).*?(<!--=-->)", re.S)
 
 
@@ -34,6 +38,15 @@ def filled(text: str, results: Mapping[str, Path]) -> str:
             text = f"{before}<!-- table:{name} -->\n{shown(path)}\n{end}{after}"
 
     read = cache(held_by)
+
+    def side_by_side(found: re.Match[str]) -> str:
+        start, name, one, other, end = found.groups()
+        if name not in results:
+            return found[0]
+        ours, theirs = (compare.row(f"{results[name]}:{which}")[1] for which in (one, other))
+        return f"{start}{compare.table(compare.compare(ours, theirs), TABLE)}\n{end}"
+
+    text = PAIRED.sub(side_by_side, text)
 
     def place(found: re.Match[str]) -> str:
         start, name, what, form, end = found.groups()
@@ -59,9 +72,21 @@ def figure(held: Mapping[str, float] | list[MetricRecord], what: str) -> float:
     """One figure of a results file, or the ratio of two. Raises KeyError for what it does not hold."""
     if not isinstance(held, list):
         return held[what]
-    above, _, below = what.partition("/")
-    one, field = find(held, above)
-    return compare(one, find(held, below)[0]).ratio if below else getattr(one, field)
+    sign = next((s for s in ("/", "-") if re.search(rf"{s}[\w.]+,\d+,", what)), "")
+    if not sign:
+        one, field = find(held, what)
+        value: float = getattr(one, field)
+        return value
+    above, _, below = what.partition(sign)
+    (one, _), (other, field) = find(held, above), find(held, below)
+    if field == "value":
+        return record.ratio(one, other) if sign == "/" else record.difference(one, other)
+    found = compare.paired(one, other)
+    at = found.difference if sign == "-" else found.ratio
+    if at is None:
+        raise KeyError(what)
+    bound: float = getattr(at, field)
+    return bound
 
 
 def written(value: float, form: str) -> str:
@@ -73,8 +98,11 @@ def find(records: list[MetricRecord], what: str) -> tuple[MetricRecord, str]:
     """The record of ``model,steps,metric`` and the field that is meant. Raises KeyError where there is none."""
     model, steps, metric = what.split(",")
     metric, _, field = metric.partition(".")
-    by_name = {(r.model, str(r.steps), r.metric): r for r in records}
-    return by_name[model, steps, metric], field or "value"
+    metric, _, judge = metric.partition("@")
+    for one in records:
+        if (one.model, str(one.steps), one.metric) == (model, steps, metric) and one.features.startswith(judge):
+            return one, field or "value"
+    raise KeyError(what)
 
 
 def fill_cards(models: Path, results: Path) -> None:

@@ -16,35 +16,46 @@ from ..parts.conditioner import UnreadWarning, summary
 from ..parts.imagenet import ImageNetFeatures
 from ..ranges import Count, Counts, Range, Seeds
 from ..tensors import Media
-from .evaluate import EvaluateOptions, Progress, Reference, Subject, check_enough, check_impartial, evaluate
+from .evaluate import (
+    EvaluateOptions,
+    Progress,
+    Reference,
+    Subject,
+    check_enough,
+    check_impartial,
+    draw_all,
+    floor,
+    measure,
+)
 from .progress import Measure, look_through
-from .record import MetricRecord
+from .record import REAL, MetricRecord, merge
 
 
 @dataclass(frozen=True)
 class Options:
     """How a model is measured."""
 
-    prompts: Count = 128
+    prompts: Count = 64
     """How many concepts of the train split are drawn, spread evenly; each is asked for by its plain name."""
     apart_from: Counts = ()
     """Leave out every concept that something was chosen by: those that ``--prompts`` of these numbers would draw, and those
     of as many pictures of the train split, spread evenly, as a distillation looks at to keep its best state."""
-    seeds: Seeds = (0, 1)
+    seeds: Seeds = tuple(range(8))
     """Every prompt is drawn with each of these seeds; diversity needs two or more."""
-    judge: str = "mobilenet-v2"
-    """Network that looks: mobilenet-v2 or efficientnet-lite2, never the one the student was trained against."""
+    judge: tuple[str, ...] = ("mobilenet-v2",)
+    """Networks that look: mobilenet-v2, efficientnet-lite2 or both, at the same pictures; never the one the student was
+    trained against."""
     resolution: Annotated[int, Range(32, 1024)] = 128
     """Side that pictures are resized to for the judge."""
     resamples: Annotated[int, Range(1, 10**5)] = 200
-    """Bootstrap resamples behind every interval."""
+    """Bootstrap resamples behind the interval of the time a picture takes; all others leave out one prompt at a time."""
     calls: Annotated[int, Range(1, 1000)] = 9
     """Single-picture calls that are timed; the median is reported."""
 
 
 def while_training() -> Measure:
     """What looks at a running training, through the judge that ``evaluate`` has by default."""
-    return look_through(ImageNetFeatures.load(Options.judge, Options.resolution))
+    return look_through(ImageNetFeatures.load(Options.judge[0], Options.resolution))
 
 
 def asked(train: Dataset, options: Options) -> list[int]:
@@ -62,20 +73,33 @@ def asked(train: Dataset, options: Options) -> list[int]:
 
 
 class Bench:
-    """A judge and real pictures, looked at once and used for every model."""
+    """Judges and real pictures, looked at once and used for every model."""
 
     def __init__(self, dataset: Dataset, options: Options = Options(), progress: Progress | None = None) -> None:
         if not options.seeds:
             raise ValueError("there is nothing to draw: give one of --seeds or more, diversity needs two")
+        if not options.judge:
+            raise ValueError("there is nobody to look: give one --judge or more")
         train = dataset.subset("train")
         chosen = asked(train, options)
-        check_enough(len(chosen) * len(options.seeds), len(train.items))
+        check_enough(len(chosen), len(options.seeds), len(train.items))
         self.options = options
         self._told: set[str] = set()
         self.prompts = [train.items[i].prompts[0] for i in chosen]
         self.concepts = [int(train.concept_index[i]) for i in chosen]
-        self.judge = ImageNetFeatures.load(options.judge, options.resolution)
-        self.reference = Reference.build(train.media(slice(None)), train.concept_index, self.judge, progress=progress)
+        media = train.media(slice(None))
+        judges = [ImageNetFeatures.load(name, options.resolution) for name in dict.fromkeys(options.judge)]
+        self.judges = [(one, Reference.build(media, train.concept_index, one, progress=progress)) for one in judges]
+
+    def floor(self, known: Sequence[MetricRecord] = (), progress: Progress | None = None) -> list[MetricRecord]:
+        """What real pictures have, by each judge whose row is not among the ``known``."""
+        n = len(self.prompts) * len(self.options.seeds)
+        found = []
+        for judge, reference in self.judges:
+            new = (f"{judge.name}@{judge.fingerprint}", reference.fingerprint, min(n, len(reference.features) // 2))
+            if not any((r.features, r.dataset, r.n) == new for r in known if r.model == REAL and r.metric == "fd"):
+                found += floor(reference, n, progress)
+        return merge([], found)
 
     def _tell_unread(self, pipeline: Pipeline) -> None:
         """An UnreadWarning says once how many prompts a model does not read whole."""
@@ -93,9 +117,10 @@ class Bench:
         command: str = "",
         progress: Progress | None = None,
     ) -> list[MetricRecord]:
-        """Draw, judge, time: one record a metric."""
+        """Draw, judge, time: one record a metric and judge."""
         self._tell_unread(pipeline)
         card = pipeline.card
+        check_judge(self.options, card)
         guidance = 1.0 if card.role == "student" else card.guidance_scale
         subject = Subject(
             model=name or card.method if card.role == "student" else name or "teacher",
@@ -110,22 +135,19 @@ class Bench:
         def draw(prompts: list[str], seeds: list[int]) -> Media:
             return pipeline(Request(prompts, seeds, steps, cond=pipeline.encode(prompts)))
 
-        return evaluate(
-            draw,
-            self.prompts,
-            self.concepts,
-            self.reference,
-            self.judge,
-            subject,
-            replace(EvaluateOptions(), seeds=self.options.seeds, resamples=self.options.resamples),
-            discriminator_features=discriminator_of(card.training),
-            progress=progress,
-        )
+        o = replace(EvaluateOptions(), seeds=self.options.seeds, resamples=self.options.resamples)
+        media = draw_all(draw, self.prompts, o, self.judges[0][1].size, progress)
+        found = [
+            measure(media, self.prompts, self.concepts, reference, judge, subject, o, progress=progress)
+            for judge, reference in self.judges
+        ]
+        return merge([], (record for records in found for record in records))
 
 
 def check_judge(options: Options, card: Card) -> None:
-    """Raise ValueError where this model was trained to please this judge."""
-    check_impartial(options.judge, discriminator_of(card.training))
+    """Raise ValueError where this model was trained to please one of these judges."""
+    for judge in options.judge:
+        check_impartial(judge, discriminator_of(card.training))
 
 
 def discriminator_of(training: dict[str, Any]) -> str | None:

@@ -265,6 +265,7 @@ def save(
             index |= text_index(text)
             for part in text_parts(text):
                 shutil.copytree(text / part, temporary / part, ignore=shutil.ignore_patterns(*UNREAD))
+            pretrained.make_portable(temporary)
         if trainable.has_lora(unet):
             trainable.save_lora(unet, component, temporary / "lora", dtype)
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
@@ -327,8 +328,12 @@ def notices_of(folder: Path) -> str:
 
 
 def complete(folder: Path, card: Card) -> Path:
-    """A thin bundle with its text encoder, as a full diffusers folder in the cache (made once a version of its card)."""
+    """A thin bundle with its text encoder, as a full diffusers folder in the cache (made once a version of its card).
+
+    Its files are the same whoever makes it, so environments of other versions may share the cache.
+    """
     facts = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.json")))  # a card may change, the weights not
+    facts += f"{pretrained.SENTENCE_FORM}".encode()
     full = cache_dir() / "models" / f"{card.name}-{hashlib.sha256(facts).hexdigest()[:12]}"
     if (full / "model_index.json").is_file():
         return full

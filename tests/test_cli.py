@@ -156,6 +156,22 @@ def test_data_lists_its_datasets_a_line_each(capsys, arguments, code):
         assert re.search(rf"{name} +{said}", shown)
 
 
+def test_an_image_that_is_no_square_is_not_cut_in_silence(student, tmp_path, capsys):
+    wide = np.zeros((16, 32, 3), np.uint8)
+    wide[:, :8] = wide[:, 24:] = 255  # what a square of the middle does not show
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "square.png")
+    drawn = []
+    for given, more, told in (("wide", [], 1), ("wide", ["--fit", "pad"], 0), ("square", [], 0)):
+        cli.main(["draw", "a cat", "--model", str(student), "--image", str(tmp_path / f"{given}.png"), *more,
+                  "--no-provenance", "-o", str(tmp_path / "out.png")])  # fmt: skip
+        said = capsys.readouterr().out
+        assert said.count("50% of ") == said.count("--fit pad keeps all of it") == told
+        drawn.append(np.asarray(Image.open(tmp_path / "out.png")))
+    assert np.array_equal(drawn[0], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
 def test_a_folder_of_pictures_says_what_it_left_out(tmp_path, capsys):
     source, out = tmp_path / "mine", tmp_path / "set"
     source.mkdir()

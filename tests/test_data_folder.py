@@ -511,3 +511,12 @@ def test_a_teachers_encoder_counts_its_own_tokens(root: Path, tmp_path: Path) ->
     assert "has no token for 'good, picture'" in report.read["good.png"]
     assert report.totals["not_read_whole"] == 3
     assert "3 with captions that the teacher will not read whole" in folder.told(data.folder)
+
+
+def test_names_of_files_never_steer_the_terminal(root: Path) -> None:
+    put(root, "\x1b[31mred.png", None, seed=1)
+    metadata(root, {"file_name": "gone\x1b[2J.png", "text": "x"})
+    _, report, data = build(root)
+    assert "\x1b" not in folder.told(data.folder)
+    assert "\\x1b[31mred.png: no caption" in folder.told(data.folder)
+    assert len(report.skipped) == 2

@@ -50,9 +50,14 @@ COUNTED = ("rows_skipped", "cropped", "padded", "converted", "several_captions",
 """What is counted in a report beside its files."""
 
 
+def printable(text: str) -> str:
+    """Without what steers a terminal: names of files are other people's."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def refusals(skipped: dict[str, str], most: int = 3) -> list[str]:
     """The first few, and how many there are beyond."""
-    lines = [f"{name}: {why}" for name, why in skipped.items()]
+    lines = [printable(f"{name}: {why}") for name, why in skipped.items()]
     return [*lines[:most], *([f"And {len(lines) - most} more"] if len(lines) > most else [])]
 
 

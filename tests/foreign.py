@@ -146,10 +146,18 @@ def sdxl(root: Path) -> Path:
 
 def t5(width: int) -> tuple[Any, Any]:
     """A T5 tokenizer of single letters and an encoder of one layer."""
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import T5Config, T5EncoderModel
 
     letters = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -2.0) for c in "▁abcdefghijklmnopqrstuvwxyz")]
-    tokenizer = T5Tokenizer(vocab=letters, extra_ids=0)
+    if transformers.__version__.startswith("4."):  # where T5Tokenizer is the slow one, which needs sentencepiece
+        inner = Tokenizer(models.Unigram(letters, unk_id=2))
+        inner.pre_tokenizer = pre_tokenizers.Metaspace()
+        inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        tokenizer = transformers.T5TokenizerFast(tokenizer_object=inner, extra_ids=0)
+    else:
+        tokenizer = transformers.T5Tokenizer(vocab=letters, extra_ids=0)
     config = T5Config(
         vocab_size=len(letters), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0,
         eos_token_id=1, decoder_start_token_id=0,

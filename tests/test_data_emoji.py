@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import os
+import sys
 import tarfile
 from pathlib import Path
 
@@ -260,9 +261,10 @@ def test_impossible_options_are_refused(tmp_path: Path, changes: dict[str, objec
         emoji.build(options(tmp_path, **changes), tmp_path / "set")
 
 
-def test_a_missing_package_names_the_extra() -> None:
-    with pytest.raises(ValueError, match=r"pip install 'fewstep\[emoji\]'"):
-        emoji._installed("no_such_module")
+def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(ValueError, match=r"needs resvg_py: pip install 'fewstep\[emoji\]'"):
+        emoji.build(options(tmp_path, vendors=("twemoji",), names="emoji"), tmp_path / "set")
 
 
 # ------------------------------------------------------------------------------------- the real packages, if here

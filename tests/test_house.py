@@ -18,16 +18,17 @@ import fewstep
 SOURCE = Path(fewstep.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = ("tensors", "rng", "ranges", "diffusion", "parts")
+CORE = ("tensors", "rng", "ranges", "extras", "diffusion", "parts")
 RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
     "tensors": (),
     "rng": (),
     "ranges": (),
+    "extras": (),
     "plugin": (),
     "diffusion": ("tensors", "rng"),
-    "parts": ("tensors", "rng", "ranges", "diffusion"),
+    "parts": ("tensors", "rng", "ranges", "extras", "diffusion"),
     "pretrained": CORE,
     "modality": CORE,
     "data": (*CORE, "modality", "pretrained"),  # files -> modality.read -> media; a teacher's tokenizer counts captions
@@ -41,7 +42,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "server": (*STUDENT, "inference", "provenance", "plugin"),
     # beside them
     "evaluation": (*STUDENT, "inference"),
-    "provenance": ("plugin",),
+    "provenance": ("plugin", "extras"),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
 SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")

@@ -292,7 +292,7 @@ def test_without_the_packages_pictures_are_still_marked_and_one_sentence_says_so
 ) -> None:
     signed = stamp(picture, FACTS)
     monkeypatch.setitem(sys.modules, "c2pa", None)
-    with pytest.warns(ProvenanceWarning, match=r"pip install 'fewstep\[provenance\]'") as heard:
+    with pytest.warns(ProvenanceWarning, match="c2pa: pip install c2pa-python") as heard:
         data = stamp(picture, FACTS)
     assert len(heard) == 1
     assert SpreadSpectrum().detect(np.asarray(Image.open(io.BytesIO(data)))).found

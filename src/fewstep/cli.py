@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import tyro
 
-from . import __version__, failures
+from . import __version__, extras, failures
 from .console import Report, TrainingDisplay, console, note, progress_bars, say
 from .memory import keep_freed_memory
 from .ranges import Range, Seed, Weight, checked
@@ -109,6 +110,7 @@ def data_commands() -> dict[str, Callable[..., None]]:
                 say(module.told(folder))
 
         build.__annotations__["options"] = flat(module.Options)
+        build.__name__ = f"data {name}"
         first = (module.__doc__ or "").strip().splitlines()[0]
         build.__doc__ = f"{first}\n\nArgs:\n    out: Folder to write to; default: the cache, where training finds it."
         return build
@@ -165,7 +167,7 @@ def distill(
     from .evaluation import suite
     from .recipes import distillation
 
-    measure = suite.while_training() if options.keep == "best" else None
+    measure = suite.while_training(options.features) if options.keep == "best" else None
     prepare = partial(distillation.prepare, options, running.out, measure=measure)
     run, steps = _train(f"distil {options.teacher}", prepare, running)
     bundle = running.out / "bundle"
@@ -490,13 +492,23 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
 
 
 def options_of(module: str, name: str) -> Any:
-    """An option dataclass of this package; for one of the server, the sentence that says how to install what it needs."""
-    try:
-        return getattr(importlib.import_module(f"fewstep.{module}"), name)
-    except ImportError as error:
-        if not module.startswith("server."):
-            raise
-        raise ValueError(f"the studio needs {error.name}: pip install 'fewstep[serve]'") from None
+    """An option dataclass of this package. Those of the server stand beside what it imports, so that is asked for first."""
+    if module.startswith("server."):
+        extras.require("the studio", extras.of("serve"))
+    return getattr(importlib.import_module(f"fewstep.{module}"), name)
+
+
+def ready(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which says at once all the packages that its options ask for and that are not installed."""
+
+    @wraps(command)
+    def ask_first(*args: Any, **kwargs: Any) -> None:
+        given = signature(command).bind(*args, **kwargs).arguments.values()
+        needed = [module for value in given if hasattr(value, "needs") for module in value.needs()]
+        extras.require(f"fewstep {command.__name__}", needed)
+        command(*args, **kwargs)
+
+    return ask_first
 
 
 def asked(arguments: list[str]) -> tuple[str, dict[str, Callable[..., None]], list[str]]:
@@ -511,7 +523,7 @@ def asked(arguments: list[str]) -> tuple[str, dict[str, Callable[..., None]], li
     known = data_commands() if what == "dataset" else commands(wanted)
     if wanted and not wanted.startswith("-") and wanted not in known:
         raise ValueError(f"there is no {what} {wanted!r}: use {', '.join(known)}")
-    return program, {name: checked(command) for name, command in known.items()}, words
+    return program, {name: checked(ready(command)) for name, command in known.items()}, words
 
 
 def listed(command: Callable[..., None]) -> Callable[..., None]:

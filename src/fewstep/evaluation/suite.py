@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+from .. import extras
 from ..bundle import Card
 from ..data.dataset import Dataset, spread
 from ..inference.pipeline import Pipeline, Request
+from ..parts import imagenet
 from ..parts.conditioner import UnreadWarning, summary
 from ..parts.imagenet import ImageNetFeatures
 from ..ranges import Count, Counts, Range, Seeds
@@ -52,10 +54,40 @@ class Options:
     calls: Annotated[int, Range(1, 1000)] = 9
     """Single-picture calls that are timed; the median is reported."""
 
+    def needs(self) -> tuple[str, ...]:
+        """The modules that measuring takes. Raises ValueError for a judge that there is not, or that no extra brings."""
+        networks = [imagenet.network_called(name) for name in self.judge]
+        away = [network for network in networks if extras.absent([network.module])]
+        if any(network.module in extras.ALONE for network in away):
+            other = imagenet.NETWORKS[IN_ITS_PLACE]
+            ready = "" if extras.installed(other.module) else f" ({other.install})"
+            raise ValueError(
+                f"a judge is not installed: {extras.install([network.module for network in away])}, or take "
+                f"--judge {IN_ITS_PLACE}{ready}, whose records are compared with their own kind only"
+            )
+        return tuple(network.module for network in away)
 
-def while_training() -> Measure:
-    """What looks at a running training, through the judge that ``evaluate`` has by default."""
-    return look_through(ImageNetFeatures.load(Options.judge[0], Options.resolution))
+
+IN_ITS_PLACE = "efficientnet-lite2"
+"""Looks at a training where the usual judge is not installed: an extra brings it."""
+
+
+def while_training(features: str = "") -> Measure:
+    """What looks at a running training, through the judge that ``evaluate`` has by default.
+
+    Where that one is not installed, another looks in its place, and a warning says so. Raises ValueError where the
+    discriminator looks through that one: ``features`` is what it looks through.
+    """
+    judge = Options.judge[0]
+    usual = imagenet.NETWORKS[judge]
+    if not extras.installed(usual.module):
+        if features == IN_ITS_PLACE:
+            raise ValueError(f"nothing impartial looks at the training: {usual.install}, or take --keep last")
+        warnings.warn(
+            f"{IN_ITS_PLACE} looks at the training, since {judge} is not installed: {usual.install}", stacklevel=2
+        )
+        judge = IN_ITS_PLACE
+    return look_through(ImageNetFeatures.load(judge, Options.resolution))
 
 
 def asked(train: Dataset, options: Options) -> list[int]:

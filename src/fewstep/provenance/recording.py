@@ -7,7 +7,6 @@ over it.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fewstep import extras
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
 from fewstep.provenance.detection import FALSE_POSITIVE_RATE, Alignment, Detection, pool
@@ -94,8 +94,7 @@ def frames(data: bytes, mime: str) -> Iterator[tuple[Bytes, bool]]:
 
     They come in order, in runs that begin at key frames.
     """
-    if importlib.util.find_spec("av") is None:
-        raise ValueError("videos are decoded by PyAV: pip install 'fewstep[video]'")
+    extras.require("the decoder of videos", extras.of("video"))
     import av
 
     try:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from fewstep import extras
 from fewstep.provenance import recording
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
-from fewstep.provenance.content_credentials import CREATED, EDITED, Credentials, read
+from fewstep.provenance.content_credentials import CREATED, EDITED, MODULES, Credentials, read
 from fewstep.provenance.detection import Detection
 from fewstep.provenance.identity import load_anchors, own_root
 from fewstep.provenance.payload import mark_payload
@@ -162,7 +163,7 @@ def _about_credentials(credentials: Credentials, alone: bool, film: bool) -> str
         "tampered": f"Content credentials: TAMPERED; the file was changed after it was signed ({why}).",
         "invalid": f"Content credentials: not valid ({why}).",
         "unreadable": f"Content credentials: unreadable ({why}).",
-        "unchecked": "Content credentials: not checked; pip install 'fewstep[provenance]' to read them.",
+        "unchecked": f"Content credentials: not checked; to read them: {extras.install(MODULES)}.",
         "absent": absent,
     }[credentials.state]
 

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .. import bundle, pretrained
+from .. import bundle, extras, pretrained
 from ..data.dataset import Dataset, cache_dir, spread
 from ..methods import add, regression
 from ..parts import dino, discriminator
@@ -29,7 +29,7 @@ from ..parts.denoiser import Student, Teacher, freeze
 from ..parts.dino import DinoFeatures
 from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork, OfMedia, OfTeacher, Standardised
-from ..parts.imagenet import ImageNetFeatures
+from ..parts.imagenet import NETWORKS, ImageNetFeatures
 from ..pretrained import trainable
 from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng
@@ -38,6 +38,7 @@ from ..training.data import (
     Progress,
     TrainingSet,
     chunks,
+    data_needs,
     in_parts,
     key_of,
     open_dataset,
@@ -150,6 +151,15 @@ class Options:
     """The game."""
     heads: discriminator.Options = field(default_factory=discriminator.Options)
     """The discriminator's heads."""
+
+    def needs(self) -> tuple[str, ...]:
+        """The modules that distilling takes, as far as the options tell."""
+        looks = self.features
+        if looks == "auto":  # the network is certain where DINOv2's weights are not to be had
+            looks = "teacher" if self.features_folder or dino_at_hand(cache_dir() / "dinov2") else "efficientnet-lite0"
+        played = self.steps and self.add.adversarial_weight and looks in NETWORKS
+        lora = extras.of("lora") if self.student == "lora" else ()
+        return (*((NETWORKS[looks].module,) if played else ()), *lora, *data_needs(self.data))
 
 
 @dataclass
@@ -386,13 +396,18 @@ def shows_pictures(o: Options) -> bool:
     return o.heads.image and o.features != "teacher"
 
 
+def dino_at_hand(folder: Path) -> bool:
+    """Whether the folder holds DINOv2's weights."""
+    return (folder / "model.safetensors").is_file()
+
+
 def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:
     """The options with the feature network, its folder and its resolution decided."""
     folder = Path(o.features_folder) if o.features_folder else cache_dir() / "dinov2"
     features = o.features
     if features == "auto":
         real = min(native_size) >= 128
-        to_be_had = bool(o.features_folder) or (real and (folder / "model.safetensors").is_file())
+        to_be_had = bool(o.features_folder) or (real and dino_at_hand(folder))
         features = "dinov2" if to_be_had else "efficientnet-lite0"
     elif o.features_folder and features != "dinov2":
         raise ValueError(f"--features-folder is DINOv2's: leave it out, or use --features dinov2 instead of {features}")

@@ -34,7 +34,7 @@ from ..pretrained import (
 from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
-from ..training.data import Progress, batch_indices, open_dataset, training_set
+from ..training.data import Progress, batch_indices, data_needs, open_dataset, training_set
 from ..training.recipe import Phase, named
 from ..training.trainer import Optimizer, Options, Trainer
 
@@ -168,6 +168,10 @@ class Teach:
     """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
     device: str = "cpu"
     """Where it is trained: cpu, or cuda for a GPU."""
+
+    def needs(self) -> tuple[str, ...]:
+        """The modules that teaching takes."""
+        return data_needs(self.data)
 
 
 OF_CODEC = ("--data", "--styles", "--latent-channels", "--codec-batch-size", "--seed", "--precision")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .. import extras
 from ..data.dataset import Dataset, cache_dir, spread, whole
 from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner, UnreadWarning, summary
@@ -167,6 +170,19 @@ def encode_all(
         if progress:
             progress("latents", int(rows[-1]) + 1, n)
     return torch.cat(parts)
+
+
+def is_built(name: str) -> bool:
+    """Whether a dataset stands in that folder, or was built under that name."""
+    return any((folder / "dataset.json").is_file() for folder in (Path(name), cache_dir() / "data" / name))
+
+
+def data_needs(name: str) -> tuple[str, ...]:
+    """The modules that building the dataset of that name will take, where it is not built yet."""
+    if is_built(name) or not name.isidentifier() or not extras.installed(f"fewstep.data.{name}"):
+        return ()
+    options: Any = getattr(importlib.import_module(f"fewstep.data.{name}"), "Options", None)
+    return options().needs() if hasattr(options, "needs") else ()
 
 
 def open_dataset(name: str, styles: tuple[str, ...] = ()) -> Dataset:

@@ -30,6 +30,7 @@ from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.methods import add
 from fewstep.modality.image import to_pil
 from fewstep.parts import discriminator
+from fewstep.parts.conditioner import UnreadWarning
 from fewstep.parts.denoiser import freeze
 from fewstep.parts.dino import DinoFeatures
 from fewstep.parts.features import Standardised
@@ -321,6 +322,12 @@ def test_a_lora_run_keeps_only_what_moves_and_resumes_bit_for_bit(root, tmp_path
     a, b = (t.state()["players"] for t in (whole, resumed))
     assert all(torch.equal(a[p][k], b[p][k]) for p in a for k in a[p])
     assert any(v.abs().sum() > 0 for k, v in a["student"].items() if "lora_B" in k)
+
+
+def test_a_negative_prompt_that_is_not_read_whole_is_told(root, tmp_path):
+    nfsd = add.Options(weighting="nfsd", adversarial_weight=0.0, teacher_times=(0.5, 0.9))
+    with pytest.warns(UnreadWarning, match=r"such as 'unrealistic, blurry'.*reads 14 tokens"):
+        game(root, tmp_path, add=nfsd, negative="unrealistic, blurry", features="teacher")
 
 
 def test_the_negative_prompt_reaches_nfsd(root, tmp_path):

@@ -318,7 +318,10 @@ def _set_figures(
     }
     for done, (name, (statistic, bounds)) in enumerate(statistics.items()):
         value = statistic(torch.ones(len(seen), dtype=torch.float64))
-        without = jackknife.left_out(statistic, len(seen), clusters)
+        if name == "recall":  # see there
+            without = jackknife.halved(statistic, len(seen), clusters, Rng.of(0, "halves"), least=three)
+        else:
+            without = jackknife.left_out(statistic, len(seen), clusters)
         found[name] = Figure(jackknife.interval(value, without, bounds), without)
         if progress:
             progress("intervals", done + 1, len(statistics))

@@ -60,8 +60,8 @@ class MetricRecord:
     """How the bounds were found: ``jackknife`` over prompts, ``bootstrap``, or ``none``. Files of before 2026-11-28 do not say,
     and hold bootstrap intervals."""
     left_out: tuple[float, ...] = ()
-    """The figure without each prompt in turn: two models on the same prompts are compared by it. In results files only, not
-    on cards."""
+    """The figure without each prompt in turn, of recall what stands for it (see `jackknife.py`): two models on the same prompts
+    are compared by it. In results files only, not on cards."""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):

@@ -77,7 +77,7 @@ def ours(o: argparse.Namespace, unet: Any, vae: Any, dtype: torch.dtype, graph: 
     codec = VaeCodec(vae)
     denoiser = UNetDenoiser(unet, schedule_of(SCHEDULER), "v")
     side = unet.config.sample_size * codec.factor
-    card = Card("sdxl-size", "student", "add", (1, 2, 3, 4), times=(1.0, 0.75, 0.5, 0.25), native_size=(side, side))
+    card = Card("sdxl-size", "student", "add", (1, 2, 4), times=(1.0, 0.75, 0.5, 0.25), native_size=(side, side))
     conditioner = Encoded(o.device, dtype)
     pipeline = Pipeline(Pretrained(denoiser, codec, conditioner, Path(), codec.factor), card)
     if graph:

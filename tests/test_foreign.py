@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_the_command_line_takes_a_stock_folder_as_it_comes(root, tmp_path, capsy
     assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(wanted))
     cli.main(["evaluate", model, "--data", str(root / "own"), "--prompts", "4", "--resamples", "2", "--calls", "1",
               "-o", str(metrics)])  # fmt: skip
-    assert {r.model for r in read_records(metrics)} == {"teacher"}
+    assert {r.model for r in read_records(metrics)} == {"teacher", "real"}
     cli.main(["info", model])
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("has no student_card.json: taken for a teacher") == 3
@@ -198,15 +199,74 @@ def test_stock_diffusers_draws_the_students_picture_in_1_2_and_4_steps(students,
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_stock_diffusers_draws_the_flow_students_picture(students, steps):
-    """Its sigmas end at .999, and its step's noise comes from the global generator: one picture, one stream."""
+    """Its sigmas end at .999 and are read so; its steps' noise comes from the global generator: one picture, one stream."""
     _, folder = students["sd3-lora"]
     pipe = stock(folder)
     torch.manual_seed(3)
     wanted = pipe(PROMPTS[:1], num_inference_steps=steps, guidance_scale=0, output_type="np").images
     made = numpy(Pipeline.open(folder)(Request(PROMPTS[:1], [3], steps)))
-    np.testing.assert_allclose(made, wanted, atol=1e-2)
+    np.testing.assert_allclose(made, wanted, atol=1e-5)
     other = numpy(Pipeline.open(folder)(Request(PROMPTS[:1], [4], steps)))
     assert np.abs(other - wanted).max() > 0.05
+
+
+UNION = (1.0, 0.75, 0.667, 0.5, 0.333, 0.25)
+
+
+@pytest.fixture(scope="module")
+def others(root: Path) -> dict[str, Path]:
+    """Students of other tables, predictions and times, as they are before their first step."""
+    foreign.sd1(root / "v", num_train_timesteps=500, prediction_type="v_prediction", beta_end=0.02)
+    shutil.copytree(root / "sd3", root / "short")
+    config = root / "short" / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_train_timesteps": 100}))
+    made = {}
+    for name, teacher, times in (
+        ("v-500", "v/sd1", UNION), ("flow-100", "short", (1.0, 0.5)), ("thirds", "sd1", (1.0, 0.6667, 0.3333)),
+    ):  # fmt: skip
+        work = prepare(options(root, teacher, times=times), root / name)
+        work.save(root / name / "bundle", 0)
+        made[name] = root / name / "bundle"
+    return made
+
+
+def test_stock_diffusers_draws_every_promised_count_where_fewstep_was_never_imported(root, students, others, tmp_path):
+    """The card's promise: `from_pretrained(path)(prompt, num_inference_steps=n, guidance_scale=0)`, for every n on it."""
+    folders = {name: str(folder) for name, (_, folder) in students.items()} | {name: str(f) for name, f in others.items()}
+    counts = {name: Card.read(Path(folder)).steps for name, folder in folders.items()}
+    assert counts["sd1-full"] == counts["sdxl-lora"] == counts["sd3-lora"] == (1, 2, 4)
+    assert (counts["v-500"], counts["flow-100"], counts["thirds"]) == ((1, 2, 3, 4), (1, 2), (1, 3))
+    seed, prompt = 3, PROMPTS[0]
+    asked = {name: (folder, prompt, seed, counts[name]) for name, folder in folders.items()}
+    alone = foreign.drawn_alone(asked, tmp_path / "drawn.npz")
+    assert len(alone) == sum(map(len, counts.values()))
+    for name, folder in folders.items():
+        pipeline = Pipeline.open(folder)
+        made = {n: numpy(pipeline(Request([prompt], [seed], n))) for n in counts[name]}
+        for n, own in made.items():
+            assert own.std() > 0.01
+            np.testing.assert_allclose(own, alone[f"{name} {n}"], atol=5e-4, err_msg=f"{name} in {n} steps")
+            for other in counts[name]:
+                assert other == n or np.abs(own - alone[f"{name} {other}"]).max() > 5e-3, "another count, another picture"
+
+
+def test_times_that_no_promised_count_visits_are_told_before_training(root, tmp_path):
+    with pytest.warns(UserWarning, match=r"time 0\.1.*drawn in 1, 2 steps.*--times 1 0\.75 0\.5 0\.25 gives 1, 2, 4"):
+        work = prepare(options(root, "sd1", times=(1.0, 0.5, 0.1)), tmp_path)
+    assert work.card(0).steps == (1, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distillation.tell_idle_times((1.0, 0.75, 0.5, 0.25))
+        distillation.tell_idle_times(UNION)
+
+
+def test_an_earlier_cards_third_step_is_promised_no_more(students, tmp_path):
+    _, folder = students["sd1-full"]
+    shutil.copytree(folder, tmp_path / "old")
+    card = tmp_path / "old" / bundle.CARD
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"steps": [1, 2, 3, 4]}))
+    with pytest.raises(ValueError, match="was trained for 1, 2, 4 steps, not 3"):
+        Pipeline.open(tmp_path / "old").draw("a cat", 3)
 
 
 @pytest.mark.parametrize("name", ["sd1-lora", "sdxl-lora"])
@@ -237,7 +297,7 @@ def test_the_flow_lora_alone_makes_the_teacher_the_student(root, students):
     cond = model.conditioner(PROMPTS)
     with torch.no_grad():
         wanted = model.denoiser.predict(x, t, cond)
-        made = network.transformer(x, cond.tokens, cond.pooled, t * 1000, return_dict=False)[0]
+        made = network.transformer(x, cond.tokens, cond.pooled, torch.tensor([999, 499]), return_dict=False)[0]
     torch.testing.assert_close(made, wanted, atol=1e-4, rtol=1e-4)
 
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from . import __version__, pretrained
 from .data.dataset import ATTRIBUTION, cache_dir, swap, whole
+from .diffusion.sampler import step_counts
 from .pretrained import trainable
 
 CARD = "student_card.json"
@@ -77,7 +78,16 @@ class Card:
             raise ValueError(f"{folder / CARD} is not a card: it needs {', '.join(sorted(required))}")
         rows = ("steps", "times", "native_size")
         kept: dict[str, Any] = {k: tuple(v) if k in rows else v for k, v in data.items() if k in known}
-        return cls(**kept)
+        return cls(**kept).kept()
+
+    def kept(self) -> Card:
+        """The card, of whose step counts those stay that stock diffusers draws as fewstep does: `sampler.step_counts`.
+
+        Earlier cards promised every count up to the number of times; in 3 steps of 4 times the two drew something else.
+        """
+        if self.role != "student" or not self.times:
+            return self
+        return replace(self, steps=tuple(n for n in self.steps if n in step_counts(self.times)))
 
     @property
     def fingerprint(self) -> str:
@@ -165,12 +175,14 @@ def scheduler_for(role: str, prediction_type: str, **betas: Any) -> Any:
     """The diffusers scheduler that makes a stock pipeline right: trailing times, ancestral for students, DDIM else.
 
     A rectified flow (``flow_prediction``) gets first-order SDE-DPM-Solver++ (arXiv 2211.01095): on a flow's times it is the
-    ancestral sampler, and the only stock scheduler whose config spaces 1, 2 and 4 steps as the student was trained.
+    ancestral sampler, and the only stock scheduler whose config spaces 1, 2 and 4 steps as the student was trained. Its
+    noises end at (N - 1) / N, which `pretrained.schedule_of` reads from its config.
     """
     import diffusers
 
     if prediction_type == "flow_prediction":
         return diffusers.DPMSolverMultistepScheduler(
+            num_train_timesteps=betas.get("num_train_timesteps", 1000),
             prediction_type=prediction_type,
             use_flow_sigmas=True,
             solver_order=1,
@@ -275,7 +287,7 @@ def save(
         for path in (temporary, *weights):  # private as they are made; a finished model is for others to read too
             path.chmod(path.stat().st_mode | 0o044 | (0o011 if path.is_dir() else 0))
         hashes = {str(p.relative_to(temporary)): file_hash(p) for p in weights}
-        card = replace(card, hashes=hashes)
+        card = replace(card, hashes=hashes).kept()
         card.write(temporary)
         if trainable.has_lora(unet):  # a LoRA alone is of no use to who does not know its teacher and its steps
             name = f"lora/{trainable.LORA_FILE}"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..rng import Rng
 from ..tensors import Latents, match_dims
-from .schedule import NoiseSchedule
+from .schedule import NoiseSchedule, start_scale
 
 Denoise = Callable[[Latents, Tensor], Latents]
 KINDS = ("ancestral", "renoise", "ddim", "heun")
@@ -26,6 +26,23 @@ def trailing_times(steps: int) -> list[float]:
     return [(steps - i) / steps for i in range(steps)]
 
 
+NEAR = 1e-3
+"""How far a time may lie from another that it stands for: a step of the usual table."""
+
+
+def step_counts(times: Sequence[float]) -> tuple[int, ...]:
+    """In how many steps a student of these times draws on times that it knows: all of `trailing_times` are among them.
+
+    Stock diffusers' schedulers space every step count so, and no other way: four times evenly spaced give 1, 2 and 4 steps,
+    not 3, whose times are 1, .667 and .333.
+    """
+    return tuple(
+        n
+        for n in range(1, len(times) + 1)
+        if all(any(abs(t - own) <= NEAR for own in times) for t in trailing_times(n))
+    )
+
+
 def at(t: float, like: Latents) -> Tensor:
     """The time t for every row of ``like``, float64."""
     return torch.full((like.shape[0],), t, dtype=torch.float64, device=like.device)
@@ -33,7 +50,7 @@ def at(t: float, like: Latents) -> Tensor:
 
 def pure(schedule: NoiseSchedule, noise: Latents, t: float = 1.0) -> Latents:
     """``sigma(t) noise``: where every draw starts. sigma(1) is below 1 where alpha(1) > 0, .9977 on Stable Diffusion's table."""
-    return match_dims(schedule.sigma(at(t, noise)), noise) * noise
+    return match_dims(start_scale(schedule, at(t, noise)), noise) * noise
 
 
 def renoise(schedule: NoiseSchedule, x0: Latents, t_next: Tensor, rng: Rng) -> Latents:

@@ -26,6 +26,18 @@ class NoiseSchedule(Protocol):
         """Noise scale ``[B]``, float64."""
 
 
+def start_scale(schedule: NoiseSchedule, t: Tensor) -> Tensor:
+    """What the pure noise that a draw starts from is scaled by at ``t [B]``: sigma(t), where the schedule does not say else."""
+    own: Callable[[Tensor], Tensor] = getattr(schedule, "start", schedule.sigma)
+    return own(t)
+
+
+def knot(schedule: NoiseSchedule, t: float) -> float:
+    """The time of a pretrained model's table that is nearest to ``t``; ``t`` itself on a schedule without a table."""
+    own: Callable[[float], float] = getattr(schedule, "knot", float)
+    return own(t)
+
+
 def add_noise(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> Latents:
     """Diffuse: ``x_t = alpha(t) x0 + sigma(t) noise`` (DDPM, arXiv 2006.11239, Eq. 4)."""
     return match_dims(schedule.alpha(t), x0) * x0 + match_dims(schedule.sigma(t), x0) * noise
@@ -58,6 +70,7 @@ class Remembered:
     def __init__(self, schedule: NoiseSchedule) -> None:
         self.at = ByTime(lambda t: (schedule.alpha(t), schedule.sigma(t)))
         """Both at once."""
+        self._schedule = schedule
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
@@ -66,6 +79,10 @@ class Remembered:
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale."""
         return self.at(t)[1]
+
+    def start(self, t: Tensor) -> Tensor:
+        """What pure noise is scaled by."""
+        return start_scale(self._schedule, t)
 
 
 class VariancePreserving:
@@ -100,6 +117,10 @@ class VariancePreserving:
         """Length of the table."""
         return len(self._knots) - 1
 
+    def knot(self, t: float) -> float:
+        """The nearest time of the table."""
+        return max(1, round(t * self.n_timesteps)) / self.n_timesteps
+
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
         if t.device not in self._on:  # copied once to each device, not at every call
@@ -118,18 +139,26 @@ class VariancePreserving:
 
 
 class RectifiedFlow:
-    """The straight path ``x_t = (1 - t) x0 + t noise`` (arXiv 2209.03003), as SD3 and FLUX use it."""
+    """The straight path ``x_t = (1 - t) x0 + t noise`` (arXiv 2209.03003), as SD3 and FLUX use it.
 
-    def __init__(self, n_timesteps: int = 1000) -> None:
-        """``n_timesteps`` is what its networks call t = 1: SD3 and FLUX count to 1000."""
-        self.n_timesteps = n_timesteps
+    With ``last`` below 1 the path is followed to there: ``sigma = last t``. Stock diffusers' multistep solvers do so, to
+    ``(N - 1) / N``, and start from noise of full scale all the same.
+    """
+
+    def __init__(self, n_timesteps: int = 1000, last: float = 1.0) -> None:
+        """``n_timesteps`` is what its networks call sigma = 1: SD3 and FLUX count to 1000."""
+        self.n_timesteps, self.last = n_timesteps, last
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
-        return 1 - t.double()
+        return 1 - self.last * t.double()
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale."""
+        return self.last * t.double()
+
+    def start(self, t: Tensor) -> Tensor:
+        """What pure noise is scaled by: not at all at t = 1."""
         return t.double()
 
 

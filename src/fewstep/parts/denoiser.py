@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..diffusion import prediction, sampler
 from ..diffusion.guidance import guide
 from ..diffusion.losses import huber
-from ..diffusion.schedule import NoiseSchedule
+from ..diffusion.schedule import NoiseSchedule, knot, start_scale
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
 
@@ -106,11 +106,21 @@ class Student:
         self.times = tuple(times)
         self.probabilities = tuple(probabilities) or tuple(1 / len(times) for _ in times)
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """In how many steps stock diffusers draws with it as `draw` does: `sampler.step_counts` of its times."""
+        return sampler.step_counts(self.times)
+
     def times_for(self, steps: int) -> tuple[float, ...]:
-        """Which of its times to visit in ``steps`` steps: evenly spread, the first always pure noise."""
+        """The times to visit in ``steps`` steps; the first is always pure noise.
+
+        Trailing times, on the model's own table, where it was trained at all of them; else its own, evenly spread.
+        """
         n = len(self.times)
         if not 1 <= steps <= n:
             raise ValueError(f"this student was trained for 1 to {n} steps, not {steps}: choose one of those")
+        if steps in self.steps:
+            return tuple(knot(self.denoiser.schedule, t) for t in sampler.trailing_times(steps))
         return tuple(self.times[i * n // steps] for i in range(steps))
 
     def check_sampler(self, kind: str) -> None:
@@ -141,7 +151,8 @@ def noise_to(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> L
     There the noise is scaled by sigma(1), .9977 for Stable Diffusion's table, as every sampler scales what it starts from.
     """
     kept = schedule.alpha(t) * (t < 1)
-    return match_dims(kept, x0) * x0 + match_dims(schedule.sigma(t), x0) * noise
+    scale = torch.where(t < 1, schedule.sigma(t), start_scale(schedule, t))
+    return match_dims(kept, x0) * x0 + match_dims(scale, x0) * noise
 
 
 BEND = 0.1

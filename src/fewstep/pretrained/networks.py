@@ -32,7 +32,10 @@ class NetworkDenoiser(Denoiser):
     def told(self, t: Time) -> Tensor:
         """The timestep that the network is told, ``[B]``: in the units of its own table."""
         n = getattr(self.schedule, "n_timesteps", 1000)
-        return t * n if self.kind == "flow" else to_timestep(t, n)
+        if self.kind != "flow":
+            return to_timestep(t, n)
+        last = getattr(self.schedule, "last", 1.0)
+        return t * n if last == 1 else (t.double() * last * n + 1e-6).floor()  # the multistep solvers' whole numbers
 
     def _own(self, x_t: Latents, cond: Conditioning) -> tuple[Latents, Conditioning]:
         """What the network is given, in its own precision."""

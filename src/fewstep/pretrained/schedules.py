@@ -26,7 +26,8 @@ def schedule_of(config: dict[str, Any]) -> NoiseSchedule:
     """The noise schedule behind a diffusers scheduler config. Raises ValueError for betas or times it does not know."""
     refuse_other_times(config)
     if is_flow(config):
-        return RectifiedFlow(config.get("num_train_timesteps", 1000))
+        n = config.get("num_train_timesteps", 1000)
+        return RectifiedFlow(n, (n - 1) / n if config.get("use_flow_sigmas") else 1.0)
     zero = bool(config.get("rescale_betas_zero_snr", False))
     if (trained := config.get("trained_betas")) is not None:
         return VariancePreserving(torch.tensor(trained, dtype=torch.float64), zero_terminal_snr=zero)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from .. import bundle, extras, pretrained
 from ..data.dataset import Dataset, cache_dir, spread
+from ..diffusion import sampler
 from ..methods import add, regression
 from ..parts import dino, discriminator
 from ..parts.augment import Augment
@@ -125,7 +127,8 @@ class Options:
     """Where the student's weights come from: ``teacher``; a student of this teacher, by name or folder, that is trained
     on; or ``random``, the paper's Table 1c, which fails."""
     times: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
-    """The student's times."""
+    """The student's times. It is good for every count of evenly spaced steps that are all among them: these give 1, 2 and 4;
+    3 steps visit 1, 0.667 and 0.333. Stock diffusers spaces steps in no other way."""
     probabilities: Annotated[tuple[float, ...], Range(0)] = ()
     """How often each time is trained; empty is uniform, as the paper has it."""
     guidance_scale: float | None = None
@@ -182,14 +185,13 @@ class Distillation:
     def card(self, steps_taken: int) -> bundle.Card:
         """The facts of the student as it stands."""
         o, t = self.options, self.teacher_card
-        n = len(o.times)
         own = self.dataset.describe(o.styles)
         data = own if t.data in ("", own) else f"{own}; its teacher: {t.data}"
         return bundle.Card(
             name=self.folder.name,
             role="student",
             method=method_name(o),
-            steps=tuple(range(1, n + 1)),
+            steps=self.student.steps,
             times=o.times,
             native_size=t.native_size,
             teacher=t.name,
@@ -280,6 +282,7 @@ def prepare(
     game while it runs (``evaluation.progress``); without it the last state is kept.
     """
     check(options)
+    tell_idle_times(options.times)
     source = bundle.locate(options.teacher)
     model = pretrained.load(source).to(options.device)
     card = bundle.card_of(source, model)
@@ -359,6 +362,25 @@ def check(o: Options) -> None:
         raise ValueError("--negative is read by noise-free score distillation: add --add.weighting nfsd")
     if o.negative and not o.add.distillation_weight:
         raise ValueError("--negative belongs to the distillation loss, which has weight 0: leave one of the two out")
+
+
+def tell_idle_times(times: Sequence[float]) -> None:
+    """Warn of times that no count of steps visits: they would be trained for nothing."""
+    counts = sampler.step_counts(times)
+    visited = [t for n in counts for t in sampler.trailing_times(n)]
+    idle = [t for t in times if all(abs(t - other) > sampler.NEAR for other in visited)]
+    if idle:
+        usual = Options.times
+        warnings.warn(
+            f"the student's time{'s' * (len(idle) > 1)} {' '.join(f'{t:g}' for t in idle)} will be of no use: stock diffusers "
+            f"spaces steps evenly, so this student can be drawn in {_listed(counts)} steps; "
+            f"--times {' '.join(f'{t:g}' for t in usual)} gives {_listed(sampler.step_counts(usual))}",
+            stacklevel=3,
+        )
+
+
+def _listed(counts: Sequence[int]) -> str:
+    return ", ".join(map(str, counts))
 
 
 def check_game(o: Options) -> None:

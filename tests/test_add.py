@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from fewstep.diffusion import losses
-from fewstep.diffusion.schedule import Cosine
+from fewstep.diffusion.schedule import Cosine, RectifiedFlow, add_noise
 from fewstep.methods.add import ADD, Options, another_concept, colours
+from fewstep.methods.regression import Options as RegressionOptions
+from fewstep.methods.regression import Regression
 from fewstep.parts.augment import Augment
 from fewstep.parts.codec import IdentityCodec
-from fewstep.parts.denoiser import Student, StudentInput, Teacher, freeze
+from fewstep.parts.denoiser import Student, StudentInput, Teacher, freeze, to_trajectories
 from fewstep.parts.discriminator import Discriminator
 from fewstep.parts.discriminator import Options as HeadOptions
 from fewstep.parts.features import OfMedia, OfTeacher
@@ -43,6 +45,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "adversarial only": {"distillation_weight": 0},
     "distillation only": {"adversarial_weight": 0},
     "regression beside": {"regression_weight": 0.5},
+    "regression everywhere": {"regression_weight": 0.5, "regression_steps": 2},
     "softplus": {"loss": "softplus"},
     "relativistic": {"loss": "relativistic"},
     "sds": {"weighting": "sds"},
@@ -555,6 +558,52 @@ def test_regression_beside_the_game_ties_pure_noise_to_the_teachers_samples() ->
     torch.testing.assert_close(after["regression"].detach(), wanted, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("backward", [0.0, 1.0])
+def test_regression_at_every_student_time_follows_the_teacher_from_there(backward: float) -> None:
+    """From what the student was shown, three guided DDIM steps written out by hand; nothing else in the game moves."""
+    alone, everywhere = (
+        make_game(n=8, dtype=F64, backward=backward, **o) for o in ({}, {"regression_weight": 2.0, "regression_steps": 3})
+    )
+    everywhere.batch = replace(everywhere.batch, pairs=None)
+    before, after = alone.turn("student"), everywhere.turn("student")
+    assert {k: v for k, v in after.items() if k != "regression"} == before
+    student, batch, schedule = everywhere.student.denoiser, everywhere.batch, everywhere.teacher.schedule
+    x_s, s, _ = everywhere.add.input(batch.x0, batch.cond, Rng.of(0, "student"))
+    assert backward or len(set(s.tolist())) > 1
+    guided = lambda x, t: everywhere.teacher(x, t, batch.cond, batch.null)  # noqa: E731
+    with torch.no_grad():
+        x, sample = x_s, student(x_s, s, batch.cond)
+        for now, after_it in ((s, s * 2 / 3), (s * 2 / 3, s / 3)):
+            x0 = guided(x, now)
+            noise = (x - match_dims(schedule.alpha(now), x) * x0) / match_dims(schedule.sigma(now), x)
+            x = match_dims(schedule.alpha(after_it), x) * x0 + match_dims(schedule.sigma(after_it), x) * noise
+        apart = sample - guided(x, s / 3)
+    wanted = 2.0 * ((apart.square().flatten(1).mean(1) + 0.01).sqrt() - 0.1).mean()
+    torch.testing.assert_close(after["regression"].detach(), wanted, rtol=1e-9, atol=0)
+    assert everywhere.add.observations()["regression_gradient_at_x0"] > 0
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_warm_start_denoises_at_later_times_or_follows_the_teacher(steps: int) -> None:
+    """From pure noise onto the pair's own sample in any case."""
+    game, t = make_game(n=6, dtype=F64), torch.tensor([1.0, 0.75, 0.5, 0.25, 1.0, 0.5], dtype=F64)
+    network, pairs, rng = game.student.denoiser, game.batch.pairs, Rng.of(5)
+    assert pairs is not None
+    assert pairs.noise is not None
+    with torch.no_grad():
+        found = to_trajectories(game.student, pairs, t, Rng.of(5), teacher=game.teacher if steps else None, steps=steps)
+        noise = rng.normal_like(pairs.x0)
+        total = 0.0
+        for i, time in enumerate(t):
+            row, at = pairs.x0[[i]], time[None]
+            start = pairs.noise[[i]] if time == 1 else add_noise(network.schedule, row, noise[[i]], at)
+            if steps and time < 1:
+                row = game.teacher.refine(start, at, pairs.cond[[i]], pairs.null[[i]], steps)
+            apart = network(start, at, pairs.cond[[i]]) - row
+            total += float((apart.square().mean() + 0.01).sqrt() - 0.1) / len(t)
+    assert float(found) == pytest.approx(total, rel=1e-9)
+
+
 # turns and bad requests
 
 
@@ -575,6 +624,15 @@ def test_a_game_that_cannot_be_played_gets_a_sentence() -> None:
     game = make_game()
     with pytest.raises(ValueError, match="set distillation_weight to 0"):
         ADD(game.student, None, game.codec, game.add.features, game.discriminator)
+    everywhere = Options(distillation_weight=0.0, regression_weight=1.0, regression_steps=2)
+    with pytest.raises(ValueError, match="set regression_steps to 0"):
+        ADD(game.student, None, game.codec, game.add.features, game.discriminator, everywhere)
+    with pytest.raises(ValueError, match="its noise schedule is another one"):
+        make_game(regression_weight=1.0, regression_steps=2, teacher_network=Gaussian(RectifiedFlow()))
+    with pytest.raises(ValueError, match="regression_weight is 0: give it a weight"):
+        make_game(regression_steps=2)
+    with pytest.raises(ValueError, match="set regression_steps to 0"):
+        Regression(game.student, RegressionOptions(regression_steps=2))
     lonely = make_game(regression_weight=1.0)
     with pytest.raises(ValueError, match="give batches with pairs"):
         lonely.add.losses("student", replace(lonely.batch, pairs=None), Rng.of(0))

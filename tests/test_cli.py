@@ -295,6 +295,7 @@ def test_a_distillation_that_cannot_be_is_refused(distill, capsys, arguments, se
         ("--batch-size 12", "a batch of 12 cannot be split into groups of 8: use a multiple of 8"),
         ("--add.adversarial-weight 0 --add.distillation-weight 0", "both losses have weight 0"),
         ("--add.weighting nfsd --add.teacher-steps 2", "nfsd asks the teacher for one direction, not for 2 steps"),
+        ("--add.regression-steps 8", "regression_weight is 0: give it a weight (10)"),
         ("--add.teacher-times 0.9 0.1", "teacher times (0.9, 0.1) must rise"),
         ("--add.mismatched 1 --heads.no-text", "but they are shown none: leave out --heads.no-text"),
         ("--add.mismatched 1 --heads.no-text --heads.no-image --features efficientnet-lite0", "but they are shown none"),

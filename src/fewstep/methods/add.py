@@ -30,7 +30,7 @@ from ..diffusion import losses, sampler
 from ..diffusion.schedule import add_noise
 from ..diffusion.weighting import WEIGHTINGS
 from ..parts.codec import Codec
-from ..parts.denoiser import Student, StudentInput, Teacher, to_trajectories
+from ..parts.denoiser import BEND, Student, StudentInput, Teacher, check_alike, to_trajectories
 from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork
 from ..ranges import Count, Range, Share, Weight
@@ -47,8 +47,12 @@ class Options:
     distillation_weight: Weight = 2.5
     """The paper's lambda, here on a mean over elements; 0 leaves the adversarial loss only."""
     regression_weight: Weight = 0.0
-    """Weight of regression onto the teacher's trajectories from pure noise, beside the game (DMD's, arXiv 2311.18828): it
-    keeps the variety that a warm start brought and the game alone gives away. Needs noise-to-sample pairs."""
+    """Weight of regression onto the teacher's trajectories, beside the game (DMD's, arXiv 2311.18828): it keeps the variety
+    that a warm start brought and the game alone gives away. Needs noise-to-sample pairs, or ``regression_steps``."""
+    regression_steps: Annotated[int, Range(0, 1000)] = 0
+    """Regress at every student time, from whatever the student is shown onto where this many DDIM steps of the teacher carry
+    it: no pairs, never the same trajectory twice, so many more teacher evaluations a sample. It keeps rare modes at two and four
+    steps too, where pairs keep them at one (docs/variety.md): 8, with a regression weight of 10. 0 takes pairs."""
     loss: Literal["hinge", "softplus", "relativistic"] = "hinge"
     """Adversarial loss of both players."""
     weighting: Literal["exponential", "sds", "nfsd"] = "exponential"
@@ -87,6 +91,10 @@ def check(o: Options) -> None:
         )
     if o.teacher_times[0] > o.teacher_times[1]:
         raise ValueError(f"teacher times {o.teacher_times} must rise: give the earlier one, nearer to 0, first")
+    if o.regression_steps and not o.regression_weight:
+        raise ValueError(
+            f"regression_steps {o.regression_steps} says how to regress, but regression_weight is 0: give it a weight (10)"
+        )
     if o.distillation_weight and o.weighting == "nfsd" and o.teacher_steps > 1:
         raise ValueError(
             f"nfsd asks the teacher for one direction, not for {o.teacher_steps} steps: set teacher_steps to 1, or take "
@@ -145,12 +153,18 @@ class ADD:
     ) -> None:
         """``negative`` (one row) is NFSD's negative prompt.
 
-        ``teacher`` may be None when ``distillation_weight`` is 0, ``features`` and ``discriminator`` when
-        ``adversarial_weight`` is.
+        ``teacher`` may be None when ``distillation_weight`` and ``regression_steps`` are 0, ``features`` and ``discriminator``
+        when ``adversarial_weight`` is.
         """
         check(options)
         if options.distillation_weight and teacher is None:
             raise ValueError("the distillation loss needs a teacher: give one, or set distillation_weight to 0")
+        if options.regression_steps:
+            if teacher is None:
+                raise ValueError(
+                    "regression at every student time needs a teacher: give one, or set regression_steps to 0"
+                )
+            check_alike(student, teacher)
         if options.adversarial_weight and (features is None or discriminator is None):
             raise ValueError(
                 "the adversarial loss needs features and a discriminator: give both, or set adversarial_weight to 0"
@@ -197,13 +211,14 @@ class ADD:
 
     # -- the student's turn
 
-    def _draw(self, batch: Batch, rng: Rng) -> tuple[Latents, Tensor]:
+    def _draw(self, batch: Batch, rng: Rng) -> tuple[Latents, Tensor, tuple[Latents, Time]]:
+        """The sample, which rows saw something of the data, and what it was drawn from."""
         x_t, t, seen = self.input(batch.x0, batch.cond, rng)
-        return self.student.denoiser(x_t, t, batch.cond), seen
+        return self.student.denoiser(x_t, t, batch.cond), seen, (x_t, t)
 
     def _student(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         o = self.options
-        sample, seen = self._draw(batch, rng)
+        sample, seen, shown = self._draw(batch, rng)
         self._observed = colours(sample.detach(), batch.x0)
         out: dict[str, Tensor] = {}
         if o.adversarial_weight:
@@ -217,10 +232,7 @@ class ADD:
             advice = self.distillation(self._tap(sample, "distillation"), batch, rng)
             out["distillation"] = o.distillation_weight * advice
         if o.regression_weight:
-            if batch.pairs is None:
-                raise ValueError("regression beside the game needs the teacher's trajectories: give batches with pairs")
-            start = sampler.at(1.0, batch.pairs.x0)
-            out["regression"] = o.regression_weight * to_trajectories(self.student, batch.pairs, start, rng)
+            out["regression"] = o.regression_weight * self.regression(sample, shown, batch, rng)
         return out
 
     def _tap(self, sample: Latents, name: str) -> Latents:
@@ -244,6 +256,23 @@ class ADD:
                 target = self.codec.decode(target)
             sample = self.codec.decode(sample)
         return (weight * losses.squared(sample, target)).mean()
+
+    def regression(self, sample: Latents, shown: tuple[Latents, Time], batch: Batch, rng: Rng) -> Tensor:
+        """Pseudo-Huber distance to the ends of the teacher's trajectories: of the stored ones from pure noise, or of those that
+        go on from ``shown = (x_s, s)``, whatever the student time s. ValueError where pairs are needed and missing.
+
+        On data noised to s it makes the student the map from x_s to *one* sample, as sampling with fresh noise in between
+        needs it, where denoising would make it the mean of all that x_s may come from: the mean leaves rare modes out.
+        """
+        if self.options.regression_steps:
+            assert self.teacher is not None, "checked in __init__"
+            x_s, s = shown
+            end = self.teacher.refine(x_s, s, batch.cond, batch.null, self.options.regression_steps)
+            return losses.huber(self._tap(sample, "regression"), end, BEND).mean()
+        if batch.pairs is None:
+            raise ValueError("regression beside the game needs the teacher's trajectories: give batches with pairs")
+        start = sampler.at(1.0, batch.pairs.x0)
+        return to_trajectories(self.student, batch.pairs, start, rng)
 
     def target(self, sample: Latents, x_t: Latents, t: Time, batch: Batch) -> Latents:
         """The teacher's estimate; under nfsd the noise-free direction instead (Katzir et al., arXiv 2310.17590).
@@ -315,7 +344,7 @@ class ADD:
         if self._sample is not None and self._sample.batch is batch:
             return self._sample.seen, self._sample.features
         with torch.no_grad():
-            sample, seen = self._draw(batch, rng)
+            sample, seen, _ = self._draw(batch, rng)
             return seen, self._look(self._view(sample), batch.cond, rng)
 
     # -- what the discriminator is shown

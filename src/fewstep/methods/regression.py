@@ -1,23 +1,26 @@
 """Regression onto the teacher's own trajectories: the warm start that adversarial training profits from most.
 
 At t = 1 the student maps the start of a teacher trajectory to its end (InstaFlow's and DMD's regression,
-arXiv 2309.06380, 2311.18828); at its other times it denoises the same samples.
+arXiv 2309.06380, 2311.18828); at its other times it denoises the same samples, or follows the teacher from there.
 
 =============  ===========================================
 symbol         here
 =============  ===========================================
 (z, x)         ``batch.noise``, ``batch.x0``: a pair
 f_theta        ``student.denoiser``
+psi            ``teacher``
 =============  ===========================================
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
-from ..parts.denoiser import BEND, Student, to_trajectories
+from ..parts.denoiser import BEND, Student, Teacher, check_alike, to_trajectories
+from ..ranges import Range
 from ..rng import Rng
 from ..tensors import Batch
 from .method import OnePlayer
@@ -29,16 +32,26 @@ class Options:
 
     huber: float = BEND
     """Where the pseudo-Huber distance turns from square to absolute."""
+    regression_steps: Annotated[int, Range(0, 1000)] = 0
+    """DDIM steps of the teacher that say where a noised sample leads, at student times below 1. There a denoiser learns the
+    mean of all that it may come from, which leaves rare modes out and narrows the rest at two and four steps
+    (docs/variety.md). 0 denoises."""
 
 
 class Regression(OnePlayer):
-    """Needs batches of noise-to-sample pairs (``Batch.noise``)."""
+    """Needs batches of noise-to-sample pairs (``Batch.noise``), and the teacher if it follows it at later times."""
 
-    def __init__(self, student: Student, options: Options = Options()) -> None:
+    def __init__(self, student: Student, options: Options = Options(), teacher: Teacher | None = None) -> None:
         super().__init__("student", student.denoiser)
-        self.student, self.options = student, options
+        if options.regression_steps:
+            if teacher is None:
+                raise ValueError(
+                    "regression at every student time needs a teacher: give one, or set regression_steps to 0"
+                )
+            check_alike(student, teacher)
+        self.student, self.options, self.teacher = student, options, teacher if options.regression_steps else None
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        """``regression``: the distance of the one-pass estimate from the pair's sample."""
-        t = self.student.draw_times(len(batch), rng)
-        return {"regression": to_trajectories(self.student, batch, t, rng, self.options.huber)}
+        """``regression``: the distance of the one-pass estimate from the end of the trajectory."""
+        t, o = self.student.draw_times(len(batch), rng), self.options
+        return {"regression": to_trajectories(self.student, batch, t, rng, o.huber, self.teacher, o.regression_steps)}

@@ -159,17 +159,40 @@ BEND = 0.1
 """Where the pseudo-Huber distance to a trajectory's end turns from square to absolute."""
 
 
-def to_trajectories(student: Student, pairs: Batch, t: Time, rng: Rng, bend: float = BEND) -> Float[Tensor, ""]:
+def to_trajectories(
+    student: Student,
+    pairs: Batch,
+    t: Time,
+    rng: Rng,
+    bend: float = BEND,
+    teacher: Teacher | None = None,
+    steps: int = 1,
+) -> Float[Tensor, ""]:
     """Mean pseudo-Huber distance of the student's one pass from the pairs' samples.
 
-    At t = 1 it starts where the teacher did, elsewhere from the sample under new noise. Raises ValueError without pairs.
+    At t = 1 it starts where the teacher did, elsewhere from the sample under new noise; there ``teacher``, if there is one,
+    says anew in ``steps`` DDIM steps where it leads. Raises ValueError without pairs.
     """
     if pairs.noise is None:
         raise ValueError("regression needs the teacher's trajectories: make pairs first")
     pure = (t >= 1).reshape(-1, *([1] * (pairs.x0.dim() - 1)))
     noise = torch.where(pure, pairs.noise, rng.normal_like(pairs.x0))
     noised = noise_to(student.denoiser.schedule, pairs.x0, noise, t)
-    return huber(student.denoiser(noised, t, pairs.cond), pairs.x0, bend).mean()
+    end = pairs.x0
+    if teacher is not None:
+        end = torch.where(pure, end, teacher.refine(noised, t, pairs.cond, pairs.null, steps))
+    return huber(student.denoiser(noised, t, pairs.cond), end, bend).mean()
+
+
+def check_alike(student: Student, teacher: Teacher) -> None:
+    """Refuse a teacher that cannot go on from where the student is: its noise is scaled otherwise at a student time."""
+    times, own, theirs = torch.tensor(student.times), student.denoiser.schedule, teacher.schedule
+    apart = torch.stack([f(times) - g(times) for f, g in ((own.alpha, theirs.alpha), (own.sigma, theirs.sigma))])
+    if float(apart.abs().max()) > 1e-5:
+        raise ValueError(
+            "the teacher cannot go on from what the student is shown, for its noise schedule is another one: set "
+            "regression_steps to 0"
+        )
 
 
 class StudentInput:

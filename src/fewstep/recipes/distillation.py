@@ -69,6 +69,9 @@ class WarmStart:
     """Noise-to-sample pairs that the teacher draws (cached beside the run), for the warm start and for the game's regression."""
     teacher_steps: Annotated[int, Range(1, 1000)] = 16
     """DDIM steps of a pair."""
+    regression_steps: Annotated[int, Range(0, 1000)] = 0
+    """DDIM steps of the teacher from noised samples, so that the student follows it at every student time: rare modes stay at
+    two and four steps (docs/variety.md). 0 denoises there, which costs no teacher."""
     learning_rate: Rate = 5e-4
     """Peak learning rate."""
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -333,14 +336,16 @@ def prepare(
     if o.warm.steps:
         before_it = {name: value for name, value in made_with.items() if not is_of_the_game(name)}
         phases.append(
-            Phase("warm", o.warm.steps, partial(warm_start, o, student, pairs), o.seconds[0], made_with=before_it)
+            Phase(
+                "warm", o.warm.steps, partial(warm_start, o, student, teacher, pairs), o.seconds[0], made_with=before_it
+            )
         )
     if o.steps:
 
         def play() -> tuple[Trainer, Callable[[int], Batch]]:
             if o.blend < 1:
                 before.update({name: value.clone() for name, value in moving(student.denoiser).items()})
-            beside = pairs(o.batch_size) if o.add.regression_weight else None
+            beside = pairs(o.batch_size) if o.add.regression_weight and not o.add.regression_steps else None
             return game(o, student, teacher, model, network, replace(data, pairs=beside), negative, progress)
 
         look = partial(probe, o, student, model, data, measure) if measure else None
@@ -494,12 +499,13 @@ def randomise(network: nn.Module, seed: int) -> None:
 
 
 def warm_start(
-    o: Options, student: Student, pairs: Callable[[int], TrainingSet]
+    o: Options, student: Student, teacher: Teacher, pairs: Callable[[int], TrainingSet]
 ) -> tuple[Trainer, Callable[[int], Batch]]:
     """Regression onto the teacher's trajectories."""
     adam = Optimizer(o.warm.learning_rate, beta1=0.9, warmup=20, decay=True, ema=0.98, kind=o.warm.optimizer)
     options = TrainerOptions(o.warm.steps, o.warm.batch_size, o.seed, o.precision, o.device, {"student": adam})
-    return Trainer(regression.Regression(student), options), pairs(o.warm.batch_size)
+    following = regression.Options(regression_steps=o.warm.regression_steps)
+    return Trainer(regression.Regression(student, following, teacher), options), pairs(o.warm.batch_size)
 
 
 def draw_pairs(
@@ -561,7 +567,7 @@ def game(
     on_media = features is not None and features.space == "media"
     data = replace(data, image=image, media=data.media if on_media else None).near(o.device)
     heads = heads_over(o, features, data) if features else None
-    advice = teacher if o.add.distillation_weight else None
+    advice = teacher if o.add.distillation_weight or o.add.regression_steps else None
     method = add.ADD(student, advice, model.codec, features, heads, o.add, negative)
     optimizers = {
         "student": Optimizer(o.student_learning_rate, warmup=20, ema=o.ema),

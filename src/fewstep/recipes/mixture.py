@@ -181,9 +181,15 @@ def codec() -> IdentityCodec:
     return IdentityCodec()
 
 
-def game(student: Student, options: add.Options = GAME, seed: int = 0, modes: Modes | None = None) -> add.ADD:
-    """ADD with the exact teacher of the ring, or of ``modes``; ``seed`` is that of the heads."""
-    return add.ADD(student, Teacher(denoiser(modes)), codec(), features(), heads(seed), options)
+def game(
+    student: Student,
+    options: add.Options = GAME,
+    seed: int = 0,
+    modes: Modes | None = None,
+    kind: type[add.ADD] = add.ADD,
+) -> add.ADD:
+    """ADD, or a variant of it, with the exact teacher of the ring, or of ``modes``; ``seed`` is that of the heads."""
+    return kind(student, Teacher(denoiser(modes)), codec(), features(), heads(seed), options)
 
 
 def draw_data(n: int, seed: int = 0, modes: int = MODES, std: float = STD) -> Float[Tensor, "N 2"]:

@@ -23,7 +23,7 @@ RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
     "tensors": (),
-    "rng": (),
+    "rng": ("tensors",),
     "ranges": (),
     "extras": (),
     "plugin": (),

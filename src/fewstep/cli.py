@@ -23,7 +23,7 @@ import tyro
 from . import __version__, extras, failures
 from .console import Report, TrainingDisplay, console, note, progress_bars, say
 from .memory import keep_freed_memory
-from .ranges import Range, Seed, Weight, checked
+from .ranges import USUAL, Placement, Range, Seed, Weight, checked
 from .training.health import Options as HealthOptions
 from .training.health import Unhealthy
 from .training.log import Stopped
@@ -193,6 +193,7 @@ def draw(
     fit: Literal["crop", "pad"] = "crop",
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
     scale: Annotated[int, Range(1, 64)] = 1,
+    placement: Annotated[Placement, FLAT] = USUAL,
 ) -> None:
     """Draw a prompt. The picture carries an invisible watermark and signed content credentials (C2PA).
 
@@ -218,7 +219,7 @@ def draw(
     if output.suffix.lower().lstrip(".") not in pictures.WRITTEN:
         raise ValueError(f"cannot write {output.name}: give a name that ends in .png, .jpg or .webp")
     stamping = signing.stamping()
-    pipeline = Pipeline.open(bundle.locate(model))
+    pipeline = Pipeline.open(bundle.locate(model), placement.device, placement.dtype)
     card = pipeline.card
     steps = steps if steps is not None else (1 if card.role == "student" else max(card.steps))
     start = None
@@ -243,6 +244,7 @@ def draw(
         image_rows = None if start is None else start[None].expand(len(now), -1, -1, -1)
         request = Request([prompt] * len(now), now, steps, guidance_scale, sampler, image_rows, strength)
         media = pipeline(replace(request, cond=pipeline.encode(request.prompts)))
+        media = media.float().cpu()  # and only then is a GPU done
         milliseconds += (time.perf_counter() - began) * 1000
         for own, picture in zip(now, media):
             path = output if n == 1 else output.with_stem(f"{output.stem}-{own}")
@@ -372,6 +374,7 @@ def evaluate(
     name: str = "",
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/metrics.json"),
     resume: bool = False,
+    placement: Annotated[Placement, FLAT] = USUAL,
 ) -> None:
     """Measure a bundle: Fréchet distance, KID, precision/recall, retrieval, diversity, sharpness, latency.
 
@@ -399,7 +402,7 @@ def evaluate(
     from .inference.pipeline import Pipeline
     from .training.data import open_dataset
 
-    pipeline = Pipeline.open(bundle.locate(model))
+    pipeline = Pipeline.open(bundle.locate(model), placement.device, placement.dtype)
     styles = tuple(pipeline.card.training.get("options", {}).get("styles", ()))
     for n in steps:
         pipeline.card.check_use(n)
@@ -412,6 +415,7 @@ def evaluate(
         *(["--data", data] if data != "emoji" else []),
         *(["--name", name] if name else []),
         *typed(asdict(options), asdict(type(options)())),
+        *typed(asdict(placement), asdict(USUAL)),
     ]
     commands = {n: shlex.join(["fewstep", "evaluate", model, "--steps", str(n), *given]) for n in steps}
     known = {r.command for r in records if r.left_out} if resume else set()  # an older version's cannot be paired

@@ -6,11 +6,12 @@ import shlex
 import statistics
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
+import tyro
 from PIL import Image
 from rich.table import Table
 
@@ -24,7 +25,7 @@ from .evaluation.sharpness import ratios, sharpness
 from .inference.pipeline import Pipeline, Request
 from .modality.image import to_pil
 from .parts.imagenet import NETWORKS
-from .ranges import Count, Range, Seed
+from .ranges import Count, Placement, Range, Seed
 from .recipes import distillation
 from .sheet import save, sheet
 from .tensors import Media
@@ -62,6 +63,8 @@ class Options:
     """How many concepts the demo's own student is made for; the prompts shown are among them."""
     seed: Seed = 7
     """Seed of the pictures."""
+    placement: Annotated[Placement, tyro.conf.arg(name="")] = field(default_factory=Placement)
+    """Where it is drawn and trained."""
     resume: bool = False
     """Go on with the student of a demo that was stopped; without it, one is made anew."""
 
@@ -74,7 +77,8 @@ class Options:
 def run(o: Options) -> None:
     """The whole demo."""
     console.rule("[bold]fewstep[/]: what is shipped")
-    student, teacher = Pipeline.open(bundle.locate(o.student)), Pipeline.open(bundle.locate(o.teacher))
+    placed = (o.placement.device, o.placement.dtype)
+    student, teacher = (Pipeline.open(bundle.locate(name), *placed) for name in (o.student, o.teacher))
     rows = [drawn(student, "student", steps, o.seed) for steps in (1, 2, 4) if steps in student.card.steps] + [
         drawn(teacher, "teacher", max(teacher.card.steps), o.seed),
         drawn(teacher, "teacher", 1, o.seed),
@@ -112,11 +116,11 @@ class Row:
 def drawn(pipeline: Pipeline, name: str, steps: int, seed: int) -> Row:
     """Draw every demo prompt; the time is the median of single calls after a warm-up."""
     pipeline.encode(PROMPTS)
-    media = pipeline(Request(PROMPTS, [seed] * len(PROMPTS), steps))
+    media = pipeline(Request(PROMPTS, [seed] * len(PROMPTS), steps)).float().cpu()
     times = []
     for i in range(2 if steps > 8 else 6):
         began = time.perf_counter()
-        pipeline.draw(PROMPTS[0], steps, seed=i)
+        pipeline.draw(PROMPTS[0], steps, seed=i).cpu()
         times.append(1000 * (time.perf_counter() - began))
     return Row(name, steps, media, statistics.median(times[1:]))
 
@@ -136,6 +140,8 @@ def distil(o: Options) -> tuple[Pipeline, float]:
     """Make a student of the teacher, live; returns it and the seconds it took."""
     options = distillation.Options(
         teacher=o.teacher,
+        device=o.placement.device,
+        precision=o.placement.precision,
         data=str(dataset()),
         concepts=o.concepts,
         captions="name",
@@ -155,7 +161,7 @@ def distil(o: Options) -> tuple[Pipeline, float]:
     step = kept[work.phases[-1].name]
     say(f"the best was seen after step {step} of the game: its weights are kept")
     work.save(o.out / "student", step)
-    return Pipeline.open(o.out / "student"), time.monotonic() - began
+    return Pipeline.open(o.out / "student", o.placement.device, o.placement.dtype), time.monotonic() - began
 
 
 OWN_DRAWINGS = emoji_data.Options(vendors=("twemoji",), names="emoji")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import signature
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,42 @@ Rate = Annotated[float, Range(0, above=True)]
 Seed = Annotated[int, SEEDS]
 Seeds = Annotated[tuple[int, ...], SEEDS]
 Threads = Annotated[int, Range(1, 256)]
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+"""Numbers that networks are counted in; auto is fp16 on a GPU and fp32 on a CPU."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where networks run, and in which numbers: the same two options wherever pictures are drawn."""
+
+    device: str = "cpu"
+    """Where the networks run: cpu, cuda or cuda:1 for an NVIDIA GPU, mps for Apple's (which no test of ours has seen)."""
+    dtype: Dtype = "auto"
+    """Numbers of the networks; auto is fp16 on a GPU, fp32 on a CPU. Seeds give the same noise everywhere."""
+
+    @property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """What a training on it is counted in: bf16 where that is asked for, else fp32."""
+        return "bf16" if self.dtype == "bf16" else "fp32"
+
+
+USUAL = Placement()
+"""Where no other place is given."""
 Sides = Annotated[tuple[int, ...], Range(1, 65536)]
 """Sizes of pictures, in pixels."""
 
 
 def check_device(device: str) -> None:
     """Refuse a device that is not known or not here. Raises ValueError with the fix."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"unknown device {device!r}: use cpu or cuda")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", device):
+        raise ValueError(f"unknown device {device!r}: use cpu, cuda, cuda:1 (the second GPU) or mps")
+    if device == "cpu":
+        return
     import torch
 
-    if device != "cpu" and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("torch sees no Apple GPU (mps) here: use --device cpu, or cuda for an NVIDIA GPU")
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
         raise ValueError(f"torch sees no GPU {device} here: use --device cpu, or install a torch with CUDA")
 
 

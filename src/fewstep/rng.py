@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .tensors import exact_dtype
+
 
 def fold(seed: int, *path: object) -> int:
     """Derive a 63-bit seed from a seed and a path of names or numbers: same path, same seed, on every machine."""
@@ -70,5 +72,8 @@ class Rng:
         """Draw ``n`` of ``values [K]`` with replacement; ``probabilities [K]`` default to equal."""
         p = torch.ones(len(values)) if probabilities is None else probabilities
         cdf = (p.double() / p.sum()).cumsum(0)
-        picks = torch.searchsorted(cdf, self.uniform((n,)).double().cpu(), right=True).clamp(max=len(values) - 1)
-        return values.to(self._device)[picks.to(self._device)]
+        picks = torch.searchsorted(cdf, self.uniform((n,)).cpu().double(), right=True).clamp(max=len(values) - 1)
+        chosen = values.cpu()[picks]
+        if chosen.dtype == torch.float64:
+            chosen = chosen.to(exact_dtype(self._device))
+        return chosen.to(self._device)

@@ -30,6 +30,16 @@ Time = Float[Tensor, " B"]
 Logits = Float[Tensor, "B K"]
 
 
+def exact_dtype(device: torch.device | str) -> torch.dtype:
+    """What times and coefficients are counted in on a device: float64, or float32 on Apple's mps, which has no more."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
+def exactly(x: Tensor) -> Tensor:
+    """``x`` in the `exact_dtype` of its device."""
+    return x.to(exact_dtype(x.device))
+
+
 def match_dims(per_sample: Tensor, like: Tensor) -> Tensor:
     """Give ``per_sample [B]`` trailing axes so that it multiplies ``like [B, ...]``, in the dtype of ``like``."""
     return per_sample.to(like.dtype).reshape(-1, *([1] * (like.dim() - 1)))

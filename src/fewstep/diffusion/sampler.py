@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..rng import Rng
-from ..tensors import Latents, match_dims
+from ..tensors import Latents, exact_dtype, match_dims
 from .schedule import NoiseSchedule, start_scale
 
 Denoise = Callable[[Latents, Tensor], Latents]
@@ -44,8 +44,8 @@ def step_counts(times: Sequence[float]) -> tuple[int, ...]:
 
 
 def at(t: float, like: Latents) -> Tensor:
-    """The time t for every row of ``like``, float64."""
-    return torch.full((like.shape[0],), t, dtype=torch.float64, device=like.device)
+    """The time t for every row of ``like``, in its device's `exact_dtype`."""
+    return torch.full((like.shape[0],), t, dtype=exact_dtype(like.device), device=like.device)
 
 
 def pure(schedule: NoiseSchedule, noise: Latents, t: float = 1.0) -> Latents:

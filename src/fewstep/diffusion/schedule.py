@@ -1,6 +1,7 @@
 """Noise schedules: ``x_t = alpha(t) x0 + sigma(t) noise`` with t in [0, 1], 0 clean and 1 pure noise.
 
-Coefficients are float64 and are cast to the dtype of the data where they are applied, never before.
+Coefficients are float64 (float32 on a device that has none) and are cast to the dtype of the data where they are applied,
+never before.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..tensors import Latents, Time, match_dims
+from ..tensors import Latents, Time, exact_dtype, exactly, match_dims
 
 
 @runtime_checkable
@@ -97,7 +98,7 @@ class VariancePreserving:
         if zero_terminal_snr:
             root = (root - root[-1]) * root[0] / (root[0] - root[-1])
         self._knots = torch.cat([root.new_ones(1), root])
-        self._on: dict[torch.device, Tensor] = {self._knots.device: self._knots}
+        self._on: dict[torch.device, Tensor] = {}
 
     @classmethod
     def from_range(
@@ -124,9 +125,9 @@ class VariancePreserving:
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
         if t.device not in self._on:  # copied once to each device, not at every call
-            self._on[t.device] = self._knots.to(t.device)
+            self._on[t.device] = self._knots.to(t.device, exact_dtype(t.device))
         knots = self._on[t.device]
-        position = t.double().clamp(0, 1) * self.n_timesteps
+        position = exactly(t).clamp(0, 1) * self.n_timesteps
         nearest = position.round()
         # a float32 t such as 0.999 stands for its knot exactly, not for a point 1e-5 beside it
         position = torch.where((position - nearest).abs() < 1e-3, nearest, position)
@@ -151,15 +152,15 @@ class RectifiedFlow:
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
-        return 1 - self.last * t.double()
+        return 1 - self.last * exactly(t)
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale."""
-        return self.last * t.double()
+        return self.last * exactly(t)
 
     def start(self, t: Tensor) -> Tensor:
         """What pure noise is scaled by: not at all at t = 1."""
-        return t.double()
+        return exactly(t)
 
 
 class Cosine:
@@ -167,11 +168,11 @@ class Cosine:
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale; exactly 0 at t = 1."""
-        return torch.where(t >= 1, torch.zeros_like(t, dtype=torch.float64), torch.cos(t.double() * torch.pi / 2))
+        return torch.where(t >= 1, torch.zeros_like(exactly(t)), torch.cos(exactly(t) * torch.pi / 2))
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale."""
-        return torch.sin(t.double() * torch.pi / 2)
+        return torch.sin(exactly(t) * torch.pi / 2)
 
 
 class EDM:
@@ -186,7 +187,7 @@ class EDM:
 
     def ratio(self, t: Tensor) -> Tensor:
         """EDM's own sigma: noise over signal."""
-        ramp = (self._low + t.double() * (self._high - self._low)) ** self._rho
+        ramp = (self._low + exactly(t) * (self._high - self._low)) ** self._rho
         return torch.where(t <= 0, torch.zeros_like(ramp), ramp)
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 import warnings
 from collections.abc import Sequence
@@ -161,11 +160,13 @@ class Bench:
             command=command,
             nfe=pipeline.evaluations(Request(["x"], [0], steps)),
             latency_ms=latency(pipeline, steps, self.prompts[0], self.options.calls),
-            device=f"{platform.processor() or platform.machine()} CPU",
+            device=pipeline.machine,
         )
 
         def draw(prompts: list[str], seeds: list[int]) -> Media:
-            return pipeline(Request(prompts, seeds, steps, cond=pipeline.encode(prompts)))
+            return (
+                pipeline(Request(prompts, seeds, steps, cond=pipeline.encode(prompts))).float().cpu()
+            )  # as judges are
 
         o = replace(EvaluateOptions(), seeds=self.options.seeds, resamples=self.options.resamples)
         media = draw_all(draw, self.prompts, o, self.judges[0][1].size, progress)
@@ -193,6 +194,6 @@ def latency(pipeline: Pipeline, steps: int, prompt: str, calls: int) -> Sequence
     times = []
     for i in range(calls + 2):
         began = time.perf_counter()
-        pipeline.draw(prompt, steps, seed=i)
+        pipeline.draw(prompt, steps, seed=i).cpu()
         times.append((time.perf_counter() - began) * 1000)
     return times[2:]

@@ -24,11 +24,11 @@ from typing import Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ..diffusion import prediction
+from ..diffusion import prediction, sampler
 from ..diffusion.schedule import ByTime
 from ..parts.codec import Codec
 from ..parts.denoiser import Denoiser
-from ..tensors import Conditioning, Latents, Time
+from ..tensors import Conditioning, Latents, Time, exactly
 
 Compiled = Callable[..., Tensor]
 Denoise = Callable[[Latents, Time, Conditioning], Latents]
@@ -69,8 +69,8 @@ def load(name: str) -> Backend:
 
 
 def runs_on(backend: Backend, device: str) -> bool:
-    """Whether it is made for a device: cpu or cuda."""
-    return device in getattr(backend, "DEVICES", ("cpu", "cuda"))
+    """Whether it is made for a device: cpu, cuda or mps."""
+    return device in getattr(backend, "DEVICES", ("cpu", "cuda", "mps"))
 
 
 def usable(name: str, device: str = "cpu") -> Backend:
@@ -139,9 +139,9 @@ def compile_denoiser(backend: Backend, denoiser: Denoiser, x_t: Latents, cond: C
     coefficients = ByTime(lambda t: prediction.coefficients(denoiser.kind, schedule.alpha(t), schedule.sigma(t)))
 
     def inputs(x_t: Latents, t: Time, cond: Conditioning) -> tuple[Tensor, ...]:
-        return (x_t, t.double(), *coefficients(t), *(getattr(cond, name) for name in present))
+        return (x_t, exactly(t), *coefficients(t), *(getattr(cond, name) for name in present))
 
-    t = torch.full((len(x_t),), 0.5, dtype=torch.float64, device=x_t.device)
+    t = sampler.at(0.5, x_t)
     run = backend.compile(Estimate(denoiser, present).eval(), inputs(x_t, t, cond))
     return lambda x_t, t, cond: run(*inputs(x_t, t, cond))
 
@@ -161,13 +161,19 @@ def relative_error(answer: Tensor, reference: Tensor) -> float:
     return float((answer - reference).norm() / reference.norm().clamp(min=1e-12))
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was asked for; a CPU always has."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+
+
 def milliseconds(call: Callable[[], object], repeats: int = 5, clock: Callable[[], float] = time.perf_counter) -> float:
     """Median time of a call, after one that is not counted; what a GPU was asked for is waited for."""
 
     def finished() -> None:
         answer = call()
-        if isinstance(answer, Tensor) and answer.is_cuda:
-            torch.cuda.synchronize(answer.device)
+        if isinstance(answer, Tensor):
+            wait_for(answer.device)
 
     finished()
     taken = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from ..diffusion.guidance import guide
 from ..diffusion.schedule import Remembered
 from ..parts.conditioner import Unread, UnreadWarning
 from ..parts.denoiser import Student, noise_to
-from ..ranges import check_device
+from ..ranges import Dtype, check_device
 from ..rng import Rng, check_seed
 from ..tensors import Conditioning, Latents, Media, Time
 
@@ -57,6 +58,10 @@ class Request:
     """``image``, encoded already; None encodes ``image``."""
 
 
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By the command line's word; auto is left to `Pipeline.open`."""
+
+
 class Pipeline:
     """A bundle ready to draw. Calling it gives media in [-1, 1]; ``estimates`` yields every step's x0 on the way."""
 
@@ -66,24 +71,38 @@ class Pipeline:
         self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
         self._null: Conditioning | None = None
         self._schedule = Remembered(model.denoiser.schedule)
-        self.device = next(model.denoiser.parameters()).device
-        """Where it draws."""
+        weight = next(model.denoiser.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        """Where it draws, and the numbers of its networks."""
         self.unread: Callable[[str], Unread | None] = lru_cache(512)(self._unread)
         """What the text encoder does not read of a prompt; None where it reads it whole."""
         if card.role == "student":
             self._student = Student(model.denoiser, card.times or (1.0,))
 
     @classmethod
-    def open(cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Pipeline:
+    def open(
+        cls, folder: Path | str, device: torch.device | str = "cpu", dtype: torch.dtype | Dtype | None = None
+    ) -> Pipeline:
         """Load a bundle, or any diffusers text-to-image folder. Raises ValueError with the fix if it is not one.
 
-        ``dtype`` is the networks'; None is float16 on a GPU, float32 elsewhere. Samplers stay in float32 and float64.
+        ``dtype`` is the networks'; None or auto is float16 on a GPU, float32 elsewhere. Samplers stay in float32 and float64.
         """
         check_device(str(device))
         folder = Path(folder)
-        gpu = torch.device(device).type == "cuda"
-        model = pretrained.load(folder, dtype or (torch.float16 if gpu else torch.float32))
+        usual = torch.float32 if torch.device(device).type == "cpu" else torch.float16
+        numbers = DTYPES.get(dtype, usual) if isinstance(dtype, str) else dtype or usual
+        if numbers == torch.bfloat16 and torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise ValueError(f"{device} has no units for bf16: use --dtype fp16 or fp32")
+        model = pretrained.load(folder, numbers)
         return cls(model.to(device), card_of(folder, model))
+
+    @property
+    def machine(self) -> str:
+        """What it draws on, for whoever reads how long that took: the processor's name, and the numbers if not fp32."""
+        named = platform.processor() or platform.machine()
+        place = {"cpu": f"{named} CPU", "mps": f"{named} GPU (mps)"}.get(self.device.type)
+        place = place or torch.cuda.get_device_name(self.device)
+        return place if self.dtype == torch.float32 else f"{place}, {str(self.dtype).removeprefix('torch.')}"
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of the prompts; each distinct prompt is encoded once and remembered."""
@@ -140,7 +159,7 @@ class Pipeline:
         """Where sampling begins: noise and times; or a noised picture, the times that are left, and its clean latents."""
         x0 = request.x0
         if x0 is None and request.image is not None:
-            x0 = self.model.codec.encode(request.image)
+            x0 = self.model.codec.encode(request.image.to(self.device))
         if x0 is None:
             noise = rng.normal((len(request.seeds), *self.latent_shape(request.size)))
             return noise, self.times(request.steps), None
@@ -193,7 +212,7 @@ class Pipeline:
         media = self.model.codec.decode(self.latents(request)).clamp(-1, 1)
         if request.image is None or request.mask is None:
             return media
-        return torch.lerp(request.image, media, request.mask)
+        return torch.lerp(request.image.to(media), media, request.mask.to(media))
 
     def draw(
         self, prompt: str | Sequence[str], steps: int = 1, seed: int | Sequence[int] = 0, **options: object

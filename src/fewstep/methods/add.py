@@ -35,7 +35,7 @@ from ..parts.discriminator import Discriminator
 from ..parts.features import FeatureNetwork
 from ..ranges import Count, Range, Share, Weight
 from ..rng import Rng
-from ..tensors import Batch, Conditioning, Features, Latents, Logits, Time, match_dims
+from ..tensors import Batch, Conditioning, Features, Latents, Logits, Time, exactly, match_dims
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ class ADD:
         """``E c(t) d(x^_theta, x^_psi(sg(x^_theta,t); t))`` (Eq. 4): the teacher's target is a constant."""
         assert self.teacher is not None, "checked in __init__"
         o, schedule = self.options, self.teacher.schedule
-        t = rng.uniform((len(sample),), *o.teacher_times).double()
+        t = exactly(rng.uniform((len(sample),), *o.teacher_times))
         with torch.no_grad():
             x_t = add_noise(schedule, sample.detach(), rng.normal_like(sample), t)
             target = self.target(sample.detach(), x_t, t, batch)

@@ -20,7 +20,7 @@ from ..diffusion import prediction
 from ..diffusion.losses import squared
 from ..parts.denoiser import Denoiser, noise_to
 from ..rng import Rng
-from ..tensors import Batch
+from ..tensors import Batch, exactly
 from .method import OnePlayer
 
 
@@ -66,7 +66,7 @@ class Denoising(OnePlayer):
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """``denoising``: the weighted squared error of the prediction."""
         n, o, schedule = len(batch), self.options, self.denoiser.schedule
-        t = rng.uniform((n,), 1e-3, 1.0).double()
+        t = exactly(rng.uniform((n,), 1e-3, 1.0))
         if o.high_noise:
             t = torch.where(rng.uniform((n,)) < o.high_noise, 0.6 + 0.4 * t, t)
         t = torch.where(rng.uniform((n,)) < o.pure_noise, torch.ones_like(t), t)

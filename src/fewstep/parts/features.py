@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..diffusion.schedule import add_noise
 from ..rng import Rng
-from ..tensors import Conditioning, Features, Latents, Media
+from ..tensors import Conditioning, Features, Latents, Media, exactly
 from .denoiser import Denoiser, freeze
 
 Space = Literal["media", "latents"]
@@ -67,7 +67,7 @@ class OfTeacher:
 
     def __call__(self, x: Latents, cond: Conditioning, rng: Rng) -> Features:
         """Features at a noise level drawn for each row; the record carries it."""
-        t = torch.sigmoid(self.mean + self.std * rng.normal((len(x),))).double()
+        t = exactly(torch.sigmoid(self.mean + self.std * rng.normal((len(x),))))
         x_t = add_noise(self.denoiser.schedule, x, rng.normal_like(x), t)
         return self.denoiser.features(x_t, t, cond)
 
@@ -83,7 +83,7 @@ class Moments:
     @classmethod
     def of(cls, level: Float[Tensor, "B C *S"]) -> Moments:
         """The moments over rows and places."""
-        flat = level.double().transpose(0, 1).flatten(1)
+        flat = exactly(level).transpose(0, 1).flatten(1)
         mean = flat.mean(1)
         return cls(flat.shape[1], mean, (flat - mean[:, None]).pow(2).sum(1))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.schedule import NoiseSchedule, RectifiedFlow, VariancePreserving
-from ..tensors import Time
+from ..tensors import Time, exactly
 
 PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
@@ -80,6 +80,6 @@ def kind_of(config: dict[str, Any]) -> str:
 
 def to_timestep(t: Time, n: int = 1000) -> Tensor:
     """t in [0, 1] -> the table's timestep: t = (k + 1) / n stands for timestep k. Fractions are kept for training."""
-    timestep = t.double() * n - 1
+    timestep = exactly(t) * n - 1
     nearest = timestep.round()
     return torch.where((timestep - nearest).abs() < 1e-3, nearest, timestep).clamp(min=0).float()

@@ -118,7 +118,7 @@ class Options:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
     device: str = "cpu"
-    """Where it is trained: cpu, or cuda for a GPU."""
+    """Where it is trained: cpu, cuda or cuda:1 for an NVIDIA GPU, mps for Apple's (which no test of ours has seen)."""
     checkpointing: bool = False
     """Forget activations of the student and of the decoder, and compute them again backwards: less memory, more time."""
     student: trainable.What = "full"

@@ -167,7 +167,7 @@ class Teach:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
     device: str = "cpu"
-    """Where it is trained: cpu, or cuda for a GPU."""
+    """Where it is trained: cpu, cuda or cuda:1 for an NVIDIA GPU, mps for Apple's (which no test of ours has seen)."""
 
     def needs(self) -> tuple[str, ...]:
         """The modules that teaching takes."""

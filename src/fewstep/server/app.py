@@ -73,7 +73,7 @@ class ServeOptions:
     threads: Threads = 1
     """Threads of one network call. Two are quicker on an idle machine, and forty times slower on a busy one."""
     device: tuple[str, ...] = ("cpu",)
-    """Where the network runs: cpu, cuda, or several alike that share the users, as cuda:0 cuda:1. Naming cpu twice draws two
+    """Where the network runs: cpu, cuda, mps, or several alike that share the users, as cuda:0 cuda:1. Naming cpu twice draws two
     pictures at a time."""
     signing: Annotated[Signing, tyro.conf.arg(name="")] = field(default_factory=Signing)
     """What marks and signs the pictures. Switching it off is logged, and the page shows it."""

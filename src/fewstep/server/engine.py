@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..bundle import Card
+from ..diffusion import sampler
 from ..inference import backend as backends
 from ..inference.backend import Denoise
 from ..inference.budget import Choices, Plan
@@ -103,7 +104,7 @@ class Engine:
         self.card: Card = pipeline.card
         self.marks, self.options, self._clock = marks, options, clock
         self.device = pipeline.device
-        on_gpu = self.device.type == "cuda"
+        on_gpu = self.device.type != "cpu"
         self.batches = tuple(sorted(options.batches)) or ((1, 2, 4, 8) if on_gpu else (1,))
         self.sizes = options.sizes or (self.card.native_size[0],)
         self._spent: dict[str, float] = defaultdict(float)
@@ -122,8 +123,7 @@ class Engine:
 
     def _spend(self, stage: str, began: float) -> None:
         """Count time towards a stage: on a GPU until its work is done, not only asked for."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        backends.wait_for(self.device)
         self._spent[stage] += 1000 * (self._clock() - began)
 
     def _denoise(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
@@ -178,7 +178,7 @@ class Engine:
 
     def _try(self, name: str) -> backends.Measured:
         x_t, cond = self._example(self.sizes[0], 1)
-        t = torch.full((len(x_t),), 0.75, dtype=torch.float64, device=self.device)
+        t = sampler.at(0.75, x_t)
         run = self._compile(name, self.sizes[0], 1)
         error = backends.relative_error(run(x_t, t, cond), self._eager(x_t, t, cond))
         return backends.Measured(name, backends.milliseconds(lambda: run(x_t, t, cond)), error)

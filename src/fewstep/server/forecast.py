@@ -40,7 +40,7 @@ class ForecastOptions:
     threads: Threads = 1
     """Threads of one network call."""
     device: str = "cpu"
-    """Where the network runs: cpu or cuda."""
+    """Where the network runs: cpu, cuda, cuda:1 or mps."""
     provenance: bool = True
     """Count the watermark in."""
 

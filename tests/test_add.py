@@ -457,6 +457,24 @@ def test_approximate_r1_looks_twice_under_one_augmentation() -> None:
     assert 0 < noisy < 1e-4
 
 
+def test_approximate_r1_in_the_game_is_taken_a_head_at_a_time() -> None:
+    """``(sum_n D_kn(x) - D_kn(x + .01 n))^2 / N_k`` by hand: its scale is R1's, whatever the number of places."""
+    game = make_game(
+        dtype=F64, r1=0.0, approximate_r1=7.0, condition_dropout=0.0, student_options={"probabilities": (0.0, 1.0, 0.0, 0.0)}
+    )
+    game.discriminator.eval()
+    game.turn("student")
+    found = game.turn("discriminator")["approximate_r1"].detach()
+    noise = Rng.of(0, "discriminator").normal_like(game.batch.x0)
+    condition, wanted = game.discriminator.condition(game.batch.cond), 0.0
+    with torch.no_grad():
+        real, near = (game.eyes(x).levels for x in (game.batch.x0, game.batch.x0 + 0.01 * noise))
+        for head, a, b in zip(game.discriminator.heads, real, near):
+            apart = head(a, condition) - head(b, condition)
+            wanted += 7.0 * float(apart.sum(1).pow(2).mean() / apart.shape[1])
+    assert float(found) == pytest.approx(wanted, rel=1e-9)
+
+
 def test_renoised_input_blurs_real_and_fake_alike() -> None:
     shown: list[Tensor] = []
 

@@ -9,22 +9,28 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import training_worker
+from fewstep.data.dataset import Dataset, DatasetWriter, Item
 from fewstep.methods.method import OnePlayer
+from fewstep.parts.codec import IdentityCodec
+from fewstep.parts.conditioner import Conditioner
 from fewstep.parts.features import OfMedia
 from fewstep.recipes import mixture
 from fewstep.rng import Rng
 from fewstep.tensors import Batch, Conditioning, Features
 from fewstep.training import checkpoint
 from fewstep.training.data import PromptTable, TrainingSet, batch_indices
+from fewstep.training.data import training_set as encode_training_set
 from fewstep.training.ema import EMA
 from fewstep.training.log import Stopped
 from fewstep.training.run import Saving, run
@@ -476,6 +482,27 @@ def test_batches_are_a_pure_function_of_the_step() -> None:
         if i == 0
     }
     assert prompts == {0.0, 1.0}, "each of its prompts in turn"
+
+
+def test_every_row_of_a_batch_knows_its_concept(tmp_path: Path) -> None:
+    """As the dataset has it: two pictures of one concept under two prompts share a number, and so do their rows."""
+    with DatasetWriter(
+        tmp_path / "set", name="own", shape=(3, 4, 4), licences=[], attribution="", build={}
+    ) as writer:
+        for i, concept in enumerate(["cat", "dog", "cat", "bird"]):
+            writer.add(np.full((3, 4, 4), 60 * i, np.uint8), Item(str(i), concept, (f"prompt {i}",)))
+
+    class Named(Conditioner):
+        def forward(self, prompts: Sequence[str]) -> Conditioning:
+            told = torch.tensor([float(p[7:] or -1) for p in prompts])[:, None]
+            return Conditioning(tokens=told[:, None], pooled=told)
+
+    data = encode_training_set(Dataset.open(tmp_path / "set"), IdentityCodec(), Named(), tmp_path, batch_size=4)
+    for step in range(3):
+        batch = data(step)
+        wanted = [{"bird": 0, "cat": 1, "dog": 2}[["cat", "dog", "cat", "bird"][int(p)]] for p in batch.cond.pooled[:, 0]]
+        assert batch.concepts is not None
+        assert batch.concepts.tolist() == wanted
 
 
 # the run around it

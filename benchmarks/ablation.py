@@ -43,7 +43,6 @@ from fewstep.training.data import save_whole
 from fewstep.training.trainer import Trainer
 
 HOUSE = Path(__file__).resolve().parent.parent
-BASE: dict[str, Any] = {"r1": 1.0}
 MOST = 10_000
 """Pictures that are trained on; there are 60,000 of clothes."""
 SHOWN = ("fd", "accuracy", "pairwise_distance", "edges_ratio", "midgreys_ratio")
@@ -168,7 +167,7 @@ class Bench:
             student = Student(self.begin(row.init, seed), digits.STUDENT_TIMES)
             if not row.plays:
                 return student, {}
-            options = add.Options(**(BASE | row.changes))
+            options = add.Options(**row.changes)
             network = self.eyes if row.features == "classifier" else self.teacher.denoiser
             data = self.data(seed)
             game = digits.game(student, self.teacher, data, network, options, row.heads)

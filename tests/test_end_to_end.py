@@ -59,7 +59,7 @@ class Rung:
     def distil(self, folder: Path, steps: int = STEPS, measure: Measure | None = None, **options) -> Student:
         """The game as a run has it: phases, checkpoints, health and all."""
         student = Student(copy.deepcopy(self.teacher).requires_grad_(True))
-        chosen = add.Options(r1=1.0, **options)
+        chosen = add.Options(**options)
         game = digits.game(student, Teacher(self.teacher, digits.GUIDANCE_SCALE), self.data, self.eyes, chosen)
         phase = digits.add_phase(game, self.data, digits.add_options(steps, BATCH), measure, "last", every=20)
         run_phases([phase], Saving(folder), lambda phase, trainer, log: None)

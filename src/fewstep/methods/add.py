@@ -40,7 +40,7 @@ from ..tensors import Batch, Conditioning, Features, Latents, Logits, Time, exac
 
 @dataclass(frozen=True)
 class Options:
-    """ADD and its switches. The defaults are the paper's, where the paper says."""
+    """ADD and its switches. Where a default is not the paper's, or the paper does not say, its docstring says so."""
 
     adversarial_weight: Weight = 1.0
     """Weight of L_adv; 0 leaves distillation only."""
@@ -63,14 +63,16 @@ class Options:
     """DDIM steps of the teacher from the re-noised sample; more gave the paper no conclusive gain."""
     teacher_times: Annotated[tuple[float, float], Range(0, 1)] = (0.02, 0.98)
     """Range of the uniform re-noising time t of the teacher. Not published; DMD's range."""
-    r1: Weight = 1e-5
-    """gamma of R1 on the inputs of the heads; its scale belongs to the features (standardised ones take about 1)."""
+    r1: Weight = 0.01
+    """gamma of R1 on the inputs of the heads: of each head the gradient of the sum over its places, squared, and averaged over
+    them. It belongs to features of unit variance; raw ones of variance s^2 take about s^2 of it. The paper's 1e-5 is of a sum
+    whose terms it does not say."""
     approximate_r1: Weight = 0.0
-    """Weight of ``||D(x) - D(x + 0.01 n)||^2`` on real input: R1 without a second backward (APT)."""
+    """Weight of ``||D(x) - D(x + 0.01 n)||^2`` on real input, averaged as R1 is: R1 on pixels without a second backward (APT)."""
     renoised_input: Weight = 0.0
     """Largest standard deviation of Gaussian noise added to what the features see, real and fake alike; 0 is off."""
     condition_dropout: Share = 0.1
-    """Share of rows whose condition is hidden from the discriminator in its own turn."""
+    """Share of rows whose condition is hidden from the discriminator in its own turn. Not the paper's: 0 there."""
     mismatched: Weight = 0.0
     """Weight of real samples under another concept's prompt as additional fakes (SANA-Sprint, arXiv 2503.09641)."""
     reals_through_codec: bool = False

@@ -34,9 +34,10 @@ class Options:
     width: Limit = 0
     """Channels inside a head; 0 keeps those of the feature level, as StyleGAN-T does."""
     text: bool = True
-    """Condition on ``cond.pooled`` (c_text)."""
+    """Condition on ``cond.pooled`` (c_text): the teacher's own text encoder's; the paper takes CLIP ViT-g-14."""
     image: bool = True
-    """Condition on ``cond.image`` (c_img), the embedding of the real x0; ADD zeroes it where the student saw nothing of it."""
+    """Condition on ``cond.image`` (c_img), the embedding of the real x0, by the network that the heads look through; the paper
+    takes DINOv2 ViT-L. It is zero where the student saw nothing of x0, of which the paper says nothing."""
 
 
 GROUP = 8

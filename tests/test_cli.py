@@ -229,7 +229,8 @@ def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys
 
     def measure(*steps: str) -> None:
         cli.main(["evaluate", str(folder), "--data", str(data), "-o", str(tmp_path / "m.json"), "--prompts", "3",
-                  "--resamples", "2", "--calls", "1", "--resolution", "32", "--steps", *steps])  # fmt: skip
+                  "--resamples", "2", "--calls", "1", "--resolution", "32", "--judge", "mobilenet-v2", "efficientnet-lite2",
+                  "--steps", *steps])  # fmt: skip
 
     measure("1", "2")
     measure("1")  # takes the place of the first
@@ -244,10 +245,14 @@ def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys
     assert len(own) < len(told), "real pictures have a row in the file and none on a card"
     assert {(r.steps, r.metric) for r in of_card(folder)} > {(1, "fd"), (2, "fd"), (1, "latency_ms"), (2, "vendi_minus_1")}
     assert (card.hashes, card.fingerprint) == (before.hashes, before.fingerprint)
-    assert len([line for line in (folder / "student_card.json").read_text().splitlines() if '"fd"' in line]) == 2
+    assert len([line for line in (folder / "student_card.json").read_text().splitlines() if '"fd"' in line]) == 4
+    for metric, looks in {"fd": 2, "retrieval_top1": 2, "highs_ratio": 1, "latency_ms": 1}.items():
+        found = [r for r in own if (r.steps, r.metric) == (1, metric)]
+        assert len({r.features for r in found}) == len(found) == looks, metric
     capsys.readouterr()
     cli.main(["info", str(folder)])
     assert "FD-mobilenet-v2" in (shown := " ".join(capsys.readouterr().out.split()))
+    assert "FD-efficientnet-lite2" in shown
     assert "in 2 steps" in shown
 
 

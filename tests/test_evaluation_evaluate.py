@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fewstep.data.dataset import Dataset, Item
-from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, evaluate
+from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, draw_all, evaluate, floor
+from fewstep.evaluation.evaluate import measure as measure_drawn
 from fewstep.evaluation.record import MetricRecord
 from fewstep.evaluation.suite import Options, asked
 from fewstep.rng import Rng
@@ -100,6 +101,42 @@ def test_each_kind_of_failure_is_seen_by_its_own_metric(reference: Reference) ->
     assert blurred["fd"].value > 2 * good["fd"].value
     assert wrong["fd"].value == pytest.approx(good["fd"].value, rel=0.5)  # a distance of sets cannot see it
     assert good["precision"].value > blurred["precision"].value
+
+
+def test_several_judges_look_at_the_same_pictures(reference: Reference) -> None:
+    prompts, painter = [f"concept {i}" for i in range(CONCEPTS)], Painter()
+    media = draw_all(painter, prompts, OPTIONS, reference.size)
+    drawn = len(painter.calls)
+    apart = evaluate(painter, prompts, range(CONCEPTS), reference, SmallJudge(), SUBJECT, OPTIONS)
+    painter.calls.clear()
+    for _ in range(2):
+        assert measure_drawn(media, prompts, range(CONCEPTS), reference, SmallJudge(), SUBJECT, OPTIONS) == apart
+    assert (drawn, len(painter.calls)) == (12, 0)
+
+
+def test_real_pictures_held_against_real_ones_are_the_floor(reference: Reference) -> None:
+    real = {r.metric: r for r in floor(reference, 2 * CONCEPTS)}
+    drawn = measure(reference, Painter(strength=0.5))
+    assert set(real) == set(drawn) - {"latency_ms", "nfe"}
+    assert real["fd"].value < drawn["fd"].value
+    assert real["highs_ratio"].low < 1 < real["highs_ratio"].high
+    one, other = reference.split(3 * CONCEPTS)
+    assert one.concepts.bincount().tolist() == [3] * CONCEPTS
+    assert sorted([*one.sharpness["highs"].tolist(), *other.sharpness["highs"].tolist()]) == sorted(
+        reference.sharpness["highs"].tolist()
+    )
+    assert (real["fd"].n, real["fd"].dataset, real["fd"].model) == (2 * CONCEPTS, reference.fingerprint, "real")
+    assert (real["vendi_minus_1"].n, real["vendi_minus_1"].seeds) == (8 * CONCEPTS, 8)
+    assert real["retrieval_top1"].value == 1
+    assert floor(reference, 10**6)[0].n == 4 * CONCEPTS, "half of what there is"
+    few = reference.rows(torch.arange(8))
+    assert floor(few, 2 * CONCEPTS) == [], "too few, and of one concept"
+
+
+def test_one_prompts_seeds_stand_for_themselves(reference: Reference) -> None:
+    found = evaluate(Painter(), ["concept 3"], [3], reference, SmallJudge(), SUBJECT, replace(OPTIONS, seeds=tuple(range(9))))
+    assert {len(r.left_out) for r in found} == {9, 0}
+    assert "vendi_minus_1" not in {r.metric for r in found}
 
 
 def test_a_dropped_half_of_the_concepts_costs_recall(reference: Reference) -> None:

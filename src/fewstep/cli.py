@@ -291,11 +291,16 @@ def budget(options: Any) -> None:
 
 
 def docs(
-    pages: tuple[Path, ...] = (Path("README.md"), Path("docs/log.md"), Path("docs/provenance.md")),
+    pages: tuple[Path, ...] = (
+        Path("README.md"),
+        Path("docs/log.md"),
+        Path("docs/provenance.md"),
+        Path("docs/evaluation.md"),
+    ),
     results: Path = Path("docs/results"),
     models: Path | None = None,
 ) -> None:
-    """Rewrite the tables and figures of the README, the log and the page of provenance, and the shipped cards' metrics.
+    """Rewrite the tables and figures of the README, the log, two more pages, and the shipped cards' metrics.
 
     All of it comes from the result files.
 

@@ -109,8 +109,14 @@ class Reference:
         return kernel.Alike.of(self.features, self.concepts)
 
     def split(self, n: int) -> tuple[Reference, Reference]:
-        """``n`` pictures, drawn by lot, and all others, as two sets."""
-        order = Rng.of(0, "real against real").uniform((len(self.features),)).argsort()
+        """``n`` pictures, by lot but as even over the concepts as can be, and all others, as two sets."""
+        lot = Rng.of(0, "real against real").uniform((len(self.features),)).argsort()
+        of = self.concepts[lot].unique(return_inverse=True)[1]
+        by_concept = of.argsort(stable=True)
+        starts = torch.bincount(of).cumsum(0) - torch.bincount(of)
+        turn = torch.empty_like(of)  # a picture's place among those of its concept
+        turn[by_concept] = torch.arange(len(of)) - starts[of[by_concept]]
+        order = lot[turn.argsort(stable=True)]
         one, other = (order[part].sort().values for part in (slice(None, n), slice(n, None)))
         return self.rows(one), self.rows(other)
 

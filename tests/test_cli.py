@@ -429,6 +429,110 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         cli.main(["demo"])
 
 
+def in_the_way(out: Path, student: Path, name: str) -> Path:
+    """Somebody's own file in the folder of a run, beside what fewstep wrote there where it says so."""
+    path = out / name.removeprefix("ours and ")
+    if name.startswith("ours and bundle"):
+        shutil.copytree(student, out / "bundle", dirs_exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file({"x": torch.zeros(3)}, path)
+    else:
+        path.write_text("years of work")
+    return path
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+@pytest.mark.parametrize(
+    "name",
+    ["bundle/thesis.txt", "bundle", "bundle/model_index.json", "ours and bundle/thesis.txt",
+     "ours and bundle/unet/old.safetensors",
+     "add/checkpoint/thesis.txt", "add/checkpoint", "add/checkpoint.old/mine", "add/best/thesis.txt", "warm/best", "warm",
+     "add/journal.jsonl", "warm/made_with.json", "pairs.safetensors", "pairs-part.safetensors"],
+)  # fmt: skip
+def test_nothing_of_the_users_own_is_removed_or_replaced_by_a_run(distill, student, tmp_path, capsys, name, resume):
+    mine = in_the_way(tmp_path / "run", student, name)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as ended:
+        distill("--steps", "1", *resume)
+    assert_one_sentence(ended, capsys, "choose another --out")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert mine in before
+
+
+def test_a_users_own_files_beside_a_run_stay_while_it_trains_and_is_made_anew(distill, tmp_path):
+    out = tmp_path / "run"
+    mine = [out / name for name in ("notes.txt", ".lock", "add/notes.txt", "other/checkpoint/x", "checkpoint/state.json",
+                                    ".bundle.backup/x", ".bundle.partial-mybackup/x")]  # fmt: skip
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    for more in ((), ("--resume",)):
+        distill("--steps", "1", "--keep", "last", *more)
+        assert [path.read_text() for path in mine] == ["mine"] * len(mine)
+
+
+@pytest.mark.parametrize("kills", [1, 3])
+def test_a_killed_save_leaves_no_copy_of_the_model_behind_for_long(distill, tmp_path, monkeypatch, kills):
+    """Killed while the bundle is written, by the kernel; the next run of the folder clears up."""
+    for _ in range(kills):
+        child = os.fork()
+        if child == 0:
+            try:
+                monkeypatch.setattr("fewstep.bundle.text_index", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+                distill("--steps", "1", "--keep", "last", "--resume")
+            finally:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert len(list((tmp_path / "run").glob(".bundle*"))) == 1
+    distill("--steps", "1", "--keep", "last", "--resume")
+    assert not list((tmp_path / "run").glob(".bundle*"))
+    assert Card.read(tmp_path / "run" / "bundle").role == "student"
+
+
+@pytest.mark.parametrize("place", [".", "/", "..", "x/.."])
+@pytest.mark.parametrize("command", ["distill --out {}", "teach --out {}", "data folder --source . --out {}", "draw cat -o {}",
+                                     "evaluate -o {}", "demo --out {}"])  # fmt: skip
+def test_a_place_without_a_name_is_refused_by_every_command(tmp_path, monkeypatch, capsys, command, place):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.format(place).split())
+    assert_one_sentence(ended, capsys, f"{place} is no place to write to: give a path that ends in a name")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["distill", "--out", ""], "--out is empty: give a path"),
+        (["distill", "--negative", "", "--out="], "--out is empty: give a path"),
+        (["distill", "--data", ""], "--data is empty: give the folder of a dataset"),
+        (["distill", "--teacher", ""], "no bundle is named: give a folder with model_index.json"),
+        (["teach", "--out", ""], "--out is empty"),
+        (["data", "folder", "--source", ""], "--source is empty"),
+        (["data", "folder", "--source", "x", "--out", ""], "--out is empty"),
+        (["draw", "a cat", "-o", ""], "--output is empty"),
+        (["draw", "a cat", "--image", ""], "--image is empty"),
+        (["draw", "", "--model", ""], "no bundle is named"),
+        (["evaluate", "-o="], "--output is empty"),
+        (["evaluate", "", "--data", ""], "no bundle is named"),
+        (["demo", "--out", ""], "--out is empty"),
+        (["docs", "--pages", "a", ""], "--pages is empty"),
+        (["draw", "a cat", "-o", "a\0.png"], "an argument holds a NUL byte"),
+        (["distill", "--out", "run\0"], "an argument holds a NUL byte"),
+        (["info", "a\0b"], "an argument holds a NUL byte"),
+    ],
+)
+def test_a_path_that_is_empty_or_none_is_refused_by_every_command(tmp_path, monkeypatch, capsys, command, sentence):
+    """Not taken for the current folder, which may hold a model or a dataset."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset.json").write_text("{}")
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command)
+    assert_one_sentence(ended, capsys, sentence)
+
+
 def test_two_runs_in_one_folder_do_not_mix(distill, teacher, tmp_path, capsys):
     """The second is refused while the first trains, and takes over once that is gone, however it went."""
     code = "import sys\nfrom fewstep.training.run import alone\nfrom pathlib import Path\n" \

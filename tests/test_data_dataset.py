@@ -123,14 +123,14 @@ def test_a_disk_that_fills_while_pixels_are_written_is_the_same_sentence(
 
 def test_a_failed_rename_puts_the_previous_dataset_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = written(tmp_path / "d").fingerprint
-    rename = Path.rename
+    rename = os.rename
 
-    def failing(path: Path, target: Path) -> Path:
-        if ".partial-" in path.name:
+    def failing(path: Path, target: Path) -> None:
+        if ".partial-" in path.parent.name:
             raise OSError(5, "Input/output error")
-        return rename(path, target)
+        rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(ValueError, match="Input/output error"):
         written(tmp_path / "d", seed=1)
     assert Dataset.open(tmp_path / "d").verify().fingerprint == before

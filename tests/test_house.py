@@ -18,7 +18,7 @@ import fewstep
 SOURCE = Path(fewstep.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = ("tensors", "rng", "ranges", "extras", "diffusion", "parts")
+CORE = ("files", "tensors", "rng", "ranges", "extras", "diffusion", "parts")
 RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
@@ -26,6 +26,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "rng": ("tensors",),
     "ranges": (),
     "extras": (),
+    "files": (),
     "plugin": (),
     "diffusion": ("tensors", "rng"),
     "parts": ("tensors", "rng", "ranges", "extras", "diffusion"),
@@ -42,7 +43,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "server": (*STUDENT, "inference", "provenance", "plugin"),
     # beside them
     "evaluation": (*STUDENT, "inference"),
-    "provenance": ("plugin", "extras"),
+    "provenance": ("files", "plugin", "extras"),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
 SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")

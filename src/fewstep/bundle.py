@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import shutil
-import tempfile
 import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -20,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from . import __version__, pretrained
-from .data.dataset import ATTRIBUTION, cache_dir, swap, whole
+from . import __version__, files, pretrained
+from .data.dataset import ATTRIBUTION, cache_dir
 from .diffusion.sampler import step_counts
 from .pretrained import trainable
 
@@ -100,7 +99,7 @@ class Card:
         if self.metrics:
             rows = ",\n  ".join(json.dumps(record) for record in self.metrics)
             text = text.replace('\n "metrics": []', f'\n "metrics": [\n  {rows}\n ]')
-        with whole(folder / CARD) as draft:
+        with files.whole(folder / CARD) as draft:
             draft.write_text(text + "\n")
 
     def check_use(self, steps: int, guidance_scale: float | None = None, size: tuple[int, ...] | None = None) -> None:
@@ -257,12 +256,12 @@ def save(
     The pipeline's class follows from the network: Stable Diffusion, SDXL or Stable Diffusion 3. A network with a LoRA is
     saved merged, so that it loads as it stands, and the LoRA alone goes into ``lora/``, for use on top of the teacher.
     Written beside its place and moved there, so an interrupted save leaves nothing behind. Returns the card with hashes.
+    Raises ValueError where ``folder`` is something else than a bundle.
     """
     pipeline = pipeline_of(unet)
     component = "transformer" if pipeline == "StableDiffusion3Pipeline" else "unet"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    check_place(folder)
+    with files.replaced(folder, USUAL) as temporary:
         save_module(unet, temporary / component, dtype)
         save_module(vae, temporary / "vae", dtype)
         scheduler.save_pretrained(temporary / "scheduler")
@@ -292,11 +291,29 @@ def save(
         if trainable.has_lora(unet):  # a LoRA alone is of no use to who does not know its teacher and its steps
             name = f"lora/{trainable.LORA_FILE}"
             replace(card, hashes={trainable.LORA_FILE: hashes[name]}).write(temporary / "lora")
-        swap(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return card
+
+
+USUAL = (
+    "model_index.json",
+    CARD,
+    ATTRIBUTION,
+    *(f"{part}/{file}" for part in ("unet", "transformer", "vae") for file in ("config.json", "*.safetensors")),
+    "scheduler/scheduler_config.json",
+    *(f"{part}{n}/*" for part in ("tokenizer", "text_encoder") for n in ("", "_2", "_3")),
+    "lora/*",
+)
+"""Files of a bundle that was written by a version that left no list of them."""
+
+
+def check_place(folder: Path, empty_handed: bool = False) -> None:
+    """Refuse to write a bundle where something else stands, with the fix; ``empty_handed``, where anything else is in it."""
+    others = files.foreign(folder, USUAL if (folder / CARD).is_file() else ())
+    if others and (empty_handed or not (folder / CARD).is_file()):
+        raise ValueError(
+            f"{folder} holds what fewstep did not write ({others[0] if others != ['.'] else 'it is a file'}), and the "
+            "finished model goes there: choose another --out, or move that elsewhere"
+        )
 
 
 def verify(folder: Path) -> None:
@@ -317,6 +334,8 @@ def locate(name: str | Path) -> Path:
 
     Raises ValueError that lists what there is.
     """
+    if not str(name):
+        raise ValueError(f"no bundle is named: give a folder with model_index.json, or one of {', '.join(shipped())}")
     folder = Path(name)
     if not (folder / "model_index.json").is_file():
         inside = shipped()
@@ -350,19 +369,14 @@ def complete(folder: Path, card: Card) -> Path:
     if (full / "model_index.json").is_file():
         return full
     text = pretrained.sentence_encoder_folder(cache_dir())
-    full.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{full.name}.", dir=full.parent))
-    try:
-        shutil.copytree(folder, temporary, dirs_exist_ok=True)
+    with files.replaced(full) as draft:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
         for part in ("tokenizer", "text_encoder"):
-            shutil.copytree(text / part, temporary / part, dirs_exist_ok=True)
-        index = pretrained.read_config(temporary / "model_index.json") | text_index(text)
-        (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+            shutil.copytree(text / part, draft / part, dirs_exist_ok=True)
+        index = pretrained.read_config(draft / "model_index.json") | text_index(text)
+        (draft / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         if notices := notices_of(folder):
-            (temporary / ATTRIBUTION).write_text(notices, "utf-8")
-        swap(temporary, full)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            (draft / ATTRIBUTION).write_text(notices, "utf-8")
     return full
 
 

@@ -10,20 +10,20 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
 
 import tyro
 
 from . import __version__, extras, failures
 from .console import Report, TrainingDisplay, console, note, progress_bars, say
 from .memory import keep_freed_memory
-from .ranges import USUAL, Placement, Range, Seed, Weight, checked
+from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
 from .training.health import Options as HealthOptions
 from .training.health import Unhealthy
 from .training.log import Stopped
@@ -65,7 +65,7 @@ def typed(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = ""
 class Running:
     """How a training goes about it."""
 
-    out: Path
+    out: NewPath
     """Folder of the run; the finished bundle goes into its ``bundle`` folder, which every diffusers tool loads."""
     resume: bool = False
     """Continue from the state in ``out``, with the options it was started with; steps, seconds and the device may differ."""
@@ -95,7 +95,7 @@ def data_commands() -> dict[str, Callable[..., None]]:
     """``fewstep data NAME`` for every file of the data family."""
 
     def command(name: str, module: Any) -> Callable[..., None]:
-        def build(options: Any, out: Path | None = None) -> None:
+        def build(options: Any, out: Annotated[Path | None, Place()] = None) -> None:
             from .data.dataset import cache_dir
 
             folder = out or cache_dir() / "data" / name
@@ -118,13 +118,16 @@ def data_commands() -> dict[str, Callable[..., None]]:
     return {name: command(name, module) for name, module in families("fewstep.data", "build").items()}
 
 
-def _train(title: str, prepare: Callable[[Report], Any], how: Running) -> tuple[Any, int]:
+def _train(title: str, prepare: Callable[[Report], Any], how: Running, phases: Sequence[str]) -> tuple[Any, int]:
     """Lay a run out and train it under the live display; returns it, and the last phase's step whose weights it ends with."""
+    from . import bundle
     from .training.recipe import run_phases
-    from .training.run import Saving, check_free, check_writable
+    from .training.run import Saving, check_free, check_own, check_writable
 
     if not how.resume:
         check_free(how.out)
+    check_own(how.out, phases)
+    bundle.check_place(how.out / "bundle", empty_handed=True)
     check_writable(how.out)
     keep_freed_memory()
     until = time.monotonic() + 60 * how.minutes if how.minutes else math.inf
@@ -153,7 +156,7 @@ def teach(
     """Train a text-to-image teacher from scratch, as emoji-64's was: VAE, then UNet."""
     from .recipes import emoji
 
-    run, steps = _train(f"teach {Path(options.data).name}", partial(emoji.teach, options), running)
+    run, steps = _train(f"teach {Path(options.data).name}", partial(emoji.teach, options), running, emoji.PHASES)
     run.save(running.out / "bundle", steps, running.thin)
     made = running.out / "bundle"
     say(f"the teacher is in {made}", made)
@@ -169,7 +172,7 @@ def distill(
 
     measure = suite.while_training(options.features) if options.keep == "best" else None
     prepare = partial(distillation.prepare, options, running.out, measure=measure)
-    run, steps = _train(f"distil {options.teacher}", prepare, running)
+    run, steps = _train(f"distil {options.teacher}", prepare, running, distillation.PHASES)
     bundle = running.out / "bundle"
     run.save(bundle, steps, running.thin)
     say(f'the student is in {bundle}: try `fewstep draw "a red heart" --model {shlex.quote(str(bundle))}`', bundle)
@@ -191,7 +194,7 @@ def draw(
     image: Path | None = None,
     strength: Annotated[float, Range(0, 1, above=True)] = 0.5,
     fit: Literal["crop", "pad"] = "crop",
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
+    output: Annotated[NewPath, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
     scale: Annotated[int, Range(1, 64)] = 1,
     placement: Annotated[Placement, FLAT] = USUAL,
 ) -> None:
@@ -377,7 +380,7 @@ def evaluate(
     steps: tuple[int, ...] = (1,),
     data: str = "emoji",
     name: str = "",
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out/metrics.json"),
+    output: Annotated[NewPath, tyro.conf.arg(aliases=["-o"])] = Path("out/metrics.json"),
     resume: bool = False,
     placement: Annotated[Placement, FLAT] = USUAL,
 ) -> None:
@@ -587,6 +590,7 @@ def run(arguments: list[str]) -> None:
         if words == ["--version"]:
             say(f"fewstep {__version__}")
         elif words and words[0] in known:
+            check_words(known[words[0]], words[1:])
             tyro.cli(known[words[0]], prog=f"{program} {words[0]}", args=words[1:])
         elif words:
             tyro.extras.subcommand_cli_from_dict(known, prog=program, args=words)
@@ -606,6 +610,22 @@ def run(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         kept = KEPT.get(arguments[0] if arguments else "")
         end(f"stopped; {kept}" if kept else "stopped", 130)
+
+
+def check_words(command: Callable[..., None], words: Sequence[str]) -> None:
+    """Refuse what no path can be, while it is still told from what it would become: an empty one from the current folder."""
+    if any("\0" in word for word in words):
+        raise ValueError("an argument holds a NUL byte, which no path and no text may: leave it out")
+    known = {f"--{name.replace('_', '-')}" for name in path_options(get_type_hints(command, include_extras=True))}
+    option = ""
+    for word in words:
+        if word.startswith("-"):
+            option, equals, word = word.partition("=")
+            option = "--output" if option == "-o" else option.replace("_", "-")
+            if not equals:
+                continue
+        if not word and option in known:
+            raise ValueError(f"{option} is empty: give a path")
 
 
 def end(sentence: str, code: int) -> NoReturn:

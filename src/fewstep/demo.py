@@ -25,7 +25,7 @@ from .evaluation.sharpness import ratios, sharpness
 from .inference.pipeline import Pipeline, Request
 from .modality.image import to_pil
 from .parts.imagenet import NETWORKS
-from .ranges import Count, Placement, Range, Seed
+from .ranges import Count, NewPath, Placement, Range, Seed
 from .recipes import distillation
 from .sheet import save, sheet
 from .tensors import Media
@@ -51,7 +51,7 @@ PROMPTS = (
 class Options:
     """What the demo shows."""
 
-    out: Path = Path("out/demo")
+    out: NewPath = Path("out/demo")
     """Folder for its pictures and its table."""
     student: str = "emoji-64"
     """Shipped student, or a bundle's folder."""

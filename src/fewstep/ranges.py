@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import signature
-from typing import Annotated, Any, Literal, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,19 @@ Sides = Annotated[tuple[int, ...], Range(1, 65536)]
 """Sizes of pictures, in pixels."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Marks a path that is written to: it ends in a name."""
+
+    def holds(self, value: Path) -> bool:
+        """Whether something can be made there: not at an empty path, ``.``, ``..`` or ``/``."""
+        return value.name not in ("", "..")
+
+
+NewPath = Annotated[Path, Place()]
+"""Where something is written."""
+
+
 def check_device(device: str) -> None:
     """Refuse a device that is not known or not here. Raises ValueError with the fix."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", device):
@@ -104,9 +118,15 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def check_first(*args: Any, **kwargs: Any) -> Any:
         given = signature(command).bind(*args, **kwargs).arguments
-        for name, value, range_ in numbers(get_type_hints(command, include_extras=True), given):
+        hints = get_type_hints(command, include_extras=True)
+        for name, value, range_ in numbers(hints, given):
             if not range_.holds(value):
                 raise ValueError(f"--{name.replace('_', '-')} {value} is out of range: use {range_}")
+        for name, value, told in values(hints, given):
+            if isinstance(value, Path) and not all(extra.holds(value) for extra in told if isinstance(extra, Place)):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} {value} is no place to write to: give a path that ends in a name"
+                )
         return command(*args, **kwargs)
 
     return check_first
@@ -114,15 +134,34 @@ def checked(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def numbers(hints: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float, Range]]:
     """Every number among the values, those of option dataclasses and rows included: its option's name, itself, its range."""
+    for name, value, told in values(hints, given, prefix):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield name, value, next((extra for extra in told if isinstance(extra, Range)), ANY)
+
+
+def values(
+    hints: Mapping[str, Any], given: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Every value, one by one where there are rows of them: its option's name, itself, and what its type is marked with."""
     for name, value in given.items():
         told = getattr(hints.get(name), "__metadata__", ())
         if is_dataclass(value):
             own = {f.name: getattr(value, f.name) for f in fields(value)}
             flat = any(getattr(extra, "name", None) == "" for extra in told)  # tyro's word for fields without a prefix
             inside = prefix if flat else f"{prefix}{name}."
-            yield from numbers(get_type_hints(type(value), include_extras=True), own, inside)
+            yield from values(get_type_hints(type(value), include_extras=True), own, inside)
             continue
-        ranges = [extra for extra in told if isinstance(extra, Range)]
         for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, int | float) and not isinstance(one, bool):
-                yield f"{prefix}{name}", one, ranges[0] if ranges else ANY
+            yield f"{prefix}{name}", one, told
+
+
+def path_options(hints: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The options that take a path, by name, those of option dataclasses included."""
+    for name, hint in hints.items():
+        told = getattr(hint, "__metadata__", ())
+        inner = hint.__origin__ if told else hint
+        if is_dataclass(inner) and isinstance(inner, type):
+            flat = any(getattr(extra, "name", None) == "" for extra in told)
+            yield from path_options(get_type_hints(inner, include_extras=True), prefix if flat else f"{prefix}{name}.")
+        elif inner is Path or Path in get_args(inner):
+            yield f"{prefix}{name}"

@@ -15,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,10 +28,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .. import files
+
 FORMAT = "fewstep-dataset"
 ATTRIBUTION = "ATTRIBUTION.md"
 """The page of a dataset, and of a model, that names the works it is made from."""
 VERSION = 1
+USUAL = ("media.npy", "items.jsonl", "dataset.json", ATTRIBUTION, "report.json")
+"""Files of a dataset that was written by a version that left no list of them."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
@@ -204,9 +208,8 @@ class DatasetWriter:
         attribution: str,
         build: Mapping[str, Any],
     ) -> None:
-        self.folder = Path(folder).absolute()
+        self.folder = files.place_of(Path(folder))
         self.shape = tuple(shape)
-        self._temporary = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")
         self._info = {"format": FORMAT, "version": VERSION, "name": name, "size": self.shape[-1]}
         self._about = {"licences": [dict(licence) for licence in licences], "build": dict(build)}
         self._texts = {ATTRIBUTION: attribution}
@@ -215,12 +218,17 @@ class DatasetWriter:
 
     def __enter__(self) -> DatasetWriter:
         with self._failure_explained():
-            if self.folder.exists() and not (self.folder / "dataset.json").is_file() and not _is_empty(self.folder):
-                raise ValueError(f"{self.folder}: holds something that is not a dataset; pass an empty or a new folder")
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary.mkdir(parents=True)
-            self._stream = open(self._temporary / "media.npy", "wb")
-            self._header()
+            if others := files.foreign(self.folder, USUAL if _is_dataset(self.folder) else ()):
+                what = "it is a file" if others == ["."] else others[0]
+                raise ValueError(
+                    f"{self.folder}: holds something that is not a dataset of fewstep's ({what}); "
+                    "pass an empty or a new folder"
+                )
+            with ExitStack() as writing:
+                self._temporary = writing.enter_context(files.replaced(self.folder, USUAL))
+                self._stream = writing.enter_context(open(self._temporary / "media.npy", "wb"))
+                self._header()
+                self._writing = writing.pop_all()
         return self
 
     def _header(self) -> None:
@@ -244,17 +252,15 @@ class DatasetWriter:
         """Put a further text file, such as a report, into the folder."""
         self._texts[name] = text
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            with self._failure_explained():
-                if kind is None:
-                    self._finish()
-                self._stream.close()
-                if kind is None:
-                    swap(self._temporary, self.folder)
-        finally:
-            self._stream.close()
-            shutil.rmtree(self._temporary, ignore_errors=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            with suppress(OSError):  # of a stream that can't be flushed any more
+                self._writing.__exit__(kind, error, trace)
+            return
+        with self._failure_explained(), self._writing:
+            self._finish()
 
     def _finish(self) -> None:
         if not self._items:
@@ -282,37 +288,6 @@ class DatasetWriter:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write in place of ``path``, which it becomes if all goes well: whole or not at all, whoever else writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    try:
-        yield draft
-        draft.replace(path)
-    except OSError as error:
-        if error.filename == str(draft):  # whoever hears of it asked for the other name
-            error.filename = str(path)
-        raise
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def swap(new: Path, folder: Path) -> None:
-    """Rename a finished folder into place; what was there steps aside, and back if that fails."""
-    previous = folder.with_name(f".{folder.name}.previous-{os.getpid()}")
-    moved = folder.exists()
-    if moved:
-        folder.rename(previous)
-    try:
-        new.rename(folder)
-    except OSError:
-        if moved:
-            previous.rename(folder)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-@contextmanager
 def _damage_explained(folder: Path) -> Iterator[None]:
     try:
         yield
@@ -320,8 +295,13 @@ def _damage_explained(folder: Path) -> Iterator[None]:
         raise ValueError(f"{folder}: the dataset is damaged ({error}); build it again") from error
 
 
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+def _is_dataset(folder: Path) -> bool:
+    """Did fewstep build a dataset here, in whichever version?"""
+    try:
+        facts = json.loads((folder / "dataset.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and facts.get("format") == FORMAT
 
 
 def _sha256(path: Path) -> str:

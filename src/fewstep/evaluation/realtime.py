@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..data.dataset import whole
+from ..files import whole
 
 
 @dataclass(frozen=True)

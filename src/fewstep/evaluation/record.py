@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Card
-from ..data.dataset import whole
+from ..files import whole
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__, extras
-from ..data.dataset import cache_dir, whole
+from ..data.dataset import cache_dir
+from ..files import whole
 
 EXPORTER = ("onnx", "onnxscript")
 

@@ -39,6 +39,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..files import whole
+
 Picture = Float[Tensor, "C H W"]
 Colour = tuple[int, int, int]
 T = TypeVar("T")
@@ -426,10 +428,8 @@ def write(media: Picture, to: Path | str = "png", quality: int = 90) -> bytes:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        with whole(path) as draft:
+            draft.write_bytes(data)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ValueError(f"{path}: cannot be written ({error.strerror}); choose a folder you may write to") from error

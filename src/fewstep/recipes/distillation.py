@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ from ..training.data import (
     spread_chunks,
     tell_unread,
     training_set,
+    wrote,
 )
 from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
@@ -55,6 +57,8 @@ from ..training.recipe import Phase, named
 from ..training.trainer import Optimizer, Trainer
 from ..training.trainer import Options as TrainerOptions
 
+PHASES = ("warm", "add")
+"""Folders of a run's phases."""
 Eyes = ImageNetFeatures | DinoFeatures
 """A feature network on pictures."""
 
@@ -286,6 +290,7 @@ def prepare(
     """
     check(options)
     tell_idle_times(options.times)
+    check_pairs(folder)
     source = bundle.locate(options.teacher)
     model = pretrained.load(source).to(options.device)
     card = bundle.card_of(source, model)
@@ -332,7 +337,7 @@ def prepare(
     content = bundle.content_of(source)
     made_with = depends_on(o, content, scale, dataset, network)
     origin = f"{content}|{dataset.fingerprint}|{o.captions}"
-    pairs = partial(draw_pairs, o, teacher, data, folder / "pairs.safetensors", origin, progress)
+    pairs = partial(draw_pairs, o, teacher, data, folder, origin, progress)
     if o.warm.steps:
         before_it = {name: value for name, value in made_with.items() if not is_of_the_game(name)}
         phases.append(
@@ -386,6 +391,21 @@ def tell_idle_times(times: Sequence[float]) -> None:
 
 def _listed(counts: Sequence[int]) -> str:
     return ", ".join(map(str, counts))
+
+
+def check_pairs(folder: Path) -> None:
+    """Refuse a folder where something else stands in place of the teacher's trajectories. Raises ValueError with the fix."""
+    for path in pairs_in(folder):
+        if os.path.lexists(path) and not wrote(path):
+            raise ValueError(
+                f"{path} is not what fewstep wrote, and the teacher's trajectories go there: move it elsewhere, "
+                "or choose another --out"
+            )
+
+
+def pairs_in(folder: Path) -> tuple[Path, Path]:
+    """Where a run keeps the teacher's trajectories: all of them, and those drawn so far."""
+    return folder / "pairs.safetensors", folder / "pairs-part.safetensors"
 
 
 def check_game(o: Options) -> None:
@@ -512,16 +532,17 @@ def draw_pairs(
     o: Options,
     teacher: Teacher,
     data: TrainingSet,
-    path: Path,
+    folder: Path,
     origin: str,
     progress: Progress | None,
     batch_size: int,
 ) -> TrainingSet:
-    """Noise, the guided teacher's sample from it, and the prompt row it was drawn for. Kept at ``path``, drawn once.
+    """Noise, the guided teacher's sample from it, and the prompt row it was drawn for. Kept in ``folder``, drawn once.
 
     ``origin`` stands for the teacher and the prompts: pairs of another origin are drawn again.
     """
     key = f"{origin}|{teacher.guidance_scale}|{o.warm.teacher_steps}|{o.warm.pairs}|{o.seed}"
+    path, part = pairs_in(folder)
     if key_of(path) == key:
         return _paired(o, data, load_file(path), batch_size)
     rng = np.random.Generator(np.random.PCG64(o.seed))
@@ -534,8 +555,8 @@ def draw_pairs(
         null = data.null[[0] * len(at)].to(o.device)
         return teacher.draw(noise[at].to(o.device), cond, null, o.warm.teacher_steps).half().cpu()
 
-    part, name = path.with_stem(f"{path.stem}-part"), "teacher's trajectories"
-    drawn = in_parts(draw, len(rows), o.warm.batch_size, part, key, name, progress)
+    what = "teacher's trajectories"
+    drawn = in_parts(draw, len(rows), o.warm.batch_size, part, key, what, progress)
     saved = {"noise": noise.half(), "x0": drawn, "prompts": prompts}
     save_whole(saved, path, {"key": key})
     part.unlink(missing_ok=True)

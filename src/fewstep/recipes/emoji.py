@@ -38,6 +38,8 @@ from ..training.data import Progress, batch_indices, data_needs, open_dataset, t
 from ..training.recipe import Phase, named
 from ..training.trainer import Optimizer, Options, Trainer
 
+PHASES = ("codec", "teacher")
+"""Folders of a run's phases."""
 CROP = 32
 """Side of the crops that a codec is trained on, in pixels."""
 GRID = 16

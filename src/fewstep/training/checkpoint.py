@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .. import files
+
 FORMAT = 1
+FILES = ("state.safetensors", "state.json")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -49,43 +50,27 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def save(folder: Path, state: dict[str, Any]) -> Path:
+def save(folder: Path, state: dict[str, Any], keep: Path | None = None) -> Path:
     """Write ``state`` to ``folder`` atomically: a reader sees the old state or the new one, never a mixture.
 
-    Raises ValueError, with the old state intact, when the disk is full or the folder cannot be written.
+    The old state is kept at ``keep``, if that is given. Raises ValueError, with the old state intact, when the disk is full
+    or the folder cannot be written.
     """
     tensors, plain = flatten(state)
     plain["format"] = FORMAT
-    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for stale in folder.parent.glob(f".{folder.name}.*"):  # a run that was killed while it wrote
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        save_file({k: v.clone() for k, v in tensors.items()}, temporary / "state.safetensors")
-        (temporary / "state.json").write_text(json.dumps(plain, indent=1, sort_keys=True))
-        for name in ("state.safetensors", "state.json"):
-            with open(temporary / name, "rb") as file:
-                os.fsync(file.fileno())
-        _swap(temporary, folder)
+        with files.replaced(folder, FILES, previous(folder), keep) as draft:
+            save_file({k: v.clone() for k, v in tensors.items()}, draft / "state.safetensors")
+            (draft / "state.json").write_text(json.dumps(plain, indent=1, sort_keys=True))
+            for name in FILES:
+                with open(draft / name, "rb") as file:
+                    os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
         raise ValueError(
             f"could not write the checkpoint {folder}: {error}; free space or choose another --out "
             "(the previous checkpoint is intact)"
         ) from error
     return folder
-
-
-def _swap(new: Path, folder: Path) -> None:
-    """Put ``new`` in the place of ``folder``. If we die between the two renames, ``load`` finds the ``.old`` one."""
-    old = previous(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
-    os.rename(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def previous(folder: Path) -> Path:
@@ -99,9 +84,20 @@ def exists(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Leave no state here, nor one that a crash left half renamed."""
+    """Leave no state here, nor one that a crash left half renamed; what fewstep did not write stays."""
     for stale in (folder, previous(folder)):
-        shutil.rmtree(stale, ignore_errors=True)
+        files.remove(stale, FILES)
+
+
+def check_own(folder: Path) -> None:
+    """Refuse to save states at a place where something else stands. Raises ValueError with the fix."""
+    for place in (folder, previous(folder)):
+        if others := files.foreign(place, FILES):
+            what = "a file" if others == ["."] else others[0]
+            raise ValueError(
+                f"{place} holds what fewstep did not write ({what}), and states of the run go there: choose another --out, "
+                "or move that elsewhere"
+            )
 
 
 def load(folder: Path) -> dict[str, Any]:

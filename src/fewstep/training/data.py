@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import extras
-from ..data.dataset import Dataset, cache_dir, spread, whole
+from ..data.dataset import Dataset, cache_dir, spread
+from ..files import whole
 from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner, UnreadWarning, summary
 from ..rng import fold
@@ -190,6 +192,10 @@ def open_dataset(name: str, styles: tuple[str, ...] = ()) -> Dataset:
 
     Raises ValueError with the command that builds it.
     """
+    if not name:
+        raise ValueError(
+            "--data is empty: give the folder of a dataset, or the name of one that `fewstep data` has built"
+        )
     folder = Path(name)
     if not (folder / "dataset.json").is_file():
         folder = cache_dir() / "data" / name
@@ -201,7 +207,8 @@ def open_dataset(name: str, styles: tuple[str, ...] = ()) -> Dataset:
     chosen = dataset.subset(where=lambda item: item.style in styles)
     if not len(chosen):
         known = sorted({item.style for item in dataset.items if item.style})
-        raise ValueError(f"no picture has the style {', '.join(styles)}: this dataset has {', '.join(known)}")
+        has = f"has the styles {', '.join(known)}" if known else "has no styles at all: leave out --styles"
+        raise ValueError(f"no picture of {dataset.name} has the style {', '.join(styles)}: the dataset {has}")
     return chosen
 
 
@@ -230,6 +237,17 @@ def save_whole(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] 
     """Write a safetensors file whole or not at all, whoever else is writing the same one."""
     with whole(path) as draft:
         save_file(tensors, draft, metadata)
+
+
+def wrote(path: Path) -> bool:
+    """Is this a file that ``save_whole`` wrote with a key, be it damaged since? Its header says so, in its first bytes."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, 2**20)))
+        return "key" in header["__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def key_of(path: Path) -> str:

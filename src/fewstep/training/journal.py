@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import whole
 from .log import StepLog
 
 
@@ -48,17 +48,28 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             kept = [line for line in self.read(self.path) if line["step"] < step] if step > 1 else []
-            beside = self.path.with_name(self.path.name + ".part")
-            beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            os.replace(beside, self.path)
+            with whole(self.path) as draft:
+                draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:
-        """Every whole line; a last line that a crash cut short is left out."""
+        """Every line that can be read; a crash may have cut one short, and a damaged file has lost others."""
         lines = []
-        for text in path.read_text().splitlines():
+        for text in path.read_text("utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
+                line = json.loads(text)
+                line["step"] = int(line["step"])
+            except (ValueError, TypeError, KeyError):
+                continue
+            lines.append(line)
         return lines
+
+    @staticmethod
+    def wrote(path: Path) -> bool:
+        """Does this begin as a journal does, or with nothing, as one whose first line a crash cut short?"""
+        try:
+            return path.is_file() and (
+                not path.stat().st_size or path.read_bytes()[:8] == b'{"step":' or bool(Journal.read(path))
+            )
+        except OSError:
+            return False

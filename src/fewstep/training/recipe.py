@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from ..data.dataset import whole
+from ..files import whole
 from ..tensors import Batch
 from .health import Health
 from .health import Options as HealthOptions
@@ -97,6 +97,7 @@ def run_phases(
     folders = [replace(saving, out=saving.out / phase.name) for phase in phases]
     with alone(saving.out):
         for phase, own in zip(phases, folders):
+            own.check_own()
             check_same(phase, own)
             if not saving.resume:
                 own.forget()

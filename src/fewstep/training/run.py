@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import signal
 import tempfile
 import time
@@ -15,6 +17,7 @@ from types import FrameType, ModuleType
 from ..tensors import Batch
 from . import checkpoint
 from .health import Health, Unhealthy
+from .journal import Journal
 from .log import StepLog, Stopped
 from .probe import Best, Probe, take_a_look
 from .trainer import Trainer
@@ -71,6 +74,29 @@ class Saving:
         if self.journal.exists():
             self.journal.unlink()
 
+    def check_own(self) -> None:
+        """Refuse to go about where fewstep did not write what stands in the way. Raises ValueError with the fix."""
+        if os.path.lexists(self.out) and not self.out.is_dir():
+            raise ValueError(
+                f"{self.out} is a file, and the run needs a folder there: choose another --out, or move it"
+            )
+        for state in (self.checkpoint, self.best):
+            checkpoint.check_own(state)
+        for path, written in ((self.journal, Journal.wrote), (self.made_with, wrote_options)):
+            if os.path.lexists(path) and not written(path):
+                raise ValueError(
+                    f"{path} is damaged, or fewstep did not write it, and the run writes one there: move it elsewhere, or "
+                    "choose another --out"
+                )
+
+
+def wrote_options(path: Path) -> bool:
+    """Is this a ``made_with.json``?"""
+    try:
+        return isinstance(json.loads(path.read_text("utf-8")), dict)
+    except (OSError, ValueError):
+        return False
+
 
 def check_free(out: Path) -> None:
     """Refuse to begin a run where one has taken steps already. Raises ValueError with the fix."""
@@ -80,6 +106,12 @@ def check_free(out: Path) -> None:
                 f"{out} holds a run, {steps:,} steps into its phase {folder.name}: go on with --resume, choose another --out, "
                 "or remove that folder"
             )
+
+
+def check_own(out: Path, phases: Iterable[str]) -> None:
+    """Refuse a run's folder where files that fewstep did not write stand in a phase's way. Raises ValueError with the fix."""
+    for name in phases:
+        Saving(out / name).check_own()
 
 
 def check_writable(out: Path) -> None:
@@ -105,7 +137,7 @@ def alone(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".lock", "a") as file:  # whosever it is, what stands in it stays
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

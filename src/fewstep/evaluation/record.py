@@ -196,9 +196,20 @@ def of_entry(entry: Mapping[str, Any]) -> MetricRecord:
     return MetricRecord(**facts)
 
 
-def write_figures(path: Path | str, figures: Mapping[str, float], command: str) -> None:
-    """Write ``{"figures": {...}}``, what a benchmark found that is no record of a model, with its command and the machine."""
-    facts = {"figures": figures, "command": command, "machine": f"{platform.system()} {platform.machine()}"}
+def write_figures(
+    path: Path | str, figures: Mapping[str, float], command: str, each: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write ``{"figures": {...}}``, what a benchmark found that is no record of a model, with its command and the machine.
+
+    ``each`` holds what single runs found, where the figures are of several.
+    """
+    facts: dict[str, Any] = {
+        "figures": figures,
+        "command": command,
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    if each:
+        facts["each"] = each
     with whole(Path(path)) as draft:
         draft.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

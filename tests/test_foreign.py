@@ -487,7 +487,7 @@ def test_features_are_chosen_by_what_there_is(root):
         ({"student": "lora", "rank": 0}, "use --rank 1 or more"),
         ({"student": "lora", "init": "random"}, "use --init teacher or --student full"),
         ({"device": "cuda"}, "use --device cpu"),
-        ({"device": "tpu"}, "unknown device 'tpu': use cpu or cuda"),
+        ({"device": "tpu"}, "unknown device 'tpu': use cpu, cuda"),
         ({"negative": "blurry"}, "add --add.weighting nfsd"),
         ({"features": "dinov2"}, r"download facebook/dinov2-small.*--features-folder"),
         ({"features": "teacher", "features_folder": "somewhere"}, "use --features dinov2 instead of teacher"),

@@ -141,6 +141,7 @@ def card_of(folder: Path, model: pretrained.Pretrained | None = None) -> Card:
         guidance_scale=7.5,
         sampler="ddim",
         native_size=(model or pretrained.load(folder)).native_size,
+        licence=pretrained.read_terms(folder).licence,
         hashes=part_hashes(folder),
     )
     warnings.warn(
@@ -248,10 +249,13 @@ def save(
     text: Path | None = None,
     dtype: torch.dtype = torch.float32,
     notices: str = "",
+    origin: Path | None = None,
 ) -> Card:
     """Write a bundle. ``text`` is a folder that holds ``tokenizer/`` and ``text_encoder/``; without it the bundle is thin.
 
     ``notices`` is what the licences of its data and of its teacher ask to be passed on; it becomes ``ATTRIBUTION.md``.
+    ``origin`` is the folder of the model that this one was made from: its licence texts and its page go along, and the
+    safety checker that a Stable Diffusion folder brings; a warning says why where that cannot be.
 
     The pipeline's class follows from the network: Stable Diffusion, SDXL or Stable Diffusion 3. A network with a LoRA is
     saved merged, so that it loads as it stands, and the LoRA alone goes into ``lora/``, for use on top of the teacher.
@@ -279,6 +283,8 @@ def save(
             pretrained.make_portable(temporary)
         if trainable.has_lora(unet):
             trainable.save_lora(unet, component, temporary / "lora", dtype)
+        if origin is not None:
+            inherit(origin, temporary, index, card)
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         if notices:
             (temporary / ATTRIBUTION).write_text(notices, "utf-8")
@@ -314,6 +320,37 @@ def check_place(folder: Path, empty_handed: bool = False) -> None:
             f"{folder} holds what fewstep did not write ({others[0] if others != ['.'] else 'it is a file'}), and the "
             "finished model goes there: choose another --out, or move that elsewhere"
         )
+
+
+def inherit(origin: Path, folder: Path, index: dict[str, Any], card: Card) -> None:
+    """Take along what the makers of ``origin`` ask of whoever passes it on, and name it in ``index`` (model_index.json)."""
+    terms = pretrained.pass_on(origin, folder)
+    if terms.front:
+        page = pretrained.page_of(card.name, card.teacher, card.kept().steps, terms.front)
+        (folder / "README.md").write_text(page, "utf-8")
+    if (folder / "lora").is_dir():
+        pretrained.pass_on(origin, folder / "lora")
+    theirs = pretrained.read_config(origin / "model_index.json")
+    checker, missing = pretrained.checker_of(origin, theirs)
+    if checker and "safety_checker" in index:
+        pretrained.copy_checker(origin, folder)
+        index |= checker
+    if missing or (checker and "safety_checker" not in index):
+        reason = missing or f"a {index['_class_name']} has no place for one"
+        warnings.warn(
+            f"{card.name} has no safety checker, though its teacher brings one ({reason}): "
+            "judge its pictures with a filter of your own",
+            stacklevel=3,
+        )
+
+
+def passed_on(folder: Path) -> dict[str, str]:
+    """What a model's folder holds for whoever passes it on, in words."""
+    index = pretrained.read_config(folder / "model_index.json")
+    pages = [name for name in (ATTRIBUTION, pretrained.TEACHERS_README) if (folder / name).is_file()]
+    checker, missing = pretrained.checker_of(folder, index)
+    inside = "inside: `fewstep serve --safety checker` has it judge the pictures" if checker else missing or "none"
+    return {"notices": ", ".join((*pretrained.read_terms(folder).texts, *pages)) or "none", "safety_checker": inside}
 
 
 def verify(folder: Path) -> None:

@@ -358,6 +358,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     rows = {key: getattr(c, key) for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler",
                                              "native_size", "teacher", "licence", "data", "version")}  # fmt: skip
     rows |= {f"in {n}": said for n, said in sentences([of_entry(r) for r in c.metrics], TABLE).items()}
+    rows |= bundle.passed_on(folder)
     rows |= made(c) | {"folder": folder, "weights": f"{len(c.hashes)} files, {compared}"}
     for key, value in rows.items():
         table.add_row(key.replace("_", " "), Text(str(value)))

@@ -9,6 +9,7 @@ from .networks import TransformerDenoiser, UNetDenoiser, VaeCodec, is_sdxl
 from .portable import make_portable
 from .quiet import quiet
 from .schedules import PREDICTION_TYPES, kind_of, schedule_of, to_timestep
+from .terms import TEACHERS_README, Terms, checker_of, copy_checker, page_of, pass_on, read_terms
 from .text import (
     SENTENCE_FORM,
     SENTENCE_TOKENS,
@@ -23,19 +24,26 @@ __all__ = [
     "PREDICTION_TYPES",
     "SENTENCE_FORM",
     "SENTENCE_TOKENS",
+    "TEACHERS_README",
     "Pretrained",
     "SD3Conditioner",
     "SDXLConditioner",
+    "Terms",
     "TextConditioner",
     "TransformerDenoiser",
     "UNetDenoiser",
     "VaeCodec",
+    "checker_of",
+    "copy_checker",
     "is_sdxl",
     "kind_of",
     "load",
     "make_portable",
+    "page_of",
+    "pass_on",
     "quiet",
     "read_config",
+    "read_terms",
     "reader_of",
     "refuse_pickles",
     "schedule_of",

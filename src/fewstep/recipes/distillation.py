@@ -202,7 +202,7 @@ class Distillation:
             times=o.times,
             native_size=t.native_size,
             teacher=t.name,
-            licence=t.licence,
+            licence=t.licence or pretrained.read_terms(self.model.folder).licence,
             data=data,
             text_encoder="",
             training={
@@ -233,6 +233,7 @@ class Distillation:
                 scheduler=bundle.scheduler_for("student", prediction_type(config), **betas),
                 text=None if thin else source,
                 dtype=dtype,
+                origin=source,
                 notices="\n".join(dict.fromkeys(t for t in (bundle.notices_of(source), self.dataset.attribution) if t)),
             )
 
@@ -298,6 +299,7 @@ def prepare(
         raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher})")
     o = seen_through(options, card.native_size)
     check_game(o)
+    tell_missing_licence(card, source)
     network = eyes(o)
     freeze(model.codec)
     scale = card.guidance_scale if o.guidance_scale is None else o.guidance_scale
@@ -372,6 +374,16 @@ def check(o: Options) -> None:
         raise ValueError("--negative is read by noise-free score distillation: add --add.weighting nfsd")
     if o.negative and not o.add.distillation_weight:
         raise ValueError("--negative belongs to the distillation loss, which has weight 0: leave one of the two out")
+
+
+def tell_missing_licence(teacher: bundle.Card, folder: Path) -> None:
+    """Warn of a teacher that states no licence: its student's card will state none either."""
+    if not (teacher.licence or pretrained.read_terms(folder).licence):
+        warnings.warn(
+            f"{teacher.name} states no licence (no LICENSE file, none in its README.md), so its student will state none: "
+            "ask its makers before you pass the student on",
+            stacklevel=3,
+        )
 
 
 def tell_idle_times(times: Sequence[float]) -> None:

@@ -299,11 +299,12 @@ def docs(
         Path("docs/log.md"),
         Path("docs/provenance.md"),
         Path("docs/evaluation.md"),
+        Path("docs/variety.md"),
     ),
     results: Path = Path("docs/results"),
     models: Path | None = None,
 ) -> None:
-    """Rewrite the tables and figures of the README, the log, two more pages, and the shipped cards' metrics.
+    """Rewrite the tables and figures of the README, the log, three more pages, and the shipped cards' metrics.
 
     All of it comes from the result files.
 

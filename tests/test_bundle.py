@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from dataclasses import replace
@@ -17,6 +18,7 @@ from bundles import tiny_bundle
 from fewstep import bundle, pretrained
 from fewstep.bundle import Card
 from fewstep.inference.pipeline import Pipeline, Request
+from fewstep.recipes import emoji
 from fewstep.rng import Rng
 
 
@@ -204,6 +206,19 @@ def test_bad_requests_get_one_sentence(student, request_, sentence):
 def test_a_missing_bundle_lists_what_there_is():
     with pytest.raises(ValueError, match="there is no bundle 'nothing'"):
         bundle.locate("nothing")
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(math.nan, torch.float32), (-math.inf, torch.bfloat16), (1e5, torch.float16)])
+def test_a_model_that_is_no_number_as_it_is_saved_is_refused(student, tmp_path, value, dtype):
+    """1e5 is one in fp32, and infinity in fp16."""
+    model = pretrained.load(student)
+    network = model.denoiser.network
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[0] = value
+    scheduler = bundle.scheduler_for("student", "v_prediction", **emoji.BETAS)
+    with pytest.raises(ValueError, match="unet holds NaN or infinity in torch"):
+        bundle.save(tmp_path / "b", Card.read(student), unet=network, vae=model.codec.vae, scheduler=scheduler, dtype=dtype)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_save_leaves_the_old_bundle(student, tmp_path, monkeypatch):

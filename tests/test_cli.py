@@ -22,6 +22,7 @@ import torch
 import tyro
 from PIL import Image
 from rich.console import Console
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import foreign
@@ -266,7 +267,12 @@ def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys
         (["--seconds", "nan", "nan"], "--seconds nan is out of range: use 0 or more"),
         (["--seed", str(2**70)], "is out of range: use a whole number from 0 to 2^63 - 1"),
         (["--look-every", "0"], "--look-every 0 is out of range"),
-        (["--student-learning-rate", "inf"], "--student-learning-rate inf is out of range: use more than 0"),
+        (["--student-learning-rate", "inf"], "--student-learning-rate inf is out of range: use more than 0 to 1,000,000,000"),
+        (["--student-learning-rate", "1e308"], "is out of range: use more than 0 to 1,000,000,000"),
+        (["--warm.learning-rate", "1e308"], "is out of range: use more than 0 to 1,000,000,000"),
+        (["--add.adversarial-weight", "1e308"], "is out of range: use from 0 to 1,000,000,000"),
+        (["--add.regression-weight", "1e308"], "is out of range: use from 0 to 1,000,000,000"),
+        (["--add.r1", "1e308"], "is out of range"),
         (["--student", "lora", "--rank", str(10**30)], "is out of range"),
         (["--times", "1", "nan"], "--times nan is out of range"),
         (["--probabilities", "nan", "1", "1", "1"], "--probabilities nan is out of range"),
@@ -378,7 +384,7 @@ def test_ctrl_c_leaves_a_dataset_with_one_sentence():
 
 def test_thresholds_of_health_are_options(distill, capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
-        distill("--steps", "9", "--student-learning-rate", "1e38", "--ema", "0", "--health.nan-streak", "2")
+        distill("--steps", "9", "--student-learning-rate", "1e9", "--ema", "0", "--health.nan-streak", "2")
     assert_one_sentence(ended, capsys, "nan_streak: 2 steps in a row had no finite gradient", code=3)
 
 
@@ -757,9 +763,67 @@ def test_a_picture_on_a_full_disk_gets_one_sentence(student, tmp_path, capsys):
 
 def test_a_run_without_finite_gradients_rolls_back_and_exits_with_3(distill, capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
-        distill("--steps", "9", "--student-learning-rate", "1e38", "--ema", "0")
+        distill("--steps", "9", "--student-learning-rate", "1e9", "--ema", "0")
     assert_one_sentence(ended, capsys, "nan_streak: 5 steps in a row had no finite gradient", code=3)
     assert checkpoint.load(tmp_path / "run" / "add" / "checkpoint")["step"] == 0
+
+
+def test_the_advice_after_nan_can_be_followed(distill, capsys, tmp_path):
+    """What a resume may change, it may; what it may not is named; and the card tells both values and from which step on."""
+    with pytest.raises(SystemExit):
+        distill("--steps", "9", "--student-learning-rate", "1e9", "--precision", "bf16", "--save-every", "0")
+    assert "lower the learning rate, or use --precision fp32" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        distill("--steps", "9", "--times", "1", "0.5", "--student-learning-rate", "1e-4", "--resume")
+    assert_one_sentence(ended, capsys, "another --out; a resume may change --student-learning-rate, --heads-learning-rate")
+    calm = ("--student-learning-rate", "1e-4", "--precision", "fp32", "--batch-size", "2")
+    out = distill("--steps", "9", "--resume", "--keep", "last", *calm)
+    said = " ".join(capsys.readouterr().out.split())
+    wanted = r"add goes on from step 0 with --batch-size 2 \(before: 4\), --student-learning-rate 0\.0001 \(before: 1e\+09\), "
+    assert re.search(wanted, said.replace("1000000000.0", "1e+09")), said
+    written = json.loads((out / "add" / "made_with.json").read_text())
+    (change,) = written["changes"]
+    assert (change["after"], change["--student-learning-rate"]) == (0, [1e9, 1e-4])
+    assert written["--student-learning-rate"] == 1e-4
+    weights = load_file(out / "bundle" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(bool(v.isfinite().all()) for v in weights.values())
+    distill("--steps", "10", "--resume", "--keep", "last", *calm)
+    assert "goes on from step" not in capsys.readouterr().out, "the same options as the last time are no change"
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ("unet", "the network of tiny holds NaN or infinity (first in denoiser"),
+        ("vae", "the VAE of tiny holds NaN or infinity (first in"),
+        ("text_encoder", "the text encoder of tiny holds NaN or infinity (first in"),
+        ("init", "holds NaN or infinity (first in "),
+    ],
+)
+def test_a_part_that_is_no_number_is_found_at_the_start_and_named(distill, teacher, student, tmp_path, capsys, part, sentence):
+    folder = shutil.copytree(student if part == "init" else teacher, tmp_path / "broken")
+    (path,) = (folder / ("unet" if part == "init" else part)).glob("*.safetensors")
+    weights = load_file(path)
+    first = next(name for name, value in weights.items() if value.is_floating_point())
+    weights[first].view(-1)[-1] = math.inf if part == "vae" else math.nan
+    save_file(weights, path, metadata={"format": "pt"})
+    given = ("--init", str(folder)) if part == "init" else ("--teacher", str(folder))
+    with pytest.raises(SystemExit) as ended:
+        distill("--steps", "1", *given)
+    assert_one_sentence(ended, capsys, sentence.replace("denoiser", ""))
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_that_are_no_numbers_are_named(distill, tmp_path, capsys):
+    warm = ("--warm.steps", "2", "--warm.pairs", "4", "--warm.teacher-steps", "1", "--steps", "0", "--keep", "last")
+    path = distill(*warm) / "pairs.safetensors"
+    with safe_open(path, "pt") as file:
+        key = file.metadata()
+    save_file({k: v * math.nan if k == "x0" else v for k, v in load_file(path).items()}, path, metadata=key)
+    shutil.rmtree(tmp_path / "run" / "warm")
+    with pytest.raises(SystemExit) as ended:
+        distill(*warm)
+    assert_one_sentence(ended, capsys, "the teacher's trajectories hold NaN or infinity (in x0): remove pairs.safetensors")
 
 
 def test_a_record_says_all_that_has_to_be_typed_again():

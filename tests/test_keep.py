@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fewstep.parts.denoiser import freeze
 from fewstep.tensors import Batch
 from fewstep.training import checkpoint, probe
 from fewstep.training import run as training_run
-from fewstep.training.health import Health, Unhealthy
+from fewstep.training.health import Course, Health, Unhealthy
 from fewstep.training.journal import Journal
 from fewstep.training.log import StepLog, Stopped
 from fewstep.training.probe import Best, Probe
@@ -181,14 +182,14 @@ MOMENTS = {
 
 def bombs(at: str, monkeypatch: pytest.MonkeyPatch, bomb: Callable[[], None] = die) -> Callable[[], None]:
     """Lay a bomb; returns what is to be called between the phases."""
-    replace, look, offer, state = os.rename, probe.take_a_look, Best.offer, {"renames": 0}
+    move, look, offer, state = os.rename, probe.take_a_look, Best.offer, {"renames": 0}
     which = MOMENTS[at]
 
     def here(best: Best, trainer: Trainer, when: str) -> bool:
         return (best.folder.parent.name, trainer.step, when) == which
 
     def rename(a: Any, b: Any) -> None:
-        replace(a, b)
+        move(a, b)
         state["renames"] += Path(b).parent.name == "two"
         if at == "in a checkpoint" and Path(b).name == "checkpoint.old" and state["renames"] > 5:
             bomb()
@@ -280,15 +281,75 @@ def test_a_streak_of_nan_rolls_back_and_stops(tmp_path: Path) -> None:
         batch = make_batch(8, seed=step)
         return batch if step < 7 else Batch(batch.x0 * math.nan, batch.cond, batch.null)
 
-    with pytest.raises(Unhealthy, match=r"nan_streak: 5 steps in a row .* of step 7, is in .*--resume"):
+    with pytest.raises(Unhealthy, match=r"nan_streak: 5 steps in a row .* of step 6, is in .*--resume"):
         run(trainer, batches, Saving(tmp_path, every_seconds=-1), seen.append)
     assert [log.step for log in seen if log.skipped] == [8, 9, 10, 11], "the fifth is fatal"
     kept = checkpoint.load(tmp_path / "checkpoint")
-    assert kept["step"] == trainer.step == 7
+    assert kept["step"] == trainer.step == 6, "the last one that a sound step followed"
     weights, _ = checkpoint.flatten(trainer.weights())
     assert all(bool(v.isfinite().all()) for v in weights.values())
     run(trainer, training_worker.batches, Saving(tmp_path, resume=True))  # with good data it goes on from there
     assert trainer.step == 14
+
+
+def rated(rate: float, steps: int) -> Trainer:
+    """A run whose student moves at this rate, at once."""
+    trainer = training_worker.trainer(steps, backward=0.0)
+    student = replace(trainer.options.optimizers["student"], learning_rate=rate, warmup=0)
+    players = {**trainer.options.optimizers, "student": student}
+    trainer.options = replace(trainer.options, optimizers=players)
+    return trainer
+
+
+@pytest.mark.parametrize("every", [-1, math.inf])
+def test_after_an_explosion_a_run_goes_on_from_before_it(tmp_path: Path, every: float) -> None:
+    """Five calm steps, an explosion, and calm again: the same bits as ten calm steps, whatever was saved on the way."""
+    calm = rated(1e-3, 10)
+    run(calm, training_worker.batches, Saving(tmp_path / "calm"))
+    run(rated(1e-3, 5), training_worker.batches, Saving(tmp_path / "cut", every))
+    with pytest.raises(Unhealthy, match=r"nan_streak.* of step 5, is in"):
+        run(rated(1e30, 40), training_worker.batches, Saving(tmp_path / "cut", every, resume=True))
+    again = rated(1e-3, 10)
+    run(again, training_worker.batches, Saving(tmp_path / "cut", every, resume=True))
+    assert same_state(tmp_path / "calm" / "checkpoint", tmp_path / "cut" / "checkpoint")
+    assert not (tmp_path / "cut" / "good").exists(), "a finished run keeps one state"
+
+
+def test_a_stop_in_the_middle_of_an_explosion_does_not_cost_the_state_before_it(tmp_path: Path) -> None:
+    clock = iter(range(100))
+    logs: list[StepLog] = []
+    with pytest.raises(Stopped):
+        run(rated(1e4, 40), training_worker.batches, Saving(tmp_path, -1, until=9), logs.append, lambda: float(next(clock)))
+    assert checkpoint.step_of(tmp_path / "checkpoint") == logs[-1].step > 2
+    assert logs[0].losses["student/distillation"] < 1 < 1e6 < logs[-1].losses["student/distillation"]
+    with pytest.raises(Unhealthy, match="of step 0, is in"):
+        run(rated(1e30, 40), training_worker.batches, Saving(tmp_path, -1, resume=True), past=lambda step: logs)
+
+
+@pytest.mark.parametrize("where", ["weights", "average"])
+def test_a_run_never_ends_well_with_weights_that_are_no_numbers(tmp_path: Path, where: str) -> None:
+    trainer = training_worker.trainer(4)
+
+    def overflow(log: StepLog) -> None:
+        if log.step == 4:
+            values = trainer.averages["student"].average if where == "average" else trainer.weights()["student"]
+            next(iter(values.values())).fill_(math.inf)
+
+    with pytest.raises(Unhealthy, match="not_finite: after step 4 the weights hold NaN or infinity: lower the learning rate"):
+        run(trainer, training_worker.batches, Saving(tmp_path, -1), overflow)
+    assert trainer.finite()
+    assert trainer.step == checkpoint.step_of(tmp_path / "checkpoint") < 4
+
+
+def test_an_explosion_is_told_from_a_rough_course() -> None:
+    course = Course()
+    calm = [course.sound(StepLog(i, {"student/a": 1.0 + i % 7, "student/b": -2.0}, {"student/gradient_norm": 0.1 * (1 + i % 9)}))
+            for i in range(60)]  # fmt: skip
+    assert all(calm)
+    for bad in (StepLog(0, {"student/a": 1e4}, {}), StepLog(0, {}, {"student/gradient_norm": 1e3}),
+                StepLog(0, {"student/a": math.nan}, {}), StepLog(0, {"student/a": 1.0}, {}, skipped=True)):  # fmt: skip
+        assert not course.sound(bad)
+    assert course.sound(StepLog(0, {"student/a": 30.0}, {"student/gradient_norm": 5.0}))
 
 
 def test_lost_diversity_is_told_in_the_run_and_remembered_over_a_resume(tmp_path: Path) -> None:

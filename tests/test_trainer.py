@@ -530,7 +530,7 @@ def test_the_clock_decides_when_to_save_and_when_to_stop(tmp_path: Path) -> None
     saved: list[int] = []
     trainer = training_worker.trainer(20)
     original = trainer.save
-    trainer.save = lambda folder: (saved.append(trainer.step), original(folder))[0]  # type: ignore[method-assign,assignment]
+    trainer.save = lambda *places: (saved.append(trainer.step), original(*places))[0]  # type: ignore[method-assign,assignment]
     with pytest.raises(Stopped):
         run(
             trainer,

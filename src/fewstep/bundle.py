@@ -23,6 +23,7 @@ from . import __version__, files, pretrained
 from .data.dataset import ATTRIBUTION, cache_dir
 from .diffusion.sampler import step_counts
 from .pretrained import trainable
+from .tensors import unfinite
 
 CARD = "student_card.json"
 WEIGHTS = ("*.safetensors",)
@@ -213,6 +214,11 @@ def save_module(module: nn.Module, folder: Path, dtype: torch.dtype = torch.floa
         k: v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().cpu().clone()
         for k, v in trainable.merged_state(module).items()
     }
+    if first := unfinite(weights):
+        raise ValueError(
+            f"{folder.name} holds NaN or infinity in {dtype} (first in {first}) and is not saved: "
+            "go back to a state from before, or save it in fp32"
+        )
     save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
 

@@ -46,9 +46,10 @@ Counts = Annotated[tuple[int, ...], Range(1, 10**9)]
 Limit = Annotated[int, Range(0, 10**9)]
 """How many of something; 0 is none, or no limit."""
 Share = Annotated[float, Range(0, 1)]
-Weight = Annotated[float, Range(0)]
+Weight = Annotated[float, Range(0, 1e9)]
 """A weight of a loss, or seconds: 0 switches it off."""
-Rate = Annotated[float, Range(0, above=True)]
+Rate = Annotated[float, Range(0, 1e9, above=True)]
+"""A learning rate. Beyond its range a step overflows."""
 Seed = Annotated[int, SEEDS]
 Seeds = Annotated[tuple[int, ...], SEEDS]
 Threads = Annotated[int, Range(1, 256)]

@@ -16,7 +16,7 @@ logits                ``[B, K]``      float: one number for each place a head lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -38,6 +38,11 @@ def exact_dtype(device: torch.device | str) -> torch.dtype:
 def exactly(x: Tensor) -> Tensor:
     """``x`` in the `exact_dtype` of its device."""
     return x.to(exact_dtype(x.device))
+
+
+def unfinite(values: Mapping[str, Tensor]) -> str:
+    """The name of the first tensor that holds NaN or infinity; empty where all are numbers."""
+    return next((name for name, value in values.items() if not bool(torch.isfinite(value).all())), "")
 
 
 def match_dims(per_sample: Tensor, like: Tensor) -> Tensor:

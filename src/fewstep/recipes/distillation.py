@@ -10,7 +10,7 @@ import copy
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -36,7 +36,7 @@ from ..parts.imagenet import NETWORKS, ImageNetFeatures
 from ..pretrained import trainable
 from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng
-from ..tensors import Batch, Conditioning, Media
+from ..tensors import Batch, Conditioning, Media, unfinite
 from ..training.data import (
     Progress,
     TrainingSet,
@@ -301,6 +301,9 @@ def prepare(
     check_game(o)
     tell_missing_licence(card, source)
     network = eyes(o)
+    check_numbers(card.name, {"network": model.denoiser, "VAE": model.codec, "text encoder": model.conditioner})
+    if network is not None:
+        check_numbers(o.features, {"feature network": network})
     freeze(model.codec)
     scale = card.guidance_scale if o.guidance_scale is None else o.guidance_scale
     student = Student(copy.deepcopy(model.denoiser), o.times, o.probabilities)
@@ -344,7 +347,12 @@ def prepare(
         before_it = {name: value for name, value in made_with.items() if not is_of_the_game(name)}
         phases.append(
             Phase(
-                "warm", o.warm.steps, partial(warm_start, o, student, teacher, pairs), o.seconds[0], made_with=before_it
+                "warm",
+                o.warm.steps,
+                partial(warm_start, o, student, teacher, pairs),
+                o.seconds[0],
+                made_with=before_it,
+                changeable=CHANGEABLE,
             )
         )
     if o.steps:
@@ -356,7 +364,7 @@ def prepare(
             return game(o, student, teacher, model, network, replace(data, pairs=beside), negative, progress)
 
         look = partial(probe, o, student, model, data, measure) if measure else None
-        phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep, made_with))
+        phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep, made_with, CHANGEABLE))
     if not phases:
         raise ValueError("nothing to train: give --steps or --warm.steps")
     return Distillation(o, card, model, student, share, phases, folder, dataset, before)
@@ -478,6 +486,10 @@ def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:
 
 FREE = ("steps", "seconds", "keep", "blend", "look_every", "device", "checkpointing")
 """Options that a run may go on with others of: they say how far it goes, where, and which of its states is taken."""
+CHANGEABLE = ("--student-learning-rate", "--heads-learning-rate", "--batch-size", "--precision", "--ema",
+              "--warm.learning-rate", "--warm.batch-size", "--add.r1", "--add.adversarial-weight",
+              "--add.distillation-weight", "--add.regression-weight")  # fmt: skip
+"""Options that a run which has exploded may go on with others of, and is told so."""
 OF_THE_GAME = ("batch_size", "student_learning_rate", "heads_learning_rate", "ema", "features", "features_folder",
                "resolution", "standardise", "augment", "negative")  # fmt: skip
 """Options that a warm start knows nothing of, beside those of ``add`` and ``heads``."""
@@ -506,6 +518,15 @@ def choose(dataset: Dataset, concepts: int, keep: Sequence[str] = ()) -> Dataset
     return dataset.subset(where=lambda item: item.concept in kept or item.prompts[0] in keep)
 
 
+def check_numbers(owner: str, parts: Mapping[str, Any]) -> None:
+    """Refuse networks whose weights hold NaN or infinity, by name: every step of a training on them would be lost."""
+    for part, network in parts.items():
+        if isinstance(network, nn.Module) and (first := unfinite(network.state_dict())):
+            raise ValueError(
+                f"the {part} of {owner} holds NaN or infinity (first in {first}): fetch it again, or take another one"
+            )
+
+
 def train_on(network: nn.Module, name: str) -> None:
     """Give the student the weights of another one. Raises ValueError where that is a network of another shape."""
     given = pretrained.load(bundle.locate(name)).denoiser.network.state_dict()
@@ -514,6 +535,10 @@ def train_on(network: nn.Module, name: str) -> None:
     if wrong:
         raise ValueError(
             f"--init {name} has another network than the teacher (first at {wrong[0]}): give one of its students"
+        )
+    if first := unfinite(given):
+        raise ValueError(
+            f"--init {name} holds NaN or infinity (first in {first}): give another student, or make it again"
         )
     network.load_state_dict(given)
 
@@ -576,6 +601,11 @@ def draw_pairs(
 
 
 def _paired(o: Options, data: TrainingSet, saved: dict[str, Tensor], batch_size: int) -> TrainingSet:
+    if first := unfinite({name: saved[name] for name in ("noise", "x0")}):
+        raise ValueError(
+            f"the teacher's trajectories hold NaN or infinity (in {first}): remove pairs.safetensors from --out to draw them "
+            "again, with --precision fp32, less --guidance-scale or another teacher"
+        )
     choices = [[int(p)] for p in saved["prompts"]]
     return TrainingSet(saved["x0"], data.prompts, choices, data.null, batch_size, o.seed, noise=saved["noise"]).near(
         o.device

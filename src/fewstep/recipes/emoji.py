@@ -180,6 +180,10 @@ OF_CODEC = ("--data", "--styles", "--latent-channels", "--codec-batch-size", "--
 """Options that a VAE depends on, beside those of ``autoencoding``."""
 
 
+CHANGEABLE = ("--learning-rate", "--batch-size", "--codec-batch-size", "--precision", "--ema")
+"""Options that a run which has exploded may go on with others of, and is told so."""
+
+
 @dataclass
 class Teaching:
     """A teacher run that is ready to begin."""
@@ -266,10 +270,10 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     for name in ("codec", "init"):
         if given := getattr(o, name):
             made_with[f"--{name}"] = bundle.content_of(bundle.locate(given))[:12]
-    phases = [Phase("teacher", o.steps, teacher_phase, made_with=made_with)]
+    phases = [Phase("teacher", o.steps, teacher_phase, made_with=made_with, changeable=CHANGEABLE)]
     if not o.codec:
         of_codec = {k: v for k, v in made_with.items() if k in OF_CODEC or k.startswith("--autoencoding.")}
-        phases.insert(0, Phase("codec", o.codec_steps, codec_phase, made_with=of_codec))
+        phases.insert(0, Phase("codec", o.codec_steps, codec_phase, made_with=of_codec, changeable=CHANGEABLE))
     return Teaching(o, dataset, encoder, network, phases)
 
 

@@ -169,6 +169,11 @@ def encode_all(
     parts = []
     for rows in chunks(n, size):
         parts.append(codec.encode(media(rows)).half().cpu())
+        if not parts[-1].isfinite().all():
+            raise ValueError(
+                f"the VAE makes NaN or infinity of one of the pictures {rows[0]} to {rows[-1]}, or more than float16 holds: "
+                "take another teacher, or fetch its VAE again"
+            )
         if progress:
             progress("latents", int(rows[-1]) + 1, n)
     return torch.cat(parts)
@@ -220,6 +225,11 @@ def prompt_table(prompts: list[str], text: Conditioner, cache: Path, progress: P
         saved = load_file(path)
         return PromptTable(saved["tokens"], saved["pooled"])
     table = PromptTable.encode(prompts, text, progress)
+    if any(t is not None and t.is_floating_point() and not t.isfinite().all() for t in (table.tokens, table.pooled)):
+        raise ValueError(
+            "the text encoder makes NaN or infinity of the prompts, or more than float16 holds: take another teacher, or "
+            "fetch its text encoder again"
+        )
     if key:
         assert table.tokens is not None
         assert table.pooled is not None

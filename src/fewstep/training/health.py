@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Annotated
 
 from ..ranges import Count, Range, Share, Weight
@@ -35,6 +36,39 @@ class Options:
 
 class Unhealthy(Exception):
     """A fatal alarm: the run is back at its last good state, which is on disk, and stops."""
+
+
+REMEDY = "lower the learning rate, or use --precision fp32"
+EXPLODED = 100.0
+"""Times the median of the last sound steps beyond which a loss or a gradient's norm has exploded."""
+SETTLED = 50
+"""Steps whose median that is, and after which a new level is taken for the usual one."""
+
+
+@dataclass
+class Course:
+    """Tells a step after which the weights are worth keeping from one at which they fly apart."""
+
+    _seen: dict[str, deque[float]] = field(default_factory=dict)
+    _wild: int = 0
+
+    def sound(self, log: StepLog) -> bool:
+        """Is every player's loss, and every gradient's norm, a number of the size that it had before?"""
+        sums: dict[str, float] = {}
+        for name, value in log.losses.items():
+            player = name.partition("/")[0]
+            sums[player] = sums.get(player, 0.0) + abs(value)
+        norms = {name: value for name, value in log.observations.items() if name.endswith("/gradient_norm")}
+        figures = sums | norms
+        seen = {name: self._seen.setdefault(name, deque(maxlen=SETTLED)) for name in figures}
+        finite = not log.skipped and all(math.isfinite(value) for value in figures.values())
+        usual = [not seen[name] or value <= EXPLODED * max(median(seen[name]), 1e-6) for name, value in figures.items()]
+        sound = finite and all(usual)
+        self._wild = 0 if sound else self._wild + 1
+        if sound or (finite and self._wild > SETTLED):
+            for name, value in figures.items():
+                seen[name].append(value)
+        return sound
 
 
 @dataclass
@@ -86,7 +120,7 @@ class Health:
             return None
         return Alarm(
             "nan_streak",
-            f"{self._streak} steps in a row had no finite gradient: lower the learning rate, or use fp32",
+            f"{self._streak} steps in a row had no finite gradient: {REMEDY}",
             fatal=True,
         )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+import torch
+
 from ..files import whole
 from ..tensors import Batch
+from . import checkpoint
 from .health import Health
 from .health import Options as HealthOptions
 from .journal import Journal
@@ -36,6 +40,8 @@ class Phase:
     """Which state the phase ends with, if it is looked at: the ``best`` of all looks, or the ``last``."""
     made_with: Mapping[str, Any] = field(default_factory=dict)
     """What its weights depend on, by the names of options; values are what JSON holds. Goes on with no others."""
+    changeable: Sequence[str] = ()
+    """Those of ``made_with`` that it may go on with others of all the same: what helps a run that has exploded."""
 
 
 Watch = Callable[[Phase, Trainer, StepLog], None]
@@ -53,28 +59,69 @@ def named(options: Any, free: Sequence[str] = (), prefix: str = "--") -> dict[st
     return found
 
 
-def check_same(phase: Phase, own: Saving) -> None:
+CHANGES = "changes"
+"""Key of ``made_with.json`` under which stands which options were changed on the way, and after which step."""
+THREADS = "threads"
+"""Key of ``made_with.json`` for the number of threads that a state was made with."""
+
+
+def check_same(phase: Phase, own: Saving) -> dict[str, list[Any]]:
     """Refuse to go on with a state that other options made. Raises ValueError that names them.
 
-    Options that only one of the two knows are let pass: the other one is of another version.
+    Options that only one of the two knows are let pass: the other one is of another version. Returns the changeable ones
+    whose values differ: what they were, and what they are.
     """
-    if not (own.goes_on and own.made_with.is_file()):
-        return
-    then = json.loads(own.made_with.read_text())
+    then = made_with(own) if own.goes_on else {}
     other = [name for name, value in phase.made_with.items() if name in then and then[name] != value]
+    changed = {name: [then[name], phase.made_with[name]] for name in other if name in phase.changeable}
+    other = [name for name in other if name not in changed]
     if other:
         was, given = (", ".join(f"{name} {_typed(made[name])}" for name in other) for made in (then, phase.made_with))
+        may = f"; a resume may change {', '.join(phase.changeable)}" if phase.changeable else ""
         raise ValueError(
             f"{own.out} was made with {was}, not with {given}: resume with the options it was started with, or choose "
-            "another --out"
+            f"another --out{may}"
         )
+    return changed
 
 
-def write_down(phase: Phase, own: Saving) -> None:
-    """Put beside the state that is about to be made what it depends on; beside one that is there already, nothing."""
-    if not own.goes_on:
-        with whole(own.made_with) as draft:
-            draft.write_text(json.dumps(phase.made_with, indent=1))
+def made_with(own: Saving) -> dict[str, Any]:
+    """The options that stand beside a state; none beside one of an older version. Raises ValueError if they are damaged."""
+    if not own.made_with.is_file():
+        return {}
+    try:
+        found = json.loads(own.made_with.read_text("utf-8"))
+        if isinstance(found, dict):
+            return found
+        why = "it holds no options"
+    except (OSError, ValueError) as error:
+        why = str(error)
+    raise ValueError(f"{own.made_with} is damaged ({why}): remove it, and --resume goes on without comparing options")
+
+
+def write_down(phase: Phase, own: Saving, changed: Mapping[str, list[Any]]) -> None:
+    """Put beside the state that is about to be made what it depends on; beside one that goes on, what has changed."""
+    threads = torch.get_num_threads()
+    written: dict[str, Any] = {**phase.made_with, THREADS: threads}
+    if own.goes_on:
+        then, step = made_with(own), checkpoint.step_of(own.checkpoint)
+        if step >= phase.steps:
+            return
+        if changed:
+            said = ", ".join(f"{name} {_typed(now)} (before: {_typed(was)})" for name, (was, now) in changed.items())
+            warnings.warn(f"{phase.name} goes on from step {step} with {said}", stacklevel=2)
+        if threads != (before := then.get(THREADS, threads)):
+            warnings.warn(
+                f"{phase.name} was made with {before} threads and goes on with {threads}: its last digits will be others than "
+                f"without the stop (OMP_NUM_THREADS={before} gives the same)",
+                stacklevel=2,
+            )
+        if not changed and threads == before:
+            return
+        changes = [*then.get(CHANGES, []), {"after": step, **changed}] if changed else then.get(CHANGES, [])
+        written = {**then, **written} | ({CHANGES: changes} if changes else {})
+    with whole(own.made_with) as draft:
+        draft.write_text(json.dumps(written, indent=1))
 
 
 def _typed(value: Any) -> str:
@@ -96,9 +143,10 @@ def run_phases(
     kept = {}
     folders = [replace(saving, out=saving.out / phase.name) for phase in phases]
     with alone(saving.out):
+        changed = {}
         for phase, own in zip(phases, folders):
             own.check_own()
-            check_same(phase, own)
+            changed[phase.name] = check_same(phase, own)
             if not saving.resume:
                 own.forget()
         for i, (phase, own) in enumerate(zip(phases, folders)):
@@ -115,7 +163,7 @@ def run_phases(
             if own.goes_on and any(later.goes_on for later in folders[i + 1 :]):
                 trainer.resume(own.checkpoint)
             else:
-                write_down(phase, own)
+                write_down(phase, own, changed[phase.name])
                 rules = Health(health or HealthOptions())
                 run(
                     trainer, batches, own, listen, seconds=phase.seconds, probe=probe, health=rules, past=journal.before

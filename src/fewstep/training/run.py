@@ -16,7 +16,7 @@ from types import FrameType, ModuleType
 
 from ..tensors import Batch
 from . import checkpoint
-from .health import Health, Unhealthy
+from .health import REMEDY, Course, Health, Unhealthy
 from .journal import Journal
 from .log import StepLog, Stopped
 from .probe import Best, Probe, take_a_look
@@ -53,6 +53,11 @@ class Saving:
         return self.out / "best"
 
     @property
+    def good(self) -> Path:
+        """Where the state before the last one lies that a sound step followed: what a run goes back to when it has exploded."""
+        return self.out / "good"
+
+    @property
     def journal(self) -> Path:
         """Where every step is written down."""
         return self.out / "journal.jsonl"
@@ -69,8 +74,8 @@ class Saving:
 
     def forget(self) -> None:
         """Remove what an earlier run left behind."""
-        checkpoint.remove(self.checkpoint)
-        checkpoint.remove(self.best)
+        for state in (self.checkpoint, self.best, self.good):
+            checkpoint.remove(state)
         if self.journal.exists():
             self.journal.unlink()
 
@@ -80,7 +85,7 @@ class Saving:
             raise ValueError(
                 f"{self.out} is a file, and the run needs a folder there: choose another --out, or move it"
             )
-        for state in (self.checkpoint, self.best):
+        for state in (self.checkpoint, self.best, self.good):
             checkpoint.check_own(state)
         for path, written in ((self.journal, Journal.wrote), (self.made_with, wrote_options)):
             if os.path.lexists(path) and not written(path):
@@ -183,26 +188,28 @@ def run(
     ``seconds`` ends the run early as if it were done: resumed with no more of them, it takes no further step. ``probe`` looks
     at the first state, at every so many steps and at the last, and its best state is kept in ``saving.best``. A look that was
     interrupted is taken again on resume: no state is saved between a step and the look that is due after it, and the first
-    state is looked at whenever a run stands there. ``watch`` is
-    called after every step, and for step 0 where there is a probe; it may raise: what was saved last then stands on disk.
-    ``health`` puts its alarms into the log before that; when a fatal one fires, the trainer goes back to its last good state
-    and Unhealthy is raised. After a resume it is shown the logs of ``past(step)`` first, so that its rules stand where they
-    stood.
+    state is looked at whenever a run stands there. ``watch`` is called after every step, and for step 0 where there is a
+    probe; it may raise: what was saved last then stands on disk. ``health`` puts its alarms into the log before that; when a
+    fatal one fires, or when weights that are to be saved are no numbers, the trainer goes back to its last good state and
+    Unhealthy is raised: the last saved one that a sound step followed, so that it is from before the explosion. After a
+    resume ``health`` is shown the logs of ``past(step)`` first, so that its rules stand where they stood.
     """
     health = health or Health()
     if not saving.goes_on:
         saving.forget()
     best = Best(saving.best)
-    begins = not saving.goes_on
+    begins, before = not saving.goes_on, list[StepLog]()
     if not begins:
         trainer.resume(saving.checkpoint)
         if seconds and trainer.ended_after >= seconds:
             return
         trainer.ended_after = 0.0
         if trainer.step:
-            health.recall(past(trainer.step))
+            before = list(past(trainer.step))
+            health.recall(before)
     else:
         trainer.save(saving.checkpoint)  # there is always a state to go back to, and a bad folder is told at once
+    state = Kept(trainer, saving, before)
     with stop_flag() as asked:
         if probe and (begins or not trainer.step):
             first = StepLog(0, {}, take_a_look(trainer, probe, best))
@@ -213,16 +220,14 @@ def run(
             over = bool(seconds) and now() - started > seconds
             if probe and probe.due(log.step, over or log.step == trainer.options.steps):
                 log.observations |= take_a_look(trainer, probe, best)
+            state.look(log)
             try:
                 log.alarms = health.look(log)
             except Unhealthy as alarm:
-                trainer.resume(saving.checkpoint)
-                raise Unhealthy(
-                    f"{alarm}; the last good state, of step {trainer.step}, is in {saving.checkpoint}: continue with --resume"
-                ) from None
+                raise state.go_back(str(alarm)) from None
             watch(log)
             if asked() or now() > saving.until:
-                trainer.save(saving.checkpoint)
+                state.save()
                 raise Stopped(
                     f"stopped after step {trainer.step} of {trainer.options.steps}; "
                     f"the state is in {saving.checkpoint}: continue with --resume"
@@ -231,6 +236,47 @@ def run(
                 trainer.ended_after = seconds
                 break
             if now() - saved > saving.every_seconds and not log.skipped:  # what brought a bad step about is not kept
-                trainer.save(saving.checkpoint)
+                state.save()
                 saved = now()
-    trainer.save(saving.checkpoint)
+    state.save(last=True)
+
+
+class Kept:
+    """The states of a run on disk: the last one, and the one before it as long as a sound step has followed that."""
+
+    def __init__(self, trainer: Trainer, saving: Saving, before: Iterable[StepLog]) -> None:
+        """``before`` are the steps that led to the state on disk; the one that begins a run needs no step to prove it."""
+        self.trainer, self.saving = trainer, saving
+        self._course, self._proven, self._fresh = Course(), not trainer.step, bool(trainer.step)
+        for log in before:
+            self._course.sound(log)
+
+    def look(self, log: StepLog) -> None:
+        """The first step after a save shows what the saved state is worth."""
+        sound = self._course.sound(log)
+        if self._fresh:
+            self._proven, self._fresh = sound, False
+
+    def save(self, last: bool = False) -> None:
+        """Write the state; the one it replaces is kept if it has proved sound, and none is after the last.
+
+        Raises Unhealthy, with a good state in its place, where the weights are no numbers.
+        """
+        if not self.trainer.finite():
+            raise self.go_back(f"not_finite: after step {self.trainer.step} the weights hold NaN or infinity: {REMEDY}")
+        keep = self._proven and not last
+        if keep or last:
+            checkpoint.remove(self.saving.good)  # first: a disk has room for two states, perhaps not for three
+        self.trainer.save(self.saving.checkpoint, self.saving.good if keep else None)
+        self._proven, self._fresh = False, True
+
+    def go_back(self, why: str) -> Unhealthy:
+        """Give the trainer its last good state, the one that --resume will find; returns what to raise."""
+        if not self._proven and checkpoint.exists(self.saving.good):
+            self.trainer.resume(self.saving.good)
+            self.trainer.save(self.saving.checkpoint)
+        else:
+            self.trainer.resume(self.saving.checkpoint)
+        return Unhealthy(
+            f"{why}; the last good state, of step {self.trainer.step}, is in {self.saving.checkpoint}: continue with --resume"
+        )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..methods.method import Method
 from ..rng import Rng
-from ..tensors import Batch
+from ..tensors import Batch, unfinite
 from . import checkpoint
 from .ema import EMA, load_moving, moving
 from .log import StepLog
@@ -187,6 +187,11 @@ class Trainer:
         for name, average in self.averages.items():
             load_moving(self.method.players[name], average.average)
 
+    def finite(self) -> bool:
+        """Are all weights that move, and their averages, numbers?"""
+        moved = [*self.weights().values(), *(average.average for average in self.averages.values())]
+        return not any(unfinite(values) for values in moved)
+
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Every player's weights that can move, as they stand, by role."""
         return {name: moving(network) for name, network in self.method.players.items()}
@@ -230,9 +235,9 @@ class Trainer:
             average.average = {k: v.clone() for k, v in _own(average.average, saved["weights"]).items()}
         self.step, self.ended_after = int(state["step"]), float(state.get("ended_after", 0.0))
 
-    def save(self, folder: Path) -> None:
-        """Write ``state`` atomically."""
-        checkpoint.save(folder, self.state())
+    def save(self, folder: Path, keep: Path | None = None) -> None:
+        """Write ``state`` atomically; the state it replaces is kept at ``keep``, if that is given."""
+        checkpoint.save(folder, self.state(), keep)
 
     def resume(self, folder: Path) -> None:
         """Continue from what ``save`` wrote."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -95,6 +96,7 @@ def of_old(name: str) -> str:
     return name
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 has the old names")
 def test_the_layout_of_the_hub_loads_and_a_state_of_the_old_names_is_refused(saved, tmp_path):
     """transformers 5 renamed the attention's keys: with strict=False the attention would stay random without a word."""
     folder, network = saved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ def readings(tokenizer: Any, prompts: Sequence[str], length: int | None = None) 
     limit = (length or tokenizer.model_max_length) - tokenizer.num_special_tokens_to_add()
     if not tokenizer.is_fast:
         return [_reading_by_halving(tokenizer, prompt, limit) for prompt in prompts]
-    unknown = None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+    unknown = _unknown(tokenizer)
     options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     found = []
     for prompt, ids in zip(prompts, tokenizer(list(prompts), **options)["input_ids"] if prompts else ()):
@@ -79,16 +80,26 @@ def readings(tokenizer: Any, prompts: Sequence[str], length: int | None = None) 
     return found
 
 
+def _unknown(tokenizer: Any) -> int | None:
+    """The token of what has none, where it has one of its own."""
+    return None if tokenizer.unk_token_id == tokenizer.eos_token_id else tokenizer.unk_token_id
+
+
 def _reading_by_halving(tokenizer: Any, prompt: str, limit: int) -> Reading:
     """For tokenizers written in Python, which do not say where a token stands: the longest beginning that is short enough."""
 
-    def tokens(end: int) -> int:
-        return len(tokenizer(prompt[:end], add_special_tokens=False, verbose=False)["input_ids"])
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
-    n = tokens(len(prompt))
-    if n <= limit:
-        return Reading(n, limit, len(prompt), ())
-    return Reading(n, limit, bisect_right(range(1, len(prompt)), limit, key=tokens), ())
+    def tokens(end: int) -> int:
+        return len(ids(prompt[:end]))
+
+    n, end = tokens(len(prompt)), len(prompt)
+    if n > limit:
+        end = len(prompt[: bisect_right(range(1, len(prompt)), limit, key=tokens)].rstrip())
+    unknown = _unknown(tokenizer)
+    words = [word for word in re.findall(r"\w+|[^\w\s]", prompt[:end]) if unknown in ids(word)]
+    return Reading(n, limit, end, tuple(dict.fromkeys(words)))
 
 
 def unread(tokenizers: Sequence[tuple[Any, int | None]], prompts: Sequence[str]) -> list[Unread | None]:

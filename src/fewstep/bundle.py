@@ -25,6 +25,7 @@ from .diffusion.sampler import step_counts
 from .pretrained import trainable
 from .tensors import unfinite
 
+__all__ = ["CARD", "Card", "card_of", "complete", "locate", "save", "shipped", "verify"]
 CARD = "student_card.json"
 WEIGHTS = ("*.safetensors",)
 MOST_STEPS = 1000

@@ -519,7 +519,7 @@ def ready(command: Callable[..., None]) -> Callable[..., None]:
     def ask_first(*args: Any, **kwargs: Any) -> None:
         given = signature(command).bind(*args, **kwargs).arguments.values()
         needed = [module for value in given if hasattr(value, "needs") for module in value.needs()]
-        extras.require(f"fewstep {command.__name__}", needed)
+        extras.require(command.__name__, needed)
         command(*args, **kwargs)
 
     return ask_first

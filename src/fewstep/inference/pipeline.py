@@ -27,6 +27,7 @@ from ..ranges import Dtype, check_device
 from ..rng import Rng, check_seed
 from ..tensors import Conditioning, Latents, Media, Time
 
+__all__ = ["Pipeline", "Request", "blend"]
 Denoise = Callable[[Latents, Time, Conditioning], Latents]
 
 

@@ -38,6 +38,7 @@ from ..inference.session import Slot
 from ..provenance import DEFAULTS, encode
 from .protocol import MIMES, RAW, SUBPROTOCOL, Ask, Message, Part, ProtocolError, pack, read_ask, unpack
 
+__all__ = ["AsyncClient", "Client", "Connect", "Picture", "ServerError", "connect"]
 Pixels = NDArray[np.uint8]
 Picturelike = Path | str | bytes | Image.Image | NDArray[Any]
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
@@ -287,8 +288,10 @@ class Connect:
     @contextlib.contextmanager
     def reaching(self) -> Iterator[None]:
         """Around whatever opens a connection: what goes wrong there comes out as a ServerError."""
-        from websockets.exceptions import InvalidStatus, WebSocketException
-
+        try:
+            from websockets.exceptions import InvalidStatus, WebSocketException
+        except ImportError:  # not "fewstep[client]", which brings torch to whoever left it out
+            raise ServerError("unreachable", "the client needs websockets: pip install websockets") from None
         try:
             yield
         except InvalidStatus as refused:

@@ -110,7 +110,7 @@ def test_a_file_of_no_known_kind_is_one_sentence(tmp_path: Path, capsys: pytest.
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/provenance.md", "docs/evaluation.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/provenance.md", "docs/evaluation.md", "docs/variety.md"])
 def test_the_pages_say_what_the_files_say(tmp_path: Path, page: str):
     """If this fails: make docs."""
     copy = tmp_path / Path(page).name

@@ -72,7 +72,7 @@ def test_the_words_follow_the_good_direction(metric: str, a: float, b: float, ve
 def test_not_seen_and_not_worse_are_two_things() -> None:
     a, b = record(values(5)), record(values(6))
     found = compare.paired(a, b)
-    assert found.verdict == "no difference seen, at most 1.11; it may be worse by the margin of 5%"
+    assert found.verdict == "no difference seen, at most 1.11; it may be worse by more than the margin of 5%"
     assert compare.paired(a, b, margin=0.15).verdict == "no difference seen, at most 1.11; not worse by the margin of 15%"
 
 
@@ -90,7 +90,7 @@ def test_unlike_or_unpaired_figures_are_refused_by_name() -> None:
     a = record(values())
     with pytest.raises(ValueError, match="cannot be compared: prompts is 'p' in one and 'q'"):
         compare.paired(a, replace(a, prompts="q"))
-    with pytest.raises(ValueError, match="fd of teacher at 50 steps was measured without what is needed to pair it"):
+    with pytest.raises(ValueError, match="fd of teacher,50 was measured without what is needed to pair it"):
         compare.paired(a, replace(a, model="teacher", steps=50, left_out=()))
     with pytest.raises(ValueError, match="60 prompts in one and 59"):
         compare.paired(a, replace(a, left_out=a.left_out[1:]))

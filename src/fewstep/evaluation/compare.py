@@ -55,8 +55,8 @@ class Comparison:
         if gain.high < 0:
             return f"worse, by less than the margin of {share}" if gain.low > -self.allowed else "worse"
         most = shown(max(abs(gain.low), abs(gain.high)), self.a.metric)
-        tail = "not worse" if gain.low > -self.allowed else "it may be worse"
-        return f"no difference seen, at most {most}; {tail} by the margin of {share}"
+        tail = "not worse by" if gain.low > -self.allowed else "it may be worse by more than"
+        return f"no difference seen, at most {most}; {tail} the margin of {share}"
 
 
 def paired(a: MetricRecord, b: MetricRecord, margin: float = MARGIN, level: float = LEVEL) -> Comparison:
@@ -68,7 +68,7 @@ def paired(a: MetricRecord, b: MetricRecord, margin: float = MARGIN, level: floa
     for record in (a, b):
         if len(record.left_out) < 2:
             raise ValueError(
-                f"{record.metric} of {record.model} at {record.steps} steps was measured without what is needed to pair it with "
+                f"{record.metric} of {record.model},{record.steps} was measured without what is needed to pair it with "
                 "another: measure it again (fewstep evaluate)"
             )
     if len(a.left_out) != len(b.left_out):
@@ -156,7 +156,8 @@ def shown(value: float, metric: str) -> str:
 
 def table(comparisons: Sequence[Comparison], metrics: Sequence[str] | None = None) -> str:
     """A Markdown table: a figure a row, and the verdict of ``a`` against ``b`` in words."""
-    chosen = [c for c in comparisons if metrics is None or c.a.metric in metrics]
+    order = list(metrics or METRICS)
+    chosen = sorted((c for c in comparisons if c.a.metric in order), key=lambda c: order.index(c.a.metric))
     if not chosen:
         raise ValueError(f"none of {', '.join(metrics or ())} was measured of both")
     a, b = chosen[0].a, chosen[0].b

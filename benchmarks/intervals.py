@@ -72,9 +72,11 @@ class Model:
     """How much the seeds move it; real drawings have .5."""
     noise: float
     """What no concept has."""
+    shift: float
+    """In brightness: what keeps either from being perfect, as with emoji-64, however many pictures there are."""
 
 
-STUDENT, TEACHER = Model("student", 0.8, 0.35, 0.3), Model("teacher", 0.9, 0.45, 0.35)
+STUDENT, TEACHER = Model("student", 0.8, 0.35, 0.3, 0.2), Model("teacher", 0.9, 0.45, 0.35, 0.15)
 
 
 def simulated(world: World, prompts: int, seeds: int, turn: int) -> Iterator[dict[str, MetricRecord]]:
@@ -85,7 +87,7 @@ def simulated(world: World, prompts: int, seeds: int, turn: int) -> Iterator[dic
     moved, grain = world.forms(rng, len(of)), rng.normal((len(of), 1, SIDE, SIDE))
     names, options = [f"concept {int(c)}" for c in chosen], EvaluateOptions(seeds=tuple(range(seeds)), batch=len(of))
     for m in (STUDENT, TEACHER):
-        media = (m.contrast * world.concepts[of] + m.variety * moved + m.noise * grain).clamp(-1, 1)
+        media = (m.contrast * world.concepts[of] + m.variety * moved + m.noise * grain + m.shift).clamp(-1, 1)
         found = measure(media, names, chosen.tolist(), world.reference, world.judge, Subject(m.name, 1), options)
         yield {r.metric: r for r in found if r.left_out}
 

@@ -60,6 +60,7 @@ def test_what_prompts_add_to_both_models_is_no_error_of_their_difference() -> No
         ("highs_ratio", 0.5, 0.6, "worse"),
         ("highs_ratio", 1.1, 0.6, "better"),
         ("highs_ratio", 1.6, 1.1, "worse"),
+        ("highs_ratio", 0.9, 1.1, "no difference in nearness to 1 seen, at most 0.0258; not worse by the margin of 5%"),
         ("fd", 10.001, 10.0, "no difference seen, at most 0.00617; not worse by the margin of 5%"),
     ],
 )

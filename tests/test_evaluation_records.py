@@ -162,6 +162,7 @@ def test_variety_stands_as_a_share_of_the_teachers_of_most_steps() -> None:
 def test_the_floor_stands_in_the_table_though_it_was_measured_otherwise() -> None:
     real = replace(RECORD, model="real", steps=0, n=77, seeds=0, prompts="", command="")
     varied = replace(VARIED, model="real", steps=0, n=88, seeds=4, prompts="", command="")
+    assert "| 0.4 [0.3, 0.5] |" in table([varied, replace(VARIED, model="teacher")]), "of four pictures, and of two"
     lines = table([real, varied, RECORD, VARIED]).splitlines()
     assert lines[2] == "| real | - | - | 3 [2.5, 3.5] | 0.4 [0.3, 0.5] |"
     assert "n = 500, 2 a prompt" in lines[-1]

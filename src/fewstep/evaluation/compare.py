@@ -56,7 +56,8 @@ class Comparison:
             return f"worse, by less than the margin of {share}" if gain.low > -self.allowed else "worse"
         most = shown(max(abs(gain.low), abs(gain.high)), self.a.metric)
         tail = "not worse by" if gain.low > -self.allowed else "it may be worse by more than"
-        return f"no difference seen, at most {most}; {tail} the margin of {share}"
+        what = "no difference in nearness to 1" if direction(self.a.metric) == "→ 1" else "no difference"
+        return f"{what} seen, at most {most}; {tail} the margin of {share}"
 
 
 def paired(a: MetricRecord, b: MetricRecord, margin: float = MARGIN, level: float = LEVEL) -> Comparison:

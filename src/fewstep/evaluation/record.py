@@ -306,8 +306,9 @@ def _teacher(cells: Mapping[tuple[str, int, float], dict[str, MetricRecord]]) ->
 
 
 def _share(record: MetricRecord, whole_: MetricRecord) -> str:
-    """``record`` in hundredths of another; empty where that is nothing."""
-    return f" ({record.value / whole_.value:.0%})" if whole_.value > 0 else ""
+    """``record`` in hundredths of another; empty where that is nothing, or where Vendi is that of another number of pictures."""
+    fair = record.seeds == whole_.seeds or record.metric == "pairwise_distance"
+    return f" ({record.value / whole_.value:.0%})" if whole_.value > 0 and fair else ""
 
 
 def sentences(records: Sequence[MetricRecord], metrics: Sequence[str]) -> dict[str, str]:

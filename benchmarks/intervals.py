@@ -1,6 +1,6 @@
 """How often do the 95% intervals hold what they should? Every metric, alone and as a difference of two models, by simulation.
 
-    python benchmarks/intervals.py            # 200 simulations of 64 prompts, with 2 and 8 pictures each: six minutes of a core
+    python benchmarks/intervals.py            # 400 simulations of 64 prompts, with 2 and 8 pictures each: eight minutes of a core
 
 Two made-up models draw concepts of a made-up world, of which the reference is a sample; each simulation takes other prompts and
 other noise, the same for both models, and measures them as ``fewstep evaluate`` does. What should be held is the mean over all
@@ -122,7 +122,7 @@ def coverage(world: World, prompts: int, seeds: int, simulations: int) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=200)
+    parser.add_argument("--simulations", type=int, default=400)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 8], help="pictures of every prompt")
     parser.add_argument("--out", type=Path, default=HOUSE / "docs" / "results" / "intervals.json")

@@ -31,7 +31,7 @@ from fewstep import cli
 from fewstep.bundle import Card
 from fewstep.console import TrainingDisplay
 from fewstep.data import folder as folder_data
-from fewstep.data.dataset import Dataset
+from fewstep.data.dataset import Dataset, DatasetWriter, Item
 from fewstep.evaluation import suite
 from fewstep.evaluation.record import of_card, read_records
 from fewstep.inference.pipeline import Pipeline
@@ -344,7 +344,7 @@ SAVED = "what was saved so far is in --out: give the command again with --resume
         (["info"], "fewstep.bundle.shipped", ""),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_leaves_with_one_sentence_whatever_it_stops(
     student, pictures, tmp_path, monkeypatch, capsys, command, stopped, sentence, number
 ):
@@ -824,6 +824,111 @@ def test_pairs_that_are_no_numbers_are_named(distill, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         distill(*warm)
     assert_one_sentence(ended, capsys, "the teacher's trajectories hold NaN or infinity (in x0): remove pairs.safetensors")
+
+
+def test_a_dataset_that_changed_on_disk_is_refused(distill, pictures, tmp_path, capsys):
+    """One byte of one picture, or of one caption, its sizes and dates as they were."""
+    own = shutil.copytree(pictures, tmp_path / "own")
+    given = ("--data", str(own), "--keep", "last")
+    distill("--steps", "1", *given)
+    for name in ("media.npy", "items.jsonl"):
+        path = own / name
+        data, times = path.read_bytes(), path.stat()
+        at = data.index(b"red") + 1 if name == "items.jsonl" else len(data) - 3
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        os.utime(path, (times.st_atime, times.st_mtime))
+        for more in (("--resume",), ("--out", str(tmp_path / "new"))):
+            with pytest.raises(SystemExit) as ended:
+                distill("--steps", "2", *given, *more)
+            assert_one_sentence(ended, capsys, f"{name} is not the file that was built, it was changed since; build")
+        path.write_bytes(data)
+    assert not (tmp_path / "new").exists()
+    distill("--steps", "2", *given, "--resume")
+
+
+def test_the_card_is_of_what_ran_and_a_resume_with_nothing_to_do_says_so(distill, tmp_path, capsys):
+    warm = ("--warm.steps", "2", "--warm.pairs", "4", "--warm.teacher-steps", "1", "--keep", "last")
+    out = distill("--steps", "3", "--student-learning-rate", "0.001", *warm)
+    capsys.readouterr()
+    distill("--steps", "2", "--student-learning-rate", "0.5", *warm, "--resume")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "there was nothing to train: warm has taken 2 of 2 steps already, add has taken 3 of 2 steps already" in said
+    assert "trained in" not in said
+    told = Card.read(out / "bundle").training
+    assert (told["steps"], told["taken"]) == (3, {"warm": 2, "add": 3})
+    assert (told["options"]["steps"], told["options"]["student_learning_rate"]) == (3, 0.001)
+    assert told["threads"] == torch.get_num_threads()
+    assert "changes" not in told
+    distill("--steps", "4", "--student-learning-rate", "0.5", *warm, "--resume")
+    told = Card.read(out / "bundle").training
+    assert (told["options"]["steps"], told["options"]["student_learning_rate"]) == (4, 0.5)
+    assert told["changes"] == [{"phase": "add", "after": 3, "--student-learning-rate": [0.001, 0.5]}]
+
+
+def test_another_number_of_threads_is_told(distill, capsys):
+    distill("--steps", "1", "--keep", "last")
+    torch.set_num_threads(2)
+    distill("--steps", "2", "--keep", "last", "--resume")
+    assert "add was made with 1 threads and goes on with 2" in " ".join(capsys.readouterr().out.split())
+
+
+DAMAGE = {
+    "made_with.json": (b"{", b"", b"[1]", b"\xff\xfe"),
+    "checkpoint/state.json": (b"{", b"[]", b"null", b"\xff", b'{"format": 1}', b'{"format": 1, "step": "x"}',
+                              b'{"format": 1, "step": 2}'),
+    "checkpoint/state.safetensors": (b"", b"\x00" * 100, None),
+    "best/state.json": (b"{", b'{"format": 1}', b'{"format": 1, "step": 1, "score": "low"}'),
+    "best/state.safetensors": (b"{", None),
+    "journal.jsonl": (b"\xff\xfe", b"thesis"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "damage"), [(name, damage) for name, damages in DAMAGE.items() for damage in damages])
+def test_a_damaged_file_of_a_run_is_named_with_the_way_out(distill, trained, tmp_path, capsys, name, damage):
+    out = shutil.copytree(trained, tmp_path / "run")
+    path = out / "add" / name
+    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    with pytest.raises(SystemExit) as ended:
+        distill("--steps", "2", "--resume")
+    folder = name.partition("/")[0]
+    said = capsys.readouterr().err
+    assert (ended.value.code, len(said.strip().splitlines())) == (2, 1), said
+    assert str(out / "add" / folder) in said
+    assert "remove it, and --resume goes on without it" in said or "move it elsewhere" in said
+    if (out / "add" / folder).is_dir():
+        shutil.rmtree(out / "add" / folder)
+    else:
+        path.unlink()
+    distill("--steps", "2", "--resume")
+
+
+@pytest.fixture(scope="module")
+def trained(teacher, pictures, tmp_path_factory):
+    """The folder of a run of one step, looked at."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEWSTEP_CACHE", str(out.parent / "cache"))
+        cli.main(["distill", "--teacher", str(teacher), "--data", str(pictures), "--out", str(out), "--features", "teacher",
+                  "--batch-size", "4", "--warm.steps", "0", "--look-every", "1", "--steps", "1"])  # fmt: skip
+    return out
+
+
+@pytest.mark.parametrize(
+    ("n", "split", "sentence"),
+    [(3, "heldout", "all 3 pictures of own are held out, and none is left"), (1, "train", "has one picture to train on")],
+)
+def test_too_few_pictures_are_told_before_the_warm_start(distill, tmp_path, capsys, n, split, sentence):
+    with DatasetWriter(tmp_path / "own", name="own", shape=(3, 16, 16), licences=[], attribution="", build={}) as writer:
+        for i in range(n):
+            writer.add(np.full((3, 16, 16), i, np.uint8), Item(str(i), str(i), ("a cat",), split=split))
+    warm = ("--warm.steps", "1", "--warm.pairs", "2", "--warm.teacher-steps", "1")
+    given = ("--data", str(tmp_path / "own"), *warm, "--steps", "1")
+    with pytest.raises(SystemExit) as ended:
+        distill(*given)
+    assert_one_sentence(ended, capsys, sentence)
+    assert not (tmp_path / "run").exists()
+    if n == 1:
+        distill(*given, "--keep", "last")
 
 
 def test_a_record_says_all_that_has_to_be_typed_again():

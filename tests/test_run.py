@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pty
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +76,42 @@ def test_ctrl_c_saves_and_resume_goes_on_bit_for_bit(tmp_path):
     a, b = (checkpoint.flatten(checkpoint.load(tmp_path / n / "checkpoint"))[0] for n in ("whole", "cut"))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_asks_a_run_to_stop_saves_it(tmp_path, number):
+    one, batch = trainer()
+    with pytest.raises(Stopped, match="after step 2 of 6"):
+        run(one, lambda step: batch, Saving(tmp_path), lambda log: log.step == 2 and signal.raise_signal(number))
+    assert checkpoint.step_of(tmp_path / "checkpoint") == 2
+
+
+def test_a_run_under_nohup_goes_on_when_the_terminal_is_gone(tmp_path):
+    one, batch = trainer()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run(one, lambda step: batch, Saving(tmp_path), lambda log: signal.raise_signal(signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert checkpoint.step_of(tmp_path / "checkpoint") == 6
+
+
+def test_a_run_whose_terminal_goes_away_saves_its_state(tmp_path):
+    """In a session of its own on a pseudo-terminal, whose other end is closed after the second step."""
+    code = "import sys, torch\nsys.path.insert(0, sys.argv[2])\nimport training_worker as w\nfrom pathlib import Path\n" \
+           "from fewstep.training.run import Saving, run\nfrom fewstep.training.log import Stopped\n" \
+           "def said(log):\n    print(log.step, flush=True)\n    log.step == 2 and sys.stdin.read(1)\n" \
+           "try:\n    run(w.trainer(500), w.batches, Saving(Path(sys.argv[1])), said)\n" \
+           "except Stopped:\n    print('stopped', flush=True)\n    sys.exit(130)"  # fmt: skip
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)])
+    said = b""
+    while b"2" not in said:
+        said += os.read(terminal, 1000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert 2 <= checkpoint.step_of(tmp_path / "checkpoint") < 500
 
 
 def test_a_time_limit_stops_with_the_state_saved(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import pkgutil
 import shlex
 import signal
@@ -16,17 +17,18 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
 
 import tyro
 
 from . import __version__, extras, failures
-from .console import Report, TrainingDisplay, console, note, progress_bars, say
+from .console import PIPE_CLOSED, Report, TrainingDisplay, console, note, progress_bars, say
 from .memory import keep_freed_memory
 from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
 from .training.health import Options as HealthOptions
 from .training.health import Unhealthy
-from .training.log import Stopped
+from .training.log import STOPS, Stopped, ignored, leave_terminal
 
 if TYPE_CHECKING:  # it needs torch
     from .bundle import Card
@@ -142,11 +144,25 @@ def _train(title: str, prepare: Callable[[Report], Any], how: Running, phases: S
         run = prepare(display.report)
         started = time.monotonic()
         kept = run_phases(run.phases, Saving(how.out, how.save_every, how.resume, until), watch, how.health)
-    say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+    if taken:
+        say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
+    else:
+        say(nothing_left(run.phases, how.out))
     ends_with = kept[run.phases[-1].name]
     if taken and ends_with != taken:
         say(f"the best was seen after step {ends_with}: its weights are kept (--keep last for the last)")
     return run, ends_with
+
+
+def nothing_left(phases: Sequence[Any], out: Path) -> str:
+    """Why a resume took no step: what every phase has taken already, of what was asked for."""
+    from .training import checkpoint
+    from .training.run import Saving
+
+    done = [(phase, checkpoint.step_of(Saving(out / phase.name).checkpoint)) for phase in phases]
+    told = ", ".join(f"{phase.name} has taken {step:,} of {phase.steps:,} steps already" for phase, step in done)
+    more = " or more time (--seconds)" if any(phase.seconds for phase in phases) else ""
+    return f"there was nothing to train: {told}; more of them{more} go on, and the bundle is written again"
 
 
 def teach(
@@ -563,24 +579,44 @@ KEPT = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; a bare program lists its commands.
 
-    Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C or SIGTERM (state saved).
+    Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C, SIGTERM or SIGHUP (state saved), 141 nobody
+    reads the output any more.
     """
-    with stopping(signal.SIGTERM):
+    with stopping(), piped():
         run(sys.argv[1:] if arguments is None else arguments)
 
 
 @contextmanager
-def stopping(number: signal.Signals) -> Iterator[None]:
-    """Have a signal end the program as Ctrl-C does. Threads that are not the main one cannot, and leave it alone."""
+def stopping() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the program as Ctrl-C does. Threads that are not the main one cannot, and leave them alone."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        leave_terminal(number)
+        raise KeyboardInterrupt
+
     try:
-        before = signal.signal(number, signal.default_int_handler)
+        before = {s: signal.signal(s, stop) for s in STOPS if s != signal.SIGINT and not ignored(s)}
     except ValueError:
-        yield
-        return
+        before = {}
     try:
         yield
     finally:
-        signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def piped() -> Iterator[None]:
+    """End without a word, and as the shell expects it, where nobody reads on: ``fewstep info | head -1``."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # or Python complains at its own end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
 
 
 def run(arguments: list[str]) -> None:
@@ -602,6 +638,8 @@ def run(arguments: list[str]) -> None:
             sys.exit(2)
     except (ValueError, Unhealthy) as error:
         end(str(error), 3 if isinstance(error, Unhealthy) else 2)
+    except BrokenPipeError:  # of our own output
+        raise
     except failures.OURS as error:  # the machine's, not ours
         if not (said := failures.sentence(error)):
             raise

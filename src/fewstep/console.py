@@ -24,7 +24,22 @@ if TYPE_CHECKING:  # they need torch, and packages that the rest does without
     from .training.recipe import Phase
     from .training.trainer import Trainer
 
-console = Console()
+PIPE_CLOSED = 141
+"""Exit code where nobody reads the output any more: that of a program which SIGPIPE ended."""
+
+
+class Terminal(Console):
+    """The terminal, or whatever the output goes into."""
+
+    def on_broken_pipe(self) -> None:
+        """End without a word."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(PIPE_CLOSED) from None
+
+
+console = Terminal()
 
 
 def say(text: str, *strong: object) -> None:

@@ -122,11 +122,19 @@ class Dataset:
     def _media(self) -> np.ndarray:
         return np.load(self.folder / "media.npy", mmap_mode="r", allow_pickle=False)
 
-    def verify(self) -> Dataset:
+    def verify(self, progress: Progress = no_progress) -> Dataset:
         """Read every byte against the hashes in ``dataset.json``; return self, or say what is damaged."""
+        hashes, n = self.info.get("sha256"), int(self.info["count"])
+
+        def tell(share: float) -> None:
+            progress("pictures checked", round(share * n), n)
+
         for name in ("media.npy", "items.jsonl"):
-            if _sha256(self.folder / name) != self.info["sha256"][name]:
-                raise ValueError(f"{self.folder}: {name} is not the file that was built; build the dataset again")
+            found = _sha256(self.folder / name, tell if name == "media.npy" else no_share)
+            if not isinstance(hashes, Mapping) or found != hashes.get(name):
+                raise ValueError(
+                    f"{self.folder}: {name} is not the file that was built, it was changed since; build the dataset again"
+                )
         return self
 
     def __len__(self) -> int:
@@ -304,6 +312,16 @@ def _is_dataset(folder: Path) -> bool:
     return isinstance(facts, dict) and facts.get("format") == FORMAT
 
 
-def _sha256(path: Path) -> str:
+def no_share(share: float) -> None:
+    """Tell nobody how far the reading of a file is."""
+
+
+def _sha256(path: Path, told: Callable[[float], None] = no_share) -> str:
+    """Hash of a file, read piece by piece; ``told`` hears which share of it is done."""
+    digest, done, size = hashlib.sha256(), 0, max(1, path.stat().st_size)
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(2**24):
+            digest.update(piece)
+            done += len(piece)
+            told(done / size)
+    return digest.hexdigest()

@@ -7,12 +7,11 @@ them) and *add* (the game). Turning phases off gives the ablations: no warm star
 from __future__ import annotations
 
 import copy
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .. import bundle, extras, pretrained
-from ..data.dataset import Dataset, cache_dir, spread
+from ..data.dataset import Dataset, cache_dir, no_progress, spread
 from ..diffusion import sampler
 from ..methods import add, regression
 from ..parts import dino, discriminator
@@ -53,7 +52,7 @@ from ..training.data import (
 )
 from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
-from ..training.recipe import Phase, named
+from ..training.recipe import Phase, history, named
 from ..training.trainer import Optimizer, Trainer
 from ..training.trainer import Options as TrainerOptions
 
@@ -205,11 +204,7 @@ class Distillation:
             licence=t.licence or pretrained.read_terms(self.model.folder).licence,
             data=data,
             text_encoder="",
-            training={
-                "steps": steps_taken,
-                "trained_share": self.share,
-                "options": json.loads(json.dumps(asdict(o), default=str)),
-            },
+            training={"steps": steps_taken, "trained_share": self.share, **history(o, self.phases, self.folder)},
         )
 
     def save(
@@ -316,7 +311,8 @@ def prepare(
         student.denoiser.network.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
         model.codec.vae.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
     teacher = Teacher(model.denoiser, scale)
-    dataset = choose(open_dataset(o.data, o.styles), o.concepts, keep)
+    dataset = choose(open_dataset(o.data, o.styles).verify(progress or no_progress), o.concepts, keep)
+    check_enough(dataset, bool(measure and o.steps))
     if tuple(dataset.shape[1:]) != tuple(card.native_size):
         given, wanted = ("x".join(map(str, size)) for size in (dataset.shape[1:], card.native_size))
         raise ValueError(
@@ -353,6 +349,7 @@ def prepare(
                 o.seconds[0],
                 made_with=before_it,
                 changeable=CHANGEABLE,
+                counted="--warm.steps",
             )
         )
     if o.steps:
@@ -364,7 +361,7 @@ def prepare(
             return game(o, student, teacher, model, network, replace(data, pairs=beside), negative, progress)
 
         look = partial(probe, o, student, model, data, measure) if measure else None
-        phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep, made_with, CHANGEABLE))
+        phases.append(Phase("add", o.steps, play, o.seconds[1], look, o.keep, made_with, CHANGEABLE, "--steps"))
     if not phases:
         raise ValueError("nothing to train: give --steps or --warm.steps")
     return Distillation(o, card, model, student, share, phases, folder, dataset, before)
@@ -426,6 +423,21 @@ def check_pairs(folder: Path) -> None:
 def pairs_in(folder: Path) -> tuple[Path, Path]:
     """Where a run keeps the teacher's trajectories: all of them, and those drawn so far."""
     return folder / "pairs.safetensors", folder / "pairs-part.safetensors"
+
+
+def check_enough(dataset: Dataset, looked_at: bool) -> None:
+    """Refuse a dataset with no picture to train on, or too few to look at the game by. Raises ValueError with the fix."""
+    left = len(dataset.subset("train"))
+    if looked_at and left == 1:
+        raise ValueError(
+            f"{dataset.name} has one picture to train on, and looks at the game compare with two or more: give it more, or "
+            "use --keep last"
+        )
+    if not left:
+        raise ValueError(
+            f"all {len(dataset):,} pictures of {dataset.name} are held out, and none is left to train on: build the data "
+            "again with less --heldout"
+        )
 
 
 def check_game(o: Options) -> None:

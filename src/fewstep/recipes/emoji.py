@@ -6,9 +6,8 @@ predicts v, and a scheduler config. This file says what they are and how each is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from torch import nn
 
 from .. import bundle
 from ..bundle import Card
-from ..data.dataset import Dataset, cache_dir
+from ..data.dataset import Dataset, cache_dir, no_progress
 from ..methods import autoencoding, denoising
 from ..methods.autoencoding import Autoencoding
 from ..methods.denoising import Denoising
@@ -35,7 +34,7 @@ from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, data_needs, open_dataset, training_set
-from ..training.recipe import Phase, named
+from ..training.recipe import Phase, history, named
 from ..training.trainer import Optimizer, Options, Trainer
 
 PHASES = ("codec", "teacher")
@@ -193,6 +192,8 @@ class Teaching:
     vae: nn.Module
     unet: nn.Module
     phases: list[Phase]
+    folder: Path | None = None
+    """Folder of the run; by itself the one that the bundle is saved in."""
 
     def save(self, folder: Path, steps_taken: int, thin: bool = False, dtype: torch.dtype = torch.float32) -> Card:
         """Write the teacher as a bundle; ``thin`` leaves the sentence encoder to its package."""
@@ -210,7 +211,7 @@ class Teaching:
             training={
                 "steps": steps_taken,
                 "samples_seen": steps_taken * self.options.batch_size,
-                "options": json.loads(json.dumps(asdict(self.options), default=str)),
+                **history(self.options, self.phases, self.folder or folder.parent),
                 "dataset": self.dataset.fingerprint,
             },
         )
@@ -230,7 +231,7 @@ class Teaching:
 def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     """Lay out teacher training: phases *codec* and *teacher*."""
     check_device(o.device)
-    dataset = open_dataset(o.data, o.styles)
+    dataset = open_dataset(o.data, o.styles).verify(progress or no_progress)
     channels, side = dataset.shape[0], dataset.shape[-1]
     if channels != 3 or dataset.shape[1:] != (side, side) or side % GRID:
         shape = "x".join(map(str, dataset.shape))
@@ -239,6 +240,11 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
             f"build the data with --size {max(GRID, round(side / GRID) * GRID)}"
         )
     train = dataset.subset("train")
+    if not len(train):
+        raise ValueError(
+            f"all {len(dataset):,} pictures of {dataset.name} are held out, and none is left to train on: build the data "
+            "again with less --heldout"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
         encoder, network = vae(o.latent_channels), unet(SIZES[o.size], o.latent_channels, side)
@@ -270,10 +276,15 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     for name in ("codec", "init"):
         if given := getattr(o, name):
             made_with[f"--{name}"] = bundle.content_of(bundle.locate(given))[:12]
-    phases = [Phase("teacher", o.steps, teacher_phase, made_with=made_with, changeable=CHANGEABLE)]
+    phases = [Phase("teacher", o.steps, teacher_phase, made_with=made_with, changeable=CHANGEABLE, counted="--steps")]
     if not o.codec:
         of_codec = {k: v for k, v in made_with.items() if k in OF_CODEC or k.startswith("--autoencoding.")}
-        phases.insert(0, Phase("codec", o.codec_steps, codec_phase, made_with=of_codec, changeable=CHANGEABLE))
+        phases.insert(
+            0,
+            Phase(
+                "codec", o.codec_steps, codec_phase, made_with=of_codec, changeable=CHANGEABLE, counted="--codec-steps"
+            ),
+        )
     return Teaching(o, dataset, encoder, network, phases)
 
 

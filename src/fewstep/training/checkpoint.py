@@ -107,7 +107,7 @@ def load(folder: Path) -> dict[str, Any]:
 
 def step_of(folder: Path) -> int:
     """The steps behind a state, without reading its tensors. Raises ValueError as ``load`` does."""
-    return int(_read(folder, lambda at: {})["step"])
+    return int(_read(folder, lambda at: {}).get("step", 0))
 
 
 def _read(folder: Path, tensors: Callable[[Path], dict[str, Tensor]]) -> dict[str, Any]:
@@ -116,14 +116,23 @@ def _read(folder: Path, tensors: Callable[[Path], dict[str, Tensor]]) -> dict[st
         raise ValueError(f"no checkpoint in {folder}: run without --resume first, or give the right folder")
     at = folder if (folder / "state.json").is_file() else previous(folder)
     try:
-        flat = json.loads((at / "state.json").read_text()) | tensors(at)
+        flat = json.loads((at / "state.json").read_text("utf-8"))
+        if not isinstance(flat, dict):
+            raise ValueError("state.json holds no facts")
+        if not isinstance(flat.get("step", 0), int):
+            raise ValueError("state.json counts no steps")
+        flat |= tensors(at)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"the checkpoint {at} is damaged ({error}): remove it, and --resume goes on without it"
-        ) from error
+        raise damaged(at, error) from error
     if flat.pop("format", None) != FORMAT:
         raise ValueError(f"the checkpoint {at} is of another format: remove it, and --resume goes on without it")
     return flat
+
+
+def damaged(folder: Path, error: Exception) -> ValueError:
+    """What to raise for a state that can't be read."""
+    why = f"{error} is missing" if isinstance(error, KeyError) else str(error).strip().partition("\n")[0]
+    return ValueError(f"the checkpoint {folder} is damaged ({why}): remove it, and --resume goes on without it")
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Any]:

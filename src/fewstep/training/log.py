@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 
@@ -31,6 +35,25 @@ class StepLog:
     """A loss or gradient was not finite, so the weights were left alone."""
     alarms: list[Alarm] = field(default_factory=list)
     """Health rules that fired at this step."""
+
+
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What asks a run to stop: Ctrl-C, a machine that shuts down, a terminal or a connection that is gone."""
+
+
+def ignored(number: int) -> bool:
+    """Is this signal one that whoever started us wants ignored, as ``nohup`` does?"""
+    return signal.getsignal(number) == signal.SIG_IGN
+
+
+def leave_terminal(number: int) -> None:
+    """After SIGHUP the terminal is gone: what is printed goes nowhere, instead of ending the run with an error."""
+    if number != getattr(signal, "SIGHUP", None):
+        return
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 class Stopped(Exception):

@@ -48,7 +48,10 @@ class Best:
         self.score, self.step = math.inf, -1
         if checkpoint.exists(folder):
             found = checkpoint.load(folder)
-            self.score, self.step = float(found["score"]), int(found["step"])
+            try:
+                self.score, self.step = float(found["score"]), int(found["step"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise checkpoint.damaged(folder, error) from error
 
     def offer(self, trainer: Trainer, figures: Mapping[str, float]) -> bool:
         """Keep the players' weights as they stand if they score lower than any before; a score that is not finite never does."""

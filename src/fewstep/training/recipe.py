@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,8 @@ class Phase:
     """What its weights depend on, by the names of options; values are what JSON holds. Goes on with no others."""
     changeable: Sequence[str] = ()
     """Those of ``made_with`` that it may go on with others of all the same: what helps a run that has exploded."""
+    counted: str = ""
+    """The option that says how many steps it takes."""
 
 
 Watch = Callable[[Phase, Trainer, StepLog], None]
@@ -122,6 +125,37 @@ def write_down(phase: Phase, own: Saving, changed: Mapping[str, list[Any]]) -> N
         written = {**then, **written} | ({CHANGES: changes} if changes else {})
     with whole(own.made_with) as draft:
         draft.write_text(json.dumps(written, indent=1))
+
+
+def history(options: Any, phases: Sequence[Phase], out: Path) -> dict[str, Any]:
+    """What a run in ``out`` did, for the card: the ``options`` as they were used, the steps that every phase has taken, the
+    threads, and which options were changed on the way."""
+    used = json.loads(json.dumps(asdict(options), default=str))
+    taken: dict[str, int] = {}
+    changes: list[dict[str, Any]] = []
+    threads: list[int] = []
+    for phase in phases:
+        own = Saving(out / phase.name)
+        if not checkpoint.exists(own.checkpoint):
+            continue
+        written, taken[phase.name] = made_with(own), checkpoint.step_of(own.checkpoint)
+        for name in phase.changeable:
+            if name in written:
+                _set(used, name, written[name])
+        if phase.counted and taken[phase.name] > phase.steps:
+            _set(used, phase.counted, taken[phase.name])
+        changes += [{"phase": phase.name, **change} for change in written.get(CHANGES, [])]
+        threads += [written[THREADS]] if THREADS in written else []
+    more = {"changes": changes} if changes else {}
+    return {"options": used, "taken": taken} | ({"threads": threads[-1]} if threads else {}) | more
+
+
+def _set(used: dict[str, Any], name: str, value: Any) -> None:
+    """Give an option, named as it is typed, another value in what ``asdict`` made of all of them."""
+    *groups, last = name.removeprefix("--").replace("-", "_").split(".")
+    for group in groups:
+        used = used[group]
+    used[last] = value
 
 
 def _typed(value: Any) -> str:

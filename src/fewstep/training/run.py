@@ -18,7 +18,7 @@ from ..tensors import Batch
 from . import checkpoint
 from .health import REMEDY, Course, Health, Unhealthy
 from .journal import Journal
-from .log import StepLog, Stopped
+from .log import STOPS, StepLog, Stopped, ignored, leave_terminal
 from .probe import Best, Probe, take_a_look
 from .trainer import Trainer
 
@@ -152,17 +152,18 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def stop_flag() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag that is looked at between steps; a second one ends at once."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a flag that is looked at between steps; a second one ends at once."""
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal asked
+        leave_terminal(number)
         if asked:
             raise KeyboardInterrupt
         asked = True
 
     try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, ask) for s in STOPS if not ignored(s)}
     except ValueError:  # not in the main thread: whoever runs us there stops us by other means
         before = {}
     try:

@@ -240,8 +240,12 @@ class Trainer:
         checkpoint.save(folder, self.state(), keep)
 
     def resume(self, folder: Path) -> None:
-        """Continue from what ``save`` wrote."""
-        self.load_state(checkpoint.load(folder))
+        """Continue from what ``save`` wrote. Raises ValueError as ``load_state`` does, and where something is missing in it."""
+        state = checkpoint.load(folder)
+        try:
+            self.load_state(state)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise checkpoint.damaged(folder, error) from error
 
 
 def _own(current: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:

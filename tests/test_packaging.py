@@ -108,7 +108,7 @@ ONCE_FALSE = {
     "transformers": "4.56",  # from_pretrained(dtype=...)
     "peft": "0.17",
     "c2pa-python": "0.37.12",  # Context, Reader.try_create(manifest_data=...)
-    "uvicorn": "0.50.2",  # earlier ones take several subprotocols for one, and hold a client that never reads for ever
+    "uvicorn": "0.52.1",  # earlier ones hold a client that never reads, and the first of them take several subprotocols for one
     "websockets": "14.2",  # what is no HTTP is an InvalidMessage
     "tyro": "0.9.1",
     "onnxscript": "0.6",  # knows the torch that is pinned

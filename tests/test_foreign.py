@@ -531,6 +531,11 @@ def broken(root: Path, target: Path, teacher: str, file: str, **changes: Any) ->
         ("sd1", "model_index.json", {"unet": ["diffusers", "MagicNet"]}, "is a MagicNet, which this version does not know"),
         ("sd1", "scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "give an eps, v or flow model"),
         ("sd3", "model_index.json", {"transformer": ["diffusers", "FluxTransformer2DModel"]}, "Diffusion 1, 2, XL or 3"),
+        ("sd1", "model_index.json", {"vae": "AutoencoderKL"}, "has no vae: give a text-to-image pipeline folder"),
+        ("sd1", "scheduler/scheduler_config.json", {"num_train_timesteps": 0}, "give a whole number from 1 on"),
+        ("sd3", "scheduler/scheduler_config.json", {"num_train_timesteps": "1000"}, "give a whole number from 1 on"),
+        ("sd1", "scheduler/scheduler_config.json", {"beta_end": "0.012"}, "give numbers from 0 to 1"),
+        ("sd1", "scheduler/scheduler_config.json", {"trained_betas": []}, "give numbers from 0 to 1"),
     ],
 )
 def test_folders_that_cannot_be_used_get_one_sentence(root, tmp_path, teacher, file, changes, sentence):
@@ -543,6 +548,27 @@ def test_a_missing_weight_file_is_named(root, tmp_path):
     (tmp_path / "b" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"b/unet cannot be read.*fetch or save the pipeline again"):
         pretrained.load(tmp_path / "b")
+
+
+@pytest.mark.parametrize("file", ["model_index.json", "scheduler/scheduler_config.json"])
+def test_a_config_that_is_no_object_is_named(root, tmp_path, file):
+    shutil.copytree(root / "sd1", tmp_path / "b")
+    (tmp_path / "b" / file).write_text("[1]")
+    with pytest.raises(ValueError, match=f"{Path(file).name} holds a JSON list, not an object"):
+        pretrained.load(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("teacher", "part"), [("sd1", "tokenizer"), ("sdxl", "tokenizer_2"), ("sd3", "tokenizer")])
+def test_a_tokenizer_without_its_vocabulary_is_refused(root, tmp_path, teacher, part):
+    """transformers 5 makes one that knows no word: every prompt would draw the same picture."""
+    shutil.copytree(root / teacher, tmp_path / "b")
+    for file in (tmp_path / "b" / part).iterdir():
+        if file.name != "tokenizer_config.json":
+            file.unlink()
+    with pytest.raises(ValueError, match=f"b/{part}.*fetch or save the pipeline again"):
+        pretrained.load(tmp_path / "b")
+    with pytest.raises(ValueError, match=f"b/{part}.*fetch or save the pipeline again"):
+        pretrained.reader_of(tmp_path / "b")
 
 
 EVERYTHING = add.Options(

@@ -17,7 +17,7 @@ from ..parts.conditioner import Conditioner, Unread
 from .networks import STATISTICS, NetworkDenoiser, TransformerDenoiser, UNetDenoiser, VaeCodec, is_sdxl
 from .quiet import quiet
 from .schedules import kind_of, schedule_of
-from .text import T5_TOKENS, SD3Conditioner, SDXLConditioner, TextConditioner, unread
+from .text import T5_TOKENS, SD3Conditioner, SDXLConditioner, TextConditioner, load_tokenizer, unread
 from .weights import load_network
 
 TOKENIZERS = {"tokenizer": None, "tokenizer_2": None, "tokenizer_3": T5_TOKENS}
@@ -57,11 +57,14 @@ class Pretrained:
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON config, or a ValueError that says which file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} is missing: give a diffusers pipeline folder (with model_index.json)") from None
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): save the pipeline again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a JSON {type(found).__name__}, not an object: save the pipeline again")
+    return found
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -86,7 +89,8 @@ class Parts:
 
     def has(self, name: str) -> bool:
         """Whether the folder has this part."""
-        return self.index.get(name, [None, None])[1] is not None
+        entry = self.index.get(name)
+        return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
 
     def __call__(self, name: str) -> Any:
         """The part, loaded; a ValueError where there is none or its class is unknown."""
@@ -101,7 +105,7 @@ class Parts:
             raise ValueError(f"{self.folder}/{name} is a {self.index[name][1]}, which this version does not know")
         try:
             if name.startswith("tokenizer"):
-                return kind.from_pretrained(self.folder / name, local_files_only=True)
+                return load_tokenizer(kind, self.folder / name)
             dtype = "dtype" if library is transformers else "torch_dtype"
             return load_network(kind, self.folder / name, **{dtype: self.dtype})
         except OSError as error:

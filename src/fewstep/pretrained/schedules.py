@@ -25,16 +25,23 @@ def is_flow(config: dict[str, Any]) -> bool:
 def schedule_of(config: dict[str, Any]) -> NoiseSchedule:
     """The noise schedule behind a diffusers scheduler config. Raises ValueError for betas or times it does not know."""
     refuse_other_times(config)
+    n = config.get("num_train_timesteps", 1000)
+    if type(n) is not int or n < 1:
+        raise ValueError(f"num_train_timesteps is {n!r} in the scheduler config: give a whole number from 1 on")
     if is_flow(config):
-        n = config.get("num_train_timesteps", 1000)
         return RectifiedFlow(n, (n - 1) / n if config.get("use_flow_sigmas") else 1.0)
     zero = bool(config.get("rescale_betas_zero_snr", False))
-    if (trained := config.get("trained_betas")) is not None:
+    trained = config.get("trained_betas")
+    start, end = (config.get(f"beta_{at}", usual) for at, usual in (("start", 0.0001), ("end", 0.02)))
+    betas = [start, end] if trained is None else trained
+    if not betas or not all(type(beta) in (int, float) and 0 <= beta <= 1 for beta in betas):
+        raise ValueError(f"the betas of the scheduler config are {betas!r:.60}: give numbers from 0 to 1")
+    if trained is not None:
         return VariancePreserving(torch.tensor(trained, dtype=torch.float64), zero_terminal_snr=zero)
     return VariancePreserving.from_range(
-        config.get("beta_start", 0.0001),
-        config.get("beta_end", 0.02),
-        config.get("num_train_timesteps", 1000),
+        start,
+        end,
+        n,
         config.get("beta_schedule", "linear"),
         zero_terminal_snr=zero,
     )

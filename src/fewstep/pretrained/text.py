@@ -32,6 +32,20 @@ READ = 1
 """Counted up when the conditioners of this file read their encoders in another way: which layer, what is pooled."""
 
 
+def load_tokenizer(kind: Any, folder: Path) -> Any:
+    """A transformers tokenizer ``kind`` from ``folder``, nothing fetched.
+
+    Raises ValueError where files of its vocabulary are missing: transformers 5 then makes one that knows no word, in silence.
+    """
+    tokenizer = kind.from_pretrained(folder, local_files_only=True)
+    files = dict(tokenizer.vocab_files_names)
+    whole = files.pop("tokenizer_file", "")
+    missing = [name for name in files.values() if not (folder / name).is_file()]
+    if missing and not (whole and (folder / whole).is_file()):
+        raise ValueError(f"{folder} lacks {' and '.join(missing)}, its vocabulary: fetch or save the pipeline again")
+    return tokenizer
+
+
 def check_prompts(prompts: Sequence[str]) -> None:
     """Raise ValueError for a prompt that no one can have meant."""
     for prompt in prompts:
@@ -317,6 +331,6 @@ def text_conditioner(folder: Path) -> TextConditioner:
     from transformers import AutoModel, AutoTokenizer
 
     with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        tokenizer = load_tokenizer(AutoTokenizer, folder / "tokenizer")
         encoder = load_network(AutoModel, folder / "text_encoder", dtype=torch.float32)
     return TextConditioner(tokenizer, encoder)

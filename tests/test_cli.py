@@ -740,6 +740,11 @@ def test_what_was_trained_is_neither_overwritten_nor_gone_on_with_under_other_op
     same = ["--data", str(moved[0]), "--teacher", str(moved[1])]  # in another place they are the same
     distill("--steps", "3", "--resume", "--keep", "last", "--blend", "0.5", "--checkpointing", *same)
     assert checkpoint.load(out / "add" / "checkpoint")["step"] == 3
+    path = out / "add" / "made_with.json"  # as the version before wrote it, whose R1 of weight 1 was of another scale
+    old = {k: v for k, v in json.loads(path.read_text()).items() if not k.endswith(" means")} | {"--add.r1": 1.0}
+    path.write_text(json.dumps(old))
+    distill("--steps", "4", "--resume")
+    assert checkpoint.load(out / "add" / "checkpoint")["step"] == 4
 
 
 @pytest.mark.parametrize("command", ["draw", "distill"])

@@ -111,6 +111,7 @@ class Bench:
 
     def __init__(self, o: argparse.Namespace) -> None:
         self.o = o
+        self.base: dict[str, Any] = {} if o.r1 is None else {"r1": o.r1}
         with tempfile.TemporaryDirectory() as folder:
             source: Any = fashion_data if o.data == "fashion" else digits_data
             train = source.build(source.Options(size=16), Path(folder) / o.data).subset("train")
@@ -167,7 +168,7 @@ class Bench:
             student = Student(self.begin(row.init, seed), digits.STUDENT_TIMES)
             if not row.plays:
                 return student, {}
-            options = add.Options(**row.changes)
+            options = add.Options(**(self.base | row.changes))
             network = self.eyes if row.features == "classifier" else self.teacher.denoiser
             data = self.data(seed)
             game = digits.game(student, self.teacher, data, network, options, row.heads)
@@ -269,6 +270,7 @@ def main() -> None:
     parser.add_argument("--warm", type=int, default=150, help="updates of the warm start")
     parser.add_argument("--pairs", type=int, default=512, help="noise-to-sample pairs of the warm start")
     parser.add_argument("--batch", type=int, default=16, help="samples an update")
+    parser.add_argument("--r1", type=float, help="weight of R1 in every row that has none of its own; default: the method's")
     parser.add_argument("--pictures", type=int, default=50, help="pictures of each class that are judged")
     parser.add_argument("--out", type=Path, help="the results; default: docs/results/DATA_ablation.json")
     o = parser.parse_args()
@@ -277,6 +279,7 @@ def main() -> None:
     o.teacher = o.teacher or (own if o.data == "digits" else Path("runs") / f"{o.data}_teacher.safetensors")
     torch.set_num_threads(1)
     settings = {k: getattr(o, k) for k in ("updates", "warm", "pairs", "batch", "pictures")}
+    settings |= {} if o.r1 is None else {"r1": o.r1}
     other = [] if o.data == "digits" else [f"--data {o.data}"]
     o.command = " ".join(["python benchmarks/ablation.py", *other, *(f"--{k} {v}" for k, v in settings.items())])
     before = json.loads(o.out.read_text()) if o.out.exists() else {}

@@ -58,7 +58,7 @@ ROWS = {
     "lambda_0.5": "--add.distillation-weight 0.5",
     "discriminator_turns_2": "--add.discriminator-turns 2",
     "student_every_2": "--add.student-every 2 --steps 320",
-    "approximate_r1": "--add.r1 0 --add.approximate-r1 100",
+    "approximate_r1": "--add.r1 0 --add.approximate-r1 0.1",
     "renoised_input": "--add.renoised-input 0.3",
     "reals_through_codec": "--add.reals-through-codec",
     "mismatched": "--add.mismatched 0.5",

@@ -726,7 +726,7 @@ def test_what_was_trained_is_neither_overwritten_nor_gone_on_with_under_other_op
     for again, sentence in (
         ([], "run holds a run, 2 steps into its phase add: go on with --resume, choose another --out"),
         (["--resume", "--add.r1", "0.5", "--batch-size", "8"],
-         "was made with --batch-size 4, --add.r1 0.01, not with --batch-size 8, --add.r1 0.5: resume with the options"),
+         "was made with --batch-size 4, --add.r1 0.001, not with --batch-size 8, --add.r1 0.5: resume with the options"),
         (["--resume", "--captions", "name", "--guidance-scale", "2"],
          "with --captions all, --guidance-scale 3.0, not with --captions name, --guidance-scale 2.0"),
         (["--resume", "--teacher", str(tiny_bundle(tmp_path, "teacher", prediction_type="epsilon"))], "with --teacher "),

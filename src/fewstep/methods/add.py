@@ -63,7 +63,7 @@ class Options:
     """DDIM steps of the teacher from the re-noised sample; more gave the paper no conclusive gain."""
     teacher_times: Annotated[tuple[float, float], Range(0, 1)] = (0.02, 0.98)
     """Range of the uniform re-noising time t of the teacher. Not published; DMD's range."""
-    r1: Weight = 0.01
+    r1: Weight = 0.001
     """gamma of R1 on the inputs of the heads: of each head the gradient of the sum over its places, squared, and averaged over
     them. It belongs to features of unit variance; raw ones of variance s^2 take about s^2 of it. The paper's 1e-5 is of a sum
     whose terms it does not say."""

@@ -71,15 +71,13 @@ THREADS = "threads"
 def check_same(phase: Phase, own: Saving) -> dict[str, list[Any]]:
     """Refuse to go on with a state that other options made. Raises ValueError that names them.
 
-    Options that only one of the two knows are let pass: the other one is of another version. So are those whose meaning
-    changed since: what they mean now stands under ``NAME means``. Returns the changeable ones whose values differ: what they
-    were, and what they are.
+    Options that only one of the two knows are let pass: the other one is of another version. Returns the changeable ones
+    whose values differ: what they were, and what they are.
     """
     then = made_with(own) if own.goes_on else {}
-    renewed = {name for name in then if f"{name} means" in phase.made_with and f"{name} means" not in then}
     other = [name for name, value in phase.made_with.items() if name in then and then[name] != value]
     changed = {name: [then[name], phase.made_with[name]] for name in other if name in phase.changeable}
-    other = [name for name in other if name not in changed and name not in renewed]
+    other = [name for name in other if name not in changed]
     if other:
         was, given = (", ".join(f"{name} {_typed(made[name])}" for name in other) for made in (then, phase.made_with))
         may = f"; a resume may change {', '.join(phase.changeable)}" if phase.changeable else ""

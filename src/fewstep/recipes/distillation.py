@@ -513,7 +513,7 @@ def depends_on(o: Options, teacher: str, scale: float, dataset: Dataset, network
     if o.init not in ("teacher", "random"):
         found["--init"] = bundle.content_of(bundle.locate(o.init))[:12]
     found["--features-folder"] = network.fingerprint if isinstance(network, DinoFeatures) else ""
-    return found | {f"--add.{name} means": "averaged over places" for name in ("r1", "approximate-r1")}
+    return found
 
 
 def is_of_the_game(name: str) -> bool:

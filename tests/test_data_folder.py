@@ -350,6 +350,19 @@ def test_the_same_case_comes_first_and_txt_before_caption(root: Path) -> None:
     assert report.read["cat.png"] == "caption from cat.txt (not used: cat.caption)"
 
 
+@pytest.mark.parametrize("other", ["cat.TXT", "CAT.txt"])
+def test_of_texts_in_two_cases_the_pictures_own_spelling_wins(root: Path, other: str) -> None:
+    picture(1).save(root / "cat.png")
+    (root / "cat.txt").write_text("own")
+    (root / other).write_text("another")
+    if {"cat.txt", other} - set(os.listdir(root)):
+        pytest.skip("this file system knows one case")
+    captions, report, _ = build(root)
+    assert captions["cat.png"] == ("own",)
+    assert report.captions["cat.txt"] == "of cat.png"
+    assert report.captions[other] == "not used: cat.png has its caption from cat.txt"
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_several_captions_one_a_line(root: Path, ending: str, encoding: str) -> None:

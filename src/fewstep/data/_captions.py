@@ -59,6 +59,10 @@ class Names:
         """Every name of this key, as it is written or else in any case."""
         return self._exact.get(key) or self._folded.get(key.casefold(), [])
 
+    def exact(self, key: str) -> bool:
+        """Whether there is a name of this key as it is written."""
+        return key in self._exact
+
     def one(self, key: str) -> str | None:
         """The one name of this key; None where there is none, or one cannot tell."""
         found = self.all(key)

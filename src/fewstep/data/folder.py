@@ -245,7 +245,13 @@ class Reader:
         ):  # a photograph before its raw file
             for key in (name.rsplit(".", 1)[0], name):
                 called.add(key, name)
-        for text in sorted(texts, key=lambda n: (_rank(n, _captions.BESIDE), n)):
+
+        def closest(name: str) -> tuple[int, bool, bool, str]:
+            """Of texts that differ in case alone, the one that is spelled as its picture is comes first."""
+            rank = _rank(name, _captions.BESIDE)
+            return rank, not called.exact(name.rsplit(".", 1)[0]), not name.endswith(_captions.BESIDE), name
+
+        for text in sorted(texts, key=closest):
             first, *others = called.all(text.rsplit(".", 1)[0]) or [""]
             if not first:
                 self.report.ignored[text] = "a text without a picture of its name"

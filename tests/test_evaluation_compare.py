@@ -114,13 +114,16 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_a_row_is_named_as_one_would_guess(results: Path) -> None:
-    two, one = results / "two.json", results / "one.json"
+    two, one, bare = results / "two.json", results / "one.json", results / "bare.json"
+    bare.write_text("{}")
     assert compare.row(str(one))[1] == compare.row(f"{two}:add,1")[1] == compare.row("add,1", two)[1]
     assert compare.row(f"{two}:teacher")[1][0].steps == 50
     for said, problem in (
         (f"{two}", "has 3 rows: say which as FILE:MODEL,STEPS; there are teacher,50, add,1, add,4"),
         (f"{two}:add", "has 2 rows 'add'"),
         (f"{two}:add,9", "has no row 'add,9'"),
+        (f"{two}:add:1", f"write a comma before the steps, {two}:add,1"),
+        (f"{bare}:add,1", "bare.json is no results file (no 'records' in it)"),
         ("gone.json:add,1", "gone.json: no results file here; `fewstep evaluate -o gone.json` writes one"),
         ("add,1", "'add,1' names no results file: write FILE:MODEL,STEPS"),
     ):

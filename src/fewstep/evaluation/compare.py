@@ -132,6 +132,8 @@ def row(said: str, file: Path | None = None) -> tuple[Path, list[MetricRecord]]:
     if path is None:
         named, colon, which = said.rpartition(":")
         path = Path(named) if named else file
+        if not which.partition(",")[2] and (whole := Path(named.rpartition(":")[0])).is_file():
+            raise ValueError(f"{said!r}: write a comma before the steps, {whole}:{named.rpartition(':')[2]},{which}")
         if path is None or (not colon and file is None):
             raise ValueError(f"{said!r} names no results file: write FILE:MODEL,STEPS, as in out/metrics.json:add,1")
         if not path.is_file():

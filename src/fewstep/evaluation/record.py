@@ -222,7 +222,11 @@ def read_records(path: Path | str) -> list[MetricRecord]:
         if unknown:
             raise ValueError(f"{path} has the unknown field {sorted(unknown)[0]!r}: measure again or remove it")
         return [of_entry(entry) for entry in entries]
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except KeyError as error:
+        raise ValueError(
+            f'{path} is no results file (no {error} in it): it should hold {{"records": [...]}}'
+        ) from error
+    except (TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f'{path} is no results file ({error}): it should hold {{"records": [...]}}') from error
 
 

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 import foreign
 from bundles import tiny_bundle
-from fewstep import cli
+from fewstep import cli, console
 from fewstep.bundle import Card
 from fewstep.console import TrainingDisplay
 from fewstep.data import folder as folder_data
@@ -537,6 +537,68 @@ def test_a_path_that_is_empty_or_none_is_refused_by_every_command(tmp_path, monk
     with pytest.raises(SystemExit) as ended:
         cli.main(command)
     assert_one_sentence(ended, capsys, sentence)
+
+
+@pytest.mark.parametrize("command", [["info"], ["--help"], ["info", "emoji-64"], ["data"]])
+@pytest.mark.parametrize(("read", "unbuffered"), [(0, ""), (0, "1"), (1, "1")])
+def test_a_reader_that_leaves_ends_a_command_without_a_word(command, read, unbuffered):
+    """As ``fewstep info | head -1`` does; the shell's word for it is 141."""
+    asked, environment = [sys.executable, "-m", "fewstep.cli", *command], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        run.stdout.read(read)
+        run.stdout.close()
+        said = run.stderr.read()
+    assert said == b""
+    assert run.returncode in ((141,) if not read else (0, 2, 141)), "it may have said all before we left"
+
+
+ESCAPE = "a\x1b]0;owned\x07\x1b[2J\u202eb\x9bc"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["draw cat --image {}", "draw cat --model {}", "info {}", "verify {}", "{}", "data {}", "data folder --source {}",
+     "distill --teacher {}", "distill --data {}", "draw cat --{}", "distill --out {}/pipe/x", "evaluate {}",
+     "evaluate --data {}"],
+)  # fmt: skip
+def test_no_name_steers_the_terminal(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    Path(ESCAPE).mkdir()
+    os.mkfifo(Path(ESCAPE) / "pipe")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([word.format(ESCAPE) for word in command.split()])
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert not set(out + err) & {"\x1b", "\x07", "\x9b", "\u202e"}
+    assert err.startswith("fewstep: ")
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_no_name_steers_the_terminal_where_all_is_well(student, tmp_path, monkeypatch, capsys):
+    plainly = type(cli.console)(file=io.StringIO(), force_terminal=True, color_system=None, width=200)
+    monkeypatch.setattr("fewstep.console.console", plainly)
+    cli.main(["draw", ESCAPE, "--model", str(student), "-o", str(tmp_path / f"{ESCAPE}.png"), "--no-provenance"])
+    with TrainingDisplay(ESCAPE) as display:
+        display.report(ESCAPE, 1, 2)
+    console.note(ESCAPE)
+    told = plainly.file.getvalue()
+    assert "\\x1b]0;owned" in told
+    assert not set(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", told)) & {"\x1b", "\x07", "\x9b", "\u202e"}
+    assert "\x1b[2J" not in told
+
+
+@pytest.mark.parametrize("command", ["draw cat --image {}", "verify {}", "draw cat -o {}"])
+@pytest.mark.parametrize("name", ["pipe.png", "/dev/zero"])
+def test_nobody_waits_for_ever_for_a_pipe_or_a_device(tmp_path, monkeypatch, capsys, command, name):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.png")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command.format(name).split())
+    said = "end" if name == "/dev/zero" and "-o" in command else "a device or a pipe, not a file"
+    assert_one_sentence(ended, capsys, said)
 
 
 def test_two_runs_in_one_folder_do_not_mix(distill, teacher, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import resource
@@ -12,7 +13,7 @@ from tempfile import TemporaryFile
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fewstep import failures
 from fewstep.console import spark
@@ -92,6 +93,19 @@ def too_many(folder: Path) -> None:
             file.close()
 
 
+def a_device(folder: Path) -> None:
+    load_file("/dev/null")
+
+
+def a_circle(folder: Path) -> None:
+    (folder / "a").symlink_to(folder / "a")
+    (folder / "a").read_text()
+
+
+def not_said(folder: Path) -> None:
+    raise OSError(errno.ECOMM, os.strerror(errno.ECOMM))
+
+
 def memory(folder: Path) -> None:
     torch.empty(2**50)
 
@@ -110,6 +124,9 @@ def memory(folder: Path) -> None:
         (nowhere, "nowhere: not there; check the path"),
         (taken, "b: something else is writing there"),
         (too_many, "too many open files"),
+        (a_device, "a file: a device or a pipe stands where a file is needed; choose another path"),
+        (a_circle, "a: links that lead in a circle; choose another path"),
+        (not_said, "a file: Communication error on send; check the path and the disk"),
         (memory, "not enough memory"),
     ],
 )

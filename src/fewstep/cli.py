@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hi
 import tyro
 
 from . import __version__, extras, failures
-from .console import PIPE_CLOSED, Report, TrainingDisplay, console, note, progress_bars, say
+from .console import PIPE_CLOSED, Report, TrainingDisplay, console, note, plain, progress_bars, say
 from .memory import keep_freed_memory
 from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
 from .training.health import Options as HealthOptions
@@ -660,6 +660,8 @@ def check_words(command: Callable[..., None], words: Sequence[str]) -> None:
     option = ""
     for word in words:
         if word.startswith("-"):
+            if plain(word.partition("=")[0]) != word.partition("=")[0]:
+                raise ValueError(f"there is no option {word!r}: --help lists those there are")
             option, equals, word = word.partition("=")
             option = "--output" if option == "-o" else option.replace("_", "-")
             if not equals:
@@ -671,7 +673,7 @@ def check_words(command: Callable[..., None], words: Sequence[str]) -> None:
 def end(sentence: str, code: int) -> NoReturn:
     """Leave with one sentence, after whatever else was said."""
     console.file.flush()
-    print(f"fewstep: {sentence}", file=sys.stderr)
+    print(f"fewstep: {plain(sentence)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -28,8 +29,24 @@ PIPE_CLOSED = 141
 """Exit code where nobody reads the output any more: that of a program which SIGPIPE ended."""
 
 
+HARMFUL = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not in "\n\t"} | {
+    i: f"\\u{i:04x}" for i in (*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""Characters that steer a terminal or turn a line around, and how they are shown."""
+
+
+def plain(text: str) -> str:
+    """A foreign text - a file's name, a prompt, an error's words - with nothing in it that a terminal would obey or reject."""
+    return text.translate(HARMFUL).encode("utf-8", "backslashreplace").decode()
+
+
 class Terminal(Console):
-    """The terminal, or whatever the output goes into."""
+    """The terminal, or whatever the output goes into. Nothing that is printed can steer it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments of text, each of them plain."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         """End without a word."""

@@ -35,7 +35,7 @@ from .recipes import distillation
 from .sheet import save, sheet
 from .tensors import Media
 from .training.recipe import run_phases
-from .training.run import Saving
+from .training.run import Saving, check_writable
 
 PROMPTS = (
     "red heart",
@@ -84,6 +84,7 @@ class Options:
 
 def run(o: Options) -> None:
     """The whole demo."""
+    check_writable(o.out)
     console.rule("[bold]fewstep[/]: what is shipped")
     placed = (o.placement.device, o.placement.dtype)
     student, teacher = (Pipeline.open(bundle.locate(name), *placed) for name in (o.student, o.teacher))

@@ -25,6 +25,15 @@ FIXES = {
     (errno.ENOTEMPTY,): "something else is writing there; let it finish, or choose another path",
     (errno.ENAMETOOLONG,): "the name is too long; choose a shorter one",
     (errno.ENOENT,): "not there; check the path",
+    (
+        errno.ENODEV,
+        errno.ENXIO,
+        errno.ESPIPE,
+        errno.EINVAL,
+    ): "a device or a pipe stands where a file is needed; choose another path",
+    (errno.ELOOP,): "links that lead in a circle; choose another path",
+    (errno.EIO, errno.ESTALE): "the disk or the connection to it failed; check it, or choose another folder",
+    (errno.EBUSY, errno.ETXTBSY): "in use; let whoever uses it end, or choose another path",
     (errno.EMFILE, errno.ENFILE): "too many open files; close some, or raise the limit (ulimit -n)",
 }
 """By the system's error number: what is wrong, and what to do."""
@@ -43,12 +52,14 @@ def sentence(error: Exception) -> str:
         return ""
     number = number_of(error)
     fix = next((said for numbers, said in FIXES.items() if number in numbers), None)
-    if fix is None:
-        return f"{str(error).splitlines()[0]}; check the path and the disk"
     if isinstance(error, shutil.Error):  # a whole folder's copy: the first file that failed stands for all
         named: Any = error.args[0][0][1]
     else:
-        named = getattr(error, "filename2", None) or getattr(error, "filename", None) or "a file of weights"
+        named = getattr(error, "filename2", None) or getattr(error, "filename", None)
+        named = named or ("a file of weights" if isinstance(error, SafetensorError) else "a file")
+    if fix is None:
+        said = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        fix = f"{said}; check the path and the disk"
     return f"{shortened(os.fsdecode(named))}: {fix}"
 
 

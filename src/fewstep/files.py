@@ -36,7 +36,7 @@ def whole(path: Path) -> Iterator[Path]:
     A link is followed. Raises ValueError where something stands that is no file to replace: a device, a pipe, a socket.
     """
     path = place_of(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if odd(path):
         raise ValueError(f"{path} is a device or a pipe, not a file: choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _draft(path) as draft:
@@ -86,6 +86,11 @@ def replaced(
             os.rename(aside, keep)
         elif moved or previous:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def odd(path: Path) -> bool:
+    """Does something stand there that is neither a file nor a folder? Whoever reads a device or a pipe may wait for ever."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def place_of(path: Path) -> Path:

@@ -39,7 +39,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..files import whole
+from ..files import odd, whole
 
 Picture = Float[Tensor, "C H W"]
 Colour = tuple[int, int, int]
@@ -145,6 +145,8 @@ def load(
 
 
 def _bytes(path: Path) -> bytes:
+    if odd(path):
+        raise Unusable("a device or a pipe, not a file; give a picture's file")
     if (size := os.stat(path).st_size) > MAX_BYTES:
         raise Unusable(f"{size / 2**30:.1f} GiB, where {MAX_BYTES >> 30} is allowed; make it smaller")
     return path.read_bytes()

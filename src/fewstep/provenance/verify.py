@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fewstep import extras
+from fewstep.files import odd
 from fewstep.provenance import recording
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
@@ -75,11 +76,15 @@ class Verdict:
 def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
     """Check the credentials and the watermark of a picture file, or of a WebM or MP4 video; another file is a ValueError."""
     path = Path(path)
+    if odd(path):
+        raise ValueError(f"{path} is a device or a pipe, not a file: give the file of a picture or of a video")
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise ValueError(f"can't read {path}: {error.strerror or error}") from error
+        raise ValueError(
+            f"can't read {path} ({error.strerror or error}): give the file of a picture or of a video"
+        ) from error
     if len(data) > MOST_BYTES:
         raise ValueError(f"{path.name} is larger than {MOST_BYTES >> 20} MiB: cut a piece out of it and verify that")
     film = video_type(data)

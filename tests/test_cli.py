@@ -925,6 +925,8 @@ def test_the_card_is_of_what_ran_and_a_resume_with_nothing_to_do_says_so(distill
     told = Card.read(out / "bundle").training
     assert (told["options"]["steps"], told["options"]["student_learning_rate"]) == (4, 0.5)
     assert told["changes"] == [{"phase": "add", "after": 3, "--student-learning-rate": [0.001, 0.5]}]
+    shown = cli.made(Card.read(out / "bundle"))
+    assert shown["changed"] == "after step 3 of add: --student-learning-rate 0.5 (before: 0.001)"
 
 
 def test_another_number_of_threads_is_told(distill, capsys):

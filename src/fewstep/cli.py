@@ -389,7 +389,15 @@ def made(card: Card) -> dict[str, str]:
         command = "distill" if card.role == "student" else "teach"
         usual = asdict(options_of(*OPTIONS[command][1:])())
         told["made with"] = shlex.join(["fewstep", command, *typed(options, usual)])
-    return {key: str(told[key]) for key in ("before", "made with", "ended", "then", "machine") if key in told}
+    if changes := card.training.get("changes"):
+        told["changed"] = "; ".join(
+            f"after step {change['after']} of {change['phase']}: {name} {now} (before: {was})"
+            for change in changes
+            for name, (was, now) in change.items()
+            if name.startswith("--")
+        )
+    kept = ("before", "made with", "changed", "ended", "then", "machine")
+    return {key: str(told[key]) for key in kept if key in told}
 
 
 def evaluate(

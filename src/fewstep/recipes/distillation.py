@@ -312,13 +312,13 @@ def prepare(
         model.codec.vae.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
     teacher = Teacher(model.denoiser, scale)
     dataset = choose(open_dataset(o.data, o.styles).verify(progress or no_progress), o.concepts, keep)
-    check_enough(dataset, bool(measure and o.steps))
     if tuple(dataset.shape[1:]) != tuple(card.native_size):
         given, wanted = ("x".join(map(str, size)) for size in (dataset.shape[1:], card.native_size))
         raise ValueError(
             f"the pictures are {given}, {card.name} draws {wanted}: build the data again with --size {card.native_size[0]}"
         )
     check_concepts(o, dataset)
+    check_enough(dataset, bool(measure and o.steps))
     data = training_set(
         dataset,
         model.codec,

@@ -391,9 +391,9 @@ def made(card: Card) -> dict[str, str]:
         told["made with"] = shlex.join(["fewstep", command, *typed(options, usual)])
     if changes := card.training.get("changes"):
         told["changed"] = "; ".join(
-            f"after step {change['after']} of {change['phase']}: {name} {now} (before: {was})"
+            f"after step {change['after']} of {change['phase']}: {name} {values[1]} (before: {values[0]})"
             for change in changes
-            for name, (was, now) in change.items()
+            for name, values in change.items()
             if name.startswith("--")
         )
     kept = ("before", "made with", "changed", "ended", "then", "machine")

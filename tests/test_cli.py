@@ -63,7 +63,7 @@ def test_draw_writes_the_picture_it_says(student, tmp_path):
     done = fewstep("draw", "a red heart", "--model", str(student), "--seed", "7", "--scale", "4", "-o", heart)
     assert done.returncode == 0, done.stderr
     assert Image.open(heart).size == (64, 64)
-    assert "1 steps, seed 7" in done.stdout
+    assert "1 step, seed 7" in done.stdout
     told = fewstep("verify", heart)
     assert "with tiny" in told.stdout, told.stderr
     assert "steps 1, seed 7" in told.stdout
@@ -81,6 +81,8 @@ def test_draw_writes_the_picture_it_says(student, tmp_path):
         (["--scale", "100000"], "--scale 100000 is out of range"),
         (["--guidance-scale", "nan"], "--guidance-scale nan is out of range: use a finite number"),
         (["--strength", "inf"], "--strength inf is out of range"),
+        (["--fit", "pad"], "--fit and --strength say what becomes of a picture that is given: give one with --image"),
+        (["--strength", "0.7"], "give one with --image"),
         (["--image", "nowhere.png"], "nowhere.png"),
         (["--sampler", "magic"], "unknown sampler 'magic'"),
         (["--model", "nothing"], "there is no bundle 'nothing'"),
@@ -205,7 +207,8 @@ def test_a_folder_of_pictures_says_what_it_left_out(tmp_path, capsys):
         (["-o", "{pickle}"], "is no results file"),
         (["-o", "/dev/full"], "/dev/full is no file (but a device or a pipe)"),
         (["--judge"], "give one --judge or more"),
-        (["--prompts", "1", "--seeds", "0"], "1 pictures of 1 prompts are too few to measure: an interval leaves out one prompt"),
+        (["--prompts", "1", "--seeds", *map(str, range(12))], "one is all there is: give --prompts 2 or more"),
+        (["--prompts", "2", "--seeds", "0"], "2 pictures of 2 prompts are too few to measure: an interval leaves out one prompt"),
         (["-o", "{folder}"], "a folder stands where a file is needed"),
         (["-o", "{file}/metrics.json"], "a file stands where a folder is needed"),
         (["-o", "{folder}/" + "x" * 300], "the name is too long; choose a shorter one"),
@@ -791,7 +794,7 @@ def test_what_was_trained_is_neither_overwritten_nor_gone_on_with_under_other_op
          "was made with --add.loss hinge, --heads.norm local, not with --add.loss softplus, --heads.norm group: resume with"),
         (["--resume", "--captions", "name", "--guidance-scale", "2"],
          "with --captions all, --guidance-scale 3.0, not with --captions name, --guidance-scale 2.0"),
-        (["--resume", "--teacher", str(tiny_bundle(tmp_path, "teacher", prediction_type="epsilon"))], "with --teacher "),
+        (["--resume", "--teacher", str(tiny_bundle(tmp_path, "teacher", prediction_type="epsilon"))], "with --teacher of the content "),
     ):  # fmt: skip
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:

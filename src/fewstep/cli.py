@@ -194,6 +194,8 @@ def distill(
     say(f'the student is in {bundle}: try `fewstep draw "a red heart" --model {shlex.quote(str(bundle))}`', bundle)
 
 
+STRENGTH = 0.5
+"""How far ``draw --image`` may change the picture, if nothing is said."""
 AT_ONCE = 16
 """Pictures that ``draw`` makes in one call; which others there are changes none of them."""
 
@@ -208,7 +210,7 @@ def draw(
     guidance_scale: float | None = None,
     sampler: str | None = None,
     image: Path | None = None,
-    strength: Annotated[float, Range(0, 1, above=True)] = 0.5,
+    strength: Annotated[float, Range(0, 1, above=True)] = STRENGTH,
     fit: Literal["crop", "pad"] = "crop",
     output: Annotated[NewPath, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
     scale: Annotated[int, Range(1, 64)] = 1,
@@ -234,9 +236,12 @@ def draw(
     from . import provenance as marks
     from .inference.pipeline import Pipeline, Request
     from .modality import image as pictures
+    from .parts.conditioner import shortened
 
     if output.suffix.lower().lstrip(".") not in pictures.WRITTEN:
         raise ValueError(f"cannot write {output.name}: give a name that ends in .png, .jpg or .webp")
+    if image is None and (fit, strength) != ("crop", STRENGTH):
+        raise ValueError("--fit and --strength say what becomes of a picture that is given: give one with --image")
     stamping = signing.stamping()
     pipeline = Pipeline.open(bundle.locate(model), placement.device, placement.dtype)
     card = pipeline.card
@@ -270,7 +275,8 @@ def draw(
             if scale > 1:
                 picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
             files = marks.write(path, picture, replace(facts, seed=own), stamping)
-            say(f"{' and '.join(map(str, files))}  {prompt!r}  {card.name}, {facts.steps} steps, seed {own}", *files)
+            how = f"{card.name}, {facts.steps} step{'s' * (facts.steps > 1)}, seed {own}"
+            say(f"{' and '.join(map(str, files))}  {shortened(prompt, 80)!r}  {how}", *files)
     say(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if (left := pipeline.unread(prompt)) is not None:
         note(left.sentence)

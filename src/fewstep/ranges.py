@@ -83,8 +83,8 @@ class Place:
     """Marks a path that is written to: it ends in a name."""
 
     def holds(self, value: Path) -> bool:
-        """Whether something can be made there: not at an empty path, ``.``, ``..`` or ``/``."""
-        return value.name not in ("", "..")
+        """Whether something can be made there: not at an empty path, a blank one, ``.``, ``..`` or ``/``."""
+        return value.name.strip() not in ("", "..")
 
 
 NewPath = Annotated[Path, Place()]

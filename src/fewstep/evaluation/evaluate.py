@@ -250,8 +250,12 @@ def check_impartial(judge: str, discriminator_features: str | None) -> None:
 
 def check_enough(prompts: int, seeds: int, real: int) -> None:
     """Raise ValueError for numbers of pictures that have no precision, recall, density and coverage, or no interval."""
+    if prompts < 2:
+        raise ValueError(
+            "an interval leaves out one prompt at a time, and one is all there is: give --prompts 2 or more"
+        )
     least = manifold.PRECISION_NEIGHBOURS + 1  # and as many without any prompt, for the interval
-    if prompts * seeds - (seeds if prompts > 1 else 1) < least:
+    if (prompts - 1) * seeds < least:
         raise ValueError(
             f"{prompts * seeds} pictures of {prompts} prompts are too few to measure: an interval leaves out one prompt at a "
             f"time, and {least} pictures have to be left; give --prompts {least + 1}, or more --seeds"

@@ -64,6 +64,8 @@ def named(options: Any, free: Sequence[str] = (), prefix: str = "--") -> dict[st
 
 CHANGES = "changes"
 """Key of ``made_with.json`` under which stands which options were changed on the way, and after which step."""
+CONTENTS = ("--data", "--teacher", "--init")
+"""Options that name files, which are compared by a hash of what the files hold."""
 THREADS = "threads"
 """Key of ``made_with.json`` for the number of threads that a state was made with."""
 
@@ -79,13 +81,18 @@ def check_same(phase: Phase, own: Saving) -> dict[str, list[Any]]:
     changed = {name: [then[name], phase.made_with[name]] for name in other if name in phase.changeable}
     other = [name for name in other if name not in changed]
     if other:
-        was, given = (", ".join(f"{name} {_typed(made[name])}" for name in other) for made in (then, phase.made_with))
+        was, given = (", ".join(_said(name, made[name]) for name in other) for made in (then, phase.made_with))
         may = f"; a resume may change {', '.join(phase.changeable)}" if phase.changeable else ""
         raise ValueError(
             f"{own.out} was made with {was}, not with {given}: resume with the options it was started with, or choose "
             f"another --out{may}"
         )
     return changed
+
+
+def _said(name: str, value: Any) -> str:
+    """An option as the sentence has it; of files its value is a hash, which tells that they are others, or changed."""
+    return f"{name} {'of the content ' if name in CONTENTS else ''}{_typed(value)}"
 
 
 def made_with(own: Saving) -> dict[str, Any]:

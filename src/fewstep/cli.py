@@ -275,7 +275,7 @@ def draw(
             if scale > 1:
                 picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
             files = marks.write(path, picture, replace(facts, seed=own), stamping)
-            how = f"{card.name}, {facts.steps} step{'s' * (facts.steps > 1)}, seed {own}"
+            how = f"{card.name}, {len(times)} step{'s' * (len(times) > 1)}, seed {own}"
             say(f"{' and '.join(map(str, files))}  {shortened(prompt, 80)!r}  {how}", *files)
     say(f"{milliseconds / n:.0f} ms a picture, text encoding included")
     if (left := pipeline.unread(prompt)) is not None:

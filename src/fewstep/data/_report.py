@@ -27,18 +27,20 @@ class Report:
     """The largest share of a picture that was cut off to make it square."""
 
     @property
+    def _groups(self) -> dict[str, dict[str, str]]:
+        return {"skipped": self.skipped, "read": self.read, "captions": self.captions, "ignored": self.ignored}
+
+    @property
     def totals(self) -> dict[str, int | float]:
         """Everything counted."""
-        groups = {"skipped": self.skipped, "read": self.read, "captions": self.captions, "ignored": self.ignored}
-        sizes = {name: len(files) for name, files in groups.items()}
+        sizes = {name: len(files) for name, files in self._groups.items()}
         sizes["skipped"] -= self.counts["rows_skipped"]
         return {"files": sum(sizes.values()), **sizes, **{name: self.counts[name] for name in COUNTED},
                 "most_cut_off": round(self.most_cut_off, 4)}  # fmt: skip
 
     def text(self) -> str:
         """The report as ``report.json``."""
-        groups = {"skipped": self.skipped, "read": self.read, "captions": self.captions, "ignored": self.ignored}
-        shown = {name: dict(sorted(files.items())) for name, files in groups.items()}
+        shown = {name: dict(sorted(files.items())) for name, files in self._groups.items()}
         return json.dumps({"totals": self.totals} | shown, indent=2, ensure_ascii=False) + "\n"
 
     def refusals(self, most: int = 3) -> list[str]:

@@ -237,6 +237,55 @@ def test_smoothing_is_an_exponential_mean_that_forgets_at_a_cut():
     assert smooth(light, light, 0.5).max() == 200
 
 
+def test_smoothing_goes_on_until_it_has_converged():
+    """Sixty frames of nine tenths leave nothing of 255 levels; then it is what was drawn, to the bit."""
+    smooth, given, light = Smoother(), np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)
+    smooth(given, given, 0.9)
+    shown = []
+    for _ in range(70):
+        shown.append(int(smooth(given, light, 0.9).max()))
+        assert smooth.settled == (shown[-1] == 255)
+    assert shown[:2] == [26, 48], "255 (1 - 0.9^n)"
+    assert shown == sorted(shown)
+    assert shown.index(255) == 59, "0.9^n 255 < 1/2 from n = 60 on"
+
+
+def test_smoothing_never_mixes_two_recipes(engine: Engine):
+    """What is shown after another prompt, seed, strength, blend, mask or number of steps is that picture alone."""
+    mask = np.zeros((SIZE, SIZE, 3), np.uint8)
+    mask[8:24, 8:24] = 255
+    base = Ask(1, "image", "a cat", seed=3, image=raw("image", picture()), strength=0.5, smoothing=0.9)
+    changes: list[tuple[dict[str, Any], int]] = [
+        ({"prompt": "the sun"}, 2),
+        ({"seed": 4}, 2),
+        ({"strength": 1.0}, 2),
+        ({"blend_prompt": "the moon", "blend": 0.5}, 2),
+        ({"blend_prompt": "the moon", "blend": 0.6}, 2),
+        ({"task": "inpaint", "mask": raw("mask", mask)}, 2),
+        ({"task": "inpaint", "mask": raw("mask", 255 - mask)}, 2),
+        ({}, 1),
+    ]
+    smoother = Smoother()
+    for change, steps in changes:
+        draw(engine, base, 2, smoother=smoother)
+        mixed = draw(engine, replace(base, image=raw("image", picture(5) // 8 + picture() // 8 * 7)), 2, smoother=smoother)
+        assert not mixed.settled, "another input is mixed in little by little"
+        ask = replace(base, **change)
+        drawn, alone = draw(engine, ask, steps, smoother=smoother), draw(engine, replace(ask, smoothing=0.0), steps)
+        assert drawn.settled
+        assert drawn.data == alone.data, change
+    moved = replace(base, image=raw("image", picture(5) // 8 + picture() // 8 * 7))
+    draw(engine, base, 2, smoother=smoother)
+    alone = draw(engine, moved, 2, smoother=Smoother())
+    drawn = draw(engine, moved, 2, smoother=smoother)
+    assert np.array_equal(drawn.pixels, alone.pixels), "what is kept for a file holds no older input"
+    assert drawn.data != alone.data
+    for _ in range(70):
+        drawn = draw(engine, moved, 2, smoother=smoother)
+    assert drawn.settled
+    assert drawn.data == alone.data, "and what is shown comes to it"
+
+
 def test_kept_pictures_are_bounded():
     kept = Kept(3 * 300)
     for i in range(10):

@@ -333,6 +333,32 @@ def test_strokes_do_not_wait_for_the_network(studio: Studio, host: Host):
     studio.until(lambda: studio.id > number and studio.state != "busy", "the picture of both strokes")
 
 
+def test_steadiness_comes_to_the_picture_of_what_is_drawn_now(studio: Studio, tmp_path: Path):
+    """At rest nothing of the old drawing, prompt or seed is left, on the screen or in a file, however steady it is."""
+    page = studio.page
+
+    def saved(name: str) -> np.ndarray:
+        with page.expect_download() as download:
+            page.locator("#save").click()
+        download.value.save_as(tmp_path / name)
+        return np.asarray(Image.open(tmp_path / name).convert("RGB")).astype(int)
+
+    studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.3)))
+    page.locator("#smoothing").fill("0.9")
+    page.get_by_role("radio", name="blue").click()
+    studio.change(lambda: studio.stroke((0.2, 0.8), (0.8, 0.7)))
+    studio.change(lambda: page.locator("#prompt").fill("the moon"))
+    studio.change(lambda: page.locator("#seed").fill("8"))
+    studio.change(lambda: studio.stroke((0.5, 0.1), (0.5, 0.9)))
+    steady, file = studio.pixels(), saved("steady.png")
+    page.locator("#smoothing").fill("0")
+    number = studio.id
+    studio.until(lambda: studio.id > number, "the picture without steadiness")
+    studio.settle()
+    assert np.array_equal(steady, studio.pixels())
+    assert np.abs(file - saved("plain.png")).max() <= 4, "both files are of one picture, each with its mark"
+
+
 # typing
 
 

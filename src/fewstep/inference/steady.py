@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,24 +62,29 @@ class Frame:
 
 
 class Smoother:
-    """Exponential mean over frames: ``amount`` of what was shown stays. A cut in the input starts afresh."""
+    """Exponential mean over frames: ``amount`` of what was shown stays. A cut in the input starts afresh, and so does another
+    ``recipe``: a mean of two prompts, seeds or strengths would be a picture of neither."""
 
     def __init__(self) -> None:
         self._mean: NDArray[np.float32] | None = None
+        self._recipe: Hashable = None
         self._before: Frame | None = None
         self._now: Frame | None = None
+        self.settled = True
+        """Whether the newest frame is what was drawn, to the last bit. If not, the same input drawn again comes nearer."""
         self.flicker: float | None = None
         """Of the two frames that `measure` last looked at."""
 
-    def __call__(self, now_in: Pixels, now_out: Pixels, amount: float) -> Pixels:
-        """The frame to show for a new output and the input it was drawn from."""
+    def __call__(self, now_in: Pixels, now_out: Pixels, amount: float, recipe: Hashable = None) -> Pixels:
+        """The frame to show for a new output, the input it was drawn from, and all else that it was drawn with."""
         drawn = Frame(now_in, now_out)
-        if amount <= 0 or self._mean is None or self._now is None or not drawn.like(self._now) or self._cut(now_in):
+        if amount <= 0 or self._mean is None or recipe != self._recipe or self._other_scene(drawn):
             self._mean = now_out.astype(np.float32) if amount > 0 else None
             shown = now_out
         else:
             self._mean = amount * self._mean + (1 - amount) * now_out.astype(np.float32)
             shown = np.clip(np.rint(self._mean), 0, 255).astype(np.uint8)
+        self._recipe, self.settled = recipe, np.array_equal(shown, now_out)
         self._before, self._now = self._now, Frame(now_in, shown)
         return shown
 
@@ -90,6 +96,7 @@ class Smoother:
         else:
             self.flicker = flicker(before.given, now.given, before.shown, now.shown)
 
-    def _cut(self, now_in: Pixels) -> bool:
-        assert self._now is not None
-        return float(_difference(now_in, self._now.given).mean()) > CUT * 255
+    def _other_scene(self, drawn: Frame) -> bool:
+        if self._now is None or not drawn.like(self._now):
+            return True
+        return float(_difference(drawn.given, self._now.given).mean()) > CUT * 255

@@ -10,7 +10,7 @@ import logging
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -73,9 +73,9 @@ class Drawn:
     """One picture."""
 
     pixels: Pixels
-    """As drawn, without any mark: what a saved file is made from."""
+    """As drawn, without any mark, and without what `Smoother` keeps of older frames: what a saved file is made from."""
     data: bytes
-    """As sent: marked and encoded."""
+    """As sent: steadied, marked and encoded."""
     encoder: str
     steps: int
     """Steps really taken."""
@@ -85,6 +85,8 @@ class Drawn:
     """Milliseconds."""
     unread: Mapping[str, Unread] = field(default_factory=dict)
     """Of ``prompt`` and ``blend_prompt`` those that were not read whole."""
+    settled: bool = True
+    """Whether what was sent is what was drawn: false while older frames still show in it."""
 
     def other_ms(self, served_ms: float) -> float:
         """What of the time served lies in no stage."""
@@ -294,14 +296,16 @@ class Engine:
         stages = {name: self._spent[name] for name in ("decode", "text", "codec_in", "network", "codec_out")}
         if len(given) > 1:
             pixels = composited(given[0], pixels, given[1])
+        shown = pixels
         if given:
-            pixels = job.smoother(given[0], pixels, job.ask.smoothing)
+            shown = job.smoother(given[0], pixels, job.ask.smoothing, _recipe(job.ask, given[1:], times))
         began = self._clock()
-        marked = self.marks.frame(pixels)
+        marked = self.marks.frame(shown)
         between = self._clock()
         data = wire.encode(marked, job.encoder)
         stages |= {"watermark": 1000 * (between - began), "encode": 1000 * (self._clock() - between)}
-        return Drawn(pixels, data, job.encoder, len(times), times[0], stages, self._unread(job.ask))
+        settled = job.smoother.settled if given else True
+        return Drawn(pixels, data, job.encoder, len(times), times[0], stages, self._unread(job.ask), settled)
 
     def _unread(self, ask: Ask) -> dict[str, Unread]:
         given = {"prompt": ask.prompt} | ({"blend_prompt": ask.blend_prompt} if ask.blended else {})
@@ -320,6 +324,12 @@ class Engine:
         """Requests of the same kind can be drawn in one call."""
         from_time = self._pipeline.times_from(plan.steps, ask.strength)[0] if ask.with_picture else 1.0
         return plan.steps, plan.size, plan.backend, ask.task, from_time
+
+
+def _recipe(ask: Ask, mask: Sequence[Pixels], times: Sequence[float]) -> Hashable:
+    """All that decides, beside the picture given, what is drawn: frames of one recipe can be averaged."""
+    blended = (ask.blend_prompt, ask.blend) if ask.blended else None
+    return ask.task, ask.prompt, blended, ask.seed, tuple(times), tuple(one.tobytes() for one in mask)
 
 
 def composited(under: Pixels, over: Pixels, mask: Pixels) -> Pixels:

@@ -443,6 +443,7 @@ def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float)
         }
     if ask.with_picture:
         header["strength"] = round(drawn.strength, 3)
+        header["settled"] = drawn.settled
         if seat.smoother.flicker is not None:
             header["flicker"] = round(seat.smoother.flicker, 5)
     return header

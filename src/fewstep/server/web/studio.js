@@ -95,6 +95,13 @@ function settle() {
   vary();
 }
 
+/** The newest picture still shows some of older ones: the same once more comes nearer, until nothing of them is left. */
+function steady() {
+  if (link.busy || camera.running) return; // what is on its way does the same
+  link.want(() => ask(performance.now(), knobs.seed));
+  waiting();
+}
+
 // answers
 
 let unread = "";
@@ -125,6 +132,7 @@ link.addEventListener("picture", async (event) => {
     state();
   });
   if (settling) settle();
+  if (!variation && header.settled === false) steady();
   vary();
 });
 

@@ -27,7 +27,7 @@ from .. import __version__
 from ..inference.budget import Budget, milliseconds
 from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
-from . import rest, safety
+from . import openai, rest, safety
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body, sentence
 from .limits import Door, Limits, address, check_sizes, is_loopback
@@ -137,6 +137,7 @@ def build(studio: Studio) -> FastAPI:
     if studio.door.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(studio.door.proxies))
     app.include_router(rest.routes(studio))
+    app.include_router(openai.routes(studio))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Any, error: RequestValidationError) -> Response:

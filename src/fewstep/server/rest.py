@@ -1,4 +1,4 @@
-"""Single pictures over HTTP: our own routes, and OpenAI's ``POST /v1/images/generations`` so that its clients just work."""
+"""Single pictures over HTTP: our own routes. OpenAI's stand in ``openai.py``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import base64
 import binascii
 import json
 import secrets
-import time
+from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
-from PIL import Image
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect
 
@@ -67,24 +65,6 @@ class PictureRequest(BaseModel):
         return studio.read_ask(Message(header, parts))
 
 
-class OpenAIRequest(BaseModel):
-    """OpenAI's request. What a student has no use for (quality, style ...) is accepted and has no effect."""
-
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
-    prompt: str
-    model: str | None = None
-    n: int | None = 1
-    size: str | None = "auto"
-    response_format: Literal["b64_json", "url"] | None = None
-    output_format: Encoder | None = "png"
-    seed: int | None = None
-    """Not OpenAI's: the seed of the first picture; the others count up."""
-    steps: int = 0
-    """Not OpenAI's: network evaluations."""
-    stream: bool | None = None
-    """Answers in pieces are not given: a student has nothing to show before its picture."""
-
-
 def _part(name: str, text: str | None) -> Part | None:
     """Base64, bare or as a data URL, as a part whose kind is told from its first bytes."""
     if text is None:
@@ -105,21 +85,23 @@ def failed(error: ProtocolError) -> Response:
     return Response(error_body(str(error), error.code, kind), status, headers, "application/json")
 
 
-def square(size: str | None, max_pixels: int) -> int:
-    """The side of an OpenAI-style size, 0 for the model's own; ProtocolError for one that is no square or too large."""
-    if size is None or size == "auto":
-        return 0
-    width, _, height = size.partition("x")
-    if not (width.isdecimal() and width == height and 0 < int(width) ** 2 <= max_pixels):
-        raise ProtocolError("size", f"cannot draw {size!r}: use auto, or a square such as 256x256 within the limit")
-    return int(width)
+async def drawn_file(
+    studio: Studio,
+    ask: Ask,
+    encoder: str,
+    include_prompt: bool = False,
+    finish: Callable[[Pixels], Pixels] = lambda pixels: pixels,
+) -> tuple[bytes, dict[str, Any], Drawn]:
+    """Draw one picture in turn with everybody else: its file with content credentials, what is said about it, and itself.
 
+    ``finish`` is what becomes of the pixels before they are marked, beside the event loop. Raises ProtocolError.
+    """
+    drawn, header = await studio.single(ask)
 
-def fitted(pixels: Pixels, side: int) -> Pixels:
-    """Resized to a square; 0 leaves it as it is."""
-    if not side or pixels.shape[:2] == (side, side):
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
+    def made() -> bytes:
+        return studio.marks.file(finish(drawn.pixels), Facts.of(ask, drawn), encoder, include_prompt)
+
+    return await asyncio.to_thread(made), header, drawn
 
 
 def routes(studio: Studio) -> APIRouter:
@@ -127,19 +109,11 @@ def routes(studio: Studio) -> APIRouter:
     router = APIRouter()
     signing = asyncio.Lock()
 
-    async def file(ask: Ask, encoder: str, side: int, include_prompt: bool) -> tuple[bytes, dict[str, Any], Drawn]:
-        drawn, header = await studio.single(ask)
-
-        def made() -> bytes:
-            return studio.marks.file(fitted(drawn.pixels, side), Facts.of(ask, drawn), encoder, include_prompt)
-
-        return await asyncio.to_thread(made), header, drawn
-
     @router.post("/v1/pictures", response_class=Response)
     async def picture(request: PictureRequest) -> Response:
         """Draw one picture: the answer is the file, with its content credentials."""
         try:
-            data, facts, _ = await file(request.ask(studio), request.format, 0, request.include_prompt)
+            data, facts, _ = await drawn_file(studio, request.ask(studio), request.format, request.include_prompt)
         except ProtocolError as error:
             return failed(error)
         said = {key: facts[key] for key in ("seed", "steps", "size", "stages_ms", "marks", "unread") if key in facts}
@@ -181,38 +155,6 @@ def routes(studio: Studio) -> APIRouter:
                 return failed(ProtocolError("recording", "this is no recording: send a WebM or MP4 file"))
             return Response(await asyncio.to_thread(studio.marks.recording, data, kind), 200, {}, "application/c2pa")
 
-    @router.post("/v1/images/generations")
-    async def generations(request: OpenAIRequest, http: Request) -> Response:
-        """OpenAI's images API: any ``model`` name is taken, and the one that is served draws."""
-        try:
-            return JSONResponse(await _generations(request, str(http.base_url)))
-        except ProtocolError as error:
-            return failed(error)
-
-    async def _generations(request: OpenAIRequest, base: str) -> dict[str, Any]:
-        n, most = 1 if request.n is None else request.n, studio.limits.pictures_per_request
-        if request.stream:
-            raise ProtocolError(
-                "stream", "pictures are not streamed here: leave stream out, or draw live on /v1/stream"
-            )
-        if not 1 <= n <= most:
-            raise ProtocolError("n", f"cannot draw {n} pictures at a time: use 1 to {most}")
-        encoder, side = request.output_format or "png", square(request.size, studio.limits.picture_pixels)
-        first = PictureRequest(prompt=request.prompt, seed=request.seed, steps=request.steps).ask(studio)
-        listed = []
-        for i in range(n):
-            ask = Ask(0, prompt=first.prompt, seed=first.seed + i, steps=first.steps)
-            data, facts, drawn = await file(ask, encoder, side, False)
-            if request.response_format == "url":
-                entry = {"url": f"{base}v1/files/{studio.shelf.put(data, MIMES[encoder])}"}
-            else:
-                entry = {"b64_json": base64.b64encode(data).decode()}
-            left = drawn.unread.get("prompt")
-            read = request.prompt if left is None else left.read
-            entry |= {"revised_prompt": read, "seed": facts["seed"]}
-            listed.append(entry | ({"unread": facts["unread"]} if "unread" in facts else {}))
-        return {"created": int(time.time()), "data": listed, "output_format": encoder, "background": "opaque"}
-
     @router.get("/v1/files/{name}", response_class=Response)
     async def shelved(name: str) -> Response:
         """A file that a "url" answer named; it is here for ten minutes."""
@@ -220,22 +162,6 @@ def routes(studio: Studio) -> APIRouter:
         if found is None:
             return failed404("this file is no longer here: ask for it again")
         return Response(found[0], 200, {}, found[1])
-
-    def served() -> list[dict[str, Any]]:
-        engine = studio.worker.engine
-        names = [engine.card.name] if engine else []
-        return [{"id": name, "object": "model", "created": 0, "owned_by": "fewstep"} for name in names]
-
-    @router.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """The one model that is served, as OpenAI lists models."""
-        return {"object": "list", "data": served()}
-
-    @router.get("/v1/models/{name}")
-    async def model(name: str) -> Response:
-        """It by its name."""
-        found = [entry for entry in served() if entry["id"] == name]
-        return JSONResponse(found[0]) if found else failed404(f"there is no model {name!r} here: see /v1/models")
 
     return router
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import foreign
 from fewstep import pretrained
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.parts.conditioner import Conditioner
+from fewstep.pretrained.networks import VaeCodec
 from fewstep.pretrained.safety import SafetyChecker
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning
@@ -160,6 +162,14 @@ def foreign_vae_without(vae: Any) -> Any:
     plain = foreign.kl_vae(2, 4, scaling_factor=0.5).double()
     plain.load_state_dict(vae.state_dict())
     return plain
+
+
+@pytest.mark.parametrize(("name", "value"), [("scaling_factor", "x"), ("shift_factor", [0.1]), ("scaling_factor", math.inf)])
+def test_a_factor_that_is_no_number_is_named_with_its_file(name, value):
+    vae = foreign.kl_vae(2, 4)
+    vae.register_to_config(**{name: value})
+    with pytest.raises(ValueError, match=rf"the VAE's {name} is .*: write a number in vae/config.json"):
+        VaeCodec(vae)
 
 
 @pytest.mark.parametrize(("teacher", "idle"), [("sd1", {"latents_mean": MEAN, "latents_std": STD, "shift_factor": 0.1}),

@@ -1214,3 +1214,42 @@ def test_marks_and_certificates_that_are_none_are_refused_before_anything_is_dra
         cli.main([*given.split(), *model])
     assert_one_sentence(ended, capsys, sentence)
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(("command", "sentence"), [
+    ("distill", "(WiSE-FT, arXiv 2109.01903): more of"), ("distill", "on top of the teacher; ``freeze``, all but"),
+    ("teach", "(arXiv 2303.09556); 0 turns it off"), ("draw", "default 1 for a student, the card's most for a teacher."),
+])  # fmt: skip
+def test_help_breaks_no_sentence_where_its_source_does(command, sentence, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "900")
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert sentence in capsys.readouterr().out
+
+
+def test_a_table_too_wide_for_the_terminal_is_turned(monkeypatch):
+    """With every cell whole, and as Markdown where it goes into a file."""
+    models, metrics = [f"model-{i}" for i in range(3)], [f"a rather long name {i}" for i in range(4)]
+    cells = [[f"{i}.{j} [{i}, {i + 1}]" for j in range(4)] for i in range(3)]
+    rows = [["model", *metrics], *([m, *found] for m, found in zip(models, cells))]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    markdown = "\n".join([lines[0], "|---|" + "--:|" * 4, *lines[1:], "", "In brackets: both."])
+
+    def told(width: int, terminal: bool) -> list[list[str]]:
+        screen = type(cli.console)(file=io.StringIO(), force_terminal=terminal, color_system=None, width=width)
+        monkeypatch.setattr("fewstep.console.console", screen)
+        console.say_tables(markdown)
+        return [re.split(r" {2,}", line.strip()) for line in screen.file.getvalue().strip().splitlines()]
+
+    assert told(150, True)[:4] == rows
+    assert told(70, True)[:5] == [list(row) for row in zip(*rows)]
+    assert told(70, True)[-1] == ["In brackets: both."]
+    assert [" ".join(line) for line in told(20, False)] == markdown.split("\n")
+
+
+def test_info_shows_steps_and_sizes_as_people_write_them(capsys):
+    cli.main(["info", "emoji-64"])
+    said = capsys.readouterr().out
+    assert re.search(r"steps +1, 2, 4\b", said)
+    assert re.search(r"native size +64×64\b", said)
+    assert "(64" not in said

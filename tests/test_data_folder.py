@@ -450,6 +450,15 @@ def test_columns_may_be_called_otherwise(root: Path) -> None:
     assert 'has no "file_name" and "BLIP"' in report.skipped["metadata.jsonl:1"]
 
 
+def test_a_column_needs_a_table_and_advice_names_the_one_that_is_there(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"--caption-column blip names a column, but .* holds no table: leave it out"):
+        build(root, caption_column="blip")
+    put(root, "bare.png", None, seed=5)
+    assert build(root)[1].skipped["bare.png"].endswith("write one into bare.txt or metadata.jsonl")
+    (root / "metadata.csv").write_text("file_name,text\ngood.png,from CSV\n")
+    assert build(root)[1].skipped["bare.png"].endswith("write one into bare.txt or metadata.csv")
+
+
 def test_of_two_tables_one_wins_and_the_other_says_so(root: Path) -> None:
     (root / "metadata.csv").write_text("file_name,text\ngood.png,from CSV\n")
     metadata(root, {"file_name": "GOOD.png", "text": "from JSON"})

@@ -68,5 +68,7 @@ def test_high_noise_is_asked_for_as_often_as_its_share_says():
 def test_a_flow_model_is_refused_under_a_weighting_that_it_has_none_of() -> None:
     flow = Denoiser(RectifiedFlow(), "flow")
     with pytest.raises(ValueError, match=r"min_snr_gamma 5 weighs .* set min_snr_gamma to 0"):
-        Denoising(flow)
+        Denoising(flow, Options(min_snr_gamma=5))
+    assert torch.equal(Denoising(flow).weight(torch.ones(3), torch.ones(3)), torch.ones(3)), "the usual is for it, too"
+    assert Denoising(Denoiser(RectifiedFlow(), "x0")).weight(torch.ones(1), torch.full((1,), 0.1)).item() == 5.0
     assert torch.equal(Denoising(flow, Options(min_snr_gamma=0)).weight(torch.ones(3), torch.ones(3)), torch.ones(3))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import os
 import pkgutil
+import re
 import shlex
 import signal
 import sys
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hi
 import tyro
 
 from . import __version__, extras, failures
-from .console import PIPE_CLOSED, Report, TrainingDisplay, console, note, plain, progress_bars, say
+from .console import PIPE_CLOSED, Report, TrainingDisplay, console, counted, note, plain, progress_bars, say, say_tables
 from .memory import keep_freed_memory
 from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
 from .training.health import Options as HealthOptions
@@ -107,7 +109,9 @@ def data_commands() -> dict[str, Callable[..., None]]:
                 options = replace(options, teacher=locate(str(options.teacher)))
             with progress_bars() as report:
                 dataset = module.build(options, folder, report)
-            say(f"{len(dataset):,} pictures of {len(dataset.concepts):,} concepts in {folder}", folder)
+            say(
+                f"{counted(len(dataset), 'picture')} of {counted(len(dataset.concepts), 'concept')} in {folder}", folder
+            )
             if hasattr(module, "told"):
                 say(module.told(folder))
 
@@ -378,13 +382,26 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
         bundle.verify(folder)
         compared = "every hash as the card has it"
     table = Table(box=None, show_header=False)
-    rows = {key: getattr(c, key) for key in ("name", "role", "method", "steps", "times", "guidance_scale", "sampler",
-                                             "native_size", "teacher", "licence", "data", "version")}  # fmt: skip
+    told = (
+        "name",
+        "role",
+        "method",
+        "steps",
+        "times",
+        "guidance_scale",
+        "sampler",
+        "native_size",
+        "teacher",
+        "licence",
+    )
+    rows = {key.replace("_", " "): getattr(c, key) for key in (*told, "data", "version")}
+    rows |= {"steps": ", ".join(map(str, c.steps)), "times": ", ".join(f"{t:g}" for t in c.times)}
+    rows |= {"native size": "×".join(map(str, c.native_size))}
     rows |= {f"in {n}": said for n, said in sentences([of_entry(r) for r in c.metrics], TABLE).items()}
     rows |= bundle.passed_on(folder)
     rows |= made(c) | {"folder": folder, "weights": f"{len(c.hashes)} files, {compared}"}
     for key, value in rows.items():
-        table.add_row(key.replace("_", " "), Text(str(value)))
+        table.add_row(key, Text(str(value)))
     console.print(table)
 
 
@@ -473,7 +490,7 @@ def evaluate(
         if (Path(model) / bundle.CARD).is_file():
             into_card(Path(model), merge(of_card(Path(model)), measured))
     together = beside_last(records)
-    say(table(together))
+    say_tables(table(together))
     if len(together) < len(records):
         say(f"{output} also holds figures that were measured otherwise: they are not shown", output)
     say(f"records: {output}", output)
@@ -497,7 +514,7 @@ def compare(
 
     file, ours = paired.row(a)
     _, theirs = paired.row(b, file)
-    say(paired.table(paired.compare(ours, theirs, margin)))
+    say_tables(paired.table(paired.compare(ours, theirs, margin)))
 
 
 def demo(options: Any) -> None:
@@ -633,12 +650,21 @@ def piped() -> Iterator[None]:
         sys.exit(PIPE_CLOSED)
 
 
+def flowing(module: Any = tyro._strings) -> None:
+    """Have the help texts flow: tyro breaks a sentence where a line of the docstring begins with a space or a digit."""
+    usual = getattr(module, "remove_single_line_breaks", None)
+    if usual is not None and not hasattr(usual, "__wrapped__"):
+        joined = partial(re.compile(r"(?<=[^\n])\n(?=[^\n*-])").sub, " ")
+        module.remove_single_line_breaks = wraps(usual)(lambda text: usual(joined(inspect.cleandoc(text))))
+
+
 def run(arguments: list[str]) -> None:
     """Parse and do it; whatever goes wrong becomes one sentence and an exit code."""
     warnings.showwarning = lambda message, *_, **__: note(message)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         program, known, words = asked(arguments)
+        flowing()
         if words == ["--version"]:
             say(f"fewstep {__version__}")
         elif words and words[0] in known:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -14,7 +15,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from .inference.budget import Way
@@ -69,6 +70,30 @@ def say(text: str, *strong: object) -> None:
 def note(text: object) -> None:
     """A remark that stands out a little."""
     console.print(Text("note: ", "yellow").append(str(text), "default"), highlight=False, soft_wrap=True)
+
+
+def counted(n: int, thing: str) -> str:
+    """``1 picture``, ``2,000 pictures``."""
+    return f"{n:,} {thing}{'s' * (n != 1)}"
+
+
+def say_tables(markdown: str) -> None:
+    """Markdown as it stands; in a terminal its tables are set, and turned where they are too wide: what was a column is a row."""
+    if not console.is_terminal:
+        return say(markdown)
+    lines = markdown.split("\n")
+    for is_table, part in groupby(lines, lambda line: line.startswith("|")):
+        if not is_table:
+            say("\n".join(part))
+            continue
+        rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in part if not line.startswith("|--")]
+        if sum(max(map(len, column)) + 2 for column in zip(*rows)) > console.width:
+            rows = [list(row) for row in zip(*rows)]
+        table = Table(*(Column(overflow="fold") for _ in rows[0]), box=None, padding=(0, 2, 0, 0), show_header=False)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+    return None
 
 
 SPARKS = "▁▂▃▄▅▆▇█"

@@ -135,6 +135,8 @@ class Reader:
         """By the picture's name."""
         self._why_not: dict[str, str] = {}
         """Why a picture without captions has none."""
+        self._advised = _captions.TABLES[0]
+        """The table to write captions into: the one that is there."""
         self._unread: Callable[[Sequence[str]], Sequence[Any]] | None = None
         if options.teacher is not None:
             from fewstep.pretrained import reader_of
@@ -167,6 +169,14 @@ class Reader:
                     continue
             kind[normal(name)] = path
         known = Names(self.pictures)
+        if self.options.caption_column and not tables:
+            raise ValueError(
+                f"--caption-column {self.options.caption_column} names a column, but {self.options.source} holds no table: "
+                f"leave it out, or put the captions into {' or '.join(_captions.TABLES[:2])}"
+            )
+        self._advised = min(
+            tables, default=_captions.TABLES[0], key=lambda n: (n.count("/"), _rank(n, _captions.TABLES))
+        )
         for name in sorted(tables, key=lambda n: (n.count("/"), n.rpartition("/")[0], _rank(n, _captions.TABLES))):
             self._table(name, tables[name], known)
         self._beside(texts)
@@ -278,7 +288,7 @@ class Reader:
         found = self.captions.get(name)
         if found is None:
             beside = Path(name).with_suffix(".txt").name
-            raise Refused(self._why_not.get(name) or f"no caption; write one into {beside} or {_captions.TABLES[0]}")
+            raise Refused(self._why_not.get(name) or f"no caption; write one into {beside} or {self._advised}")
         prompts, left_out = _captions.usable(found.texts, self._max_words)
         what = "caption" if len(prompts) == 1 else f"{len(prompts)} captions"
         notes = [f"{what} from {found.source}" + (f" (not used: {', '.join(found.unused)})" if found.unused else "")]

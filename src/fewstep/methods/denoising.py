@@ -23,6 +23,8 @@ from ..rng import Rng
 from ..tensors import Batch, exactly
 from .method import OnePlayer
 
+MIN_SNR_GAMMA = 5.0
+
 
 @dataclass(frozen=True)
 class Options:
@@ -34,8 +36,9 @@ class Options:
     """Share of samples at t = 1 exactly: the few-step student will start there."""
     high_noise: float = 0.0
     """Share of samples drawn from t in [0.6, 1], where the prompt decides what is seen, rather than from all of [0, 1]."""
-    min_snr_gamma: float = 5.0
-    """Clamp of the signal-to-noise weighting (arXiv 2303.09556); 0 turns it off, as a flow model, which has none, wants it."""
+    min_snr_gamma: float | None = None
+    """Clamp of the signal-to-noise weighting (arXiv 2303.09556); 0 turns it off. None takes the paper's 5, and 0 for a flow
+    model, which is trained without."""
 
 
 class Denoising(OnePlayer):
@@ -50,10 +53,12 @@ class Denoising(OnePlayer):
             )
         super().__init__("teacher", denoiser)
         self.denoiser, self.options = denoiser, options
+        usual = 0.0 if denoiser.kind == "flow" else MIN_SNR_GAMMA
+        self.min_snr_gamma = usual if options.min_snr_gamma is None else options.min_snr_gamma
 
     def weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """min-SNR-gamma weight of the x0 error ``min(SNR, gamma)``, turned into the weight of this kind's error."""
-        gamma = self.options.min_snr_gamma
+        gamma = self.min_snr_gamma
         if not gamma:
             return torch.ones_like(alpha)
         snr = alpha**2 / sigma.clamp(min=1e-6) ** 2
@@ -75,6 +80,6 @@ class Denoising(OnePlayer):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         out = self.denoiser.predict(noise_to(schedule, batch.x0, noise, t), t, batch.cond.where(keep, batch.null))
         error = squared(out.to(noise.dtype), prediction.target(self.denoiser.kind, batch.x0, noise, alpha, sigma))
-        weight = self.weight(alpha, sigma) if o.min_snr_gamma else torch.ones_like(alpha)
+        weight = self.weight(alpha, sigma)
         floor = 0.1 if self.denoiser.kind == "v" else 0.0  # min-SNR gives v no weight at t = 1, where students begin
         return {"denoising": (weight.clamp(min=floor).to(error.dtype) * error).mean()}

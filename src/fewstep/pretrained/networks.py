@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -142,14 +143,14 @@ class VaeCodec(Codec):
     def __init__(self, vae: Any, reads: Sequence[str] = STATISTICS) -> None:
         """``reads`` names the `STATISTICS` that the model's stock pipeline reads: the others are left alone, as there.
 
-        Raises ValueError for a mean or deviation that has not one number a channel.
+        Raises ValueError for a mean or deviation that has not one number a channel, for a factor that is none.
         """
         super().__init__()
         self.vae = vae
-        self._scale = float(vae.config.scaling_factor or 1.0)
+        self._scale = _number(vae.config, "scaling_factor") or 1.0
         told: list[Any] = [getattr(vae.config, name, None) if name in reads else None for name in STATISTICS]
         shift, mean, std = told
-        self._shift = float(shift or 0.0)
+        self._shift = _number(vae.config, "shift_factor") if shift else 0.0
         both = mean is not None and std is not None  # the stock pipelines read both or neither
         for name, values in (("mean", mean), ("std", std)):
             if both and len(values) != vae.config.latent_channels:
@@ -177,6 +178,14 @@ class VaeCodec(Codec):
         else:
             own = latents * (by_channel(self._std, latents) / self._scale) + by_channel(self._mean, latents)
         return self.vae.decode(own.to(next(self.vae.parameters()).dtype), return_dict=False)[0].to(latents.dtype)
+
+
+def _number(config: Any, name: str) -> float:
+    """A number of the VAE's config, 0 where it has none. Raises ValueError for anything else."""
+    value = getattr(config, name, None) or 0.0
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"the VAE's {name} is {value!r}: write a number in vae/config.json")
+    return float(value)
 
 
 def by_channel(values: Tensor, latents: Latents) -> Tensor:

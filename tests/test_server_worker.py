@@ -25,7 +25,7 @@ from fewstep.server.marks import Facts, Marks
 from fewstep.server.metrics import Metrics
 from fewstep.server.protocol import RAW, Ask, Part, ProtocolError
 from fewstep.server.safety import Guard
-from fewstep.server.worker import REPLAN_S, Answer, Kept, KeptPicture, Open, Seat, Worker
+from fewstep.server.worker import REPLAN_S, REST_S, Answer, Kept, KeptPicture, Open, Seat, Worker
 from serving_helpers import SIZE, tiny_pipeline, until
 
 
@@ -432,9 +432,11 @@ class Stepped(Engine):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.permits, self.waits, self.drawn = threading.Semaphore(0), threading.Semaphore(0), list[Ask]()
+        self.begun = 0
 
     def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
         if jobs[0].ask.id:  # 0 is what it warms up with
+            self.begun += 1
             self.waits.release()
             assert self.permits.acquire(timeout=60)
             self.drawn += [job.ask for job in jobs]
@@ -447,6 +449,16 @@ def stepped(start: Callable[..., Worker]) -> Iterator[tuple[Worker, Stepped]]:
     engine = worker.engine
     assert isinstance(engine, Stepped)
     yield worker, engine
+    engine.permits.release(1000)  # so that it can stop
+
+
+@pytest.fixture
+def stepped_on_a_clock(start: Callable[..., Worker]) -> Iterator[tuple[Worker, Stepped, Ticking]]:
+    clock = Ticking()
+    worker = start(opens=[partial(cold_engine, of=Stepped, batches=(1,), clock=clock)], clock=clock)
+    engine = worker.engine
+    assert isinstance(engine, Stepped)
+    yield worker, engine, clock
     engine.permits.release(1000)  # so that it can stop
 
 
@@ -464,6 +476,81 @@ def test_the_newest_wins_and_what_it_overtakes_is_counted(stepped: tuple[Worker,
     assert [ask.id for ask in engine.drawn] == [1, 199]
     until(lambda: worker.metrics.total("drawn") == 2)
     assert (worker.metrics.total("overwritten"), worker.metrics.total("asked")) == (197, 199)
+
+
+def test_at_rest_the_newest_input_is_drawn_once_more_with_nothing_shed(start: Callable[..., Worker]):
+    """A budget that nothing fits sheds all there is; half a second later all of it comes back, once."""
+    clock = Ticking()
+    client = Client(start(opens=[partial(cold_engine, clock=clock)], clock=clock), "a", target_ms=0.001)
+    first = client.draw(Ask(1, prompt="a cat", seed=3, refine=True))
+    assert (first.header["steps"], first.header["shed"], "refined" in first.header) == (1, ["steps"], False)
+    client.woken.clear()
+    clock.skip(REST_S)
+    assert client.woken.wait(60)
+    second = client.collect()
+    header = second.header
+    assert (header["id"], header["refined"], header["steps"], header["encoder"], header["shed"]) == (1, True, 4, "png", [])
+    assert header["stages_ms"].get("wait", 0) < 100, "what it rested for is no waiting"
+    alone = draw(client.worker.engine, Ask(1, prompt="a cat", seed=3), 4)
+    assert np.array_equal(second.drawn.pixels, alone.pixels)
+    assert np.array_equal(client.seat.kept.get(1).pixels, alone.pixels), "what is saved is what is shown"
+    clock.skip(10 * REST_S)
+    other = Client(client.worker, "b")
+    other.draw(Ask(1, prompt="a dog"))  # whatever was due came before this
+    assert client.draw(Ask(2, prompt="a cat")).ask.id == 2
+    clock.skip(10 * REST_S)
+    other.draw(Ask(2, prompt="a dog"))
+    assert client.collect() is None, "never twice, and never for who did not want it"
+    assert client.worker.metrics.total("refined") == 1
+
+
+def test_a_stream_that_was_smoothed_comes_to_its_own_end_at_rest(start: Callable[..., Worker]):
+    clock = Ticking()
+    client = Client(start(opens=[partial(cold_engine, clock=clock)], clock=clock), "a")
+    base = Ask(0, "image", "a cat", strength=0.5, smoothing=0.8, refine=True)
+    moved = np.roll(picture() // 4, 8, 1)  # not so much that a new scene begins
+    asks = [replace(base, id=n, image=raw("image", given)) for n, given in ((1, picture() // 4), (2, moved))]
+    alone = draw(client.worker.engine, replace(asks[1], smoothing=0.0), 4)
+    assert client.draw(asks[0]).header["settled"]
+    assert not client.draw(asks[1]).header["settled"]
+    client.woken.clear()
+    clock.skip(REST_S)
+    assert client.woken.wait(60)
+    refined = client.collect()
+    assert (refined.header["refined"], refined.header["settled"], refined.drawn.data) == (True, True, alone.data)
+
+
+def test_a_newer_input_puts_off_the_better_answer_to_the_old(stepped_on_a_clock: tuple[Worker, Stepped, Ticking]):
+    """Both ways: what has not begun is not begun, and what is being drawn is not shown."""
+    worker, engine, clock = stepped_on_a_clock
+    client = Client(worker, "a", target_ms=0.001)
+    engine.permits.release(2)
+    client.draw(Ask(1, prompt="a cat", refine=True))
+    clock.skip(REST_S / 2)
+    client.draw(Ask(2, prompt="a cat", refine=True))
+    clock.skip(REST_S)
+    until(lambda: len(engine.drawn) == 2 and engine.begun == 3)
+    worker.ask(client.seat, Ask(3, prompt="a cat"))
+    engine.permits.release(2)
+    until(lambda: client.collect() is not None)
+    assert [ask.id for ask in engine.drawn] == [1, 2, 2, 3]
+    assert [(a.ask.id, a.header.get("refined", False)) for a in client.answers] == [(1, False), (2, False), (3, False)]
+    assert worker.metrics.total("refined") == 0
+
+
+def test_a_better_answer_makes_nobody_elses_late(stepped_on_a_clock: tuple[Worker, Stepped, Ticking]):
+    """While another session draws, a session at rest waits if its best takes longer than its own target: here it always does."""
+    worker, engine, clock = stepped_on_a_clock
+    resting, busy = Client(worker, "resting", target_ms=0.001), Client(worker, "busy")
+    engine.permits.release(100)
+    resting.draw(Ask(1, prompt="a cat", refine=True))
+    for number in range(2, 8):
+        busy.draw(Ask(number, prompt="a dog"))
+        clock.skip(REST_S / 2)
+    assert [ask.id for ask in engine.drawn] == [1, 2, 3, 4, 5, 6, 7]
+    clock.skip(REST_S)
+    until(lambda: resting.collect() is not None)
+    assert resting.answers[-1].header["refined"]
 
 
 def test_a_client_that_does_not_read_holds_one_picture(start: Callable[..., Worker]):

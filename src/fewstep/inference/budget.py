@@ -196,6 +196,13 @@ def plan(
     return _meeting(budget, choices, rungs, costs, state, now)
 
 
+def best(budget: Budget, choices: Choices, timings: Timings, with_picture: bool = False) -> Plan:
+    """The plan that sheds nothing, whatever it takes."""
+    rungs = ladder(choices)
+    costs = totals(rungs[:1], timings, with_picture)
+    return _at(budget, choices, rungs, costs, Plan(0, 0, "", "", 0, True), 0)
+
+
 def _missing(
     budget: Budget, choices: Choices, rungs: Sequence[Rung], costs: Sequence[float], state: Plan, now: float
 ) -> Plan:

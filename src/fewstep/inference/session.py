@@ -149,6 +149,12 @@ class Turns(Generic[Asked, Answered]):
         session.drawing = True
         return Turn(session, held)
 
+    def again(self, session: Session[Asked, Answered], held: Held[Asked]) -> Turn[Asked, Answered]:
+        """A turn for what a session was served with already: to be drawn once more, while nobody asks for anything."""
+        session.turn = next(self._clock)
+        session.drawing = True
+        return Turn(session, held)
+
     @staticmethod
     def done(batch: Iterable[Turn[Asked, Answered]]) -> None:
         """What was taken is drawn: these sessions may have their next turns."""

@@ -14,6 +14,7 @@ QUANTILES = (0.5, 0.95, 0.99)
 COUNTERS = {
     "asked": "Requests taken in.",
     "drawn": "Pictures drawn.",
+    "refined": "Pictures drawn once more at rest, with nothing shed.",
     "sent": "Pictures handed to the network.",
     "overwritten": "Requests overwritten by a newer one of the same session before their turn.",
     "superseded": "Pictures overwritten by a newer one before a slow client took them.",

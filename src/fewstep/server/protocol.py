@@ -165,6 +165,8 @@ class Ask:
     """Share of the frame before that stays in this one, in [0, 0.95]."""
     sent_ms: float = 0.0
     """The client's clock; the answer repeats it."""
+    refine: bool = False
+    """Whether a second answer is wanted, with nothing shed, once nothing newer was asked for in a while."""
     image: Part | None = None
     mask: Part | None = None
     """White is drawn anew, black is kept."""
@@ -203,6 +205,7 @@ def read_ask(message: Message, max_prompt: int = 500, steps: Sequence[int] = (),
         target_ms=_number(header, "target_ms", 0.0, 0.0, 3_600_000.0),
         smoothing=_number(header, "smoothing", 0.0, 0.0, 0.95),
         sent_ms=_number(header, "sent_ms", 0.0, 0.0, 1e15),
+        refine=_flag(header, "refine"),
         image=message.parts.get("image"),
         mask=message.parts.get("mask"),
     )
@@ -250,6 +253,13 @@ def _number(header: Mapping[str, Any], name: str, default: float, low: float, hi
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or math.isnan(value):
         raise ProtocolError(name, f'"{name}" must be a number from {low:g} to {high:g}')
     return float(value)
+
+
+def _flag(header: Mapping[str, Any], name: str) -> bool:
+    value = header.get(name, False)
+    if not isinstance(value, bool):
+        raise ProtocolError(name, f'"{name}" must be true or false')
+    return value
 
 
 def _whole(header: Mapping[str, Any], name: str, low: int, high: int) -> int:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from ..inference.budget import Budget, Choices, Plan, plan
+from ..inference.budget import Budget, Choices, Plan, best, plan
 from ..inference.link import Link
 from ..inference.session import Held, Session, Turn, Turns
 from ..inference.steady import Smoother
@@ -31,6 +31,8 @@ from .wire import Pixels
 log = logging.getLogger("fewstep.server")
 State = Literal["warming", "ready", "failed", "stopped"]
 REPLAN_S = 0.1
+REST_S = 0.5
+"""A session that has asked for nothing newer for this long is at rest: its newest request is drawn once more."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,12 @@ class Seat:
     stopped_prompt: str = ""
     newest_s: float = 0.0
     """When what its newest answer answers was asked: an older one, whose prompt took long to judge, comes too late."""
+    asked: Ask | None = None
+    """Its newest request ..."""
+    asked_s: float = float("-inf")
+    """... and when that came."""
+    rest: Ask | None = None
+    """The newest request, where it was answered with something shed, and a better answer is wanted when there is time."""
     answered: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
     """The newest answers, by request id: what glass-to-glass times are compared with."""
 
@@ -132,11 +140,33 @@ class Taken:
     plan: Plan
     began: float
     """When its turn came, in seconds."""
+    refined: bool = False
+    """Whether it is drawn once more, at rest, after an answer that had something shed."""
 
     @property
     def wait_ms(self) -> float:
         """How long it had waited by then."""
         return 1000 * (self.began - self.held.put_at)
+
+    @property
+    def job(self) -> Job:
+        """For the engine. At rest nothing of the frames before is left in the picture."""
+        ask = replace(self.held.value, smoothing=0.0) if self.refined else self.held.value
+        return Job(ask, self.plan.encoder, self.seat.smoother)
+
+    def may_be_refined(self, drawn: Drawn) -> bool:
+        """Whether a better answer than this one is wanted, and there is one."""
+        return self.held.value.refine and not self.refined and bool(self.plan.shed or not drawn.settled)
+
+
+class Batch(NamedTuple):
+    """What is drawn in one call."""
+
+    turns: Sequence[Turn[Ask, Answer]] = ()
+    taken: Sequence[Taken] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.turns)
 
 
 Open = Callable[[Callable[[str], None]], Engine]
@@ -216,7 +246,8 @@ class Worker:
         """Leave a request in a session's slot; returns at once."""
         self.guard.prompts(ask.prompt, ask.blend_prompt)
         with self._lock:
-            overwrote = seat.session.ask(ask, self._clock())
+            overwrote = seat.session.ask(ask, now := self._clock())
+            seat.asked, seat.asked_s, seat.rest = ask, now, None
             self._lock.notify()
         self.metrics.count("asked")
         if overwrote:
@@ -254,10 +285,10 @@ class Worker:
             return
         for batch in self._batches(engine):
             try:
-                self._serve(engine, batch)
+                self._serve(engine, batch.taken)
             finally:
                 with self._lock:
-                    self._turns.done(batch)
+                    self._turns.done(batch.turns)
                     self._lock.notify_all()
 
     def _warmed(self, open_: Open) -> Engine | None:
@@ -280,29 +311,71 @@ class Worker:
                 self._tell("ready", "")
         return engine
 
-    def _batches(self, engine: Engine) -> Iterator[Sequence[Turn[Ask, Answer]]]:
-        def kind(session: Session[Ask, Answer], ask: Ask) -> Hashable:
-            return engine.kind(ask, self._plan(engine, self._seats[session.id], ask))
-
-        def next_batch() -> Sequence[Turn[Ask, Answer]]:
-            return self._turns.next_batch(kind, engine.batches) if self.state == "ready" else ()
-
+    def _batches(self, engine: Engine) -> Iterator[Batch]:
+        """What to draw next, again and again, until the server stops."""
         while True:
             with self._lock:
-                while self.state in ("warming", "ready") and not (batch := next_batch()):
-                    self._lock.wait()
+                while self.state in ("warming", "ready") and not (batch := self._next(engine)):
+                    self._lock.wait(self._next_rest_s())
                 if self.state != "ready":
                     return
             yield batch
 
-    def _plan(self, engine: Engine, seat: Seat, ask: Ask) -> Plan:
-        """How to draw this request: what is pinned stays, the rest is the budget's."""
-        choices, now = engine.choices, self._clock()
-        choices = replace(choices, steps=(ask.steps,) if ask.steps else engine.steps_for(ask))
+    def _next(self, engine: Engine) -> Batch:
+        """The requests whose turn it is; where nobody asks for anything, one of a session at rest, once more. May be empty."""
+        if self.state != "ready":
+            return Batch()
+
+        def kind(session: Session[Ask, Answer], ask: Ask) -> Hashable:
+            return engine.kind(ask, self._plan(engine, self._seats[session.id], ask))
+
+        turns = self._turns.next_batch(kind, engine.batches)
+        if not turns:
+            return self._at_rest(engine)
+        began, taken = self._clock(), []
+        for turn in turns:
+            seat = self._seats[turn.session.id]
+            assert seat.plan is not None, "made when its turn was looked for"
+            taken.append(Taken(seat, turn.held, seat.plan, began))
+        return Batch(turns, taken)
+
+    def _at_rest(self, engine: Engine) -> Batch:
+        """The newest request of the session that has rested for longest, with nothing shed. While others draw, only one that
+        is as quick as a picture of the stream has to be: a better one must not make theirs late."""
+        now = self._clock()
+        seats = sorted((seat for seat in self._seats.values() if seat.rest), key=lambda seat: seat.asked_s)
+        for seat in seats:
+            if seat.rest is None or seat.session.drawing or now - seat.asked_s < REST_S:
+                continue
+            ask = seat.rest
+            alone = all(now - other.asked_s >= REST_S for other in self._seats.values())
+            timings = replace(self.metrics.timings(), wait_ratio=0.0)
+            found = best(seat.budget, self._choices(engine, ask), timings, ask.with_picture)
+            if alone or found.fits:
+                seat.rest = None
+                turn = self._turns.again(seat.session, Held(ask, now))
+                return Batch([turn], [Taken(seat, turn.held, found, now, refined=True)])
+        return Batch()
+
+    def _next_rest_s(self) -> float | None:
+        """Seconds until a session at rest may have its turn; None where there is none."""
+        resting = [seat.asked_s for seat in self._seats.values() if seat.rest]
+        if not resting:
+            return None
+        wait_s = min(resting) + REST_S - self._clock()
+        return wait_s if 0 < wait_s < REST_S else REST_S
+
+    @staticmethod
+    def _choices(engine: Engine, ask: Ask) -> Choices:
+        """What there is to choose from for this request: what is pinned stays."""
+        choices = replace(engine.choices, steps=(ask.steps,) if ask.steps else engine.steps_for(ask))
         if ask.size in choices.sizes:
             choices = replace(choices, sizes=(ask.size,))
-        if ask.encoder:
-            choices = replace(choices, encoders=(ask.encoder,))
+        return replace(choices, encoders=(ask.encoder,)) if ask.encoder else choices
+
+    def _plan(self, engine: Engine, seat: Seat, ask: Ask) -> Plan:
+        """How to draw this request: what is pinned stays, the rest is the budget's."""
+        choices, now = self._choices(engine, ask), self._clock()
         target_ms = ask.target_ms or seat.budget.target_ms
         same = seat.choices == choices and seat.budget.target_ms == target_ms
         if same and seat.plan is not None and now - seat.planned_at < REPLAN_S:
@@ -314,15 +387,8 @@ class Worker:
         seat.planned_at, seat.choices = now, choices
         return seat.plan
 
-    def _serve(self, engine: Engine, batch: Sequence[Turn[Ask, Answer]]) -> None:
-        began = self._clock()
-        seats = [(turn.held, self._seats.get(turn.session.id)) for turn in batch]
-        taken = [
-            Taken(seat, held, seat.plan, began) for held, seat in seats if seat is not None and seat.plan is not None
-        ]
-        if not taken:
-            return
-        jobs = [Job(one.held.value, one.plan.encoder, one.seat.smoother) for one in taken]
+    def _serve(self, engine: Engine, taken: Sequence[Taken]) -> None:
+        jobs = [one.job for one in taken]
         try:
             results: Sequence[Drawn | ProtocolError] = engine.draw(jobs, taken[0].plan)
         except Exception:
@@ -339,7 +405,8 @@ class Worker:
     def _note(self, engine: Engine, taken: Taken, result: Drawn | ProtocolError, ended: float) -> None:
         """Stage times, each against its idle cost."""
         served_ms = 1000 * (ended - taken.began)
-        self.metrics.note_wait(taken.wait_ms, served_ms)
+        if not taken.refined:
+            self.metrics.note_wait(taken.wait_ms, served_ms)
         if isinstance(result, ProtocolError):
             return
         costs, size = engine.costs, taken.plan.size
@@ -378,8 +445,11 @@ class Worker:
             if refusal is None and seat.stopped:
                 refusal = seat.stopped if ask.prompt == seat.stopped_prompt else None
                 seat.stopped = seat.stopped if refusal else ""
+            overtaken = taken.refined and seat.asked is not ask
         if refusal is not None:
             result = ProtocolError("refused", refusal)
+        if taken.refined and (overtaken or isinstance(result, ProtocolError)):
+            return  # the answer that it has stays
         if isinstance(result, ProtocolError):
             self.metrics.count("refused" if result.code == "refused" else "errors")
             header = {"type": "error", "id": ask.id, "code": result.code, "message": str(result)}
@@ -387,6 +457,9 @@ class Worker:
             return
         with self._lock:
             seat.kept.put(ask.id, KeptPicture(result.pixels, Facts.of(ask, result)))
+            if taken.may_be_refined(result) and seat.asked is ask:
+                seat.rest = ask
+                self._lock.notify_all()
         self.guard.watch(seat.session.id, result.pixels, lambda reason: self._stop(seat, ask, reason))
         served_ms = 1000 * (self._clock() - taken.began)
         header = picture_header(engine, taken, result, served_ms)
@@ -395,7 +468,7 @@ class Worker:
     def _stop(self, seat: Seat, ask: Ask, reason: str) -> None:
         """The filter refused a picture: hold back this session's pictures until it asks for something else."""
         with self._lock:
-            seat.stopped, seat.stopped_prompt = reason, ask.prompt
+            seat.stopped, seat.stopped_prompt, seat.rest = reason, ask.prompt, None
             seat.kept.clear()
 
     def _deliver(self, taken: Taken, answer: Answer) -> None:
@@ -405,7 +478,10 @@ class Worker:
             outbox, late = seat.session.outbox, taken.held.put_at < seat.newest_s
             superseded = outbox.miss() if late else outbox.put(answer, self._clock())
             seat.newest_s = max(seat.newest_s, taken.held.put_at)
-            if answer.drawn is not None:
+            if taken.refined:
+                seat.answered.pop(answer.ask.id, None)  # it came by waiting: its time on the wire tells nothing
+                self.metrics.count("refined")
+            elif answer.drawn is not None:
                 kind = (answer.drawn.encoder, answer.header["size"])
                 seat.answered[answer.ask.id] = Sent(kind, len(answer.drawn.data), answer.server_ms)
             while len(seat.answered) > 32:
@@ -436,6 +512,8 @@ def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float)
         "sent_ms": ask.sent_ms,
         "marks": engine.marks.state,
     }
+    if taken.refined:
+        header["refined"] = True
     if drawn.unread:
         header["unread"] = {
             name: {"tokens": left.tokens, "limit": left.limit, "dropped": left.told, "message": left.sentence}

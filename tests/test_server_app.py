@@ -423,7 +423,7 @@ def test_what_cannot_be_drawn_is_said(server: Server, body: dict, status: int, c
     [
         ("GET", "/v1/nowhere", b"", 404, "GET /v1/nowhere is not offered here (not found): see /openapi.json"),
         ("GET", "/v1/pictures", b"", 405, "GET /v1/pictures is not offered here (method not allowed): see /openapi.json"),
-        ("POST", "/v1/images/edits", b"{}", 404, "POST /v1/images/edits is not offered here (not found): see /openapi.json"),
+        ("POST", "/v1/images/nowhere", b"{}", 404, "POST /v1/images/nowhere is not offered here (not found): see /openapi.json"),
         ("POST", "/v1/pictures", b"", 422, "the body must be a JSON object: send one with content-type application/json, "
                                            "as /openapi.json shows it"),
         ("POST", "/v1/pictures", b"[]", 422, "the body must be a JSON object: send one with content-type "
@@ -508,7 +508,7 @@ def test_openais_own_client(server: Server):
     assert fetched.headers["content-type"] == "image/jpeg"
     assert Image.open(io.BytesIO(fetched.content)).size == (256, 256)
     assert [model.id for model in client.models.list()] == ["tiny"]
-    for wrong in ({"size": "300x200"}, {"n": 9}, {"size": "99999x99999"}):
+    for wrong in ({"size": "300by200"}, {"n": 11}, {"size": "99999x99999"}):
         with pytest.raises(openai.BadRequestError):
             client.images.generate(prompt="a cat", **wrong)
     with pytest.raises(openai.BadRequestError, match="word list"):

@@ -364,19 +364,19 @@ def _padded(image: Image.Image, size: int, background: Colour | None) -> Image.I
     full = 65535.0 if image.mode == "F" else 255.0
     pixels = np.asarray(within)
     square = np.empty((size, size, *pixels.shape[2:]), pixels.dtype)
-    square[:] = _edge(np.asarray(image), full) if background is None else np.array(background) * (full / 255)
+    across = np.asarray(image) if image.height < image.width else np.asarray(image).swapaxes(0, 1)
+    square[:] = edge_colour(across, full)[0] if background is None else np.array(background) * (full / 255)
     top, left = (size - height) // 2, (size - width) // 2
     square[top : top + height, left : left + width] = pixels.clip(0, full)
     return Image.fromarray(square)
 
 
-def _edge(pixels: np.ndarray, full: float) -> np.ndarray:
-    """The colour of the two edges that borders lie beside, where they are plain; else white."""
-    across = pixels if pixels.shape[0] < pixels.shape[1] else pixels.swapaxes(0, 1)
-    edges = np.concatenate([across[0], across[-1]]).astype(np.float32)
+def edge_colour(pixels: np.ndarray, full: float = 255.0) -> tuple[np.ndarray, bool]:
+    """The colour of the first and the last row, and True, where they are plain; else white, and False."""
+    edges = np.concatenate([pixels[0], pixels[-1]]).astype(np.float32)
     colour = np.median(edges, axis=0)
-    plain = (np.abs(edges - colour) <= PLAIN * full / 255).mean() > 0.98
-    return np.asarray(colour.round() if plain else full)
+    plain = bool((np.abs(edges - colour) <= PLAIN * full / 255).mean() > 0.98)
+    return np.asarray(colour.round() if plain else full), plain
 
 
 def _to_tensor(image: Image.Image) -> Picture:

@@ -55,7 +55,7 @@ class Limits:
     """Messages a session may send; what comes faster is dropped and counted."""
     burst: Count = 60
     """Messages that may come at once."""
-    pictures_per_request: Count = 8
+    pictures_per_request: Count = 10
     """Largest ``n`` of an OpenAI-style request."""
     single_pictures: Count = 16
     """REST requests being drawn or waiting at a time; more are answered 503."""

@@ -69,17 +69,26 @@ class Marks:
             return pixels
         return self._stamping.mark.embed(pixels, self._payload)
 
-    def file(self, pixels: Pixels, facts: Facts, encoder: str = "png", include_prompt: bool = False) -> bytes:
-        """A picture to save, from unmarked pixels: marked, encoded and signed."""
+    def file(
+        self,
+        pixels: Pixels,
+        facts: Facts,
+        encoder: str = "png",
+        include_prompt: bool = False,
+        quality: int | None = None,
+    ) -> bytes:
+        """A picture to save, from unmarked pixels: marked, encoded and signed. ``quality``, 0 to 100, of a JPEG or a WebP."""
         if encoder not in MIMES:
             raise ValueError(f"unknown format {encoder!r}: use one of {', '.join(MIMES)}")
+        stamping = self._stamping if quality is None else replace(self._stamping, quality=quality)
         if not self.on:
-            return encode(pixels, encoder)
+            kept = quality is None or encoder == "png"
+            return encode(pixels, encoder) if kept else provenance.encode(pixels, encoder.upper(), stamping.quality)
         said = GenerationFacts(self.card.name, self.hash, **asdict(facts))
         kind = cast(Format, encoder.upper())
         with _said_at_the_start():
             return provenance.stamp(
-                self.frame(pixels), said, replace(self._stamping, format=kind, include_prompt=include_prompt)
+                self.frame(pixels), said, replace(stamping, format=kind, include_prompt=include_prompt)
             )
 
     def recording(self, data: bytes, mime: str) -> bytes | None:

@@ -24,6 +24,8 @@ from .studio import Studio
 from .wire import Pixels
 
 Encoder = Literal["png", "jpeg", "webp"]
+STANDARD = str.maketrans("-_", "+/")
+"""From base64's letters for addresses (RFC 4648, section 5) to the usual ones."""
 STATUS = {"busy": 503, "not_ready": 503, "recordings": 403, "refused": 400, "internal": 500}
 
 
@@ -56,7 +58,7 @@ class PictureRequest(BaseModel):
 
     def ask(self, studio: Studio) -> Ask:
         """Checked as a live request is."""
-        parts = {n: part for n, text in (("image", self.image), ("mask", self.mask)) if (part := _part(n, text))}
+        parts = {n: part for n, text in (("image", self.image), ("mask", self.mask)) if (part := part_of_text(n, text))}
         if self.mask is not None and self.image is None:
             raise ProtocolError("mask", "a mask says where an image is drawn anew, and there is none: send both")
         task = {0: "text", 1: "image", 2: "inpaint"}[len(parts)]
@@ -65,14 +67,21 @@ class PictureRequest(BaseModel):
         return studio.read_ask(Message(header, parts))
 
 
-def _part(name: str, text: str | None) -> Part | None:
-    """Base64, bare or as a data URL, as a part whose kind is told from its first bytes."""
+def part_of_text(name: str, text: str | None) -> Part | None:
+    """Base64 (also in lines, with the letters for addresses, or without its padding), bare or as a data URL, as a part."""
     if text is None:
         return None
+    bare = "".join((text.partition(",")[2] if text.startswith("data:") else text).split())
+    bare = bare.translate(STANDARD).rstrip("=")
     try:
-        data = base64.b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=True)
+        data = base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise ProtocolError(name, f'"{name}" is not valid base64') from None
+    return part_of(name, data)
+
+
+def part_of(name: str, data: bytes) -> Part:
+    """The bytes of a file as a part, whose kind is told from its first bytes."""
     kind = "image/jpeg" if data[:2] == b"\xff\xd8" else "image/webp" if data[8:12] == b"WEBP" else "image/png"
     return Part(name, kind, data)
 
@@ -91,15 +100,17 @@ async def drawn_file(
     encoder: str,
     include_prompt: bool = False,
     finish: Callable[[Pixels], Pixels] = lambda pixels: pixels,
+    quality: int | None = None,
 ) -> tuple[bytes, dict[str, Any], Drawn]:
     """Draw one picture in turn with everybody else: its file with content credentials, what is said about it, and itself.
 
-    ``finish`` is what becomes of the pixels before they are marked, beside the event loop. Raises ProtocolError.
+    ``finish`` is what becomes of the pixels before they are marked, beside the event loop; ``quality`` is a JPEG's or a
+    WebP's. Raises ProtocolError.
     """
     drawn, header = await studio.single(ask)
 
     def made() -> bytes:
-        return studio.marks.file(finish(drawn.pixels), Facts.of(ask, drawn), encoder, include_prompt)
+        return studio.marks.file(finish(drawn.pixels), Facts.of(ask, drawn), encoder, include_prompt, quality)
 
     return await asyncio.to_thread(made), header, drawn
 

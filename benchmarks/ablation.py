@@ -31,6 +31,7 @@ from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, eva
 from fewstep.evaluation.record import MetricRecord, entry, of_entry, over_trainings
 from fewstep.methods import add
 from fewstep.methods.denoising import Denoising
+from fewstep.methods.regression import Options as Following
 from fewstep.methods.regression import Regression
 from fewstep.parts.denoiser import Denoiser, Student, Teacher
 from fewstep.parts.discriminator import Options as HeadOptions
@@ -54,7 +55,8 @@ class Row:
     changes: dict[str, Any] = field(default_factory=dict)
     """Options of ADD."""
     init: str = "teacher"
-    """Where the student begins: ``teacher``, ``random``, or ``warm`` (after regression onto the teacher's trajectories)."""
+    """Where the student begins: ``teacher``, ``random``, ``warm`` (after regression onto the teacher's trajectories), or
+    ``warm everywhere`` (the same at every student time, docs/variety.md)."""
     heads: HeadOptions = field(default_factory=HeadOptions)
     features: str = "classifier"
     """What the discriminator looks through: ``classifier`` or ``teacher``."""
@@ -63,6 +65,8 @@ class Row:
     averaged: bool = True
     """False draws with the last weights, not with their average."""
 
+
+EVERYWHERE: dict[str, Any] = {"regression_weight": 10.0, "regression_steps": 8}
 
 ROWS: dict[str, Row] = {
     "add": Row(),
@@ -82,6 +86,10 @@ ROWS: dict[str, Row] = {
     "teacher_steps_4": Row({"teacher_steps": 4}),
     "distillation_only_sds": Row({"adversarial_weight": 0.0, "weighting": "sds"}),
     "distillation_only_nfsd": Row({"adversarial_weight": 0.0, "weighting": "nfsd"}),
+    "regression_everywhere": Row(init="warm everywhere", plays=False),
+    "regression_everywhere_then_add": Row(init="warm everywhere"),
+    "regression_everywhere_and_add": Row(EVERYWHERE, init="warm everywhere"),
+    "regression_everywhere_and_add_lightly": Row(EVERYWHERE | {"regression_weight": 1.0}, init="warm everywhere"),
     "regression_then_adversarial": Row({"distillation_weight": 0.0}, init="warm"),
 }
 
@@ -124,7 +132,7 @@ class Bench:
         self.judge = Judge(digits.eyes(self.media, self.labels, seed=2, width=24), f"{o.data}-classifier")
         real = slice(None, None, max(4, len(self.media) // 1000))  # digits come sorted by class
         self.reference = Reference.build(self.media[real], self.labels[real], self.judge, batch=250)
-        self._warm: dict[int, Denoiser] = {}
+        self._warm: dict[tuple[str, int], Denoiser] = {}
         self._last: tuple[Row, int, Trainer] | None = None
 
     def teacher_network(self) -> Any:
@@ -148,14 +156,16 @@ class Bench:
                 return digits.denoiser(digits.unet())
         if init == "teacher":
             return copy.deepcopy(self.teacher.denoiser).requires_grad_(True)
-        if seed not in self._warm:
+        if (init, seed) not in self._warm:
+            following = Following(regression_steps=8 if init == "warm everywhere" else 0)
             student = Student(self.begin("teacher", seed), digits.STUDENT_TIMES)
             data = digits.pairs(self.teacher, self.data(seed), self.o.pairs)
-            trainer = Trainer(Regression(student), digits.warm_options(self.o.warm, self.o.batch, seed=seed))
+            options = digits.warm_options(self.o.warm, self.o.batch, seed=seed)
+            trainer = Trainer(Regression(student, following, self.teacher), options)
             finish(trainer, data)
             trainer.adopt_averages()
-            self._warm[seed] = student.denoiser
-        return copy.deepcopy(self._warm[seed])
+            self._warm[init, seed] = student.denoiser
+        return copy.deepcopy(self._warm[init, seed])
 
     def data(self, seed: int, batch: int = 0) -> Any:
         return digits.training_set(self.media, self.labels, batch or self.o.batch, seed, self.names)

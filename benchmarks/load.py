@@ -345,7 +345,7 @@ def measure(options: LoadOptions) -> Realtime:
     from fewstep import bundle
 
     folder = bundle.locate(options.model)
-    places = ["--limits.sessions", str(max(options.sessions) + 1)]
+    places = ["--limits.sessions", str(max(options.sessions) + 1), "--limits.share", "1"]
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(serving(options.model, "--budget", options.budget, "--device", *options.device, *places))
         with fewstep.connect(served.url) as studio:

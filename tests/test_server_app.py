@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import io
 import json
 import socket
@@ -33,6 +34,7 @@ from fewstep.server.client import Client, ServerError
 from fewstep.server.limits import Limits
 from fewstep.server.marks import Facts
 from fewstep.server.protocol import HEAD, SUBPROTOCOL, VERSION, pack, unpack
+from fewstep.server.studio import Studio
 from fewstep.server.worker import KeptPicture
 from serving_helpers import PATIENCE_S, SIZE, Server, running, until
 
@@ -41,7 +43,7 @@ from serving_helpers import PATIENCE_S, SIZE, Server, running, until
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEWSTEP_HOME", str(tmp_path_factory.mktemp("home")))
-        with running(limits=Limits(sessions=4, queue=2, body_s=1.0, send_s=1.0, messages_per_s=400)) as made:
+        with running(limits=Limits(sessions=4, queue=2, share=1.0, body_s=1.0, send_s=1.0, messages_per_s=400)) as made:
             yield made
 
 
@@ -296,6 +298,39 @@ def test_whoever_waits_in_the_queue_hears_so_and_is_not_idle(monkeypatch: pytest
             assert time.monotonic() - seated > 0.9 * IDLE_S, "its own time begins with its seat"
 
 
+def test_sessions_of_others_that_come_and_go_push_no_pictures_out(server: Server):
+    """An empty one leaves nothing, and one of few bytes takes the room of few."""
+    with websocket(server) as ws:
+        session = unpack(ws.recv(60)).header["session"]
+        ws.send(pack({"type": "draw", "id": 7, "prompt": "a cat"}))
+        assert unpack(ws.recv(60)).type == "picture"
+    for number in range(3 * server.studio.limits.sessions):
+        with websocket(server) as ws:
+            assert unpack(ws.recv(60)).type == "hello"
+            if number % 2:
+                ws.send(pack({"type": "draw", "id": 1, "prompt": "a dog", "steps": 1}))
+                assert unpack(ws.recv(60)).type == "picture"
+        until(lambda: server.studio.room.inside == 0)
+    assert httpx.get(f"{server.url}/v1/sessions/{session}/pictures/7").status_code == 200
+
+
+def test_whoever_left_the_most_makes_room_first(server: Server):
+    """Beyond the bound in bytes an address loses its own oldest; the one picture of somebody else stays."""
+    studio = Studio(server.studio.worker, Limits(sessions=2, kept_bytes=3000), server.studio.door, server.studio.budget)
+
+    def leaves(address: str, number: int) -> str:
+        async def main() -> str:
+            name, _ = studio.enter("", lambda: None, address)
+            studio.sit(name, lambda: None).kept.put(number, KeptPicture(np.zeros((10, 100, 3), np.uint8), Facts(1, 0, "")))
+            studio.leave(name)
+            return name
+
+        return asyncio.run(main())
+
+    mine, *theirs = leaves("10.0.0.1", 0), *(leaves("10.0.0.2", n) for n in range(3))
+    assert [studio.kept(name) is not None for name in (mine, *theirs)] == [True, False, False, True]
+
+
 def test_a_lost_session_comes_back_with_its_pictures(server: Server):
     with websocket(server) as ws:
         session = unpack(ws.recv(60)).header["session"]
@@ -444,6 +479,93 @@ def test_every_error_is_a_sentence_in_one_form(server: Server, method, path, bod
     assert (answer.status_code, answer.json()["error"]["message"]) == (status, sentence)
 
 
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "sentence"),
+    [
+        (gzip.compress(b"{}"), {"content-encoding": "gzip"}, 415, "compressed (gzip): send it as it is"),
+        (b'{"a":' * 20_000 + b"1" + b"}" * 20_000, {}, 400, "nested too deeply"),
+        (b'{"prompt": "\xff"}', {}, 400, "not UTF-8 text (at byte 12)"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", {}, 400, "too many digits"),
+        (b'{"size": ' + b"9" * 4000 + b"}", {}, 400, '"size" must be a whole number'),
+        (b'{"prompt": "\\ud800"}', {}, 400, "control characters"),
+    ],
+)  # fmt: skip
+def test_a_body_that_cannot_be_read_is_told_what_is_wrong_with_it(server: Server, body, headers, status, sentence):
+    answer = httpx.post(
+        f"{server.url}/v1/pictures", content=body, headers={"content-type": "application/json"} | headers, timeout=60
+    )
+    assert answer.status_code == status
+    assert sentence in answer.json()["error"]["message"]
+
+
+NINES = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "body", "status"),
+    [
+        ("GET", "/v1/models", {"Origin": "http://[::1"}, None, 403),
+        ("GET", "/v1/models", {"Origin": b"\xff://"}, None, 403),
+        ("GET", "/v1/models", {"Origin": "x" * 20_000}, None, 403),
+        ("GET", "/v1/models", {"Host": "[::1"}, None, 403),
+        ("GET", "/v1/models", {"Host": "evil.org@localhost"}, None, 403),
+        ("GET", "/v1/models", {"Host": "localhost/evil"}, None, 403),
+        ("GET", "/v1/models", {"Authorization": b"Bearer \xff\xfe"}, None, 200),
+        ("GET", "/v1/models", {"X-Forwarded-For": f"[::1]:{NINES}"}, None, 200),
+        ("GET", f"/v1/sessions/x/pictures/{NINES}", {}, None, 422),
+        ("GET", "/v1/sessions/x/pictures/1?format=%ff", {}, None, 422),
+        ("GET", "/%ff%00", {}, None, 404),
+        ("GET", "/" + "x" * 20_000, {}, None, 404),
+        ("POST", "/v1/images/generations", {}, {"prompt": "a cat", "size": f"{NINES}x{NINES}"}, 400),
+        ("POST", "/v1/images/generations", {}, {"prompt": "a cat", "n": 10**400}, 400),
+    ],
+    ids=range(14),
+)  # fmt: skip
+def test_odd_headers_paths_and_numbers_are_refused_and_break_nothing(
+    server: Server, method, path, headers, body, status
+):
+    answer = httpx.request(method, server.url + path, headers=headers, json=body, timeout=60)
+    assert answer.status_code == status
+    assert len(answer.content) < 2000
+    if status != 200:
+        assert len(answer.json()["error"]["message"]) > 10
+
+
+def test_head_is_get_without_its_body(server: Server):
+    for path in (
+        "/",
+        "/web/studio.css",
+        "/health",
+        "/metrics",
+        "/v1/models",
+        "/v1/models/tiny",
+        "/openapi.json",
+        "/nowhere",
+    ):
+        head, get = (httpx.request(method, server.url + path) for method in ("HEAD", "GET"))
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert int(head.headers["content-length"]) > 0
+        assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_addresses_are_made_from_names_that_the_server_was_given():
+    """A client may write any Host where a token is the key: it must not come back in a redirect or an address."""
+    with running(token="secret", names=("studio.local",)) as server:
+        own = server.url.removeprefix("http://")
+        for host, named in (
+            ("evil.org", own),
+            ("a@b", own),
+            ("studio.local:1", "studio.local:1"),
+            ("localhost", "localhost"),
+        ):
+            headers = {"Host": host, "Authorization": "Bearer secret"}
+            asked = {"prompt": "a cat", "steps": 1, "response_format": "url"}
+            answer = httpx.post(f"{server.url}/v1/images/generations", json=asked, headers=headers, timeout=60)
+            assert answer.json()["data"][0]["url"].split("/v1/")[0] in (f"http://{named}", "")
+            moved = httpx.post(f"{server.url}/v1/images/generations/", json=asked, headers=headers)
+            assert moved.headers["location"].split("/v1/")[0] in (f"http://{named}", "")
+
+
 class FailsToSee:
     """A filter of somebody's own whose half for pictures is broken."""
 
@@ -545,7 +667,9 @@ def test_foreign_pages_and_names_are_refused(server: Server):
     with socket.create_connection((host, int(port))) as there, pytest.raises(InvalidStatus) as refused:
         live("ws://evil.org/v1/stream", sock=there, subprotocols=[SUBPROTOCOL])
     assert refused.value.response.status_code == 403
-    with websocket(server, origin="https://evil.org") as ws:  # told, since a browser hides a refused handshake from its page
+    with websocket(
+        server, origin="https://evil.org"
+    ) as ws:  # told, since a browser hides a refused handshake from its page
         said = unpack(ws.recv(60)).header
         assert (said["type"], said["code"]) == ("error", "origin")
         assert "--origins https://evil.org" in said["message"]
@@ -561,7 +685,10 @@ def test_pages_that_were_allowed_get_answers_that_their_browser_hands_on():
         asked = httpx.options(f"{server.url}/v1/pictures", headers=friend | {"Access-Control-Request-Method": "POST"})
         assert "Authorization" in asked.headers["access-control-allow-headers"]
         models = f"{server.url}/v1/models"
-        answers = [asked, *(httpx.get(models, headers=friend | more) for more in ({}, {"Authorization": "Bearer secret"}))]
+        answers = [
+            asked,
+            *(httpx.get(models, headers=friend | more) for more in ({}, {"Authorization": "Bearer secret"})),
+        ]
         assert [answer.status_code for answer in answers] == [204, 401, 200], "an origin is no token"
         for answer in answers:
             assert answer.headers["access-control-allow-origin"] == "https://friend.org"
@@ -632,6 +759,51 @@ def test_malformed_messages_are_answered_and_end_after_twenty(server: Server):
                 ws.send(b"nonsense")
         with pytest.raises(ConnectionClosed) as closed:
             list(ws)
+        assert closed.value.rcvd.code == 4400
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (b'{"type":"draw","id":"\\ud800"}', "id"),
+        (b'{"type":"draw","id":1e999}', "id"),
+        (b'{"type":"nope","id":"' + b"x" * 16_300 + b'"}', "type"),
+        (b'{"type":"' + b"x" * 16_350 + b'"}', "type"),
+        (b'{"type":"' + b"\x7f" * 6000 + b'"}', "type"),
+        (b'{"type":"\\udfff"}', "type"),
+        (b'{"type":"draw","task":"\\udc00"}', "task"),
+        (b'{"type":"draw","parts":[{"name":"\\ud800","mime":"image/png","bytes":0}]}', "parts"),
+        (b'{"type":"draw","parts":[{"name":"' + b"n" * 16_200 + b'","mime":"image/png","bytes":9}]}', "truncated"),
+        (b'{"type":"draw","task":"image","parts":[{"name":"image","mime":"\\ud800' + b"m" * 16_200 + b'","bytes":0}]}',
+         "picture"),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_what_is_echoed_can_always_be_sent(server: Server, header: bytes, code: str):
+    """The answer says what is wrong, however odd what it repeats is, and the session goes on."""
+    with websocket(server) as ws:
+        unpack(ws.recv(60))
+        ws.send(HEAD.pack(b"FS", 1, 0, len(header)) + header)
+        said = unpack(ws.recv(60)).header
+        assert (said["type"], said["code"]) == ("error", code)
+        assert said.get("id") in (None, 0)
+        assert 10 < len(said["message"]) < 1000
+        ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat", "steps": 1}))
+        assert unpack(ws.recv(60)).type == "picture"
+
+
+def test_many_refusals_in_a_long_life_end_nothing():
+    now = [0.0]
+    with running(clock=lambda: now[0]) as server, websocket(server) as ws:
+        unpack(ws.recv(60))
+        for number in range(3 * stream.PATIENCE):
+            now[0] += stream.PATIENCE_S / stream.PATIENCE
+            ws.send(pack({"type": "draw", "id": number, "steps": 3}))
+            assert unpack(ws.recv(60)).header["code"] == "steps"
+        with pytest.raises(ConnectionClosed) as closed:
+            for number in range(stream.PATIENCE + 1):
+                ws.send(pack({"type": "draw", "id": number, "steps": 3}))
+                ws.recv(60)
         assert closed.value.rcvd.code == 4400
 
 

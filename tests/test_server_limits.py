@@ -22,6 +22,7 @@ from fewstep.server.limits import (
     address,
     bearer,
     check_sizes,
+    host_name,
     is_loopback,
     neighbourhood,
 )
@@ -86,6 +87,38 @@ def test_a_proxy_that_is_nobody_or_everybody_is_refused_at_the_start(wrong: str)
     assert not Door("127.0.0.1", proxies=("127.0.0.1", "fd00::/8")).private, "strangers come in through it"
 
 
+@pytest.mark.parametrize("wrong", ["https://my.page", "my.page:80", "my page", "my.page/studio", "a@b", ""])
+def test_a_name_that_no_host_has_is_refused_at_the_start(wrong: str):
+    with pytest.raises(ValueError, match=r"studio\.example\.org"):
+        Door("127.0.0.1", names=(wrong,))
+    assert Door("127.0.0.1", names=("My.Page",)).knows("my.PAGE:443")
+
+
+def test_a_server_that_strangers_reach_has_a_token_or_says_that_it_has_none():
+    public = {"names": ("studio.example.org",), "proxies": ("127.0.0.1",)}
+    with pytest.raises(ValueError, match="--token none"):
+        Door("127.0.0.1", **public)
+    assert Door("127.0.0.1", token="secret", **public).warning is None
+    assert Door("127.0.0.1").warning is None
+    for door in (
+        Door("127.0.0.1", open=True, **public),
+        Door("127.0.0.1", proxies=("10.0.0.1",)),
+        Door("127.0.0.1", names=("studio.local",)),
+        Door("0.0.0.0", open=True),
+    ):
+        assert "can draw here" in (door.warning or "")
+
+
+@pytest.mark.parametrize(
+    "odd", ["[::1", "a@localhost", "localhost/x", "localhost:999999", "localhost:80:80", "[", " ", "x" * 300]
+)
+def test_what_is_no_host_is_nobody(odd: str):
+    assert host_name(odd) == ""
+    assert not Door("127.0.0.1", token="secret").knows(odd)
+    assert Door("127.0.0.1").stranger(odd) is not None
+    assert Door("127.0.0.1").foreign("localhost", odd) is not None
+
+
 def test_a_name_that_was_made_to_point_here_is_refused():
     door = Door("127.0.0.1", names=("studio.local",))
     assert "evil.org" in (door.stranger("evil.org:7860") or "")
@@ -142,7 +175,11 @@ def test_arrivals_remember_little():
     for number in range(2, 5):
         assert arrivals.take((f"10.0.0.{number}", 7), True, 0.0) == 0
     assert arrivals.take(first, False, 0.0) == 0, "forgotten, as a connection and as an address"
-    assert neighbourhood("2001:db8:1:2:3:4:5:6") == neighbourhood("2001:db8:1:2:ffff::1") != neighbourhood("2001:db8:1:3::1")
+    assert (
+        neighbourhood("2001:db8:1:2:3:4:5:6")
+        == neighbourhood("2001:db8:1:2:ffff::1")
+        != neighbourhood("2001:db8:1:3::1")
+    )
     assert (neighbourhood("10.0.0.1"), neighbourhood("")) == ("10.0.0.1", "")
 
 
@@ -219,7 +256,9 @@ def test_both_sides_of_the_house_read_the_same_jpeg(odd: str):
         exif[0x0112] = 6
         body = b"Exif\0\0" + (b"no tiff at all" if odd == "odd EXIF" else exif.tobytes().removeprefix(b"Exif\0\0"))
         marker = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
-        padding = b"" if odd == "odd EXIF" else b"\xff\xfe" + struct.pack(">H", 5002) + bytes(5000)  # a long comment first
+        padding = (
+            b"" if odd == "odd EXIF" else b"\xff\xfe" + struct.pack(">H", 5002) + bytes(5000)
+        )  # a long comment first
         data = plain[:2] + padding + marker + plain[2:]
     theirs = np.asarray(pictures.load(data).image).astype(int)
     assert theirs.shape == ((48, 32, 3) if odd == "EXIF far behind" else (32, 48, 3))

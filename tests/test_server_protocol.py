@@ -20,6 +20,7 @@ from fewstep.server.protocol import (
     Part,
     ProtocolError,
     greeting,
+    id_in,
     of_another_version,
     pack,
     read_ask,
@@ -37,6 +38,21 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+
+
+@given(st.text(st.characters(), max_size=3000))
+@settings(max_examples=200, deadline=None)
+def test_a_sentence_can_always_be_sent(text: str):
+    error = ProtocolError("type", f"unknown {text}: use draw")
+    sent = unpack(pack({"type": "error", "code": error.code, "message": str(error)})).header["message"]
+    assert (sent, sent[:8], sent[-4:]) == (str(error), "unknown ", "draw")
+
+
+@pytest.mark.parametrize("odd", ["\ud800", float("inf"), -1, 2**53, 1.0, True, None, [1], {"a": 1}])
+def test_only_an_id_is_repeated(odd: object):
+    assert id_in({"id": odd}) is None
+    assert id_in({}) is None
+    assert id_in({"id": 7}) == 7
 
 
 def code_of(frame: bytes) -> str:

@@ -140,6 +140,18 @@ def test_the_queue_at_the_door():
     assert room.leave("nobody") == []
 
 
+def test_an_address_has_its_share_of_the_room_and_of_the_queue():
+    room = Room(places=4, queue=4, places_each=2, queue_each=2)
+    assert [room.enter(name, "storm") for name in "abcd"] == [0, 0, 1, 2]
+    with pytest.raises(Full, match="its share"):
+        room.enter("e", "storm")
+    assert [room.enter(name, "other") for name in "ghi"] == [0, 0, 3], "two places and half the queue are theirs"
+    assert room.leave("g") == ["i"], "who waits for his own address's places is passed"
+    assert room.leave("a") == ["c"]
+    assert (room.inside, room.waiting, room.position("d")) == (4, 1, 1)
+    assert Room(2, 2).places_each == 2, "without shares one may have all"
+
+
 def test_nobody_jumps_the_queue():
     room = Room(places=1, queue=3)
     assert [room.enter(name) for name in "abc"] == [0, 1, 2]

@@ -167,22 +167,37 @@ class Full(Exception):
 
 
 class Room:
-    """A number of places and a queue in front of them. Whoever leaves, the first in the queue comes in."""
+    """A number of places and a queue in front of them. Whoever leaves, the first in the queue comes in.
 
-    def __init__(self, places: int, queue: int) -> None:
+    Of both an address has a share, and no more where strangers stand free: who waits for his own address's places is passed
+    by those of others.
+    """
+
+    def __init__(self, places: int, queue: int, places_each: int | None = None, queue_each: int | None = None) -> None:
         self.places, self.queue = places, queue
-        self._inside: dict[str, None] = {}
-        self._waiting: dict[str, None] = {}
+        self.places_each = places if places_each is None else places_each
+        self.queue_each = queue if queue_each is None else queue_each
+        self._inside: dict[str, str] = {}
+        self._waiting: dict[str, str] = {}
 
-    def enter(self, session_id: str) -> int:
+    def enter(self, session_id: str, address: str = "") -> int:
         """Ask for a place: 0 is inside, 1 is first in the queue. Raises Full when the queue is full, too."""
-        if len(self._inside) < self.places and not self._waiting:
-            self._inside[session_id] = None
+        if self._welcomes(address) and not any(self._welcomes(other) for other in self._waiting.values()):
+            self._inside[session_id] = address
             return 0
         if len(self._waiting) >= self.queue:
             raise Full(f"all {self.places} places and {self.queue} places in the queue are taken: try again later")
-        self._waiting[session_id] = None
+        if (mine := sum(other == address for other in self._waiting.values())) >= self.queue_each:
+            raise Full(
+                f"{mine} sessions of this address wait in the queue already, its share: close one, or try again later"
+            )
+        self._waiting[session_id] = address
         return len(self._waiting)
+
+    def _welcomes(self, address: str) -> bool:
+        """Whether a place is free, and one of this address's share."""
+        mine = sum(other == address for other in self._inside.values())
+        return len(self._inside) < self.places and mine < self.places_each
 
     def position(self, session_id: str) -> int:
         """0 is inside; otherwise the place in the queue, from 1."""
@@ -193,11 +208,10 @@ class Room:
         self._inside.pop(session_id, None)
         self._waiting.pop(session_id, None)
         moved = []
-        while self._waiting and len(self._inside) < self.places:
-            first = next(iter(self._waiting))
-            del self._waiting[first]
-            self._inside[first] = None
-            moved.append(first)
+        for waiting, address in list(self._waiting.items()):
+            if self._welcomes(address):
+                self._inside[waiting] = self._waiting.pop(waiting)
+                moved.append(waiting)
         return moved
 
     @property

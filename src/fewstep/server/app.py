@@ -29,8 +29,8 @@ from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
 from . import openai, rest, safety
 from .engine import Engine, EngineOptions
-from .gate import Gate, Impatient, error_body, sentence
-from .limits import Door, Limits, address, check_sizes, is_loopback
+from .gate import Gate, Impatient, error_body, sentence, unreadable
+from .limits import NO_TOKEN, Door, Limits, address, check_sizes, is_loopback
 from .marks import Marks
 from .metrics import Metrics
 from .stream import Connection
@@ -57,7 +57,7 @@ class ServeOptions:
     port: Annotated[int, Range(0, 65535)] = 7860
     """Port to serve on."""
     token: str = ""
-    """What every client must show; ``auto`` makes one and prints it."""
+    """What every client must show; ``auto`` makes one and prints it, ``none`` lets everybody in, from wherever they come."""
     names: tuple[str, ...] = ()
     """Further host names that this server is reached by."""
     trusted_proxies: tuple[str, ...] = ()
@@ -109,7 +109,10 @@ def openers(options: ServeOptions) -> list[Open]:
 def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_counter) -> Studio:
     """The state of a server. Raises ValueError for options that make no sense."""
     token = secrets.token_urlsafe(18) if options.token == "auto" else options.token
-    door = Door(options.host, token, options.origins, options.names, options.trusted_proxies)
+    is_open = options.token == NO_TOKEN
+    door = Door(
+        options.host, "" if is_open else token, options.origins, options.names, options.trusted_proxies, is_open
+    )
     budget = Budget(milliseconds(options.budget))
     metrics = Metrics()
     guard = safety.Guard(safety.load(options.safety, options.model, options.device[0]), metrics.note)
@@ -145,8 +148,16 @@ def build(studio: Studio) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def nothing_here(request: Request, error: HTTPException) -> Response:
+        if error.status_code not in (404, 405):  # FastAPI could not read the body, and says nothing of why
+            said = unreadable(error.__cause__)
+            return Response(error_body(said, "invalid"), error.status_code, error.headers, "application/json")
         said = f"{request.method} {request.url.path} is not offered here ({error.detail.lower()}): see /openapi.json"
         return Response(error_body(said, "not_found"), error.status_code, error.headers, "application/json")
+
+    @app.exception_handler(Exception)
+    async def broken(_: Any, error: Exception) -> Response:  # which is raised again, and stands in the log
+        said = "the server failed at this request: its log says why"
+        return Response(error_body(said, "internal", "server_error"), 500, {}, "application/json")
 
     @app.websocket("/v1/stream")
     async def stream(ws: WebSocket) -> None:
@@ -215,8 +226,10 @@ def serve(options: ServeOptions) -> None:
     taken = listen(options.host, options.port)
     port = taken.getsockname()[1]
     print(f"fewstep studio: {address(options.host, port, studio.door.token)}   (Ctrl-C stops it)", flush=True)
-    if not is_loopback(options.host):
+    if studio.door.token and not is_loopback(options.host):
         print("anyone who has this address, with its token, can draw here", flush=True)
+    if (warning := studio.door.warning) is not None:
+        print(f"warning: {warning}", flush=True)
     if not options.signing.provenance:
         print("provenance is off: pictures carry no watermark and no content credentials", flush=True)
     running = server(app, options.limits)

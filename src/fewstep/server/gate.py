@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .limits import Arrivals, Door, Limits, bearer
 from .metrics import Metrics
-from .protocol import VERSION, greeting, of_another_version, pack, token_in, version_in
+from .protocol import VERSION, greeting, of_another_version, pack, sendable, token_in, version_in
 from .stream import CLOSE_FOREIGN, CLOSE_UNAUTHORISED, CLOSE_VERSION
 
 Headers = list[tuple[bytes, bytes]]
@@ -35,7 +35,7 @@ HEADERS = (
 JSON = (b"content-type", b"application/json")
 SHARED = (
     (b"vary", b"Origin"),
-    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-methods", b"GET, HEAD, POST"),
     (b"access-control-allow-headers", b"Authorization, Content-Type"),
     (b"access-control-expose-headers", b"X-Fewstep, Content-Disposition, Retry-After"),
     (b"access-control-max-age", b"600"),
@@ -45,7 +45,7 @@ SHARED = (
 
 def error_body(message: str, code: str, kind: str = "invalid_request_error") -> bytes:
     """An error in the form that OpenAI's clients read."""
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+    return json.dumps({"error": {"message": sendable(message), "type": kind, "param": None, "code": code}}).encode()
 
 
 def sentence(fault: Mapping[str, Any]) -> str:
@@ -63,6 +63,17 @@ def sentence(fault: Mapping[str, Any]) -> str:
         return f"there is no field {field!r}: leave it out, or see /openapi.json for those there are"
     said = fault["msg"].removeprefix("Input ")
     return f"the field {field!r} {said}, and is {fault['input']!r:.60}: give another"
+
+
+def unreadable(error: BaseException | None) -> str:
+    """What is wrong with a body that could not be read, as a sentence with the fix."""
+    if isinstance(error, RecursionError):
+        return "the body is nested too deeply: send one flat JSON object, as /openapi.json shows it"
+    if isinstance(error, UnicodeDecodeError):
+        return f"the body is not UTF-8 text (at byte {error.start}): send JSON in UTF-8"
+    if isinstance(error, ValueError) and "digits" in str(error):
+        return "the body holds a number with too many digits: send numbers that 64 bits hold"
+    return "the body could not be read: send a JSON object, as /openapi.json shows it"
 
 
 class Gate:
@@ -152,7 +163,17 @@ class Gate:
             status, code, sentence = refusal
             await answer(status, [JSON], error_body(sentence, code))
         else:
-            await self._app(scope, body, dressed)
+            await self._app(self._plain(scope, headers), body, dressed)
+
+    def _plain(self, scope: Scope, headers: Mapping[str, str]) -> Scope:
+        """The request as the routes see it: HEAD as the GET whose body nobody sends, and a Host that the server has."""
+        given = scope["headers"]
+        if not self._door.knows(headers.get("host")):
+            host, port = scope.get("server") or (self._door.host, None)
+            own = f"[{host}]" if ":" in host else host
+            named = (b"host", (own if port is None else f"{own}:{port}").encode())
+            given = [named, *(pair for pair in given if pair[0] != b"host")]
+        return dict(scope) | {"headers": given, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
 
     def _refusal(self, path: str, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
         host = headers.get("host")
@@ -162,8 +183,10 @@ class Gate:
         if not is_open and (wrong := self._door.wrong_token(bearer(headers.get("authorization")))) is not None:
             return 401, "invalid_api_key", wrong
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._most(path):
+        if len(length) > 18 or not length.isdecimal() or int(length) > self._most(path):
             return 413, "too_large", f"a request body may have at most {self._most(path)} bytes"
+        if (packed := headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+            return 415, "invalid", f"the body is compressed ({packed:.40}): send it as it is, without Content-Encoding"
         return None
 
     def _most(self, path: str) -> int:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from typing import Annotated
 
-from ..ranges import Count, Limit, Rate
+from ..ranges import Count, Limit, Range, Rate
 from .protocol import HEAD, MAX_HEADER_BYTES
 
 LOCAL_NAMES = ("localhost",)
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+|null")
 """As a browser writes it in its Origin header: in small letters, without a path."""
+HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?", re.IGNORECASE)
+"""A Host header: a name or an address, and perhaps a port. What else it may hold would only lead somebody astray."""
+NO_TOKEN = "none"
+"""The ``--token`` that lets everybody in, also those who come through a proxy."""
 TOKEN = re.compile(r"[A-Za-z0-9._~-]*")
 """What passes through an address and a WebSocket's subprotocol as it is."""
 
@@ -37,6 +42,8 @@ class Limits:
     """Live sessions at a time; more wait in the queue."""
     queue: Limit = 32
     """Places in the queue; more are turned away."""
+    share: Annotated[float, Range(0, 1, above=True)] = 0.5
+    """What one address may have of connections, sessions, the queue and what is half received; 1 is all of it."""
     connections: Count = 256
     """Open connections of any kind."""
     connections_per_s: Rate = 20.0
@@ -67,6 +74,10 @@ class Limits:
     """A session that asks for nothing for this long gives its place up."""
     kept_bytes: Count = 4 * 2**20
     """Pictures a session keeps for download, the newest."""
+
+    def each(self, total: int) -> int:
+        """One address's share of so many, rounded up."""
+        return math.ceil(self.share * total)
 
 
 class TokenBucket:
@@ -163,12 +174,25 @@ class Door:
     """Host names, beside the address, that this server is reached by."""
     proxies: tuple[str, ...] = ()
     """Addresses and networks of reverse proxies, whose word for a client's address is believed."""
+    open: bool = False
+    """Whether the owner said that no token is wanted, wherever people come from."""
 
     def __post_init__(self) -> None:
-        if not self.token and not is_loopback(self.host):
-            raise ValueError(
-                f"serving on {self.host} would let anyone on the network in: give a --token, or serve on 127.0.0.1"
-            )
+        for name in self.names:
+            if not HOST.fullmatch(name) or host_name(name) != name.lower():
+                raise ValueError(
+                    f"--names {name} is no host name: write it without scheme, port and path, as studio.example.org"
+                )
+        if not (self.token or self.open):
+            if not is_loopback(self.host):
+                raise ValueError(
+                    f"serving on {self.host} would let anyone on the network in: give a --token, or serve on 127.0.0.1"
+                )
+            if self.proxies and self.names:
+                raise ValueError(
+                    f"serving as {' or '.join(self.names)} through {' and '.join(self.proxies)} would let anyone on the "
+                    f"internet in: give a --token (auto makes one), or say --token {NO_TOKEN}"
+                )
         if not TOKEN.fullmatch(self.token):
             raise ValueError(
                 "--token may hold letters, digits, - . _ and ~ alone: choose such a one, or use --token auto"
@@ -195,9 +219,27 @@ class Door:
         A page on another site can make its own name point here (DNS rebinding): so on loopback the Host must be a local
         name.
         """
-        if self._known_host(host or ""):
+        if self.token or self.knows(host):  # whoever knows the token was given the address
             return None
-        return f"the host name {host!r} is not known here: use the address the server printed, or --names"
+        return f"the host name {host!r:.100} is not known here: use the address the server printed, or --names"
+
+    def knows(self, host: str | None) -> bool:
+        """Whether this Host is one that the server was told it has: its address, this machine, or one of its names.
+
+        A client may write whatever it likes there, so addresses that are handed out are made from no other.
+        """
+        name = host_name(host or "")
+        return bool(name) and (is_loopback(name) or name in {n.lower() for n in (self.host.strip("[]"), *self.names)})
+
+    @property
+    def warning(self) -> str | None:
+        """What the owner of an open server is told at the start, as a sentence, or None."""
+        if self.private or self.token:
+            return None
+        ways = [f"through {' and '.join(self.proxies)}"] if self.proxies else []
+        ways += [f"as {' or '.join(self.names)}"] if self.names else []
+        ways += [f"on {self.host}"] if not is_loopback(self.host) else []
+        return f"no token is asked for: whoever reaches this server {' '.join(ways)} can draw here (--token auto makes one)"
 
     def foreign(self, host: str | None, origin: str | None) -> str | None:
         """Why a page of this origin is refused, as a sentence, or None.
@@ -207,7 +249,7 @@ class Door:
         """
         if origin is None or self.invited(origin) or self._own(origin, host or ""):
             return None
-        return f"pages from {origin} may not use this server: start it with --origins {origin} to allow them"
+        return f"pages from {origin:.100} may not use this server: start it with --origins {origin:.100} to allow them"
 
     def invited(self, origin: str | None) -> bool:
         """Whether a page of another server was allowed to use this one."""
@@ -215,28 +257,20 @@ class Door:
 
     def wrong_token(self, token: str) -> str | None:
         """Why this token is refused, as a sentence, or None."""
-        if not self.token or hmac.compare_digest(token.encode(), self.token.encode()):
+        if not self.token or hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self.token.encode()):
             return None
         return "the access token is missing or wrong: use the address with the token that the server printed"
 
-    def _known_host(self, host: str) -> bool:
-        name = host_name(host)
-        if self.token:  # whoever knows the token was given the address
-            return True
-        return is_loopback(name) or name == self.host or name in self.names
-
     @staticmethod
     def _own(origin: str, host: str) -> bool:
-        parts = urlsplit(origin)
-        return parts.scheme in ("http", "https") and bool(host) and parts.netloc.lower() == host.lower()
+        scheme, _, rest = origin.partition("://")
+        return scheme in ("http", "https") and bool(host) and rest.lower() == host.lower()
 
 
 def host_name(host: str) -> str:
-    """A Host header without its port."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
+    """A Host header without its port, in small letters; empty for what is none."""
+    found = HOST.fullmatch(host)
+    return found[1].strip("[]").lower() if found else ""
 
 
 def bearer(authorization: str | None) -> str:

@@ -29,6 +29,8 @@ TOKEN_PREFIX = "token."
 MAGIC = b"FS"
 HEAD = struct.Struct("<2sBBI")
 MAX_HEADER_BYTES = 16_384
+MAX_SENTENCE = 600
+"""Characters of an error's sentence. What a client sent stands in many of them, and may be as long as a header."""
 TASKS = ("text", "image", "inpaint")
 ENCODERS = ("png", "webp", "jpeg")
 MIMES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
@@ -37,11 +39,21 @@ RAW = "pixels/rgba"
 
 
 class ProtocolError(ValueError):
-    """A message that cannot be understood or may not be sent. ``code`` is for programs, the sentence for people."""
+    """A message that cannot be understood or may not be sent. ``code`` is for programs, the sentence for people.
+
+    The sentence can always be sent, whatever of a client's own words stands in it: it is bounded and valid UTF-8.
+    """
 
     def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(sentence)
+        super().__init__(sendable(sentence))
         self.code = code
+
+
+def sendable(sentence: str) -> str:
+    """A sentence that fits into a header: without half characters, its middle left out where it is too long."""
+    half = MAX_SENTENCE // 2
+    short = sentence if len(sentence) <= MAX_SENTENCE else f"{sentence[:half]} ... {sentence[-half:]}"
+    return short.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
@@ -260,6 +272,12 @@ def _flag(header: Mapping[str, Any], name: str) -> bool:
     if not isinstance(value, bool):
         raise ProtocolError(name, f'"{name}" must be true or false')
     return value
+
+
+def id_in(header: Mapping[str, Any]) -> int | None:
+    """The id that an answer repeats; None for what is no id, which nothing repeats."""
+    found = header.get("id")
+    return found if type(found) is int and 0 <= found < 2**53 else None
 
 
 def _whole(header: Mapping[str, Any], name: str, low: int, high: int) -> int:

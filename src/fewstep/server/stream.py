@@ -11,16 +11,16 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from ..inference.session import Full
-from .limits import TokenBucket
-from .protocol import SUBPROTOCOL, Message, ProtocolError, pack, unpack
+from .limits import TokenBucket, neighbourhood
+from .protocol import SUBPROTOCOL, Message, ProtocolError, id_in, pack, unpack
 from .studio import Studio, from_thread
 from .worker import Seat
 
 log = logging.getLogger("fewstep.server")
 CLOSE_UNAUTHORISED, CLOSE_FOREIGN, CLOSE_PROTOCOL = 4401, 4403, 4400
 CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW, CLOSE_VERSION = 4408, 4429, 4413, 4426
-PATIENCE = 20
-"""Broken messages after which a connection is closed."""
+PATIENCE, PATIENCE_S = 20, 60.0
+"""So many broken or refused messages within so many seconds close a connection. It is a rate: a long session may err often."""
 QUEUE_S = 5.0
 """Whoever is in the queue hears at least this often where it stands."""
 
@@ -41,7 +41,7 @@ class Connection:
         self._wake = asyncio.Event()
         self._notices: deque[dict[str, Any]] = deque(maxlen=32)
         self._bucket = TokenBucket(studio.limits.messages_per_s, studio.limits.burst, studio.clock())
-        self._broken = 0
+        self._patience_left = TokenBucket(PATIENCE / PATIENCE_S, PATIENCE - 1, studio.clock())
         self._asked_s = 0.0
         """When a picture was last asked for, in the event loop's time."""
         self._patience: asyncio.Timeout | None = None
@@ -63,7 +63,8 @@ class Connection:
     async def _serve(self) -> None:
         studio = self._studio
         try:
-            self._id, self._position = studio.enter(self._ws.query_params.get("resume", ""), self._wake.set)
+            address = neighbourhood(self._ws.client.host if self._ws.client else "")
+            self._id, self._position = studio.enter(self._ws.query_params.get("resume", ""), self._wake.set, address)
         except Full as full:
             studio.metrics.count("full")
             await self._send({"type": "error", "code": "full", "message": str(full)})
@@ -178,19 +179,18 @@ class Connection:
             self._patience.reschedule(self._idle_at)
 
     def _take(self, frame: bytes | None) -> None:
-        """One message. A broken one is answered with what is wrong; too many end the connection."""
+        """One message. A broken one is answered with what is wrong; too many in a short time end the connection."""
         number: Any = None
         try:
             if frame is None:
                 raise ProtocolError("text", "text messages are not understood here: send binary frames")
             message = unpack(frame)
-            number = message.header.get("id")
+            number = id_in(message.header)
             self._handle(message)
         except ProtocolError as error:
-            self._broken += 1
             self._studio.metrics.count("errors")
             self._say({"type": "error", "code": error.code, "message": str(error), "id": number})
-            if self._broken >= PATIENCE:
+            if not self._patience_left.take(self._studio.clock()):
                 raise Closing(CLOSE_PROTOCOL, "too many broken messages") from None
 
     def _say(self, header: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +23,10 @@ from .worker import Kept, Seat, Worker
 
 PATIENT_MS = 60_000.0
 """Budget of a single picture: nobody is drawing while they wait, so nothing is shed."""
+
+
+LEFT_S = 300.0
+"""How long the pictures of a session that lost its connection wait for it."""
 
 
 class Shelf:
@@ -61,6 +65,8 @@ class Left:
 
     kept: Kept
     at: float
+    address: str
+    """Whose it was."""
 
 
 class Studio:
@@ -76,11 +82,13 @@ class Studio:
     ) -> None:
         self.worker, self.limits, self.door, self.budget, self.clock = worker, limits, door, budget, clock
         self.metrics: Metrics = worker.metrics
-        self.room = Room(limits.sessions, limits.queue)
+        places_each, queue_each = limits.each(limits.sessions), limits.each(limits.queue)
+        self.room = Room(limits.sessions, limits.queue, places_each, queue_each)
         self.shelf = Shelf(32 * 2**20, 600.0, clock)
         self._singles = 0
         self._left: OrderedDict[str, Left] = OrderedDict()
         self._wakers: dict[str, Callable[[], None]] = {}
+        self._addresses: dict[str, str] = {}
         self.metrics.gauge("queue_length", lambda: self.room.waiting)
         self.metrics.gauge("sessions", lambda: self.room.inside)
 
@@ -98,12 +106,15 @@ class Studio:
 
     # live sessions
 
-    def enter(self, resume: str, wake: Callable[[], None]) -> tuple[str, int]:
-        """Ask for a place: the session's id and its place in the queue, 0 inside. Raises Full."""
+    def enter(self, resume: str, wake: Callable[[], None], address: str = "") -> tuple[str, int]:
+        """Ask for a place: the session's id and its place in the queue, 0 inside. Raises Full.
+
+        ``address`` is whom the session counts for, as `limits.neighbourhood` names it.
+        """
         known = resume in self._left and resume not in self._wakers  # one that nobody else has come back as
         session_id = resume if known else secrets.token_urlsafe(16)
-        position = self.room.enter(session_id)
-        self._wakers[session_id] = wake
+        position = self.room.enter(session_id, address)
+        self._wakers[session_id], self._addresses[session_id] = wake, address
         return session_id, position
 
     def sit(self, session_id: str, wake: Callable[[], None]) -> Seat:
@@ -123,16 +134,25 @@ class Studio:
         """Free a place; those who move up in the queue are told."""
         seat = self.worker.seat(session_id)
         self.worker.leave(session_id)
-        if seat is not None:
-            self._left[session_id] = Left(seat.kept, self.clock())
-        while self._left and (
-            len(self._left) > self.limits.sessions or self.clock() - next(iter(self._left.values())).at > 300
-        ):
-            self._left.popitem(last=False)
+        address = self._addresses.pop(session_id, "")
+        if seat is not None and len(seat.kept):
+            self._left[session_id] = Left(seat.kept, self.clock(), address)
+        self._forget()
         self._wakers.pop(session_id, None)
         self.room.leave(session_id)
         for wake in self._wakers.values():
             wake()
+
+    def _forget(self) -> None:
+        """Lost sessions go after five minutes; where there are too many, the oldest of the address that left the most."""
+        while self._left and self.clock() - next(iter(self._left.values())).at > LEFT_S:
+            self._left.popitem(last=False)
+        while sum(left.kept.nbytes for left in self._left.values()) > self.limits.sessions * self.limits.kept_bytes:
+            held: Counter[str] = Counter()
+            for left in self._left.values():
+                held[left.address] += left.kept.nbytes
+            greediest = held.most_common(1)[0][0]
+            del self._left[next(name for name, left in self._left.items() if left.address == greediest)]
 
     def kept(self, session_id: str) -> Kept | None:
         """A session's kept pictures, while it is here and shortly after."""

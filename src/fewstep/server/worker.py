@@ -79,6 +79,11 @@ class Kept:
     def __len__(self) -> int:
         return len(self._pictures)
 
+    @property
+    def nbytes(self) -> int:
+        """What they take."""
+        return self._bytes
+
     def put(self, number: int, picture: KeptPicture) -> None:
         """Keep one; the oldest go when it gets too much."""
         if (old := self._pictures.pop(number, None)) is not None:

@@ -149,7 +149,7 @@ def build(studio: Studio) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def nothing_here(request: Request, error: HTTPException) -> Response:
         if error.status_code not in (404, 405):  # FastAPI could not read the body, and says nothing of why
-            said = unreadable(error.__cause__)
+            said = unreadable(error.__cause__, error.detail)
             return Response(error_body(said, "invalid"), error.status_code, error.headers, "application/json")
         said = f"{request.method} {request.url.path} is not offered here ({error.detail.lower()}): see /openapi.json"
         return Response(error_body(said, "not_found"), error.status_code, error.headers, "application/json")

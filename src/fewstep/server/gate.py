@@ -65,7 +65,7 @@ def sentence(fault: Mapping[str, Any]) -> str:
     return f"the field {field!r} {said}, and is {fault['input']!r:.60}: give another"
 
 
-def unreadable(error: BaseException | None) -> str:
+def unreadable(error: BaseException | None, detail: str) -> str:
     """What is wrong with a body that could not be read, as a sentence with the fix."""
     if isinstance(error, RecursionError):
         return "the body is nested too deeply: send one flat JSON object, as /openapi.json shows it"
@@ -73,7 +73,7 @@ def unreadable(error: BaseException | None) -> str:
         return f"the body is not UTF-8 text (at byte {error.start}): send JSON in UTF-8"
     if isinstance(error, ValueError) and "digits" in str(error):
         return "the body holds a number with too many digits: send numbers that 64 bits hold"
-    return "the body could not be read: send a JSON object, as /openapi.json shows it"
+    return f"the body could not be read ({detail}): send it as /openapi.json shows it"
 
 
 class Gate:

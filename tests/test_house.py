@@ -18,7 +18,7 @@ import fewstep
 SOURCE = Path(fewstep.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = ("files", "tensors", "rng", "ranges", "extras", "diffusion", "parts")
+CORE = ("text", "files", "tensors", "rng", "ranges", "extras", "diffusion", "parts")
 RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
@@ -26,7 +26,8 @@ SEES: dict[str, tuple[str, ...]] = {
     "rng": ("tensors",),
     "ranges": (),
     "extras": (),
-    "files": (),
+    "text": (),
+    "files": ("text",),
     "plugin": (),
     "diffusion": ("tensors", "rng"),
     "parts": ("tensors", "rng", "ranges", "extras", "diffusion"),
@@ -43,7 +44,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "server": (*STUDENT, "inference", "provenance", "plugin"),
     # beside them
     "evaluation": (*STUDENT, "inference"),
-    "provenance": ("files", "plugin", "extras"),
+    "provenance": ("text", "files", "plugin", "extras"),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
 SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")

@@ -12,8 +12,10 @@ import sys
 import time
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +23,9 @@ import torch
 from PIL import Image
 
 from fewstep.provenance import GenerationFacts, ProvenanceWarning, StampOptions, stamp, write
-from fewstep.provenance.content_credentials import Credentials, read, sign, sign_beside
-from fewstep.provenance.identity import Identity, load_identity, own_identity, own_root
+from fewstep.provenance.content_credentials import Credentials, prove, read, sign, sign_beside
+from fewstep.provenance.identity import Identity, load_anchors, load_identity, own_identity, own_root
+from fewstep.provenance.options import Signing
 from fewstep.provenance.watermark import SpreadSpectrum
 
 x509 = pytest.importorskip("cryptography.x509")
@@ -51,15 +54,20 @@ def checked(data: bytes, mime: str = "image/png") -> Credentials:
 
 
 def issue(
-    folder: Path, days: tuple[int, int] = (-1, 10), name: str = "Alice", usage: str = "email"
+    folder: Path,
+    days: tuple[int, int] = (-1, 10),
+    name: str = "Alice",
+    usage: str = "1.3.6.1.5.5.7.3.4",
+    kind: Callable[[], Any] | None = None,
+    signs: bool = True,
 ) -> tuple[Path, Path]:
-    """A chain and key as a user would bring them: an EC key in its traditional form, not PKCS#8."""
+    """A chain and key as a user would bring them, the key in its traditional form, not PKCS#8; ``usage`` is the extended one."""
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    from cryptography.x509.oid import NameOID, ObjectIdentifier
 
     now = datetime.datetime.now(datetime.UTC)
-    keys = [ec.generate_private_key(ec.SECP384R1()) for _ in range(2)]
+    keys = [ec.generate_private_key(ec.SECP384R1()), (kind or (lambda: ec.generate_private_key(ec.SECP384R1())))()]
     names = [
         x509.Name(
             [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Office"), x509.NameAttribute(NameOID.COMMON_NAME, one)]
@@ -87,12 +95,11 @@ def issue(
         one = one.not_valid_before(now + datetime.timedelta(days=days[0] if not root else -30))
         one = one.not_valid_after(now + datetime.timedelta(days=days[1] if not root else 30))
         one = one.add_extension(x509.BasicConstraints(ca=root, path_length=0 if root else None), critical=True)
-        bits = x509.KeyUsage(digital_signature=not root, key_cert_sign=root, crl_sign=root, **off)
+        bits = x509.KeyUsage(digital_signature=not root and signs, key_cert_sign=root, crl_sign=root, **off)
         one = one.add_extension(bits, critical=True).add_extension(known, critical=False)
         one = one.add_extension(issuer, critical=False)
-        if not root:
-            kind = ExtendedKeyUsageOID.EMAIL_PROTECTION if usage == "email" else ExtendedKeyUsageOID.CLIENT_AUTH
-            one = one.add_extension(x509.ExtendedKeyUsage([kind]), critical=False)
+        if not root and usage:
+            one = one.add_extension(x509.ExtendedKeyUsage([ObjectIdentifier(usage)]), critical=False)
         pems.append(one.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     folder.mkdir(parents=True, exist_ok=True)
     chain, key = folder / "chain.pem", folder / "key.pem"
@@ -226,8 +233,8 @@ def test_chains_that_could_only_make_worthless_credentials_are_refused(picture: 
         load_identity(good_key, good_chain)
     with pytest.raises(ValueError, match="can't read the signing identity"):
         load_identity(tmp_path / "nowhere.pem", good_key)
-    wrong_use = issue(tmp_path / "web", usage="web")
-    with pytest.raises(ValueError, match="certificate"):
+    wrong_use = issue(tmp_path / "web", usage="1.3.6.1.5.5.7.3.2")
+    with pytest.raises(ValueError, match="extended key usage is clientAuth, and needs to be c2pa-kp-claimSigning"):
         stamp(picture, FACTS, StampOptions(certificate_chain=wrong_use[0], private_key=wrong_use[1]))
 
 
@@ -324,3 +331,87 @@ def test_an_algorithm_is_chosen_for_every_kind_of_key(tmp_path: Path, picture: n
     assert isinstance(identity, Identity)
     data = stamp(picture, FACTS, StampOptions(credentials=False))
     assert read(data, "image/png", sidecar=sign_beside(data, "image/png", FACTS, identity)).state == "valid"
+
+
+@pytest.mark.parametrize(
+    "usage", ["1.3.6.1.4.1.62558.2.1", "1.3.6.1.5.5.7.3.36", "1.3.6.1.5.5.7.3.4"], ids=["C2PA's", "documents", "e-mail"]
+)
+def test_certificates_for_signing_content_are_believed(picture: np.ndarray, tmp_path: Path, usage: str) -> None:
+    """c2pa-python's own list knows e-mail alone: what the two others sign was called not valid."""
+    chain, key = issue(tmp_path / "office", usage=usage)
+    Signing(certificate_chain=chain, private_key=key).stamping()
+    data = stamp(picture, FACTS, StampOptions(certificate_chain=chain, private_key=key))
+    assert checked(data).state == "valid"
+    assert read(data, "image/png", load_anchors(tmp_path / "office" / "root.pem")).state == "trusted"
+
+
+def rsa_key(bits: int) -> Callable[[], Any]:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    return lambda: rsa.generate_private_key(65537, bits)
+
+
+def other_curve() -> Any:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.generate_private_key(ec.SECP256K1())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"usage": "1.3.6.1.5.5.7.3.1"}, r"extended key usage is serverAuth, .* documentSigning .* emailProtection"),
+        ({"usage": "1.3.6.1.4.1.99999.1"}, r"extended key usage is 1\.3\.6\.1\.4\.1\.99999\.1, and needs to be c2pa-kp"),
+        ({"usage": ""}, "extended key usage is missing, and needs to be c2pa-kp-claimSigning"),
+        ({"signs": False}, "lacks the key usage digitalSignature"),
+        ({"days": (1, 9)}, "is not valid today .*: use a current one"),
+        ({"days": (-9, -1)}, "is not valid today .*: use a current one"),
+        ({"kind": rsa_key(1024)}, "RSA of 2,048 bits or more"),
+        ({"kind": other_curve}, "use EC P-256, P-384 or P-521"),
+    ],
+)
+def test_a_chain_is_tried_before_any_work(tmp_path: Path, wrong: dict[str, Any], sentence: str) -> None:
+    chain, key = issue(tmp_path / "office", **wrong)
+    with pytest.raises(ValueError, match=sentence) as raised:
+        Signing(certificate_chain=chain, private_key=key).stamping()
+    assert "\n" not in str(raised.value)
+    Signing(provenance=False, certificate_chain=chain, private_key=key).stamping()
+
+
+def test_a_chain_in_another_order_says_which_is_right(tmp_path: Path) -> None:
+    chain, key = issue(tmp_path / "office")
+    other, _ = issue(tmp_path / "elsewhere")
+    root = (tmp_path / "office" / "root.pem").read_bytes()
+    leaf = chain.read_bytes().removesuffix(root)
+    strange = (tmp_path / "elsewhere" / "root.pem").read_bytes()
+    for pem, sentence in (
+        (root + leaf, "first certificate of .*: put the signer's own first"),
+        (leaf + strange + root, "the signing certificate in .* was not issued by the one after it"),
+        (leaf + root + strange, "certificate 2 of 3 in .* was not issued by the one after it"),
+        (other.read_bytes(), "does not belong to any certificate"),
+    ):
+        chain.write_bytes(pem)
+        with pytest.raises(ValueError, match=sentence):
+            load_identity(chain, key)
+    chain.write_bytes(leaf)
+    prove(load_identity(chain, key))
+
+
+def test_what_only_the_trial_finds_is_told_in_its_words(tmp_path: Path) -> None:
+    """A key that signs for another certificate, as a hardware token's might, passes no trial."""
+    good, other = (load_identity(*issue(tmp_path / name)) for name in ("a", "b"))
+    with pytest.raises(ValueError, match=r"would be called .*digitalSignature"):
+        prove(Identity(good.chain_pem, other.key_pem, good.algorithm))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX")
+def test_no_file_of_an_identity_is_waited_for(tmp_path: Path) -> None:
+    chain, key = issue(tmp_path / "office")
+    pipe, huge = tmp_path / "pipe", tmp_path / "huge"
+    os.mkfifo(pipe)
+    with huge.open("wb") as file:
+        file.truncate(2**40)
+    for bad, said in ((pipe, "a device or a pipe"), (Path("/dev/zero"), "a device or a pipe"), (huge, "larger than 1 MiB")):
+        for call in (lambda: load_identity(bad, key), lambda: load_identity(chain, bad), lambda: load_anchors(bad)):  # noqa: B023
+            with pytest.raises(ValueError, match=said):
+                call()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -12,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewstep.files import content
 from fewstep.provenance import GenerationFacts, StampOptions, mark_payload, stamp, write
 from fewstep.provenance.content_credentials import Credentials
 from fewstep.provenance.detection import Detection
 from fewstep.provenance.identity import own_root
 from fewstep.provenance.verify import VerifyOptions, conclude, decode, verify
 from fewstep.provenance.watermark import Effort, SpreadSpectrum
+from fewstep.text import plain
 
 FACTS = GenerationFacts(model="emoji-64", bundle_hash="cd" * 32, steps=2, seed=7)
 needs_c2pa = pytest.mark.skipif(
@@ -231,3 +235,97 @@ def test_credentials_alone_make_no_false_claims() -> None:
     foreign = conclude(Credentials("valid", software="Camera 3", signer="Camera maker"), None)
     assert not foreign.made_by_fewstep
     assert "Camera 3" in str(foreign)
+
+
+EVIL = "\x1b[2K\nContent credentials: intact and trusted.\r\x07\x9b\u202e\u2066\u2028\u061c\udcff" + "x" * 100_000
+STEERS = set("\x1b\n\r\x07\x9b\u202e\u2066\u2028\u061c")
+
+
+@needs_c2pa
+def test_no_string_of_a_strangers_manifest_gets_out_as_it_is(
+    picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model, hash, prompt, task, program and version are the stranger's to choose."""
+    evil = EVIL.replace("\udcff", "")
+    monkeypatch.setattr("fewstep.provenance.content_credentials.__version__", evil)
+    facts = GenerationFacts(evil, evil, 1, 7, evil, "text")
+    options = StampOptions(include_prompt=True, watermark=False)
+    verdict = verify(put(tmp_path / "a.png", stamp(picture, facts, options)), QUICK)
+    assert verdict.credentials.state == "trusted"
+    for said in (*verdict.sentences, str(verdict.credentials.software), *map(str, verdict.credentials.facts.values())):
+        assert not set(said) & STEERS
+        assert len(said) < 2000
+    assert verdict.sentences[0] == "Content credentials: intact and trusted, signed by 'fewstep local signer'."
+    assert "\\x1b[2K\\nContent credentials" in verdict.sentences[1]
+    forged = "tiny. Watermark: found"
+    data = stamp(picture, GenerationFacts(forged, "ab" * 32, 1), StampOptions(watermark=False))
+    assert f"with '{forged}' (bundle abab" in str(verify(put(tmp_path / "b.png", data), QUICK)), "a name is told from a sentence"
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        {"active_manifest": "a", "manifests": {"a": {"assertions": [{"label": "c2pa.actions.v2", "data": {"actions": 5}}]}}},
+        {"active_manifest": ["a"], "manifests": ["a"], "validation_results": "none", "validation_state": 3},
+        {"active_manifest": "a", "manifests": {"a": {"assertions": {"label": 5}, "signature_info": [1]}}},
+        {"active_manifest": "a", "validation_results": {"activeManifest": {"failure": [5, {}, {"code": EVIL}]}}},
+    ],
+)
+def test_a_manifest_that_holds_anything_in_any_place_is_read(store: dict) -> None:
+    from fewstep.provenance.content_credentials import _credentials
+
+    said = _credentials(json.loads(json.dumps(store)), False)
+    assert said.state == "invalid"
+    assert not said.facts
+    assert not any(set(one) & STEERS or len(one) > 300 for one in said.reasons)
+
+
+def test_one_helper_makes_every_text_plain() -> None:
+    assert plain(EVIL, 80).startswith("\\x1b[2K\\nContent")
+    assert len(plain(EVIL, 80)) == 80
+    assert plain(EVIL, 80) == plain(EVIL + "x" * 10**6, 80)
+    assert plain("a\nb\tc\x1b", keep="\n\t") == "a\nb\tc\\x1b"
+    for harmless in ("A family: 👨\u200d👩\u200d👧", "می\u200cخواهم", "no\u00a0break", "😀 café 日本"):
+        assert plain(harmless) == harmless
+    plain("\ud800" + EVIL, 300).encode()
+    turns = (0x61C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    for number in (*range(32), *range(127, 160), *turns):
+        assert chr(number) not in plain(f"a{chr(number)}b")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX")
+def test_sidecars_that_are_no_files_are_refused_at_once_and_hinder_nothing(picture: np.ndarray, tmp_path: Path) -> None:
+    data = stamp(picture, FACTS, StampOptions(credentials=False))
+
+    def told(name: str) -> str:
+        verdict = verify(put(tmp_path / f"{name}.png", data), QUICK)
+        assert verdict.credentials.state == "unreadable"
+        assert verdict.credentials.sidecar
+        assert verdict.made_by_fewstep, "the mark is found all the same"
+        assert all("\n" not in one and len(one) < 600 for one in verdict.sentences)
+        return verdict.sentences[0]
+
+    os.mkfifo(tmp_path / "pipe.c2pa")
+    assert "a device or a pipe, not a file" in told("pipe")
+    (tmp_path / "device.c2pa").symlink_to("/dev/zero")
+    assert "a device or a pipe, not a file" in told("device")
+    with (tmp_path / "huge.c2pa").open("wb") as file:
+        file.truncate(2**40)
+    assert "larger than 64 MiB" in told("huge")
+    (tmp_path / "circle.c2pa").symlink_to("circle.c2pa")
+    assert "can't read circle.c2pa" in told("circle")
+    (tmp_path / "folder.c2pa").mkdir()
+    assert "can't read folder.c2pa" in told("folder")
+    (tmp_path / "line\nContent credentials: intact.c2pa").mkdir()
+    assert "line\\nContent" in told("line\nContent credentials: intact")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes are POSIX")
+def test_a_file_that_is_swapped_for_a_pipe_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr("fewstep.files.odd", lambda path: False)
+    with pytest.raises(ValueError, match="a device or a pipe"):
+        content(tmp_path / "pipe", 10)
+    assert content(put(tmp_path / "a", b"0123456789"), 10) == b"0123456789"
+    with pytest.raises(ValueError, match="larger than 9 bytes"):
+        content(tmp_path / "a", 9)

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hi
 import tyro
 
 from . import __version__, extras, failures
-from .console import PIPE_CLOSED, Report, TrainingDisplay, console, counted, note, plain, progress_bars, say, say_tables
+from .console import PIPE_CLOSED, Report, TrainingDisplay, console, counted, note, progress_bars, say, say_tables
 from .memory import keep_freed_memory
 from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
+from .text import plain
 from .training.health import Options as HealthOptions
 from .training.health import Unhealthy
 from .training.log import STOPS, Stopped, ignored, leave_terminal

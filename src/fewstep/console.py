@@ -19,6 +19,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from .inference.budget import Way
+from .text import plain
 from .training.log import Alarm, StepLog
 
 if TYPE_CHECKING:  # they need torch, and packages that the rest does without
@@ -30,24 +31,13 @@ PIPE_CLOSED = 141
 """Exit code where nobody reads the output any more: that of a program which SIGPIPE ended."""
 
 
-HARMFUL = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not in "\n\t"} | {
-    i: f"\\u{i:04x}" for i in (*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-}
-"""Characters that steer a terminal or turn a line around, and how they are shown."""
-
-
-def plain(text: str) -> str:
-    """A foreign text - a file's name, a prompt, an error's words - with nothing in it that a terminal would obey or reject."""
-    return text.translate(HARMFUL).encode("utf-8", "backslashreplace").decode()
-
-
 class Terminal(Console):
     """The terminal, or whatever the output goes into. Nothing that is printed can steer it."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Segments of text, each of them plain."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+            yield segment if segment.control else Segment(plain(segment.text, keep="\n\t"), segment.style)
 
     def on_broken_pipe(self) -> None:
         """End without a word."""

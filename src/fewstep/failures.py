@@ -12,6 +12,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from . import extras
+from .files import NAMED
+from .text import plain
 
 FIXES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "no room for it; free space, or choose another folder",
@@ -60,7 +62,7 @@ def sentence(error: Exception) -> str:
     if fix is None:
         said = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
         fix = f"{said}; check the path and the disk"
-    return f"{shortened(os.fsdecode(named))}: {fix}"
+    return f"{plain(os.fsdecode(named), NAMED)}: {fix}"
 
 
 def of_import(error: ImportError) -> str:
@@ -82,8 +84,3 @@ def number_of(error: OSError | SafetensorError) -> int | None:
         return error.errno
     found = re.search(r"(?:os error |Errno )(\d+)", str(error))
     return int(found[1]) if found else None
-
-
-def shortened(name: str, most: int = 120) -> str:
-    """A name that fits into a sentence."""
-    return name if len(name) <= most else f"{name[: most // 2]}...{name[-most // 2 :]}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,12 +20,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO
 
+from fewstep.text import plain
+
 fcntl: ModuleType | None
 try:
     import fcntl
 except ImportError:  # Windows: nothing is locked there, and what was left is left
     fcntl = None
 
+NAMED = 200
+"""The longest name that a sentence holds."""
 MARK = ".fewstep"
 """Beside a draft: locked while it is made. In a finished folder: the names of its files, as a JSON list."""
 
@@ -91,6 +96,26 @@ def replaced(
 def odd(path: Path) -> bool:
     """Does something stand there that is neither a file nor a folder? Whoever reads a device or a pipe may wait for ever."""
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def content(path: Path, most: int) -> bytes:
+    """The bytes of a file that a person or a stranger names: at most ``most`` of them, and no waiting.
+
+    Raises ValueError for a device, a pipe and what is larger, before anything is read, and OSError for what cannot be read.
+    """
+    strange = ValueError(f"{plain(path, NAMED)} is a device or a pipe, not a file: choose another path")
+    if odd(path):
+        raise strange
+    # what stood there may have been replaced by a pipe: neither opening nor reading it may wait
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise strange
+        data = file.read(most + 1) if about.st_size <= most else b""
+    if max(about.st_size, len(data)) > most:
+        limit = f"{most >> 20} MiB" if most >> 20 else f"{most:,} bytes"
+        raise ValueError(f"{plain(path, NAMED)} is larger than {limit}: that much is not read")
+    return data
 
 
 def place_of(path: Path) -> Path:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from PIL import Image
+
 from fewstep import __version__, extras
+from fewstep.text import plain
 
 if TYPE_CHECKING:
     from fewstep.provenance.identity import Identity
@@ -25,6 +28,18 @@ MODULES = ("c2pa", "cryptography")
 """What writes and reads them: part of the core, but somebody may have left it out."""
 GENERATION = "org.fewstep.generation"
 """Label of the assertion that holds this program's own facts."""
+ACTIONS = "c2pa.actions"
+"""Labels of the assertions that tell what was done begin so."""
+SIGNING_USES = {
+    "1.3.6.1.4.1.62558.2.1": "c2pa-kp-claimSigning",
+    "1.3.6.1.5.5.7.3.36": "documentSigning",
+    "1.3.6.1.5.5.7.3.4": "emailProtection",
+    "1.3.6.1.4.1.311.76.59.1.9": "Microsoft's C2PA signing",
+}
+"""Extended key usages of which a certificate that signs credentials holds one: C2PA's own, two that any authority can give, and
+one that c2pa's tools allow beside them. c2pa-python believes emailProtection alone unless it is told."""
+MOST_SAID, MOST_PROMPT = 200, 1000
+"""The most characters that are kept of a stranger's string."""
 EMBEDDABLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/tiff"})
 """Formats that carry their credentials inside; all others need a ``.c2pa`` sidecar."""
 CHANGED = ("mismatch", "missing", "multipleHardBindings", "malformed")
@@ -74,6 +89,8 @@ class Credentials:
     """Whether they were read from a file beside the picture."""
     reasons: tuple[str, ...] = ()
     """C2PA's codes for what failed."""
+    explanations: tuple[str, ...] = ()
+    """The same in words."""
 
     @property
     def ai_generated(self) -> bool:
@@ -84,6 +101,24 @@ class Credentials:
 def missing() -> str | None:
     """One sentence about what has to be installed, or None where credentials can be written and read."""
     return extras.missing("content credentials", MODULES)
+
+
+def prove(identity: Identity) -> None:
+    """Sign a picture of one pixel and read it back. Raises ValueError, with C2PA's words, for a chain that nobody would accept.
+
+    The last certificate of the chain is trusted for it: that it leads to a root which others trust can't be known here.
+    """
+    pixel = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(pixel, "PNG")
+    signed = sign(pixel.getvalue(), "image/png", GenerationFacts("trial", "0" * 64), identity)
+    said = read(signed, "image/png", identity.chain_pem)
+    if said.state not in ("trusted", "valid"):
+        why = "; ".join(dict.fromkeys(said.explanations)) or said.state
+        raise ValueError(
+            f"what this certificate chain signs would be called {said.state} ({why}): a certificate for content credentials has "
+            "the key usage digitalSignature, an authority key identifier and the extended key usage c2pa-kp-claimSigning, "
+            "documentSigning or emailProtection"
+        )
 
 
 def sign(data: bytes, mime: str, facts: GenerationFacts, identity: Identity, include_prompt: bool = False) -> bytes:
@@ -117,7 +152,9 @@ def _sign(
             builder.set_no_embed()
         manifest = builder.sign(c2pa.Signer.from_info(info), mime, io.BytesIO(data), output)
     except c2pa.C2paError as error:
-        raise ValueError(f"can't sign this {mime} ({error}): check the file and the certificate chain") from error
+        raise ValueError(
+            f"can't sign this {mime} ({plain(error, MOST_SAID)}): check the file and the certificate chain"
+        ) from error
     return output.getvalue(), bytes(manifest)
 
 
@@ -153,15 +190,19 @@ def manifest_of(facts: GenerationFacts, include_prompt: bool = False) -> dict[st
 def read(data: bytes, mime: str, anchors: bytes = b"", sidecar: bytes | None = None) -> Credentials:
     """Read and check the credentials in ``data``, or those in ``sidecar``; ``anchors`` are trusted roots in PEM.
 
-    Nothing is fetched from the network: no remote manifests, no revocation lists.
+    Nothing is fetched from the network: no remote manifests, no revocation lists. Every string of the result is
+    :func:`~fewstep.text.plain` and bounded: whoever wrote the file may be a stranger.
     """
     if missing():
         return Credentials("unchecked")
     import c2pa
 
-    settings: dict[str, Any] = {"verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False}}
+    settings: dict[str, Any] = {
+        "verify": {"verify_trust": True, "remote_manifest_fetch": False, "ocsp_fetch": False},
+        "trust": {"trust_config": "\n".join(SIGNING_USES)},
+    }
     if anchors:
-        settings["trust"] = {"trust_anchors": anchors.decode("ascii", "replace")}
+        settings["trust"]["trust_anchors"] = anchors.decode("ascii", "replace")
     try:
         context = c2pa.Context.from_dict(settings)
         reader = c2pa.Reader.try_create(mime, io.BytesIO(data), manifest_data=sidecar, context=context)
@@ -171,40 +212,72 @@ def read(data: bytes, mime: str, anchors: bytes = b"", sidecar: bytes | None = N
             store, beside = json.loads(reader.json()), not reader.is_embedded()
     except c2pa.C2paError.NotSupported:
         return Credentials("absent")
-    except (c2pa.C2paError, ValueError) as error:
-        return Credentials("unreadable", reasons=(str(error),))
-    return _credentials(store, beside)
+    except (c2pa.C2paError, ValueError, RecursionError) as error:
+        return Credentials("unreadable", reasons=(plain(error, MOST_SAID),))
+    return _credentials(_table(store), beside)
 
 
 def _credentials(store: dict[str, Any], beside: bool) -> Credentials:
-    """Read a manifest store as c2pa reports it; a broken or foreign one may lack anything."""
-    manifest = store.get("manifests", {}).get(store.get("active_manifest"), {})
-    results = store.get("validation_results", {}).get("activeManifest", {})
-    failures = tuple(failure["code"] for failure in results.get("failure", ()))
+    """Read a manifest store as c2pa reports it; a broken or foreign one may lack anything, and hold anything in its place."""
+    manifest = _table(_table(store.get("manifests")).get(str(store.get("active_manifest"))))
+    failures = _rows(_table(_table(store.get("validation_results")).get("activeManifest")).get("failure"))
+    codes = tuple(plain(failure.get("code"), MOST_SAID) for failure in failures)
     judged: State = "invalid"
     if (state := store.get("validation_state")) in ("Trusted", "Valid"):
         judged = "trusted" if state == "Trusted" else "valid"
-    elif any(word in code for code in failures for word in CHANGED):
+    elif any(word in code for code in codes for word in CHANGED):
         judged = "tampered"
     said: dict[str, Any] = {}
     made: dict[str, Any] = {}
-    for assertion in manifest.get("assertions", ()):
-        content = assertion.get("data")
-        if not isinstance(content, dict):
-            continue
-        if assertion.get("label") == GENERATION:
-            said = content
-        for action in content.get("actions", ()):
-            if action.get("action") == "c2pa.created" or action.get("digitalSourceType") in (CREATED, EDITED):
-                made = action
-    agent = made.get("softwareAgent") or {}
-    agent = agent if isinstance(agent, dict) else {"name": str(agent)}
+    for assertion in _rows(manifest.get("assertions")):
+        content, label = _table(assertion.get("data")), str(assertion.get("label"))
+        if label == GENERATION:
+            said = _facts(content)
+        if label.startswith(ACTIONS):
+            for action in _rows(content.get("actions")):
+                if action.get("action") == "c2pa.created" or action.get("digitalSourceType") in (CREATED, EDITED):
+                    made = action
     return Credentials(
         state=judged,
         facts=said,
-        software=f"{agent.get('name', '')} {agent.get('version', '')}".strip() or None,
-        source_type=made.get("digitalSourceType"),
-        signer=(manifest.get("signature_info") or {}).get("common_name"),
+        software=_agent(made.get("softwareAgent")),
+        source_type=_said(made.get("digitalSourceType")),
+        signer=_said(_table(manifest.get("signature_info")).get("common_name")),
         sidecar=beside,
-        reasons=failures,
+        reasons=codes,
+        explanations=tuple(plain(one.get("explanation") or one.get("code"), MOST_SAID) for one in failures),
     )
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """``value`` if it is a table, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(value: Any) -> list[dict[str, Any]]:
+    """The tables in a list; nothing for what is no list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _said(value: Any) -> str | None:
+    """A foreign string, fit to be shown; None for what is none."""
+    return plain(value, MOST_SAID) if isinstance(value, str) and value else None
+
+
+def _agent(value: Any) -> str | None:
+    """The program that an action names: a table with a name and a version, or, in older manifests, one string."""
+    named = value if isinstance(value, dict) else {"name": value}
+    told = " ".join(part for part in (_said(named.get("name")), _said(named.get("version"))) if part)
+    return plain(told, MOST_SAID) or None
+
+
+def _facts(content: dict[str, Any]) -> dict[str, Any]:
+    """What fewstep says about a picture: short plain texts, and numbers; of the fields that this version knows, no others."""
+    known: dict[str, Any] = {}
+    for one in fields(GenerationFacts):
+        value = content.get(one.name)
+        if isinstance(value, str):
+            known[one.name] = plain(value, MOST_PROMPT if one.name == "prompt" else MOST_SAID)
+        elif isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**64:
+            known[one.name] = value
+    return known

@@ -12,17 +12,31 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewstep.provenance.content_credentials import missing
+from fewstep.files import NAMED, content
+from fewstep.provenance.content_credentials import SIGNING_USES, missing
+from fewstep.text import plain
 
 if TYPE_CHECKING:
     from cryptography import x509
 
 FOLDER = "identity"
 CHAIN, KEY, ROOT = "chain.pem", "key.pem", "root.pem"
+MOST_PEM = 2**20
+"""Bytes of a file with certificates or a key."""
+OTHER_USES = {
+    "1.3.6.1.5.5.7.3.1": "serverAuth",
+    "1.3.6.1.5.5.7.3.2": "clientAuth",
+    "1.3.6.1.5.5.7.3.3": "codeSigning",
+    "1.3.6.1.5.5.7.3.8": "timeStamping",
+    "1.3.6.1.5.5.7.3.9": "OCSPSigning",
+    "2.5.29.37.0": "anyExtendedKeyUsage",
+}
+"""Extended key usages that people bring, and that sign no content."""
 LEAF_YEARS, ROOT_YEARS = 10, 20
 SIGNER_NAME = "fewstep local signer"
 
@@ -67,7 +81,7 @@ def own_root(folder: Path | None = None) -> bytes | None:
 def load_anchors(path: Path) -> bytes:
     """A PEM file of certificates to trust. Raises ValueError for any other: an anchor that is no anchor must not go unnoticed."""
     try:
-        pem = path.read_bytes()
+        pem = content(path, MOST_PEM)
     except OSError as error:
         raise ValueError(f"can't read a trust anchor ({error}): give PEM files of root certificates") from error
     if missing():
@@ -77,7 +91,9 @@ def load_anchors(path: Path) -> bytes:
     try:
         x509.load_pem_x509_certificates(pem)
     except ValueError as error:
-        raise ValueError(f"{path} holds no certificate in PEM: give PEM files of root certificates to trust") from error
+        raise ValueError(
+            f"{plain(path, NAMED)} holds no certificate in PEM: give PEM files of root certificates to trust"
+        ) from error
     return pem
 
 
@@ -87,44 +103,105 @@ def load_identity(chain: Path, key: Path) -> Identity:
     from cryptography.hazmat.primitives import serialization
 
     try:
-        chain_pem, key_bytes = chain.read_bytes(), key.read_bytes()
+        chain_pem, key_bytes = content(chain, MOST_PEM), content(key, MOST_PEM)
     except OSError as error:
         raise ValueError(f"can't read the signing identity ({error}): restore it, or delete its folder") from error
     try:
         certificates = x509.load_pem_x509_certificates(chain_pem)
         private = serialization.load_pem_private_key(key_bytes, password=None)
     except TypeError as error:
-        raise ValueError(f"{key} is encrypted: give an unencrypted key that only you can read") from error
+        raise ValueError(
+            f"{plain(key, NAMED)} is encrypted: give an unencrypted key that only you can read (openssl pkey -in KEY -out PLAIN)"
+        ) from error
     except ValueError as error:
-        raise ValueError(f"{chain} or {key} is not PEM: give the chain (signer first) and its private key") from error
-    _check(certificates[0], private, chain)
+        raise ValueError(
+            f"{plain(chain, NAMED)} or {plain(key, NAMED)} is not PEM: give the chain (signer first) and its private key"
+        ) from error
+    algorithm = _algorithm(private)
+    _check(certificates, private, plain(chain, NAMED))
     pkcs8 = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    return Identity(chain_pem, pkcs8, _algorithm(private))
+    return Identity(chain_pem, pkcs8, algorithm)
 
 
-def _check(leaf: x509.Certificate, private: Any, chain: Path) -> None:
-    if leaf.public_key() != private.public_key():
+def _check(certificates: Sequence[x509.Certificate], private: Any, chain: str) -> None:
+    """Refuse what would be called invalid later: each with its own sentence, since C2PA's library has one for all."""
+    leaf, now = certificates[0], datetime.datetime.now(datetime.UTC)
+    owner = [i for i, one in enumerate(certificates) if one.public_key() == private.public_key()]
+    if not owner:
+        raise ValueError(f"the key does not belong to any certificate of {chain}: give the two that were made together")
+    if owner[0]:
         raise ValueError(f"the key does not belong to the first certificate of {chain}: put the signer's own first")
-    now = datetime.datetime.now(datetime.UTC)
-    if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
-        until = leaf.not_valid_after_utc.date()
-        raise ValueError(f"the signing certificate in {chain} is not valid today (until {until}): use a current one")
+    for i, one in enumerate(certificates):
+        which = "the signing certificate" if i == 0 else f"certificate {i + 1} of {len(certificates)}"
+        begin, end = one.not_valid_before_utc, one.not_valid_after_utc
+        if not begin <= now <= end:
+            raise ValueError(
+                f"{which} in {chain} is not valid today (from {begin.date()} until {end.date()}): use a current one"
+            )
+        if i + 1 < len(certificates) and not _issued_by(one, certificates[i + 1]):
+            raise ValueError(
+                f"{which} in {chain} was not issued by the one after it: put the signer's own first, then its issuer, then "
+                "the issuer's issuer"
+            )
+    _check_use(leaf, chain)
+
+
+def _issued_by(one: x509.Certificate, other: x509.Certificate) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        one.verify_directly_issued_by(other)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _check_use(leaf: x509.Certificate, chain: str) -> None:
+    """What the certificate is for: to sign, and to sign content."""
+    from cryptography import x509
+
+    def extension(kind: Any) -> Any:
+        try:
+            return leaf.extensions.get_extension_for_class(kind).value
+        except (x509.ExtensionNotFound, ValueError):
+            return None
+
+    authority = extension(x509.BasicConstraints)
+    if authority is not None and authority.ca:
+        raise ValueError(
+            f"the first certificate of {chain} is an authority's: C2PA wants one that was issued for signing, with CA:FALSE"
+        )
+    usage = extension(x509.KeyUsage)
+    if usage is None or not usage.digital_signature:
+        raise ValueError(
+            f"the signing certificate in {chain} lacks the key usage digitalSignature: have one issued that has it"
+        )
+    uses = [one.dotted_string for one in extension(x509.ExtendedKeyUsage) or ()]
+    if not set(uses) & set(SIGNING_USES):
+        has = ", ".join(OTHER_USES.get(one, one) for one in uses) or "missing"
+        needed = " or ".join(f"{name} ({oid})" for oid, name in list(SIGNING_USES.items())[:3])
+        raise ValueError(
+            f"the signing certificate in {chain} may not sign content: its extended key usage is {has}, and needs to be "
+            f"{needed}; have one issued that has it (a certificate for a web server never does)"
+        )
 
 
 def _algorithm(private: Any) -> str:
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
     if isinstance(private, ec.EllipticCurvePrivateKey):
-        by_size = {256: "ES256", 384: "ES384", 521: "ES512"}
-        if private.curve.key_size in by_size:
-            return by_size[private.curve.key_size]
+        by_curve = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+        if private.curve.name in by_curve:
+            return by_curve[private.curve.name]
     elif isinstance(private, ed25519.Ed25519PrivateKey):
         return "ED25519"
-    elif isinstance(private, rsa.RSAPrivateKey):
+    elif isinstance(private, rsa.RSAPrivateKey) and private.key_size >= 2048:
         return "PS256"
-    raise ValueError("C2PA can't sign with this kind of key: use EC P-256, P-384 or P-521, Ed25519, or RSA")
+    raise ValueError(
+        "C2PA can't sign with this kind of key: use EC P-256, P-384 or P-521, Ed25519, or RSA of 2,048 bits or more"
+    )
 
 
 def _create(place: Path) -> None:

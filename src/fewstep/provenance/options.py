@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewstep import plugin
+from fewstep.files import content
 from fewstep.provenance import PUBLIC_KEY, SpreadSpectrum, StampOptions, Watermark, signer
+from fewstep.provenance.content_credentials import prove
 from fewstep.provenance.verify import VerifyOptions
 
 SPREAD_SPECTRUM = "spread_spectrum"
@@ -35,7 +37,7 @@ class Marking:
         if self.watermark_key is None:
             return PUBLIC_KEY
         try:
-            key = self.watermark_key.read_bytes().strip()
+            key = content(self.watermark_key, 2**20).strip()
         except OSError as error:
             raise ValueError(f"can't read the watermark key ({error}): give a file with secret bytes in it") from None
         if not key:
@@ -63,8 +65,8 @@ class Signing(Marking):
             certificate_chain=self.certificate_chain,
             private_key=self.private_key,
         )
-        if self.provenance and (self.certificate_chain or self.private_key):
-            signer(made)
+        if self.provenance and (self.certificate_chain or self.private_key) and (identity := signer(made)):
+            prove(identity)
         return made
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from fewstep import extras
-from fewstep.files import odd
+from fewstep.files import NAMED, content
 from fewstep.provenance import recording
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
@@ -22,11 +24,13 @@ from fewstep.provenance.detection import Detection
 from fewstep.provenance.identity import load_anchors, own_root
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.watermark import Effort, SpreadSpectrum, Watermark
+from fewstep.text import plain
 
 SIDECAR = ".c2pa"
 MOST_PIXELS = 50_000_000
 REASONS_SHOWN = 3
-MOST_BYTES = 2**30
+MOST_BYTES, MOST_SIDECAR = 2**30, 2**26
+"""How much is read of a file, and of the credentials beside it."""
 MADE = {CREATED: "a trained model made the whole picture", EDITED: "a trained model made part of the picture"}
 DRAWN_FROM = {"image": ", from a picture", "inpaint": ": a region of a picture drawn anew"}
 
@@ -76,32 +80,38 @@ class Verdict:
 def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
     """Check the credentials and the watermark of a picture file, or of a WebM or MP4 video; another file is a ValueError."""
     path = Path(path)
-    if odd(path):
-        raise ValueError(f"{path} is a device or a pipe, not a file: give the file of a picture or of a video")
     try:
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+        data = content(path, MOST_BYTES)
     except OSError as error:
         raise ValueError(
-            f"can't read {path} ({error.strerror or error}): give the file of a picture or of a video"
+            f"can't read {plain(path, NAMED)} ({error.strerror or plain(error, NAMED)}): give the file of a picture or of a video"
         ) from error
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"{path.name} is larger than {MOST_BYTES >> 20} MiB: cut a piece out of it and verify that")
     film = video_type(data)
     picture, mime = (None, film) if film else decode(data, path.name)
-    beside = path.with_suffix(SIDECAR)
-    credentials = read(data, mime, _anchors(options))
-    if credentials.state == "absent" and beside.is_file():
-        credentials = read(data, mime, _anchors(options), sidecar=beside.read_bytes())
+    anchors = _anchors(options)
+    credentials = read(data, mime, anchors)
+    if credentials.state == "absent" and os.path.lexists(beside := path.with_suffix(SIDECAR)):
+        credentials = _beside(beside, data, mime, anchors)
     found, unread = None, ""
     if picture is None:
         try:
             found = recording.look(data, mime, options.mark)
         except ValueError as error:
-            unread = str(error)
+            unread = plain(error, 2 * NAMED)
     elif min(picture.shape[:2]) >= SMALLEST_SIDE:
         found = options.mark.detect(picture, options.effort)
     return conclude(credentials, found, film is not None, unread)
+
+
+def _beside(sidecar: Path, data: bytes, mime: str, anchors: bytes) -> Credentials:
+    """What a sidecar says about ``data``. One that can't be read hinders nobody from looking for the watermark."""
+    try:
+        return read(data, mime, anchors, sidecar=content(sidecar, MOST_SIDECAR))
+    except OSError as error:
+        why = f"can't read {plain(sidecar.name, NAMED)} ({error.strerror or type(error).__name__})"
+    except ValueError as error:
+        why = plain(error, 2 * NAMED)
+    return Credentials("unreadable", sidecar=True, reasons=(why,))
 
 
 def video_type(data: bytes) -> str | None:
@@ -114,6 +124,7 @@ def video_type(data: bytes) -> str | None:
 
 def decode(data: bytes, name: str = "this file") -> tuple[Bytes, str]:
     """Read a picture's pixels ``[H, W, 3]`` (transparency ignored) and its media type; anything else is a ValueError."""
+    name = plain(name, NAMED)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -125,7 +136,7 @@ def decode(data: bytes, name: str = "this file") -> tuple[Bytes, str]:
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is far too large: at most {MOST_PIXELS:,} pixels are read") from error
     except (OSError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{name} is broken ({error}): get a whole copy of it") from error
+        raise ValueError(f"{name} is broken ({plain(error, NAMED)}): get a whole copy of it") from error
 
 
 def conclude(credentials: Credentials, found: Detection | None, film: bool = False, unread: str = "") -> Verdict:
@@ -152,8 +163,8 @@ def _anchors(options: VerifyOptions) -> bytes:
 
 
 def _about_credentials(credentials: Credentials, alone: bool, film: bool) -> str:
-    by = f"signed by {credentials.signer!r}" if credentials.signer else "signed"
-    why = ", ".join(credentials.reasons[:REASONS_SHOWN])
+    by = f"signed by {_quoted(credentials.signer)}" if credentials.signer else "signed"
+    why = ", ".join(_reasons(credentials)[:REASONS_SHOWN])
     absent = "Content credentials: none."
     if film:
         absent = "Content credentials: none; a recording's would be in a .c2pa file of the same name beside it."
@@ -173,20 +184,36 @@ def _about_credentials(credentials: Credentials, alone: bool, film: bool) -> str
     }[credentials.state]
 
 
+def _reasons(credentials: Credentials) -> list[str]:
+    """C2PA's codes, each with its words where there are any."""
+    words = credentials.explanations or credentials.reasons
+    return [code if code == said else f"{code}: {said}" for code, said in zip(credentials.reasons, words)]
+
+
 def _made_how(credentials: Credentials) -> list[str]:
     """What the credentials claim, worded as a claim where they are not intact."""
     if not credentials.software:
         return []
     verb = "They say it was" if credentials.state in ("trusted", "valid") else "They claimed it was"
-    sentence = f"{verb} made by {credentials.software}"
+    sentence = f"{verb} made by {_named(credentials.software)}"
     facts = credentials.facts
     if facts:
-        sentence += f" with {facts.get('model')} (bundle {str(facts.get('bundle_hash'))[:12]})"
+        sentence += f" with {_named(facts.get('model'))} (bundle {_named(str(facts.get('bundle_hash'))[:12])})"
         told = {"steps": facts.get("steps"), "seed": facts.get("seed"), "prompt": facts.get("prompt")}
-        sentence += "".join(f", {name} {value!r}" for name, value in told.items() if value is not None)
+        sentence += "".join(f", {name} {_quoted(value)}" for name, value in told.items() if value is not None)
     if made := MADE.get(str(credentials.source_type)):
         sentence += f"; {made}{_drawn_from(facts)}"
     return [sentence + "."]
+
+
+def _named(value: Any) -> str:
+    """A foreign name; in quotes if it could be read as a part of the sentence, or as another one."""
+    return str(value) if re.fullmatch(r"[\w+/()-]+([ .][\w+/()-]+){,6}", str(value)) else _quoted(str(value))
+
+
+def _quoted(value: Any) -> str:
+    """A number as it is, a text in quotes: its escapes are those of :func:`~fewstep.text.plain`, and stand once."""
+    return f"'{value}'" if isinstance(value, str) else repr(value)
 
 
 def _drawn_from(facts: Mapping[str, Any]) -> str:

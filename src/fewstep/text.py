@@ -1,0 +1,41 @@
+"""Foreign text - a file's name, a prompt, what a stranger's credentials say, an error's words - made fit to be shown."""
+
+from __future__ import annotations
+
+import unicodedata
+
+JOINERS = "\u200c\u200d"
+"""Format characters that steer nothing: Persian words and many emoji are written with them."""
+HARMFUL = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what a terminal obeys, what turns a line around or is not seen, what cannot be encoded, and what breaks
+a line."""
+SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+CUT = "..."
+
+
+def plain(value: object, most: int | None = None, keep: str = "") -> str:
+    """``value`` as text in one line that nothing obeys: control, bidirectional and line-break characters stand as escapes.
+
+    ``keep`` are such characters that may stay, ``"\\n\\t"`` for a text of several lines. A text of more than ``most`` characters
+    loses its middle.
+    """
+    text = str(value)
+    endless = most is not None and len(text) > 2 * most
+    if most is not None and endless:  # what is endless is not looked at from end to end
+        text = text[:most] + text[-most:]
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() or one in keep else _shown(one) for one in text)
+    if most is None or (len(text) <= most and not endless):
+        return text
+    head = (most - len(CUT) + 1) // 2
+    return text[:head] + CUT + text[len(text) - (most - len(CUT) - head) :]
+
+
+def _shown(one: str) -> str:
+    """A character that is not printable: itself if it is harmless, as a no-break space, else its escape."""
+    if one in JOINERS or unicodedata.category(one) not in HARMFUL:
+        return one
+    if one in SHORT:
+        return SHORT[one]
+    number = ord(one)
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial, wraps
 from inspect import signature
+from json import dumps
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
@@ -289,16 +290,49 @@ def draw(
         note("no watermark and no content credentials, as you asked")
 
 
-def verify(trusting: Any, file: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Was this picture or recording generated, and by what? Reads its content credentials and looks for the watermark.
+def verify(trusting: Any, files: Annotated[tuple[Path, ...], tyro.conf.Positional], json: bool = False) -> None:
+    """Were these pictures or recordings generated, and by what? Reads content credentials and looks for the watermark.
+
+    Exit codes: 0 a model made every one of them, by intact credentials or the watermark; 1 of some nothing says so; 2 a wrong
+    call, or some could not be read.
 
     Args:
-        file: A picture, or a recording (WebM or MP4; needs the video extra).
+        files: Pictures, recordings (WebM or MP4; need the video extra), and folders of them.
+        json: Print one JSON object a file and line, for programs; docs/provenance.md describes it.
     """
+    from .provenance.verify import files_in
     from .provenance.verify import verify as look
 
-    for sentence in look(file, trusting.verifying()).sentences:
-        say(sentence)
+    meant, options = files_in(files), trusting.verifying()
+    made, unread = 0, 0
+    for path in meant:
+        try:
+            verdict = look(path, options)
+        except ValueError as error:
+            if len(meant) == 1 and not json:
+                raise
+            unread += 1
+            told, lines = {"ai_generated": None, "error": plain(error)}, [f"Could not be read: {error}."]
+        else:
+            made += verdict.ai_generated
+            told, lines = {**verdict.table(), "error": None}, list(verdict.sentences)
+        if json:
+            print(dumps({"file": str(path), **told}), flush=True)
+        elif len(meant) == 1:
+            for sentence in lines:
+                say(sentence)
+        else:
+            say(plain(path), plain(path))
+            for sentence in lines:
+                say(f"  {plain(sentence)}")
+    if len(meant) > 1 and not json:
+        silent = len(meant) - made - unread
+        say(
+            f"{len(meant)} files: {made} made by a model, {silent} that nothing says so of, {unread} that could not be read"
+        )
+    if unread or made < len(meant):
+        console.file.flush()
+        sys.exit(2 if unread else 1)
 
 
 def serve(options: Any) -> None:
@@ -611,8 +645,8 @@ KEPT = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; a bare program lists its commands.
 
-    Exit codes: 0 done, 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C, SIGTERM or SIGHUP (state saved), 141 nobody
-    reads the output any more.
+    Exit codes: 0 done, 1 nothing found (verify), 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C, SIGTERM or SIGHUP
+    (state saved), 141 nobody reads the output any more.
     """
     with stopping(), piped():
         run(sys.argv[1:] if arguments is None else arguments)

@@ -28,8 +28,10 @@ MODULES = ("c2pa", "cryptography")
 """What writes and reads them: part of the core, but somebody may have left it out."""
 GENERATION = "org.fewstep.generation"
 """Label of the assertion that holds this program's own facts."""
-ACTIONS = "c2pa.actions"
-"""Labels of the assertions that tell what was done begin so."""
+ACTIONS, SOFT_BINDING = "c2pa.actions", "c2pa.soft-binding"
+"""Labels of the assertions that tell what was done, and by what a picture is known again, begin so."""
+MOST_PARENTS = 64
+"""How far back a picture's states are read."""
 SIGNING_USES = {
     "1.3.6.1.4.1.62558.2.1": "c2pa-kp-claimSigning",
     "1.3.6.1.5.5.7.3.36": "documentSigning",
@@ -91,6 +93,16 @@ class Credentials:
     """C2PA's codes for what failed."""
     explanations: tuple[str, ...] = ()
     """The same in words."""
+    edited_by: str | None = None
+    """The program that altered the picture after `software` had made it, and signed it anew; None where nobody did."""
+    made_intact: bool = True
+    """Whether what `software` signed was intact when the picture was altered; True where nobody altered it."""
+    when: str | None = None
+    """When it was signed, ISO 8601, by a time stamp (RFC 3161) that holds; None where there is no such."""
+    when_trusted: bool = False
+    """Whether that clock's authority is on the trust list."""
+    identifier: str | None = None
+    """The value of its soft binding, by which a store finds these credentials when they were stripped."""
 
     @property
     def ai_generated(self) -> bool:
@@ -219,34 +231,105 @@ def read(data: bytes, mime: str, anchors: bytes = b"", sidecar: bytes | None = N
 
 def _credentials(store: dict[str, Any], beside: bool) -> Credentials:
     """Read a manifest store as c2pa reports it; a broken or foreign one may lack anything, and hold anything in its place."""
-    manifest = _table(_table(store.get("manifests")).get(str(store.get("active_manifest"))))
-    failures = _rows(_table(_table(store.get("validation_results")).get("activeManifest")).get("failure"))
+    manifest = _manifest(store, store.get("active_manifest"))
+    results = _table(_table(store.get("validation_results")).get("activeManifest"))
+    failures, passed = _rows(results.get("failure")), {one.get("code") for one in _rows(results.get("success"))}
     codes = tuple(plain(failure.get("code"), MOST_SAID) for failure in failures)
     judged: State = "invalid"
     if (state := store.get("validation_state")) in ("Trusted", "Valid"):
         judged = "trusted" if state == "Trusted" else "valid"
     elif any(word in code for code in codes for word in CHANGED):
         judged = "tampered"
-    said: dict[str, Any] = {}
+    origin, intact = _origin(store, manifest)
+    made, said, _ = _told(origin)
+    signature = _table(manifest.get("signature_info"))
+    return Credentials(
+        state=judged,
+        facts=said,
+        software=(_agent(made.get("softwareAgent")) or _generator(origin)) if made else None,
+        source_type=_said(made.get("digitalSourceType")),
+        signer=_said(signature.get("common_name")),
+        sidecar=beside,
+        reasons=codes,
+        explanations=tuple(plain(one.get("explanation") or one.get("code"), MOST_SAID) for one in failures),
+        edited_by=None if origin is manifest else _editor(manifest),
+        made_intact=intact,
+        when=_said(signature.get("time")) if "timeStamp.validated" in passed else None,
+        when_trusted="timeStamp.trusted" in passed,
+        identifier=_told(manifest)[2],
+    )
+
+
+def _manifest(store: dict[str, Any], label: object) -> dict[str, Any]:
+    return _table(_table(store.get("manifests")).get(str(label)))
+
+
+def _told(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str | None]:
+    """Of one manifest: the action that made the picture, this program's own facts, and the value of the soft binding."""
     made: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    bound: str | None = None
     for assertion in _rows(manifest.get("assertions")):
         content, label = _table(assertion.get("data")), str(assertion.get("label"))
         if label == GENERATION:
             said = _facts(content)
-        if label.startswith(ACTIONS):
+        elif label.startswith(SOFT_BINDING):
+            bound = next((_said(block.get("value")) for block in _rows(content.get("blocks"))), None)
+        elif label.startswith(ACTIONS):
             for action in _rows(content.get("actions")):
                 if action.get("action") == "c2pa.created" or action.get("digitalSourceType") in (CREATED, EDITED):
                     made = action
-    return Credentials(
-        state=judged,
-        facts=said,
-        software=_agent(made.get("softwareAgent")),
-        source_type=_said(made.get("digitalSourceType")),
-        signer=_said(_table(manifest.get("signature_info")).get("common_name")),
-        sidecar=beside,
-        reasons=codes,
-        explanations=tuple(plain(one.get("explanation") or one.get("code"), MOST_SAID) for one in failures),
-    )
+    return made, said, bound
+
+
+def _origin(store: dict[str, Any], manifest: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The manifest of the picture's state that says who made it, along ``parentOf``; and whether all on the way were intact.
+
+    An editor that opens a picture and signs it anew keeps the older manifest as an ingredient. One that says a model made the
+    picture, or a part of it, counts more than the others: what came from a model stays so, whatever is done to it later.
+    """
+    broken = {
+        str(delta.get("ingredientAssertionURI"))
+        for delta in _rows(_table(store.get("validation_results")).get("ingredientDeltas"))
+        if _serious(_table(delta.get("validationDeltas")))
+    }
+    chain = [(manifest, True)]
+    seen, intact, here = {str(store.get("active_manifest"))}, True, str(store.get("active_manifest"))
+    while len(chain) < MOST_PARENTS:
+        parents = [one for one in _rows(chain[-1][0].get("ingredients")) if one.get("relationship") == "parentOf"]
+        label = str(parents[0].get("active_manifest")) if parents else ""
+        parent = _manifest(store, label)
+        if not parent or label in seen:
+            break
+        noted = _table(_table(parents[0].get("validation_results")).get("activeManifest"))
+        uri = f"self#jumbf=/c2pa/{here}/c2pa.assertions/{parents[0].get('label')}"
+        intact = intact and uri not in broken and not _serious(noted)
+        chain.append((parent, intact))
+        seen.add(label)
+        here = label
+    telling = [(one, whole) for one, whole in chain if _told(one)[0]]
+    models = [(one, whole) for one, whole in telling if _told(one)[0].get("digitalSourceType") in (CREATED, EDITED)]
+    return next(iter((*models, *telling)), chain[0])
+
+
+def _serious(results: dict[str, Any]) -> bool:
+    """Whether something failed but that the signer is nobody who is known here."""
+    return any(one.get("code") != "signingCredential.untrusted" for one in _rows(results.get("failure")))
+
+
+def _generator(manifest: dict[str, Any]) -> str | None:
+    """The program that made the claim, which stands for an action's own where that names none."""
+    return next((name for one in _rows(manifest.get("claim_generator_info")) if (name := _agent(one))), None)
+
+
+def _editor(manifest: dict[str, Any]) -> str:
+    agents = [
+        _agent(action.get("softwareAgent"))
+        for assertion in _rows(manifest.get("assertions"))
+        if str(assertion.get("label")).startswith(ACTIONS)
+        for action in _rows(_table(assertion.get("data")).get("actions"))
+    ]
+    return next((name for name in agents if name), None) or _generator(manifest) or "another program"
 
 
 def _table(value: Any) -> dict[str, Any]:

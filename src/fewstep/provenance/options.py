@@ -9,6 +9,7 @@ from fewstep import plugin
 from fewstep.files import content
 from fewstep.provenance import PUBLIC_KEY, SpreadSpectrum, StampOptions, Watermark, signer
 from fewstep.provenance.content_credentials import prove
+from fewstep.provenance.identity import load_anchors
 from fewstep.provenance.verify import VerifyOptions
 
 SPREAD_SPECTRUM = "spread_spectrum"
@@ -97,5 +98,7 @@ class Trusting(Marking):
     """PEM files of root certificates to trust, beside the one that this machine made for itself."""
 
     def verifying(self) -> VerifyOptions:
-        """The same for :func:`fewstep.provenance.verify.verify`."""
+        """The same for :func:`fewstep.provenance.verify.verify`. Raises ValueError for anchors that are none."""
+        for path in self.anchors:
+            load_anchors(path)
         return VerifyOptions(mark=self.mark(), trust_anchors=self.anchors)

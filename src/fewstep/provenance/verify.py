@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import mimetypes
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,58 @@ class Verdict:
     """Whether the watermark names the bundle that the credentials name; None where one of them is silent."""
     sentences: tuple[str, ...]
     """All of this for a person."""
+    unread: str = ""
+    """Why no watermark could be looked for; empty where one was, and where the picture is too small."""
 
     @property
     def made_by_fewstep(self) -> bool:
         """Whether intact credentials or the watermark say so."""
-        intact = self.credentials.state in ("trusted", "valid") and bool(self.credentials.facts)
-        return intact or (self.watermark is not None and self.watermark.found)
+        return (self._intact and bool(self.credentials.facts)) or (self.watermark is not None and self.watermark.found)
+
+    @property
+    def ai_generated(self) -> bool:
+        """Whether intact credentials or the watermark say that a model, whosever, made it or a part of it."""
+        return (self._intact and self.credentials.ai_generated) or self.made_by_fewstep
+
+    @property
+    def _intact(self) -> bool:
+        return self.credentials.state in ("trusted", "valid") and self.credentials.made_intact
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
+
+    def table(self) -> dict[str, Any]:
+        """The same for programs, of JSON's own types; docs/provenance.md describes every field."""
+        told, mark = self.credentials, self.watermark
+        return {
+            "ai_generated": self.ai_generated,
+            "made_by_fewstep": self.made_by_fewstep,
+            "credentials": {
+                "state": told.state,
+                "sidecar": told.sidecar,
+                "signer": told.signer,
+                "signed_at": told.when,
+                "time_trusted": told.when_trusted,
+                "software": told.software,
+                "source_type": told.source_type,
+                "edited_by": told.edited_by,
+                "identifier": told.identifier,
+                "facts": dict(told.facts),
+                "reasons": list(told.reasons),
+            },
+            "watermark": None
+            if mark is None
+            else {
+                "found": mark.found,
+                "p_value": mark.p_value,
+                "bundle_mark": None if mark.payload is None else f"{mark.payload:0{mark.payload_bits // 4}x}",
+                "confidence": mark.payload_confidence,
+            },
+            "not_looked_for": self.unread or None,
+            "mark_alone": self.mark_alone,
+            "same_bundle": self.same_bundle,
+            "sentences": list(self.sentences),
+        }
 
 
 def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
@@ -87,20 +131,94 @@ def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
             f"can't read {plain(path, NAMED)} ({error.strerror or plain(error, NAMED)}): give the file of a picture or of a video"
         ) from error
     film = video_type(data)
-    picture, mime = (None, film) if film else decode(data, path.name)
+    broken: ValueError | None = None
+    picture: Bytes | None = None
+    mime = film or ""
+    if not film:
+        try:
+            picture, mime = decode(data, path.name)
+        except ValueError as error:  # the statement may be whole where the pixels are not
+            broken, mime = error, media_type(data, path.name)
     anchors = _anchors(options)
-    credentials = read(data, mime, anchors)
+    credentials = read(data, mime, anchors) if mime else Credentials("absent")
     if credentials.state == "absent" and os.path.lexists(beside := path.with_suffix(SIDECAR)):
-        credentials = _beside(beside, data, mime, anchors)
-    found, unread = None, ""
-    if picture is None:
+        credentials = _beside(beside, data, mime or "application/octet-stream", anchors)
+    if broken and credentials.state in ("absent", "unreadable", "unchecked"):
+        raise broken
+    found, unread = None, str(broken or "")
+    if film:
         try:
             found = recording.look(data, mime, options.mark)
         except ValueError as error:
             unread = plain(error, 2 * NAMED)
-    elif min(picture.shape[:2]) >= SMALLEST_SIDE:
+    elif picture is not None and min(picture.shape[:2]) >= SMALLEST_SIDE:
         found = options.mark.detect(picture, options.effort)
     return conclude(credentials, found, film is not None, unread)
+
+
+PICTURES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".avif",
+    ".heic",
+    ".jxl",
+    ".webm",
+    ".mp4",
+)
+"""Endings of the files that are looked at in a folder."""
+
+
+def files_in(paths: Sequence[Path]) -> list[Path]:
+    """The files that are meant: themselves, and all pictures and recordings in folders, at any depth, by name.
+
+    Raises ValueError for a path where nothing stands, a folder without any, and no path at all.
+    """
+    if not paths:
+        raise ValueError("give one file or more, or a folder of pictures")
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            if not os.path.lexists(path):
+                raise ValueError(
+                    f"can't read {plain(path, NAMED)} (nothing is there): give the file of a picture or of a video"
+                )
+            found.append(path)
+            continue
+        inside = [
+            Path(at) / name
+            for at, _, names in os.walk(path)
+            for name in names
+            if Path(name).suffix.lower() in PICTURES and not name.startswith(".")
+        ]
+        if not inside:
+            raise ValueError(
+                f"can't read {plain(path, NAMED)} (it is a folder without pictures): give one that holds some"
+            )
+        found += sorted(inside)
+    return found
+
+
+def media_type(data: bytes, name: str) -> str:
+    """The media type of a picture that can't be decoded, by its first bytes, else by its name; empty where nobody can tell."""
+    starts = {
+        b"\x89PNG": "image/png",
+        b"\xff\xd8": "image/jpeg",
+        b"GIF8": "image/gif",
+        b"II*\0": "image/tiff",
+        b"MM\0*": "image/tiff",
+    }
+    by_start = next((mime for start, mime in starts.items() if data.startswith(start)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        by_start = "image/webp"
+    if data[4:8] == b"ftyp":
+        by_start = "image/avif" if data[8:12] in (b"avif", b"avis") else "image/heic"
+    return by_start or mimetypes.guess_type(name)[0] or ""
 
 
 def _beside(sidecar: Path, data: bytes, mime: str, anchors: bytes) -> Credentials:
@@ -149,10 +267,15 @@ def conclude(credentials: Credentials, found: Detection | None, film: bool = Fal
         same = found.payload == mark_payload(str(bundle)) & mask
     alone = marked and credentials.state == "absent"
     said = f"Watermark: not looked for; {unread}." if unread else _about_watermark(found, film)
-    sentences = [_about_credentials(credentials, alone, film), *_made_how(credentials), said]
+    sentences = [
+        _about_credentials(credentials, alone, film),
+        *_made_how(credentials),
+        *_signed_when(credentials),
+        said,
+    ]
     if same is False:
         sentences.append("The watermark and the credentials name different bundles: one of them was put there later.")
-    return Verdict(credentials, found, alone, same, tuple(sentences))
+    return Verdict(credentials, found, alone, same, tuple(sentences), unread)
 
 
 def _anchors(options: VerifyOptions) -> bytes:
@@ -184,6 +307,14 @@ def _about_credentials(credentials: Credentials, alone: bool, film: bool) -> str
     }[credentials.state]
 
 
+def _signed_when(credentials: Credentials) -> list[str]:
+    """What a time stamp says; nothing where there is none, and where what it stamps is not intact."""
+    if not credentials.when or credentials.state not in ("trusted", "valid"):
+        return []
+    whose = "is on your trust list" if credentials.when_trusted else "is not on your trust list"
+    return [f"They were signed at {credentials.when}, by a time stamp whose authority {whose}."]
+
+
 def _reasons(credentials: Credentials) -> list[str]:
     """C2PA's codes, each with its words where there are any."""
     words = credentials.explanations or credentials.reasons
@@ -194,15 +325,20 @@ def _made_how(credentials: Credentials) -> list[str]:
     """What the credentials claim, worded as a claim where they are not intact."""
     if not credentials.software:
         return []
-    verb = "They say it was" if credentials.state in ("trusted", "valid") else "They claimed it was"
-    sentence = f"{verb} made by {_named(credentials.software)}"
+    intact = credentials.state in ("trusted", "valid")
+    verb = "say" if intact else "claimed"
+    sentence = f"They {verb} it was made by {_named(credentials.software)}"
+    if credentials.edited_by:
+        said = "was" if credentials.made_intact else "was, by credentials that were not intact,"
+        sentence = f"They {verb} {_named(credentials.edited_by)} altered it; the picture it began from {said} made by "
+        sentence += _named(credentials.software)
     facts = credentials.facts
     if facts:
         sentence += f" with {_named(facts.get('model'))} (bundle {_named(str(facts.get('bundle_hash'))[:12])})"
         told = {"steps": facts.get("steps"), "seed": facts.get("seed"), "prompt": facts.get("prompt")}
         sentence += "".join(f", {name} {_quoted(value)}" for name, value in told.items() if value is not None)
     if made := MADE.get(str(credentials.source_type)):
-        sentence += f"; {made}{_drawn_from(facts)}"
+        sentence += f"; {made if not credentials.edited_by else made.replace('the', 'that', 1)}{_drawn_from(facts)}"
     return [sentence + "."]
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from test_studio_page import ROOT, STANDING_OUT, Studio, address, browser, chromium, host, studio_in  # noqa: F401  fixtures among them
+from test_concepts import NAMES, far_and_near, with_list
+from test_studio_page import ROOT, STANDING_OUT, Host, Studio, address, browser, chromium, free_port, host, studio_in  # noqa: F401  fixtures among them
 
 AXE = ROOT / ".venv" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 TABS = ("draw", "camera", "type")
@@ -262,3 +264,46 @@ def test_what_is_said_is_said_aloud(page: Studio):
     assert page.get("document.getElementById('result').hasAttribute('aria-busy')")
     page.settle()
     assert page.get("document.getElementById('result').getAttribute('aria-label')").startswith("Picture of")
+
+
+def test_what_the_model_knows_is_offered_and_a_prompt_far_from_it_told(browser: Any, host: Host, tmp_path: Path):  # noqa: F811
+    folder = with_list(tmp_path / "bundle")
+    far, near = far_and_near(folder)
+    port = free_port()
+    host.serve(port, model=str(folder), budget="60s")
+    with studio_in(browser, "concepts") as studio:
+        studio.open(f"http://localhost:{port}/").live()
+        prompt, page = studio.page.locator("#prompt"), studio.page
+        studio.until(lambda: prompt.get_attribute("role") == "combobox", "the list")
+        prompt.fill("")
+        prompt.press_sequentially("the mo")
+        options = page.locator("#concepts [role=option]")
+        assert options.all_inner_texts()[0] == "red moon", "an article is no part of a name; the shortest come first"
+        assert "the moon with a face" in options.all_inner_texts()
+        assert prompt.get_attribute("aria-expanded") == "true"
+        page.keyboard.press("ArrowDown")
+        chosen = page.locator(f"#{prompt.get_attribute('aria-activedescendant')}")
+        assert chosen.get_attribute("aria-selected") == "true"
+        page.keyboard.press("Enter")
+        assert prompt.input_value() == "red moon"
+        assert prompt.get_attribute("aria-expanded") == "false"
+        studio.until(lambda: page.locator("#ideas").is_visible(), "the ideas")
+        prompt.press_sequentially(" z")
+        assert options.count() == 0
+        prompt.fill("green")
+        assert options.count() == 6
+        page.keyboard.press("Escape")
+        assert options.count() == 0
+        assert prompt.input_value() == "green"
+        prompt.fill("green")
+        options.nth(1).click()
+        assert prompt.input_value().startswith("green ")
+        prompt.fill(far)
+        studio.until(lambda: page.locator("#far-names button").count() == 3, "the nearest names")
+        assert page.locator("#far-said").inner_text() == "New to this model. Nearest:"
+        page.locator("#far-names button").first.click()
+        assert prompt.input_value() in NAMES
+        studio.until(
+            lambda: page.locator("#far-names button").count() == 0 and page.locator("#ideas").is_visible(), "the ideas"
+        )
+        assert near in NAMES

@@ -91,6 +91,7 @@ def openers(options: ServeOptions) -> list[Open]:
 
     def open_on(device: str, report: Callable[[str], None]) -> Engine:
         from .. import bundle
+        from ..inference import concepts
         from ..inference.pipeline import Pipeline
 
         report(f"opening {options.model} on {device}")
@@ -100,6 +101,8 @@ def openers(options: ServeOptions) -> list[Open]:
         made = EngineOptions(tried, options.sizes, options.batches, options.threads, options.limits.picture_pixels)
         engine = Engine(pipeline, Marks(pipeline.card, options.signing.provenance, stamping), made)
         check_sizes(options.limits, engine.sizes)
+        home = bundle.shipped().get(options.model, Path(options.model))
+        engine.concepts = opened[0].concepts if opened else concepts.load(home, pipeline.model.conditioner, report)
         opened.append(engine)
         return engine
 

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from ..diffusion import sampler
 from ..inference import backend as backends
 from ..inference.backend import Denoise
 from ..inference.budget import Choices, Plan
+from ..inference.concepts import Concepts
 from ..inference.pipeline import Pipeline, Request, blend
 from ..inference.steady import Smoother
 from ..inference.timings import Costs
@@ -87,6 +89,8 @@ class Drawn:
     """Of ``prompt`` and ``blend_prompt`` those that were not read whole."""
     settled: bool = True
     """Whether what was sent is what was drawn: false while older frames still show in it."""
+    far: tuple[str, ...] = ()
+    """The concepts nearest to a prompt that is far from all that the model knows by name; else none."""
 
     def other_ms(self, served_ms: float) -> float:
         """What of the time served lies in no stage."""
@@ -120,6 +124,9 @@ class Engine:
         self.choices = Choices(tuple(sorted(self.card.steps, reverse=True)), self.sizes, ("eager",), ENCODERS)
         self.costs = Costs({}, {}, {})
         self.measured: list[backends.Measured] = []
+        self.concepts: Concepts | None = None
+        """What the model knows by name, where its bundle says so."""
+        self._far = lru_cache(512)(self._is_far)
         self.left_out: dict[str, str] = {}
         """Backends that could not be tried, and why."""
 
@@ -305,11 +312,26 @@ class Engine:
         data = wire.encode(marked, job.encoder)
         stages |= {"watermark": 1000 * (between - began), "encode": 1000 * (self._clock() - between)}
         settled = job.smoother.settled if given else True
-        return Drawn(pixels, data, job.encoder, len(times), times[0], stages, self._unread(job.ask), settled)
+        return Drawn(
+            pixels,
+            data,
+            job.encoder,
+            len(times),
+            times[0],
+            stages,
+            self._unread(job.ask),
+            settled,
+            self._far(job.ask.prompt),
+        )
 
     def _unread(self, ask: Ask) -> dict[str, Unread]:
         given = {"prompt": ask.prompt} | ({"blend_prompt": ask.blend_prompt} if ask.blended else {})
         return {name: left for name, prompt in given.items() if (left := self._pipeline.unread(prompt)) is not None}
+
+    def _is_far(self, prompt: str) -> tuple[str, ...]:
+        if self.concepts is None or not prompt.strip():
+            return ()
+        return self.concepts.far(self._pipeline.encode([prompt]))
 
     def steps_for(self, ask: Ask) -> tuple[int, ...]:
         """Step counts that differ for this request, most first: from a picture on, only the times up to its strength are left."""

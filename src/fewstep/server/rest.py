@@ -166,6 +166,12 @@ def routes(studio: Studio) -> APIRouter:
                 return failed(ProtocolError("recording", "this is no recording: send a WebM or MP4 file"))
             return Response(await asyncio.to_thread(studio.marks.recording, data, kind), 200, {}, "application/c2pa")
 
+    @router.get("/v1/concepts")
+    async def known() -> dict[str, Any]:
+        """What the model knows by name, to choose from; none where its bundle brings no list."""
+        engine = studio.worker.engine
+        return {"concepts": engine.concepts.names if engine and engine.concepts else ()}
+
     @router.get("/v1/files/{name}", response_class=Response)
     async def shelved(name: str) -> Response:
         """A file that a "url" answer named; it is here for ten minutes."""

@@ -524,6 +524,8 @@ def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float)
             name: {"tokens": left.tokens, "limit": left.limit, "dropped": left.told, "message": left.sentence}
             for name, left in drawn.unread.items()
         }
+    if drawn.far:
+        header["far"] = list(drawn.far)
     if ask.with_picture:
         header["strength"] = round(drawn.strength, 3)
         header["settled"] = drawn.settled

@@ -2,7 +2,7 @@
 
 import { $, isOn, press } from "./dom.js";
 
-const IDEAS = ["a red heart", "a smiling cat", "a blue fish", "the moon with a face", "a slice of pizza", "a green dragon"];
+const IDEAS = ["a red heart", "a sunflower", "a frog", "a panda", "a rainbow", "a hamburger"];
 const DICE_MS = 900;
 
 export class Knobs {

@@ -1,6 +1,7 @@
 // The studio: joins the three tabs, the link to the server and the budget panel.
 
 import { Camera } from "./camera.js";
+import { Concepts } from "./concepts.js";
 import { $, arrows } from "./dom.js";
 import { Draw } from "./draw.js";
 import { Knobs } from "./knobs.js";
@@ -25,6 +26,7 @@ const draw = new Draw((stamp) => tab === "draw" && want(stamp), tell);
 const camera = new Camera((stamp) => tab === "camera" && want(stamp), tell, (film, name) => result.record(film, name));
 const knobs = new Knobs(change);
 const typed = new Typed((seed, prompt) => knobs.set({ seed, prompt }));
+new Concepts(link, (prompt) => knobs.set({ prompt }));
 const panel = new Panel(() => want());
 const result = new Result(link, tell);
 let tab = "draw";

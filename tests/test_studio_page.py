@@ -775,7 +775,7 @@ def test_a_page_of_another_version_is_told_to_reload(browser: Any, address: str)
     old = wire.replace("export const VERSION = 1;", "export const VERSION = 0;")
     assert old != wire
     with studio_in(browser, "old_page") as studio:
-        studio.page.route("**/web/wire.js", lambda route: route.fulfill(body=old, content_type="text/javascript"))
+        studio.page.route("**/web/*/wire.js", lambda route: route.fulfill(body=old, content_type="text/javascript"))
         studio.open(address)
         studio.until(lambda: studio.pill == "No access", "the page to be told")
         told = studio.page.locator("#cover-text").inner_text()

@@ -18,8 +18,7 @@ import tyro
 import uvicorn
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -28,6 +27,7 @@ from ..inference.budget import Budget, milliseconds
 from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
 from . import openai, rest, safety
+from .assets import Assets
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body, sentence, unreadable
 from .limits import NO_TOKEN, Door, Limits, address, check_sizes, is_loopback
@@ -177,11 +177,7 @@ def build(studio: Studio) -> FastAPI:
         """For Prometheus."""
         return Response(studio.metrics.text(), 200, {}, "text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(WEB / "index.html", headers={"cache-control": "no-cache"})
-
-    app.mount("/web", StaticFiles(directory=WEB), "web")
+    app.router.routes.extend(Assets(WEB).routes())
     return app
 
 

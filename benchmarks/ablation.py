@@ -182,7 +182,7 @@ class Bench:
             data = self.data(seed)
             game = digits.game(student, self.teacher, data, network, options, row.heads)
             o = digits.add_options(self.o.updates, self.o.batch, seed=seed)
-            trainer = Trainer(game, replace(o, optimizers={k: o.optimizers[k] for k in game.players}))
+            trainer = Trainer(game, o)
             self._last = (trained, seed, trainer)
             self._losses = finish(trainer, data)
         trainer = self._last[2]

@@ -47,8 +47,7 @@ PLAIN, EVERY = regression.Options(), regression.Options(regression_steps=8)
 
 
 def trained(method: Method, options: Options, data: TrainingSet) -> None:
-    wanted = {name: options.optimizers[name] for name in method.players}
-    trainer = Trainer(method, replace(options, optimizers=wanted))
+    trainer = Trainer(method, options)
     for _ in trainer.steps(data):
         pass
     trainer.adopt_averages()

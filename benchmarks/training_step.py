@@ -66,7 +66,7 @@ def passes(trainer: Trainer, batch: object) -> dict[str, Callable[[], object]]:
         teacher(sample, t.clamp(max=0.9), batch.cond, batch.null)
 
     def optimisers() -> None:
-        for name, network in game.players.items():
+        for name, (network, _) in game.players.items():
             for p in network.parameters():
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             trainer.optimizers[name].step()
@@ -100,7 +100,7 @@ def main() -> None:
             began = time.perf_counter()
             call()
             times[name].append(time.perf_counter() - began)
-        for network in trainer.method.players.values():
+        for network in trainer.networks.values():
             network.zero_grad(set_to_none=True)
     medians = {name: 1000 * statistics.median(v[1:]) for name, v in times.items()}
     total = sum(v for name, v in medians.items() if name != "whole step")

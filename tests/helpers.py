@@ -174,15 +174,20 @@ class Game:
     discriminator: Discriminator
     batch: Batch
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Every player's network."""
+        return {name: player.network for name, player in self.add.players.items()}
+
     def frozen(self) -> dict[str, nn.Module]:
         """Whatever must never receive a gradient."""
         return {"teacher": self.teacher.denoiser, "features": self.eyes, "codec": self.codec}
 
     def turn(self, player: str, seed: int = 0, total: Callable[..., Tensor] | None = None) -> dict[str, Tensor]:
         """One turn without an optimiser: the losses, their gradients left in ``.grad``. Isolation is the trainer's own."""
-        for network in self.add.players.values():
+        for network in self.networks.values():
             network.zero_grad(set_to_none=True)
-        with trainer.only_trainable(self.add.players, player):
+        with trainer.only_trainable(self.networks, player):
             losses = self.add.losses(player, self.batch, Rng.of(seed, player))
             torch.stack(list(losses.values())).sum().backward()
         return losses

@@ -13,6 +13,7 @@ from torch import Tensor
 from fewstep.diffusion import losses
 from fewstep.diffusion.schedule import Cosine, RectifiedFlow, add_noise
 from fewstep.methods.add import ADD, Options, another_concept, colours
+from fewstep.methods.method import Turn
 from fewstep.methods.regression import Options as RegressionOptions
 from fewstep.methods.regression import Regression
 from fewstep.parts.augment import Augment
@@ -30,6 +31,7 @@ from helpers import (
     Recorded,
     flat_gradient,
     gradients,
+    make_batch,
     make_game,
     optimizers,
     stable_diffusion,
@@ -73,12 +75,11 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 def train(steps: int = 4, **options: Any) -> tuple[list[StepLog], Any]:
     game = make_game(n=8, **options)
-    start = {name: flat_weights(network) for name, network in game.add.players.items()}
+    start = {name: flat_weights(network) for name, network in game.networks.items()}
     still = {name: flat_weights(network) for name, network in game.frozen().items()}
-    wanted = {name: o for name, o in optimizers().items() if name in game.add.players}
-    trainer = Trainer(game.add, TrainerOptions(steps=steps, optimizers=wanted))
+    trainer = Trainer(game.add, TrainerOptions(steps=steps, optimizers=optimizers()))
     logs = list(trainer.steps(lambda step: game.batch))
-    for name, network in game.add.players.items():
+    for name, network in game.networks.items():
         assert not torch.equal(start[name], flat_weights(network)), f"{name} did not move"
     for name, network in game.frozen().items():
         assert torch.equal(still[name], flat_weights(network)), f"{name} moved"
@@ -162,10 +163,10 @@ def test_no_opponent_receives_a_gradient(options: dict[str, Any]) -> None:
     game = make_game(**options)
     for player, other in (("student", "discriminator"), ("discriminator", "student")):
         game.turn(player)
-        assert gradients(game.add.players[player])
-        assert not gradients(game.add.players[other])
+        assert gradients(game.networks[player])
+        assert not gradients(game.networks[other])
         assert not any(gradients(network) for network in game.frozen().values())
-        assert all(p.requires_grad for p in game.add.players[other].parameters()), "and is free again afterwards"
+        assert all(p.requires_grad for p in game.networks[other].parameters()), "and is free again afterwards"
 
 
 def test_the_students_gradient_is_the_sum_of_both_losses() -> None:
@@ -246,8 +247,7 @@ def test_the_discriminator_judges_what_was_just_drawn() -> None:
 def test_stashed_features_are_the_students_own_and_carry_no_graph() -> None:
     game = make_game(dtype=F64)
     game.turn("student", seed=3)
-    stash = game.add._sample
-    assert stash is not None
+    (stash,) = game.add._samples
     assert not any(level.requires_grad for level in stash.features.levels)
     rng = Rng.of(3, "student")
     x_t, t, _ = StudentInput(game.student)(game.batch.x0, game.batch.cond, rng)
@@ -626,16 +626,33 @@ def test_the_warm_start_denoises_at_later_times_or_follows_the_teacher(steps: in
 
 
 def test_turns() -> None:
-    assert list(make_game().add.turns(0)) == ["student", "discriminator"]
+    """The student and the first turn of the heads share a batch; each further turn has its own."""
+    student, *heads = (Turn("student"), Turn("discriminator", 0), Turn("discriminator", 1))
+    assert list(make_game().add.turns(0)) == [student, heads[0]]
     two = make_game(discriminator_turns=2, student_every=2).add
-    assert [list(two.turns(i)) for i in range(3)] == [
-        ["student", "discriminator", "discriminator"],
-        ["discriminator", "discriminator"],
-        ["student", "discriminator", "discriminator"],
-    ]
+    assert [list(two.turns(i)) for i in range(3)] == [[student, *heads], heads, [student, *heads]]
     alone = make_game(adversarial_weight=0).add
-    assert list(alone.turns(0)) == ["student"]
+    assert list(alone.turns(0)) == [student]
     assert set(alone.players) == {"student"}
+
+
+def test_every_part_of_a_batch_finds_the_sample_that_was_drawn_on_it() -> None:
+    """Where gradients of several parts are added up, the student moves on all of them before the heads look at any."""
+    game, parts = make_game(n=8), [make_batch(8, seed=seed) for seed in range(3)]
+    drawn = []
+    for seed, part in enumerate(parts):
+        with torch.no_grad():
+            game.add.losses("student", part, Rng.of(seed))
+        drawn.append(game.add._samples[-1].features.levels[0])
+    calls = []
+    game.student.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    for part, wanted in zip(reversed(parts), reversed(drawn)):
+        _, found = game.add._fake(part, Rng.of(9))
+        assert torch.equal(found.levels[0], wanted)
+    assert not calls, "nothing was drawn again"
+    game.add.after_step(0)
+    game.add._fake(parts[0], Rng.of(9))
+    assert calls, "the next step draws its own"
 
 
 def test_a_game_that_cannot_be_played_gets_a_sentence() -> None:

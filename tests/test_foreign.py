@@ -420,7 +420,7 @@ def test_checkpointing_computes_twice_and_changes_no_gradient(root, tmp_path, ki
 
         network.up_blocks[-1].resnets[-1].register_forward_pre_hook(count("student"))
         decoder.mid_block.resnets[0].register_forward_pre_hook(count("decoder"))
-        trainer.method.players["student"].train()
+        trainer.networks["student"].train()
         losses = trainer.method.losses("student", batches(0), Rng.of(0))
         torch.stack(list(losses.values())).sum().backward()
         gradients.append([p.grad for p in network.parameters() if p.requires_grad])
@@ -594,7 +594,7 @@ def test_a_whole_run_takes_place_on_its_device(root, tmp_path, monkeypatch):
             assert [log.skipped for log in trainer.steps(batches)] == [False]
             trainer.adopt_averages()
     assert [phase.name for phase in work.phases] == ["warm", "add"]
-    moved = {p.device.type for network in trainer.method.players.values() for p in network.parameters()}
+    moved = {p.device.type for network in trainer.networks.values() for p in network.parameters()}
     assert moved == {"meta"}
 
 

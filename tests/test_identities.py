@@ -168,17 +168,18 @@ def real_game(**options: object) -> tuple[ADD, Batch, dict[str, torch.nn.Module]
 @pytest.mark.parametrize("options", [{"distillation_weight": 0}, {"space": "media"}, {"adversarial_weight": 1e-9}])
 def test_identity_06_gradients_reach_the_player_at_its_turn_and_nobody_else(options: dict[str, object]) -> None:
     add, batch, frozen = real_game(**options)
+    networks = {name: player.network for name, player in add.players.items()}
     for player in ("student", "discriminator"):
-        with trainer.only_trainable(add.players, player):
+        with trainer.only_trainable(networks, player):
             torch.stack(list(add.losses(player, batch, Rng.of(1)).values())).sum().backward()
         other = "discriminator" if player == "student" else "student"
-        moved = gradients(add.players[player])
-        assert len(moved) == len(list(add.players[player].parameters()))
+        moved = gradients(networks[player])
+        assert len(moved) == len(list(networks[player].parameters()))
         assert sum(float(g.norm()) for g in moved) > 0
         assert all(bool(g.isfinite().all()) for g in moved)
-        assert not gradients(add.players[other])
+        assert not gradients(networks[other])
         assert not any(gradients(network) for network in frozen.values())
-        add.players[player].zero_grad(set_to_none=True)
+        networks[player].zero_grad(set_to_none=True)
 
 
 # 7. The head
@@ -454,7 +455,7 @@ def test_identity_14_each_player_moves_its_own_way(player: str, loss: str) -> No
 
     real_before, fake_before = judged()
     game.turn(player)
-    network = game.add.players[player]
+    network = game.networks[player]
     size = flat_gradient(network).norm()
     with torch.no_grad():
         for p in network.parameters():

@@ -78,7 +78,7 @@ def test_the_lowest_score_is_kept_with_its_averaged_weights(tmp_path: Path) -> N
     assert (kept["step"], kept["score"]) == (best, min(COURSE))
     assert all(torch.equal(v, averages[best][k]) for k, v in kept["players"]["student"].items())
     assert Best(tmp_path / "best").adopt(trainer)
-    assert all(torch.equal(v, averages[best][k]) for k, v in trainer.method.players["student"].state_dict().items())
+    assert all(torch.equal(v, averages[best][k]) for k, v in trainer.networks["student"].state_dict().items())
 
 
 def test_looks_come_at_the_first_every_nth_and_the_last_step(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def phases(keep: probe.Keep = "best", before: Callable[[], None] = lambda: None)
 
 def holds(trainer: Trainer, folder: Path) -> bool:
     student = checkpoint.load(folder)["players"]["student"]
-    return all(torch.equal(v, student[k]) for k, v in trainer.method.players["student"].state_dict().items())
+    return all(torch.equal(v, student[k]) for k, v in trainer.networks["student"].state_dict().items())
 
 
 def test_a_phase_ends_with_its_best_state_or_with_its_last(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_phase_ends_with_its_best_state_or_with_its_last(tmp_path: Path) -> No
     todo, made = phases("last")
     assert run_phases(todo, Saving(tmp_path / "last"), lambda *_: None) == {"one": STEPS, "two": STEPS}
     average = made[0].averages["student"].average
-    assert all(torch.equal(v, average[k]) for k, v in made[0].method.players["student"].state_dict().items())
+    assert all(torch.equal(v, average[k]) for k, v in made[0].networks["student"].state_dict().items())
     assert not holds(made[0], tmp_path / "last" / "one" / "best")
     assert (tmp_path / "last" / "one" / "best").exists(), "kept beside it all the same"
 

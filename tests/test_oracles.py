@@ -102,7 +102,7 @@ def test_distillation_alone_narrows_a_perfect_student(t: float) -> None:
 
 
 def trained(method: Method, options: Options, data: TrainingSet) -> None:
-    trainer = Trainer(method, replace(options, optimizers={n: options.optimizers[n] for n in method.players}))
+    trainer = Trainer(method, options)
     assert not any(log.skipped for log in trainer.steps(data))
     trainer.adopt_averages()
 

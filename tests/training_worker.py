@@ -23,7 +23,7 @@ def trainer(steps: int, seed: int = 0, **options: object) -> Trainer:
     game = make_game(**{"n": 8, "backward": 0.5, **options})  # type: ignore[arg-type]
     torch.manual_seed(seed)
     with torch.no_grad():
-        for network in game.add.players.values() if seed else ():
+        for network, _ in game.add.players.values() if seed else ():
             for p in network.parameters():
                 p.copy_(torch.randn_like(p))
     return Trainer(game.add, Options(steps=steps, optimizers=optimizers()))

@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..diffusion import losses, sampler
 from ..diffusion.schedule import add_noise
@@ -36,6 +36,7 @@ from ..parts.features import FeatureNetwork
 from ..ranges import Count, Range, Share, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Logits, Time, exactly, match_dims
+from .method import Defaults, Optimizer, Player, Turn
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,11 @@ def another_concept(batch: Batch) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]
     return torch.where(nearest.values < n, nearest.indices, place), nearest.values < n
 
 
+STUDENT = Optimizer(2e-4, warmup=20, ema=0.99)
+HEADS = Optimizer(1e-3, warmup=0, max_gradient_norm=0.0)
+"""Two-time-scale updates, without momentum (StyleGAN-T); the heads' gradients are not clipped."""
+
+
 @dataclass
 class _Sample:
     """What the student drew in this step, kept so that the discriminator's turn need not draw it again."""
@@ -140,7 +146,7 @@ class _Sample:
     features: Features
 
 
-class ADD:
+class ADD(Defaults):
     """The game: a student against heads on frozen features, with a teacher's advice."""
 
     def __init__(
@@ -178,24 +184,25 @@ class ADD:
         self.negative = negative
         self.input = StudentInput(student, options.backward)
         self._discriminator_loss, self._student_loss = losses.ADVERSARIAL[options.loss]
-        self._sample: _Sample | None = None
+        self._samples: list[_Sample] = []
         self._observed: dict[str, float] = {}
         self._norms: dict[str, Tensor] = {}
 
     @property
-    def players(self) -> Mapping[str, nn.Module]:
+    def players(self) -> Mapping[str, Player]:
         """``student`` and, if it is asked, ``discriminator``."""
-        if not self.options.adversarial_weight:
-            return {"student": self.student.denoiser}
-        assert self.discriminator is not None, "checked in __init__"
-        return {"student": self.student.denoiser, "discriminator": self.discriminator}
-
-    def turns(self, step: int) -> Sequence[str]:
-        """The student first, so that the discriminator judges what was just drawn."""
-        student = ("student",) if step % self.options.student_every == 0 else ()
+        student = {"student": Player(self.student.denoiser, STUDENT)}
         if not self.options.adversarial_weight:
             return student
-        return (*student, *("discriminator",) * self.options.discriminator_turns)
+        assert self.discriminator is not None, "checked in __init__"
+        return student | {"discriminator": Player(self.discriminator, HEADS)}
+
+    def turns(self, step: int) -> Sequence[Turn]:
+        """The student first, so that the discriminator judges what was just drawn; its further turns have their own batches."""
+        student = (Turn("student"),) if step % self.options.student_every == 0 else ()
+        if not self.options.adversarial_weight:
+            return student
+        return (*student, *(Turn("discriminator", batch) for batch in range(self.options.discriminator_turns)))
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """``adversarial``, ``distillation``, ``regression`` for the student; ``adversarial``, ``r1`` ... for the heads."""
@@ -208,8 +215,8 @@ class ADD:
         return self._observed | norms
 
     def after_step(self, step: int) -> None:
-        """Forget the sample: the next step draws its own."""
-        self._sample = None
+        """Forget the samples: the next step draws its own."""
+        self._samples = []
 
     # -- the student's turn
 
@@ -229,7 +236,7 @@ class ADD:
             real = self._real_logits(batch, seen, rng) if o.loss == "relativistic" else None
             logits = self._judge(features, self._condition(batch.cond, seen))
             out["adversarial"] = o.adversarial_weight * self._student_loss(real, logits)
-            self._sample = _Sample(batch, seen, features.detach())
+            self._samples.append(_Sample(batch, seen, features.detach()))
         if o.distillation_weight:
             advice = self.distillation(self._tap(sample, "distillation"), batch, rng)
             out["distillation"] = o.distillation_weight * advice
@@ -343,8 +350,9 @@ class ADD:
 
     def _fake(self, batch: Batch, rng: Rng) -> tuple[Tensor, Features]:
         """The sample of this step's student turn, or a new one if the student did not move."""
-        if self._sample is not None and self._sample.batch is batch:
-            return self._sample.seen, self._sample.features
+        for drawn in reversed(self._samples):
+            if drawn.batch is batch:
+                return drawn.seen, drawn.features
         with torch.no_grad():
             sample, seen, _ = self._draw(batch, rng)
             return seen, self._look(self._view(sample), batch.cond, rng)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -11,20 +13,72 @@ from ..rng import Rng
 from ..tensors import Batch
 
 
+@dataclass(frozen=True)
+class Optimizer:
+    """How one player's weights move."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    beta1: float = 0.0
+    """Adam's first-moment decay; 0 for adversarial games (StyleGAN-T), .9 for regression."""
+    beta2: float = 0.99
+    """Adam's second-moment decay."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    warmup: int = 50
+    """Steps of linear warm-up."""
+    decay: bool = False
+    """Cosine decay to a tenth of the peak over the run; otherwise constant."""
+    max_gradient_norm: float = 1.0
+    """Gradients are clipped to this norm; 0 turns clipping off."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights; 0 keeps none."""
+    kind: Literal["adamw", "muon"] = "adamw"
+    """``adamw``, or ``muon``: orthogonalised updates of matrices, fewer samples for more time a step (training/muon.py)."""
+
+    def rate(self, step: int, total: int) -> float:
+        """Learning rate at ``step`` of ``total``."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        shape = 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, total))) if self.decay else 1.0
+        return self.learning_rate * warm * shape
+
+
+class Player(NamedTuple):
+    """A trainable network in its role, and how it moves where the run's options say nothing else."""
+
+    network: nn.Module
+    optimizer: Optimizer = Optimizer()
+
+
+class Turn(NamedTuple):
+    """One move of one player."""
+
+    player: str
+    batch: int = 0
+    """Which of the step's batches it moves on: turns of one number share a batch."""
+    fresh_optimizer: bool = False
+    """Forget the optimiser's moments first: what the player is trained for has changed."""
+
+
 @runtime_checkable
 class Method(Protocol):
     """A way to train, as a game of one or more players.
 
-    In each step the trainer lets the players named by ``turns`` move, in that order: it unfreezes that player alone, asks
-    for its losses, and takes one optimiser step on their sum. A player that is not at its turn gets no gradient.
+    In each step the trainer lets the players move by ``turns``, in that order: it unfreezes that player alone, asks for its
+    losses, and takes one optimiser step on their sum. A player that is not at its turn gets no gradient.
     """
 
     @property
-    def players(self) -> Mapping[str, nn.Module]:
-        """Trainable networks by role."""
+    def players(self) -> Mapping[str, Player]:
+        """What is trained, by role."""
 
-    def turns(self, step: int) -> Sequence[str]:
-        """Who moves in this step, in order; the same name may stand twice, and has a batch of its own for each move."""
+    @property
+    def followers(self) -> Mapping[str, nn.Module]:
+        """Networks that move without a gradient, in ``after_step``, such as an average that is a target. They are saved and
+        restored with the players: the next step depends on them."""
+
+    def turns(self, step: int) -> Sequence[Turn]:
+        """Who moves in this step, in order, and on which batch."""
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """Weighted scalars, named as the paper names them; their sum is what the player minimises."""
@@ -33,23 +87,13 @@ class Method(Protocol):
         """Numbers of the last turn that are not minimised: logits, norms, ratios. What the health monitor reads."""
 
     def after_step(self, step: int) -> None:
-        """Called after every step, e.g. to move a target network."""
+        """Called after every step, e.g. to move a follower."""
 
 
-class OnePlayer:
-    """What methods with a single trainable network have in common: one turn a step, nothing to observe."""
+class Defaults:
+    """What most methods leave as it is: nothing follows, nothing is observed, nothing is done after a step."""
 
-    def __init__(self, role: str, network: nn.Module) -> None:
-        self._role, self._network = role, network
-
-    @property
-    def players(self) -> Mapping[str, nn.Module]:
-        """The one network."""
-        return {self._role: self._network}
-
-    def turns(self, step: int) -> Sequence[str]:
-        """One turn a step."""
-        return (self._role,)
+    followers: Mapping[str, nn.Module] = {}
 
     def observations(self) -> dict[str, float]:
         """Nothing beside the losses."""
@@ -57,3 +101,19 @@ class OnePlayer:
 
     def after_step(self, step: int) -> None:
         """Nothing to move."""
+
+
+class OnePlayer(Defaults):
+    """What methods with a single trainable network have in common: one turn a step."""
+
+    def __init__(self, role: str, network: nn.Module, optimizer: Optimizer = Optimizer(beta1=0.9)) -> None:
+        self._role, self._player = role, Player(network, optimizer)
+
+    @property
+    def players(self) -> Mapping[str, Player]:
+        """The one network."""
+        return {self._role: self._player}
+
+    def turns(self, step: int) -> Sequence[Turn]:
+        """One turn a step."""
+        return (Turn(self._role),)

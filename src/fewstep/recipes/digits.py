@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..methods import add
+from ..methods.method import Optimizer
 from ..parts import discriminator
 from ..parts.codec import IdentityCodec
 from ..parts.conditioner import ClassConditioner
@@ -28,7 +29,7 @@ from ..tensors import Media
 from ..training.data import PromptTable, TrainingSet, chunks, spread_chunks
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
-from ..training.trainer import Optimizer, Options, Trainer
+from ..training.trainer import Options, Trainer
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BETAS: Mapping[str, Any] = {
@@ -156,9 +157,8 @@ def add_phase(
     every: int = 50,
 ) -> Phase:
     """The game as a phase of a run. ``measure`` looks at every ``every`` steps, and the best state is kept by what it sees."""
-    trained = replace(options, optimizers={name: options.optimizers[name] for name in method.players})
     look = partial(probe, method.student, data, measure, every) if measure else None
-    return Phase("add", options.steps, lambda: (Trainer(method, trained), data), probe=look, keep=keep)
+    return Phase("add", options.steps, lambda: (Trainer(method, options), data), probe=look, keep=keep)
 
 
 def probe(student: Student, data: TrainingSet, measure: Measure, every: int, each: int = 10) -> Probe:

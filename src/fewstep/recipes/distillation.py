@@ -25,6 +25,7 @@ from .. import bundle, extras, pretrained
 from ..data.dataset import Dataset, cache_dir, no_progress, spread
 from ..diffusion import sampler
 from ..methods import add, regression
+from ..methods.method import Optimizer
 from ..parts import dino, discriminator
 from ..parts.augment import Augment
 from ..parts.denoiser import Student, Teacher, freeze
@@ -53,8 +54,8 @@ from ..training.data import (
 from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase, history, named
-from ..training.trainer import Optimizer, Trainer
 from ..training.trainer import Options as TrainerOptions
+from ..training.trainer import Trainer
 
 PHASES = ("warm", "add")
 """Folders of a run's phases."""

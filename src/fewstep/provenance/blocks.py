@@ -31,12 +31,15 @@ ACROSS = UP
 ACROSS_RGB = np.ascontiguousarray((ACROSS[:, None, :] * LUMINANCE[None, :, None]).reshape(SIDE * 3, CORNER))
 BACK_RGB = np.ascontiguousarray(np.repeat(DOWN[:, :, None], 3, axis=2).reshape(CORNER, SIDE * 3))
 
+CELL_DOWN = np.kron(np.eye(SIDE // 2), [[0.5, 0.5]]).astype(np.float32)
+CELL_ACROSS = np.ascontiguousarray(np.tile(LUMINANCE, 2)[:, None] / 2)
 
-def whole_blocks(picture: Bytes, row_step: int = 1) -> NDArray[np.uint8]:
+
+def whole_blocks(picture: Bytes, row_step: int = 1, first_row: int = 0) -> NDArray[np.uint8]:
     """View ``picture [H, W, 3]`` as ``[block row, 8, pixels x 3]``, without the odd edge, every ``row_step``-th row."""
     rows, columns = picture.shape[0] // SIDE, picture.shape[1] // SIDE
     inner = picture[: rows * SIDE, : columns * SIDE]
-    return inner.reshape(rows, SIDE, columns * SIDE * 3)[::row_step]
+    return inner.reshape(rows, SIDE, columns * SIDE * 3)[first_row::row_step]
 
 
 def forward_rgb(values: Floats) -> Floats:
@@ -51,6 +54,30 @@ def backward_rgb(coefficients: Floats) -> Floats:
     rows, _, columns, _ = coefficients.shape
     across = coefficients.reshape(-1, CORNER) @ BACK_RGB
     return np.matmul(UP, across.reshape(rows, CORNER, columns * SIDE * 3))
+
+
+def texture(values: Floats) -> Floats:
+    """How much each 2 x 2 cell of ``values [rows, 8, pixels x 3]`` bends away from its neighbours: ``[rows, 4, pixels / 2]``.
+
+    In grey levels of luminance, nothing on plains and on even slopes. The neighbours are those in the same row of blocks.
+    """
+    rows, _, width = values.shape
+    cells = (np.matmul(CELL_DOWN, values).reshape(-1, 6) @ CELL_ACROSS).reshape(rows, SIDE // 2, width // 6)
+    bend = np.zeros_like(cells)
+    step = cells[:, :, 1:] - cells[:, :, :-1]
+    np.abs(step[:, :, 1:] - step[:, :, :-1], out=bend[:, :, 1:-1])
+    step = cells[:, 1:] - cells[:, :-1]
+    inner = np.abs(step[:, 1:] - step[:, :-1])
+    np.abs(step, out=step)
+    bend[:, 1:-1] += inner
+    bend[:, 0] += np.minimum(inner[:, 0], step[:, 0])
+    bend[:, -1] += np.minimum(inner[:, -1], step[:, -1])
+    return bend
+
+
+def over_pixels(cells: Floats) -> Floats:
+    """A number for each 2 x 2 cell, put down at its twelve values: ``[rows, 4, cells]`` to ``[rows, 8, cells x 6]``."""
+    return np.repeat(np.repeat(cells, 6, axis=2), 2, axis=1)
 
 
 def luminance(picture: Bytes) -> Floats:

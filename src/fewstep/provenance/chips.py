@@ -40,19 +40,30 @@ class Layout:
     """Bits for the caller; the rest of the words is a CRC-16."""
     pilots: int
     """Chips spent on presence alone."""
+    first_row: int = 0
+    """The first row of blocks that is marked."""
+    echoed: bool = False
+    """Whether every row of chips is put down a second time, `row_step` / 2 rows below and half a tile to the side."""
 
     @property
     def checked(self) -> bool:
         """Whether the words hold a CRC-16 beside the payload."""
         return self.words * WORD_BITS > self.payload_bits
 
+    @property
+    def stride(self) -> int:
+        """Every how many rows of blocks one is marked, echoes counted."""
+        return self.row_step // 2 if self.echoed else self.row_step
+
 
 LAYOUTS = (
-    Layout("large", min_side=512, tile=32, row_step=4, words=8, payload_bits=48, pilots=512),
-    Layout("medium", min_side=256, tile=32, row_step=2, words=8, payload_bits=48, pilots=1024),
+    Layout("large", min_side=512, tile=32, row_step=4, words=8, payload_bits=48, pilots=512, echoed=True),
+    Layout("medium", min_side=256, tile=32, row_step=2, words=8, payload_bits=48, pilots=1024, echoed=True),
     Layout("short", min_side=64, tile=8, row_step=1, words=2, payload_bits=16, pilots=128),
     Layout("presence", min_side=32, tile=8, row_step=1, words=0, payload_bits=0, pilots=512),
 )
+IDENTIFIER = Layout("identifier", min_side=512, tile=32, row_step=2, words=8, payload_bits=48, pilots=0, first_row=1)
+"""The second layer: a number of one picture's own, in the rows of blocks that the largest layout leaves free."""
 SMALLEST_SIDE = LAYOUTS[-1].min_side
 
 
@@ -62,6 +73,11 @@ def layout_of(height: int, width: int) -> Layout:
         if min(height, width) >= layout.min_side:
             return layout
     raise ValueError(f"a {width}x{height} picture is too small to mark: its shorter side needs {SMALLEST_SIDE} pixels")
+
+
+def identifier_bits(height: int, width: int) -> int:
+    """How many bits of an identifier of its own a picture of this size carries beside the payload: 48, or 0."""
+    return IDENTIFIER.payload_bits if min(height, width) >= IDENTIFIER.min_side else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +113,7 @@ class Chips:
 def keyed_chips(key: bytes, layout: Layout) -> Chips:
     """Derive places and signs from ``key`` with SHAKE-256: the same on every machine and numpy version."""
     chosen = np.zeros((layout.tile, CORNER, layout.tile, CORNER), bool)
-    chosen[:: layout.row_step] = True
+    chosen[layout.first_row :: layout.row_step] = True
     chosen[:, 0, :, 0] = False
     places = np.flatnonzero(chosen)
     stream = hashlib.shake_256(b"fewstep watermark 1|" + layout.name.encode() + b"|" + key).digest(9 * len(places))
@@ -109,12 +125,47 @@ def keyed_chips(key: bytes, layout: Layout) -> Chips:
     return Chips(layout, signs, shuffled[: layout.pilots], shuffled[layout.pilots :])
 
 
+def echo(tile: Floats, layout: Layout) -> Floats:
+    """A tile ``[tile, 3, tile, 3]`` with every row of chips put down where its echo belongs, too."""
+    return tile + np.roll(tile, (layout.row_step // 2, layout.tile // 2), (0, 2)) if layout.echoed else tile
+
+
+def gather(heard: Floats, layout: Layout) -> Floats:
+    """Add the echoes in a folded response to what they are echoes of: the transpose of :func:`echo`."""
+    return heard + np.roll(heard, (-(layout.row_step // 2), -(layout.tile // 2)), (0, 2)) if layout.echoed else heard
+
+
+def across(tile: Floats, layout: Layout, rows: int, columns: int) -> Floats:
+    """A tile over a picture of ``rows x columns`` blocks, marked rows only: ``[marked rows, 3, columns, 3]``, read-only."""
+    repeats = (-(-rows // layout.tile), 1, -(-columns // layout.tile), 1)
+    whole = np.ascontiguousarray(np.tile(tile, repeats)[layout.first_row : rows : layout.stride, :, :columns])
+    whole.setflags(write=False)
+    return whole
+
+
 @lru_cache(maxsize=8)
 def tiled_pattern(key: bytes, layout: Layout, payload: int, rows: int, columns: int) -> Floats:
     """The signs for a whole picture of ``rows x columns`` blocks, marked rows only: ``[marked rows, 3, columns, 3]``."""
-    tile = keyed_chips(key, layout).pattern(payload)
-    repeats = (-(-rows // layout.tile), 1, -(-columns // layout.tile), 1)
-    whole = np.ascontiguousarray(np.tile(tile, repeats)[: rows : layout.row_step, :, :columns])
+    return across(echo(keyed_chips(key, layout).pattern(payload), layout), layout, rows, columns)
+
+
+@lru_cache(maxsize=16)
+def turns(layout: Layout, count: int, rows: int, columns: int) -> Floats:
+    """Which ``count`` of the eight chips of a smooth block are pushed: 1 or 0, ``[marked rows, 3, columns, 3]``.
+
+    They take turns from one repeat of the tile to the next, so that no chip is left out of a picture with repeats.
+    """
+    side = layout.tile
+    shuffled = np.frombuffer(hashlib.shake_256(b"turns").digest(8 * side * side), np.uint8)
+    rank = shuffled.reshape(side, side, 8).argsort(2, kind="stable").argsort(2, kind="stable")
+    down, right = np.arange(rows)[layout.first_row :: layout.stride], np.arange(columns)
+    repeat = (
+        down[:, None] // side + 2 * (right[None] // side) + 3 * (down[:, None] % layout.row_step != layout.first_row)
+    )
+    mine = rank[down[:, None] % side, right[None] % side] + (repeat * count)[..., None]
+    chosen = np.zeros((len(down), columns, CORNER * CORNER), np.float32)
+    chosen[..., 1:] = mine % 8 < count
+    whole = np.ascontiguousarray(chosen.reshape(len(down), columns, CORNER, CORNER).transpose(0, 2, 1, 3))
     whole.setflags(write=False)
     return whole
 

@@ -14,11 +14,19 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fewstep.provenance.blocks import Floats
-from fewstep.provenance.chips import Chips, Layout, decode, from_words
+from fewstep.provenance.chips import Chips, Layout, decode, from_words, gather
 
 FALSE_POSITIVE_RATE = 1e-6
 SURE_PAYLOAD = 0.99
 """A payload without a CRC is only reported when it is at least this likely to be right."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One of the eight ways in which a picture can lie: quarter turns counterclockwise, then left for right."""
+
+    quarter_turns: int = 0
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,21 @@ class Alignment:
     tile_x: int = 0
     scale: float = 1.0
     """Factor by which the picture was resized before it was read."""
+    orientation: Orientation = Orientation()
+    """How it was turned before it was read."""
+    inverted: bool = False
+    """Whether it was read as the negative of a marked picture."""
+
+    def told(self) -> str:
+        """For a person, how the picture had to be read, each part behind a comma; nothing where it lay as it was marked."""
+        told = f", read after resizing by {self.scale:.3g}" if self.scale != 1.0 else ""
+        if self.dy or self.dx or self.tile_y or self.tile_x:
+            told += ", on a shifted grid (cropped or pasted)"
+        if self.orientation.quarter_turns:
+            told += f", turned by {90 * self.orientation.quarter_turns} degrees"
+        if self.orientation.mirrored:
+            told += ", mirrored"
+        return told + (", as a negative" if self.inverted else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +63,14 @@ class Evidence:
     chips: Chips
     pilot: Floats
     data: Floats
+    without_echoes: Evidence | None = None
+    """What the chips say by themselves, in a layout with echoes: those help in smooth pictures and hinder in busy ones."""
 
     def __add__(self, other: Evidence) -> Evidence:
         if self.chips is not other.chips:
             raise ValueError("these come from different keys or kinds of picture: pool frames of one stream only")
-        return Evidence(self.chips, self.pilot + other.pilot, self.data + other.data)
+        alone = self.without_echoes and other.without_echoes and self.without_echoes + other.without_echoes
+        return Evidence(self.chips, self.pilot + other.pilot, self.data + other.data, alone)
 
 
 @dataclass(frozen=True)
@@ -69,6 +95,8 @@ class Detection:
     """Alignments, scales and layouts that were tried."""
     alignment: Alignment = Alignment()
     """Where the mark was read."""
+    identifier: int | None = None
+    """The picture's own number, where one was embedded beside the payload and its check agrees."""
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
     """For pooling."""
 
@@ -98,9 +126,13 @@ def respond(coefficients: Floats, reach: float) -> Floats:
 
 
 def despread(chips: Chips, heard: Floats) -> Evidence:
-    """Take the key's signs out of a folded response ``[tile, CORNER, tile, 4]``."""
-    flat = heard.reshape(-1) * chips.signs
-    return Evidence(chips, flat[chips.pilot], flat[chips.data])
+    """Take the key's signs out of a folded response ``[tile, CORNER, tile, CORNER]``, echoes gathered."""
+    alone = heard.reshape(-1) * chips.signs
+    evidence = Evidence(chips, alone[chips.pilot], alone[chips.data])
+    if not chips.layout.echoed:
+        return evidence
+    both = gather(heard, chips.layout).reshape(-1) * chips.signs
+    return Evidence(chips, both[chips.pilot], both[chips.data], evidence)
 
 
 def self_normalised(total: float, squares: float) -> float:
@@ -108,20 +140,36 @@ def self_normalised(total: float, squares: float) -> float:
     return total / math.sqrt(squares + 1.0)
 
 
-def decide(evidence: Evidence, false_positive_rate: float, hypotheses: int = 1) -> Detection:
-    """Turn evidence into a verdict: the better of the pilot chips alone and all chips under the best payload."""
+def decide(
+    evidence: Evidence, false_positive_rate: float, hypotheses: int = 1, inverted: bool | None = None
+) -> Detection:
+    """Turn evidence into a verdict: the better of the pilot chips alone and all chips under the best payload.
+
+    The negative of a picture turns every sign over: unless ``inverted`` says which it is, both are tried, and paid for.
+    """
+    if evidence.without_echoes:
+        ways = (replace(evidence, without_echoes=None), evidence.without_echoes)
+        verdicts = [decide(one, false_positive_rate, 2 * hypotheses, inverted) for one in ways]
+        best = min(verdicts, key=lambda one: (one.p_value, one.payload is None))
+        return replace(best, hypotheses=hypotheses, evidence=evidence)
     layout = evidence.chips.layout
+    heard = float(evidence.pilot.sum())
+    turned = heard < 0 if inverted is None else inverted
+    sign = -1.0 if turned else 1.0
+    log_tries = math.log(hypotheses) + (math.log(2) if inverted is None else 0.0)
     squares = float(np.vdot(evidence.pilot, evidence.pilot))
-    score = self_normalised(float(evidence.pilot.sum()), squares)
-    log_p = tail(score)
+    score = self_normalised(heard, squares)
+    log_p = tail(sign * score)
     payload, confidence = None, 0.0
     if layout.words:
-        words, correlations = decode(evidence.chips.symbols(evidence.data))
+        words, correlations = decode(sign * evidence.chips.symbols(evidence.data))
         squares += float(np.vdot(evidence.data, evidence.data))
-        joint = self_normalised(float(evidence.pilot.sum() + correlations.max(1).sum()), squares)
+        joint = self_normalised(sign * heard + float(correlations.max(1).sum()), squares)
         log_p = min(log_p, tail(joint) + layout.words * 8 * math.log(2)) + math.log(2)
         payload, confidence = read_payload(words, correlations, evidence, layout)
-    p_value = math.exp(max(-700.0, min(0.0, log_p + math.log(hypotheses))))
+        if not layout.checked and inverted is None:
+            payload, confidence = sure(payload, confidence / (1.0 + math.exp(-2.0 * score**2)))
+    p_value = math.exp(max(-700.0, min(0.0, log_p + log_tries)))
     found = p_value <= false_positive_rate
     return Detection(
         score=score,
@@ -131,6 +179,7 @@ def decide(evidence: Evidence, false_positive_rate: float, hypotheses: int = 1) 
         payload_bits=layout.payload_bits,
         payload_confidence=confidence if found else 0.0,
         hypotheses=hypotheses,
+        alignment=Alignment(inverted=found and turned),
         evidence=evidence,
     )
 
@@ -151,6 +200,11 @@ def read_payload(
     scores = correlations.astype(np.float64) / noise
     best = scores.max(1, keepdims=True)
     confidence = float(np.prod(1.0 / np.exp(best * (scores - best)).sum(1)))
+    return sure(payload, confidence)
+
+
+def sure(payload: int | None, confidence: float) -> tuple[int | None, float]:
+    """A payload that is likely enough to be right, or None."""
     return (payload, confidence) if confidence >= SURE_PAYLOAD else (None, confidence)
 
 

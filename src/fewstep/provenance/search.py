@@ -5,7 +5,7 @@ All hypotheses are counted: the p-value of what is found is multiplied by how ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from fewstep.provenance.blocks import CORNER, SIDE, Bytes, Floats, fold, forward_grey, luminance
-from fewstep.provenance.chips import LAYOUTS, Chips, Layout, keyed_chips
-from fewstep.provenance.detection import Alignment, Detection, decide, despread, respond
+from fewstep.provenance.chips import IDENTIFIER, LAYOUTS, Chips, Layout, echo, keyed_chips
+from fewstep.provenance.detection import Alignment, Detection, Orientation, decide, despread, respond
 
 if TYPE_CHECKING:
     from fewstep.provenance.watermark import SpreadSpectrum
@@ -45,6 +45,8 @@ LARGEST_AT_OWN_SCALE = 2048
 """At most this many pixels a side are read where only offsets are searched, from the middle of the picture."""
 LARGEST_RESIZED = 640
 """The same for every other scale: what bounds the time for a picture without a mark."""
+ORIENTATIONS = tuple(Orientation(turns, mirrored) for mirrored in (False, True) for turns in range(4))[1:]
+"""The seven other ways in which a whole picture can lie."""
 LARGEST_ENLARGED = 2400
 """Pictures are not enlarged beyond this to look for a mark."""
 
@@ -74,24 +76,44 @@ class Candidate:
     heard: Floats
 
 
-def search(mark: SpreadSpectrum, picture: Bytes, aligned: Detection, scales: bool) -> Detection:
+def oriented(picture: Bytes, orientation: Orientation) -> Bytes:
+    """``picture [H, W, 3]`` turned by quarters, then mirrored."""
+    turned = np.rot90(picture, orientation.quarter_turns)
+    return np.ascontiguousarray(turned[:, ::-1] if orientation.mirrored else turned)
+
+
+def searched_places(height: int, width: int, scales: bool) -> int:
+    """How many hypotheses :func:`search` tries in a picture of this size."""
+    return sum(attempt.hypotheses for attempt in _plan(height, width, scales))
+
+
+def search(mark: SpreadSpectrum, pictures: Sequence[Bytes], aligned: Detection, scales: bool, paid: int) -> Detection:
     """Try all offsets, then (with ``scales``) other scales; stop where a mark is found and its payload can be read.
 
-    Whatever is found pays for the whole plan, so that stopping early doesn't flatter it, and twice, because the aligned
-    look came first.
+    Of several ``pictures`` (frames of a film, all of one size) the evidence is added up at every place. Whatever is found
+    pays for the whole plan and what was looked at before it, ``paid``, so that stopping early doesn't flatter it.
     """
-    attempts = _plan(picture.shape[0], picture.shape[1], scales)
-    paid = 2 * sum(attempt.hypotheses for attempt in attempts)
-    grey = luminance(picture)
+    greys = [luminance(picture) for picture in pictures]
     best = replace(aligned, hypotheses=paid)
-    for attempt in attempts:
-        for candidate in _best_places(mark, grey, attempt):
+    for attempt in _plan(pictures[0].shape[0], pictures[0].shape[1], scales):
+        for candidate in _best_places(mark, greys, attempt):
             found = decide(despread(candidate.chips, candidate.heard), mark.options.false_positive_rate, paid)
             if found.p_value < best.p_value:
-                best = replace(found, alignment=candidate.alignment)
+                place = replace(candidate.alignment, inverted=found.alignment.inverted)
+                best = replace(
+                    found, alignment=place, frames=len(pictures), identifier=_identifier(mark, candidate, found)
+                )
         if best.found and (best.payload is not None or not best.payload_bits):
             break
     return best
+
+
+def _identifier(mark: SpreadSpectrum, candidate: Candidate, found: Detection) -> int | None:
+    """The picture's own number, in the rows of blocks between those where the mark was found."""
+    if not found.found or candidate.chips.layout.tile != IDENTIFIER.tile:
+        return None
+    evidence = despread(keyed_chips(mark.key, IDENTIFIER), candidate.heard)
+    return decide(evidence, mark.options.false_positive_rate, inverted=found.alignment.inverted).payload
 
 
 def _plan(height: int, width: int, scales: bool) -> list[Attempt]:
@@ -117,21 +139,22 @@ def _scales(height: int, width: int) -> list[float]:
     return kept[1:]
 
 
-def _best_places(mark: SpreadSpectrum, grey: Floats, attempt: Attempt) -> list[Candidate]:
+def _best_places(mark: SpreadSpectrum, greys: Sequence[Floats], attempt: Attempt) -> list[Candidate]:
     """The best place of each layout: all 64 offsets at the own scale, else half of them and then the neighbours."""
     if attempt.scale == 1.0:
-        grey = _middle(grey, LARGEST_AT_OWN_SCALE)
-        return list(_scan(mark, grey, attempt, product(range(SIDE), range(SIDE))).values())
-    image = Image.fromarray(grey).resize((attempt.width, attempt.height), Image.Resampling.BICUBIC)
-    grey = _middle(np.asarray(image, np.float32), LARGEST_RESIZED)
+        greys = [_middle(grey, LARGEST_AT_OWN_SCALE) for grey in greys]
+        return list(_scan(mark, greys, attempt, product(range(SIDE), range(SIDE))).values())
+    size = (attempt.width, attempt.height)
+    resized = [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BICUBIC), np.float32) for one in greys]
+    greys = [_middle(one, LARGEST_RESIZED) for one in resized]
     board = [(dy, dx) for dy, dx in product(range(SIDE), range(SIDE)) if (dy + dx) % 2 == 0]
-    coarse = _scan(mark, grey, attempt, board)
+    coarse = _scan(mark, greys, attempt, board)
     near = {
         ((found.alignment.dy + dy) % SIDE, (found.alignment.dx + dx) % SIDE)
         for found in coarse.values()
         for dy, dx in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))
     }
-    return list(_scan(mark, grey, attempt, sorted(near)).values())
+    return list(_scan(mark, greys, attempt, sorted(near)).values())
 
 
 def _middle(grey: Floats, side: int) -> Floats:
@@ -141,13 +164,14 @@ def _middle(grey: Floats, side: int) -> Floats:
 
 
 def _scan(
-    mark: SpreadSpectrum, grey: Floats, attempt: Attempt, offsets: Iterable[tuple[int, int]]
+    mark: SpreadSpectrum, greys: Sequence[Floats], attempt: Attempt, offsets: Iterable[tuple[int, int]]
 ) -> dict[str, Candidate]:
     """The best place of each layout over these grid offsets and all places in the tile."""
     best: dict[str, Candidate] = {}
     for dy, dx in offsets:
-        response = respond(forward_grey(grey, dy, dx), mark.options.reach)
-        tiles = {layout.tile: fold(response, layout.tile, layout.tile) for layout in attempt.layouts}
+        responses = [respond(forward_grey(grey, dy, dx), mark.options.reach) for grey in greys]
+        sides = {layout.tile for layout in attempt.layouts}
+        tiles = {side: np.sum([fold(one, side, side) for one in responses], axis=0) for side in sides}
         spectra = {side: _spectra(heard) for side, heard in tiles.items()}
         for layout in attempt.layouts:
             score, tile_y, tile_x = _best_place(mark.key, layout, *spectra[layout.tile])
@@ -170,12 +194,15 @@ def _spectra(heard: Floats) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _best_place(key: bytes, layout: Layout, heard: np.ndarray, squared: np.ndarray) -> tuple[float, int, int]:
-    """Presence score of the pilot chips at every cyclic shift of the tile at once, by Fourier transform."""
+    """Presence score of the pilot chips at every cyclic shift of the tile at once, by Fourier transform.
+
+    Of a picture and of its negative: the score's sign doesn't matter.
+    """
     signs, mask = _pilot_spectra(key, layout)
     shape = (layout.tile, layout.tile)
     totals = np.fft.irfft2(np.einsum("kyx,kyx->yx", heard, signs), shape)
     squares = np.fft.irfft2(np.einsum("kyx,kyx->yx", squared, mask), shape)
-    scores = totals / np.sqrt(np.maximum(squares, 0.0) + 1.0)
+    scores = np.abs(totals) / np.sqrt(np.maximum(squares, 0.0) + 1.0)
     place = int(scores.argmax())
     return float(scores.flat[place]), place // layout.tile, place % layout.tile
 
@@ -186,5 +213,5 @@ def _pilot_spectra(key: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     chips = keyed_chips(key, layout)
     pilot = np.zeros(len(chips.signs), np.float32)
     pilot[chips.pilot] = chips.signs[chips.pilot]
-    planes = _planes(pilot.reshape(layout.tile, CORNER, layout.tile, CORNER))
+    planes = _planes(echo(pilot.reshape(layout.tile, CORNER, layout.tile, CORNER), layout))
     return np.conj(np.fft.rfft2(planes)), np.conj(np.fft.rfft2(np.abs(planes)))

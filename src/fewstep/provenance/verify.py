@@ -368,11 +368,7 @@ def _about_watermark(found: Detection | None, film: bool) -> str:
     sentence = (
         f"Watermark: found{where}; the chance of this in an unmarked {'recording' if film else 'picture'} is {chance}"
     )
-    place = found.alignment
-    if place.scale != 1.0:
-        sentence += f", read after resizing by {place.scale:.3g}"
-    if place.dy or place.dx or place.tile_y or place.tile_x:
-        sentence += ", on a shifted grid (cropped or pasted)"
+    sentence += found.alignment.told()
     if found.payload is not None:
         sentence += f"; it names bundle mark {found.payload:0{found.payload_bits // 4}x}"
         sentence += "" if found.payload_confidence == 1.0 else f" ({found.payload_confidence:.1%} sure)"

@@ -116,9 +116,10 @@ def running(clock: Callable[[], float] = time.perf_counter, **options: Any) -> I
     import uvicorn
 
     options = {"model": str(tiny_bundle()), "port": 0, "backends": ("eager",)} | options
-    studio = app.make_studio(app.ServeOptions(**options), clock)
+    chosen = app.ServeOptions(**options)
+    studio = app.make_studio(chosen, clock)
     taken = app.listen("127.0.0.1", 0)
-    server: uvicorn.Server = app.server(app.build(studio), studio.limits)
+    server: uvicorn.Server = app.server(app.build(studio, chosen.root_path), studio.limits)
     thread = threading.Thread(target=server.run, args=([taken],), daemon=True)
     thread.start()
     try:

@@ -101,7 +101,8 @@ def with_hole(width: int, height: int) -> np.ndarray:
     """Opaque but for a hole, beside which lie pixels that are nearly transparent, and so are kept."""
     alpha = np.full((height, width), 255, np.uint8)
     alpha[height // 4 : height // 2, width // 4 : width // 2] = 0
-    alpha[0, :2] = (1, 128)
+    alpha[0] = 1
+    alpha[1] = 128
     return alpha
 
 
@@ -361,3 +362,20 @@ def test_a_busy_server_is_a_server_error_and_the_clients_own_retries_get_through
         (openai.InternalServerError, "busy", "server_error")
     }
     assert all(len(answer.data) == 1 for answer in asyncio.run(ask(retries=20)))
+
+
+def test_litellms_client(served: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network: its prices are of no use here
+    litellm = pytest.importorskip("litellm", reason="LiteLLM's client is not installed: pip install litellm")
+    known = options(served)
+    to = {"api_base": known["base_url"], "api_key": TOKEN}
+    answer = litellm.image_generation(model="openai/tiny", prompt="a cat", n=2, size="256x256", **to)
+    assert [opened(entry).size for entry in answer.data] == [(256, 256)] * 2
+    assert answer.size == "256x256"
+    alpha = with_hole(64, 64)
+    edited = litellm.image_edit(
+        model="openai/tiny", image=io.BytesIO(photo(64, 64)), mask=io.BytesIO(photo(64, 64, alpha)), prompt="a cat", **to
+    )
+    assert opened(edited.data[0]).size == (64, 64)
+    with pytest.raises(litellm.BadRequestError, match="word list"):
+        litellm.image_generation(model="openai/tiny", prompt="nsfw", **to)

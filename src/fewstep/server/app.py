@@ -26,7 +26,7 @@ from .. import __version__
 from ..inference.budget import Budget, milliseconds
 from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
-from . import openai, rest, safety
+from . import openai, prefix, rest, safety
 from .assets import Assets
 from .engine import Engine, EngineOptions
 from .gate import Gate, Impatient, error_body, sentence, unreadable
@@ -61,7 +61,9 @@ class ServeOptions:
     names: tuple[str, ...] = ()
     """Further host names that this server is reached by."""
     trusted_proxies: tuple[str, ...] = ()
-    """Reverse proxies, as 10.0.0.7 or 10.0.0.0/8, whose X-Forwarded-For and -Proto are believed; nobody else's are."""
+    """Reverse proxies, as 10.0.0.7 or 10.0.0.0/8, whose X-Forwarded-For, -Proto and -Prefix are believed; nobody else's are."""
+    root_path: str = ""
+    """Path that a reverse proxy serves this below, as /studio; whether the proxy cuts it off or not."""
     origins: tuple[str, ...] = ()
     """Web pages of other servers that may use this one, as https://example.org."""
     backends: tuple[str, ...] = ("auto",)
@@ -122,8 +124,9 @@ def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_co
     return Studio(Worker(openers(options), metrics, guard), options.limits, door, budget, clock)
 
 
-def build(studio: Studio) -> FastAPI:
-    """The application; its worker starts and stops with it."""
+def build(studio: Studio, root_path: str = "") -> FastAPI:
+    """The application; its worker starts and stops with it. Raises ValueError for a ``root_path`` that is none."""
+    root_path = prefix.checked(root_path)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -142,6 +145,8 @@ def build(studio: Studio) -> FastAPI:
     app.add_middleware(Gate, door=studio.door, limits=studio.limits, clock=studio.clock, metrics=studio.metrics)
     if studio.door.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(studio.door.proxies))
+    if root_path or studio.door.proxies:
+        app.add_middleware(prefix.Below, root_path=root_path, proxies=studio.door.proxies)
     app.include_router(rest.routes(studio))
     app.include_router(openai.routes(studio))
 
@@ -221,7 +226,7 @@ def serve(options: ServeOptions) -> None:
     """Serve until stopped with Ctrl-C."""
     check_devices(options.device)
     studio = make_studio(options)
-    app = build(studio)
+    app = build(studio, options.root_path)
     taken = listen(options.host, options.port)
     port = taken.getsockname()[1]
     print(f"fewstep studio: {address(options.host, port, studio.door.token)}   (Ctrl-C stops it)", flush=True)

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .limits import Arrivals, Door, Limits, bearer
 from .metrics import Metrics
+from .prefix import route_path
 from .protocol import VERSION, greeting, of_another_version, pack, sendable, token_in, version_in
 from .stream import CLOSE_FOREIGN, CLOSE_UNAUTHORISED, CLOSE_VERSION
 
@@ -138,7 +139,7 @@ class Gate:
     async def _http(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], wait_s: float
     ) -> None:
-        body = Bounded(receive, self._most(scope["path"]), self._limits.body_s)
+        body = Bounded(receive, self._most(route_path(scope)), self._limits.body_s)
         origin = headers.get("origin")
         invited = origin is not None and self._door.invited(origin)
         shared = [*SHARED, (b"access-control-allow-origin", str(origin).encode())] if invited else []
@@ -159,7 +160,7 @@ class Gate:
             await answer(204, [])
         elif wait_s:
             await answer(*self._too_soon(wait_s))
-        elif (refusal := self._refusal(scope["path"], headers)) is not None:
+        elif (refusal := self._refusal(route_path(scope), headers)) is not None:
             status, code, sentence = refusal
             await answer(status, [JSON], error_body(sentence, code))
         else:

@@ -1,0 +1,174 @@
+"""Below a path of a reverse proxy: a real nginx in front, configured by what docs/protocol.md says, and the server alone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urljoin
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+import fewstep
+from fewstep.provenance.content_credentials import read as read_credentials
+from fewstep.server.prefix import checked
+from serving_helpers import SIZE, TOKEN, Server, running, until
+
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+DOCS = Path(__file__).parents[1] / "docs" / "protocol.md"
+SHOWN = {"Authorization": f"Bearer {TOKEN}"}
+WHOLE = """
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
+events {{ }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{port};
+    {location}
+  }}
+}}
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, server: Server, change: dict[str, str]) -> Iterator[str]:
+    """nginx with the snippet of the docs in front of a server: the address of the studio behind it."""
+    if NGINX is None:
+        pytest.skip("no nginx here: install Debian's nginx-light")
+    snippet = re.search(r"```nginx\n(.*?)```", DOCS.read_text(), re.S)
+    assert snippet is not None
+    location = snippet[1]
+    for old, new in {**change, "127.0.0.1:7860": server.url.removeprefix("http://")}.items():
+        assert old in location
+        location = location.replace(old, new)
+    port, config = free_port(), folder / "nginx.conf"
+    config.write_text(WHOLE.format(folder=folder, port=port, location=location))
+    command = [NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)]
+    with open(folder / "said", "w") as said:
+        process = subprocess.Popen(command, stderr=said)
+
+    def answers() -> bool:
+        assert process.poll() is None, (folder / "said").read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
+
+    try:
+        until(answers)
+        yield f"http://127.0.0.1:{port}/studio/"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def check_studio(url: str) -> None:
+    """Everything that has an address, from the page on: at ``url``, which ends with a slash."""
+    page = httpx.get(url)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    links = set(re.findall(r'(?:src|href)="([^"#]+)"', page.text))
+    assert len(links) >= 3
+    for link in links:
+        assert not link.startswith("/"), "an address from the root is not the studio's"
+        assert httpx.get(urljoin(url, link)).status_code == 200, link
+    script = httpx.get(urljoin(url, "web/studio.js")).text
+    for link in set(re.findall(r'from "([^"]+)"', script)):
+        assert httpx.get(urljoin(url, f"web/{link}")).status_code == 200, link
+    without = httpx.get(url.rstrip("/"))
+    assert without.status_code in (301, 308)
+    assert urljoin(url.rstrip("/"), without.headers["location"]) == url
+    with fewstep.connect(url, TOKEN) as studio:
+        picture = studio.draw("a red heart", seed=7, steps=4)
+        assert picture.pixels.shape == (SIZE, SIZE, 3)
+        studio.download(picture, path := Path(studio.hello["session"] + ".png"))
+        data = path.read_bytes()
+        path.unlink()
+    assert read_credentials(data, "image/png").facts["seed"] == 7
+    asked = {"prompt": "a red heart", "seed": 7, "steps": 4, "response_format": "url"}
+    handed_out = httpx.post(f"{url}v1/images/generations", json=asked, headers=SHOWN, timeout=60).json()["data"][0]["url"]
+    assert handed_out.startswith(f"{url}v1/files/")
+    assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(d))) for d in (data, httpx.get(handed_out).content)))
+    assert httpx.get(f"{url}v1/models/", headers=SHOWN, follow_redirects=True).status_code in (200, 404)
+    assert httpx.get(f"{url}openapi.json", headers=SHOWN).json()["servers"] == [{"url": "/studio"}]
+    photo = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)).save(photo, "PNG")
+    assert len(photo.getvalue()) > 2**20, "more than nginx takes by itself"
+    form = {"data": {"prompt": "a cat"}, "files": {"image": ("photo.png", photo.getvalue())}}
+    assert httpx.post(f"{url}v1/images/edits", headers=SHOWN, timeout=60, **form).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ({"root_path": "/studio"}, {}),
+        ({"root_path": "/studio/"}, {";  # kept": "/;  #"}),
+        ({}, {"proxy_set_header Host": "proxy_set_header X-Forwarded-Prefix /studio; proxy_set_header Host"}),
+    ],
+    ids=["the path is kept", "the path is cut off", "the proxy names it"],
+)
+def test_the_studio_below_a_path_of_nginx(tmp_path, monkeypatch, options: dict, change: dict):
+    monkeypatch.chdir(tmp_path)
+    with running(trusted_proxies=("127.0.0.1",), token=TOKEN, **options) as server, nginx(tmp_path, server, change) as url:
+        check_studio(url)
+
+
+def test_a_server_below_a_path_answers_with_and_without_it():
+    with running(root_path="/studio") as server:
+        for place in ("/", "/studio/"):
+            assert "<h1>" in httpx.get(server.url + place).text
+            assert httpx.get(f"{server.url}{place}health").status_code == 200
+        to = httpx.get(f"{server.url}/studio")
+        assert (to.status_code, to.headers["location"]) == (308, "/studio/")
+        for elsewhere in ("/studiox/", "/studio/studio/"):
+            assert httpx.get(server.url + elsewhere).status_code == 404
+
+
+def test_a_prefix_is_believed_of_a_trusted_proxy_alone():
+    told = {"X-Forwarded-Prefix": "/studio"} | SHOWN
+    asked = {"prompt": "a cat", "response_format": "url"}
+    for proxies, found in (((), "/v1/files/"), (("127.0.0.2",), "/v1/files/"), (("127.0.0.0/8",), "/studio/v1/files/")):
+        with running(trusted_proxies=proxies, token=TOKEN) as server:
+            answer = httpx.post(f"{server.url}/v1/images/generations", json=asked, headers=told, timeout=60)
+            assert httpx.URL(answer.json()["data"][0]["url"]).path.startswith(found)
+            if proxies == ("127.0.0.0/8",):
+                for odd in ("//evil.org", "/a/../b", "/v1", "javascript:x"):
+                    answer = httpx.post(
+                        f"{server.url}/v1/images/generations", json=asked, headers=SHOWN | {"X-Forwarded-Prefix": odd}, timeout=60
+                    )
+                    assert httpx.URL(answer.json()["data"][0]["url"]).path.startswith("/v1/files/")
+
+
+def test_a_token_is_wanted_below_a_path_too():
+    with running(root_path="/studio", token=TOKEN) as server:
+        for place in ("/v1/models", "/studio/v1/models"):
+            assert httpx.get(server.url + place).status_code == 401
+            assert httpx.get(server.url + place, headers=SHOWN).status_code == 200
+        for place in ("/studio/", "/studio/health", "/studio/web/studio.css"):
+            assert httpx.get(server.url + place).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["studio", "//evil.org", "/a/../b", "/a b", "/a?b", "/v1", "/web/x", "/.hidden"])
+def test_what_is_no_prefix_is_refused(path: str):
+    with pytest.raises(ValueError, match=r"--root-path .*such as /studio"):
+        checked(path)
+
+
+def test_prefixes():
+    assert [checked(path) for path in ("", "/", "/studio", "/studio/", "/a/b-c_d~1.x/")] == [
+        "", "", "/studio", "/studio", "/a/b-c_d~1.x",
+    ]  # fmt: skip

@@ -364,6 +364,19 @@ def test_a_busy_server_is_a_server_error_and_the_clients_own_retries_get_through
     assert all(len(answer.data) == 1 for answer in asyncio.run(ask(retries=20)))
 
 
+def test_usage_counts_tokens_read_and_places_of_latents(client: openai.OpenAI):
+    places = (SIZE // 2) ** 2
+    for prompt, tokens in (("a red heart", 3), ("a red heart, a blue house", 6), ("", 0)):  # of the second 11, 6 are read
+        usage = client.images.generate(prompt=prompt, n=2).usage
+        details = usage.input_tokens_details
+        assert (details.text_tokens, details.image_tokens, usage.output_tokens) == (tokens, 0, 2 * places)
+        assert usage.total_tokens == tokens + 2 * places
+    edit = client.images.edit(image=photo(32, 32), prompt="a cat", extra_body={"blend_prompt": "a dog", "blend": 0.5})
+    assert (edit.usage.input_tokens, edit.usage.output_tokens) == (4 + places, places)
+    event = next(iter(client.images.generate(prompt="a cat", n=2, stream=True)))
+    assert (event.usage.input_tokens, event.usage.output_tokens) == (2, places)
+
+
 def test_litellms_client(served: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network: its prices are of no use here
     litellm = pytest.importorskip("litellm", reason="LiteLLM's client is not installed: pip install litellm")

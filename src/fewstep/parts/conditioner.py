@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,6 +92,10 @@ class Conditioner(nn.Module):
     def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
         """For each prompt what is not read of it, None where all is; a prompt can be longer than an encoder reads."""
         return [None] * len(prompts)
+
+    def counter(self) -> Callable[[str], int]:
+        """What counts the tokens that are read of a prompt; another thread than that which encodes may use it, one at a time."""
+        return lambda prompt: int(prompt != "")
 
     def null(self, n: int) -> Conditioning:
         """The unconditional Conditioning, n rows."""

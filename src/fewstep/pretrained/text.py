@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 import shutil
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +145,17 @@ class PretrainedConditioner(Conditioner):
     def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
         """What is beyond the encoders' maximal lengths."""
         return unread([(tokenizer, length) for tokenizer, _, length in self.readers()], prompts)
+
+    def counter(self) -> Callable[[str], int]:
+        """With tokenizers of its own: those of `forward` cannot be used twice at a time. Of several the most counts."""
+        own = [(copy.deepcopy(tokenizer), length) for tokenizer, _, length in self.readers()]
+
+        def count(prompt: str) -> int:
+            check_prompts([prompt])
+            found = [readings(tokenizer, [prompt], length)[0] for tokenizer, length in own]
+            return max(min(one.tokens, one.limit) for one in found)
+
+        return count
 
     def key(self, prompts: Sequence[str]) -> str:
         """sha256 of the tokens of every prompt, all weights, and how they are read. 64 hex digits.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -117,6 +118,8 @@ class Engine:
         self._networks: dict[tuple[str, tuple[int, ...]], Denoise] = {}
         self._codec = TimedCodec(pipeline.model.codec, self._spend, clock)
         self._eager = pipeline.model.denoiser
+        self.count_tokens = pipeline.model.conditioner.counter()
+        """Tokens that are read of a prompt: for another thread than that which draws."""
         self._backend = "eager"
         self._pipeline = Pipeline(pipeline.model, self.card, self._denoise)
         guided = self.card.role != "student" and self.card.guidance_scale not in (0, 1)
@@ -332,6 +335,10 @@ class Engine:
         if self.concepts is None or not prompt.strip():
             return ()
         return self.concepts.far(self._pipeline.encode([prompt]))
+
+    def places(self, size: int) -> int:
+        """How many places the latents of a picture have, which is what a network counts in."""
+        return math.prod(self._pipeline.latent_shape((size, size))[1:])
 
     def steps_for(self, ask: Ask) -> tuple[int, ...]:
         """Step counts that differ for this request, most first: from a picture on, only the times up to its strength are left."""

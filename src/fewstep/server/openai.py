@@ -362,6 +362,23 @@ class Desk:
             entry |= {key: facts[key] for key in ("seed", "steps", "strength", "unread") if key in facts}
             yield entry, self.said(order, facts, hows[0])
 
+    def usage(self, order: Order, n: int) -> dict[str, Any]:
+        """What ``n`` pictures took, in OpenAI's words. A text token is one that was read of a prompt, an image token one place of
+        the model's latents."""
+        engine = self.studio.worker.engine
+        assert engine is not None, "it has drawn"
+        ask = order.ask
+        text = sum(engine.count_tokens(prompt) for prompt in (ask.prompt, ask.blended and ask.blend_prompt) if prompt)
+        places = engine.places(ask.size)
+        given, drawn = places * (order.canvas is not None), n * places
+        return {
+            "input_tokens": text + given,
+            "input_tokens_details": {"text_tokens": text, "image_tokens": given},
+            "output_tokens": drawn,
+            "output_tokens_details": {"text_tokens": 0, "image_tokens": drawn},
+            "total_tokens": text + given + drawn,
+        }
+
     def said(self, order: Order, facts: Mapping[str, Any], how: Fit | None) -> dict[str, Any]:
         """What an answer says of all its pictures, in the order of OpenAI's schema, and beyond it."""
         engine = self.studio.worker.engine
@@ -461,17 +478,18 @@ def routes(studio: Studio) -> APIRouter:
         if order.request.stream:
             return StreamingResponse(events(order, entry, said, drawing), media_type="text/event-stream")
         entries = [entry, *[entry async for entry, _ in drawing]]
-        return JSONResponse({"created": int(time.time()), "data": entries} | said)
+        usage = desk.usage(order, len(entries))
+        return JSONResponse({"created": int(time.time()), "data": entries, "usage": usage} | said)
 
     async def events(
         order: Order, entry: dict[str, Any], said: dict[str, Any],
         drawing: AsyncIterator[tuple[dict[str, Any], dict[str, Any]]],
     ) -> AsyncIterator[bytes]:  # fmt: skip
-        name = f"{order.kind}.completed"
+        head = {"type": f"{order.kind}.completed", "usage": desk.usage(order, 1)}
         try:
-            yield _event(name, {"type": name, "created_at": int(time.time())} | said | entry)
+            yield _event(head | {"created_at": int(time.time())} | said | entry)
             async for entry, said in drawing:
-                yield _event(name, {"type": name, "created_at": int(time.time())} | said | entry)
+                yield _event(head | {"created_at": int(time.time())} | said | entry)
         except ProtocolError as error:
             yield b"event: error\ndata: " + error_body(str(error), error.code) + b"\n\n"
 
@@ -501,9 +519,9 @@ def refused(error: ProtocolError) -> Response:
     return failed(error)
 
 
-def _event(name: str, body: Mapping[str, Any]) -> bytes:
+def _event(body: Mapping[str, Any]) -> bytes:
     """One server-sent event."""
-    return f"event: {name}\ndata: {json.dumps(body)}\n\n".encode()
+    return f"event: {body['type']}\ndata: {json.dumps(body)}\n\n".encode()
 
 
 def _form(kind: type[ImagesRequest]) -> dict[str, Any]:

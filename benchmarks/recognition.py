@@ -27,7 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fewstep.bundle import Card, locate
 from fewstep.inference.pipeline import Pipeline
 from fewstep.modality.image import to_pil
-from fewstep.sheet import fitted, save
+from fewstep.sheet import CELLS, fitted, save
 from fewstep.training.data import open_dataset
 
 VERDICTS = ("right", "near", "wrong")
@@ -76,9 +76,11 @@ def grid(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Imag
     high = -(-len(pictures) // COLUMNS)
     canvas = Image.new("RGB", (COLUMNS * (CELL + 8) + 8, high * (CELL + line + 6) + 8), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+    canvas.info[CELLS] = []
     for i, (picture, caption) in enumerate(zip(pictures, captions)):
         x, y = 8 + i % COLUMNS * (CELL + 8), 8 + i // COLUMNS * (CELL + line + 6)
         canvas.paste(picture.resize((CELL, CELL), Image.Resampling.LANCZOS), (x, y))
+        canvas.info[CELLS].append((x, y, x + CELL, y + CELL))
         draw.text((x + CELL / 2, y + CELL + 12), fitted(draw, caption, font, CELL), (60, 62, 70), font=font, anchor="ms")
     return canvas
 

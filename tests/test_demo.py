@@ -6,14 +6,17 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import foreign
 from bundles import tiny_bundle
-from fewstep import bundle, cli, demo
+from fewstep import bundle, cli, demo, sheet
 from fewstep.bundle import Card
+from fewstep.provenance import SpreadSpectrum
 from fewstep.provenance.verify import verify
 from fewstep.tensors import Media
 from fewstep.training import checkpoint
@@ -128,3 +131,24 @@ def test_the_benchmark_counts_the_runs_in_which_every_figure_improved() -> None:
     assert [found[f"{name}_better"] for name in ("distance", "haze", "edges", "highs")] == [3, 4, 4, 3]
     assert (found["distance_after"], found["distance_after_least"], found["distance_after_most"]) == (0.26, 0.2, 0.32)
     assert (found["cpu_minutes"], found["cpu_minutes_most"]) == (4.5, 6.0)
+
+
+def test_a_sheets_pictures_are_marked_and_its_paper_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEWSTEP_HOME", str(tmp_path / "home"))
+    rng = np.random.default_rng(3)
+    coarse = [Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(4)]
+    drawn = [one.resize((64, 64), Image.Resampling.BICUBIC) for one in coarse]
+    made = sheet.sheet([("a", "one", drawn[:2]), ("b", "two", drawn[2:])], ["left", "right"], "A sheet")
+    path = sheet.save(made, tmp_path / "sheet.png", Card.read(tiny_bundle(tmp_path / "model")), 7)
+    with Image.open(path) as file:
+        saved = np.asarray(file.convert("RGB")).astype(int)
+    changed = np.abs(saved - np.asarray(made)).max(2)
+    assert len(made.info[sheet.CELLS]) == 4
+    for left, top, right, bottom in made.info[sheet.CELLS]:
+        assert changed[top:bottom, left:right].any()
+        changed[top:bottom, left:right] = 0
+    assert not changed.any(), "margins and captions carry no mark"
+    assert verify(path).watermark.found
+    left, top, right, bottom = made.info[sheet.CELLS][2]
+    one = np.ascontiguousarray(saved[top:bottom, left:right]).astype(np.uint8)
+    assert SpreadSpectrum().detect(one, "offsets").found, "each picture keeps its own when it is cut out"

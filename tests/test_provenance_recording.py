@@ -97,13 +97,32 @@ def test_one_frame_proves_what_all_together_do_not() -> None:
 
 @pytest.mark.parametrize("factor", [1, 8])
 def test_an_unmarked_recording_is_not_accused(factor: int, tmp_path: Path) -> None:
-    for seed in range(6):
+    for seed in range(2):
         verdict = verify(put(tmp_path / "a.webm", film(pictures(20, marked=False, seed=seed), factor=factor)))
         assert verdict.watermark is not None
         assert not verdict.made_by_fewstep
         assert verdict.watermark.p_value > 1e-3
     assert "of its frames; that proves nothing" in str(verdict)
     assert not verify(put(tmp_path / "b.webm", film(pictures(20))), VerifyOptions(mark=SpreadSpectrum(b"my"))).made_by_fewstep
+
+
+@pytest.mark.parametrize("change", ["cropped", "resized", "negative"])
+def test_a_recording_that_was_edited_is_searched(change: str) -> None:
+    edits = {
+        "cropped": lambda one: np.ascontiguousarray(one[6:, 10:])[:120, :112],
+        "resized": lambda one: np.asarray(Image.fromarray(one).resize((160, 160), Image.Resampling.BICUBIC)),
+        "negative": lambda one: 255 - one,
+    }
+    mark = SpreadSpectrum()
+    for marked in (True, False):
+        seen = [edits[change](one) for one in pictures(8, side=128, marked=marked, psnr_db=42.0)]
+        found = recording.look(film(seen, bits=2_000_000, gop=3), "video/webm", mark)
+        assert found is not None
+        assert found.found == marked
+        assert found.payload == (PAYLOAD & 0xFFFF if marked else None)
+        if marked:
+            assert found.alignment.inverted == (change == "negative")
+            assert (found.frames == recording.SEARCHED) == (change != "negative")
 
 
 def test_of_a_long_recording_some_frames_are_read_from_all_over_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from . import provenance
 from .bundle import Card
-from .provenance import GenerationFacts
+from .provenance import GenerationFacts, mark_payload
 
 INK, FAINT, PAPER = (28, 30, 38), (120, 124, 138), (255, 255, 255)
+CELLS = "cells"
+"""Where a sheet's ``info`` says which parts of it a model drew."""
 
 
 def _font(size: float) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
@@ -38,6 +41,7 @@ def sheet(
 ) -> Image.Image:
     """A grid: each row is (name, note, pictures), each column a prompt. Pictures are enlarged without smoothing to ``cell``.
 
+    Where they lie is ``info[CELLS]``, boxes ``(left, top, right, bottom)`` in pixels: `save` marks those and no paper.
     Raises ValueError if a row does not have one picture a column.
     """
     if any(len(pictures) != len(columns) for _, _, pictures in rows):
@@ -53,6 +57,7 @@ def sheet(
     for j, text in enumerate(columns):
         x = left + j * (cell + gap) + cell / 2
         draw.text((x, top - 12), fitted(draw, text, small, cell), FAINT, font=small, anchor="ms")
+    boxes: list[tuple[int, int, int, int]] = []
     for i, (name, note, pictures) in enumerate(rows):
         y = top + i * (cell + gap)
         draw.text((16, y + cell / 2 - 4), fitted(draw, name, body, left - 24), INK, font=body, anchor="ls")
@@ -61,12 +66,27 @@ def sheet(
             scale = max(1, cell // max(picture.size))
             resample = Image.Resampling.NEAREST if picture.width * scale == cell else Image.Resampling.LANCZOS
             shown = picture.convert("RGB").resize((cell, cell), resample)
-            canvas.paste(shown, (left + j * (cell + gap), y))
+            x = left + j * (cell + gap)
+            canvas.paste(shown, (x, y))
+            boxes.append((x, y, x + cell, y + cell))
+    canvas.info[CELLS] = boxes
     return canvas
 
 
 def save(picture: Image.Image, path: Path, card: Card, seed: int) -> Path:
-    """Write a PNG of what a model drew, marked and signed as every saved picture, making its folder."""
+    """Write a PNG of what a model drew, marked and signed as every saved picture, making its folder.
+
+    Of a `sheet` the pictures are marked, and neither margins nor captions: those were not drawn by a model.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    provenance.write(path, np.asarray(picture), GenerationFacts(card.name, card.fingerprint, seed=seed))
+    facts = GenerationFacts(card.name, card.fingerprint, seed=seed)
+    pixels = np.asarray(picture)
+    if CELLS not in picture.info:
+        provenance.write(path, pixels, facts)
+        return path
+    paper = pixels.copy()
+    marked = provenance.DEFAULTS.mark.embed(pixels, mark_payload(card.fingerprint))
+    for left, top, right, bottom in picture.info[CELLS]:
+        paper[top:bottom, left:right] = marked[top:bottom, left:right]
+    provenance.write(path, paper, facts, replace(provenance.DEFAULTS, watermark=False))
     return path

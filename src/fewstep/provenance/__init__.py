@@ -64,7 +64,8 @@ class StampOptions:
     include_prompt: bool = False
     """Write the prompt into the credentials. Off by default: a prompt can be private, and a shared picture isn't."""
     mark: Watermark = field(default_factory=SpreadSpectrum)
-    """What marks them. With the public key anybody can check it; ``SpreadSpectrum(your_key)`` only you can check or forge."""
+    """What marks them. With the public key anybody can check it; with ``SpreadSpectrum(your_key)`` only you can. No key
+    keeps a mark from being copied out of one picture into another."""
     format: Format = "PNG"
     """File format of :func:`stamp`; :func:`write` goes by the file's name."""
     quality: int = 92

@@ -1,8 +1,8 @@
 """The watermark in a recording: some frames of it, decoded with PyAV, their evidence taken together.
 
 The studio's camera tab shows a picture enlarged by a whole factor and records what it shows, so a frame is read at its own
-size and at every whole fraction of it. However long or broken a file is, a bounded number of its frames is decoded, from all
-over it.
+size and at every whole fraction of it. Where that finds nothing, a few frames are searched for a crop or another size. However
+long or broken a file is, a bounded number of its frames is decoded, from all over it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from PIL import Image
 from fewstep import extras
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
-from fewstep.provenance.detection import FALSE_POSITIVE_RATE, Alignment, Detection, pool
+from fewstep.provenance.detection import FALSE_POSITIVE_RATE, Detection, pool
+from fewstep.provenance.search import search, searched_places
 from fewstep.provenance.watermark import SpreadSpectrum, Watermark
 
 CONTAINERS = {"video/webm": "matroska", "video/mp4": "mov"}
@@ -31,6 +32,8 @@ MOST_PLACES = 12
 """Key frames, from all over the recording, that the frames follow."""
 MOST_PIXELS = 2**29
 """Decoded in all: 250 frames of 1080p, about 5 s of one core."""
+SEARCHED = 3
+"""Frames that are searched together for a crop or a resize where the mark is not where it was put: about 5 s of one core."""
 LARGEST_FRAME = 2**25
 MOST_PACKETS = 500_000
 """Four hours at 30 frames a second; what comes behind is not looked at."""
@@ -52,8 +55,11 @@ def look(data: bytes, mime: str, mark: Watermark) -> Detection | None:
     """
     heard: dict[tuple[int, int, int], list[Reading]] = {}
     seen = 0
+    keys: list[Bytes] = []
     for picture, key in frames(data, mime):
         seen += 1
+        if key and min(picture.shape[:2]) >= SMALLEST_SIDE and (not keys or picture.shape == keys[0].shape):
+            keys.append(picture)
         for factor in ENLARGED:
             small = _reduced(picture, factor)
             if small is not None:
@@ -61,12 +67,19 @@ def look(data: bytes, mime: str, mark: Watermark) -> Detection | None:
                 heard.setdefault((factor, *small.shape[:2]), []).append(reading)
     if not seen:
         raise ValueError("no frame of this recording can be decoded: get a whole copy of it")
+    ours = isinstance(mark, SpreadSpectrum)
     rate = mark.options.false_positive_rate if isinstance(mark, SpreadSpectrum) else FALSE_POSITIVE_RATE
-    verdicts = [
-        replace(_best(readings, rate, len(heard)), alignment=Alignment(scale=1 / factor))
-        for (factor, *_), readings in heard.items()
-    ]
-    return min(verdicts, key=lambda one: one.p_value, default=None)
+    verdicts = []
+    for (factor, *_), readings in heard.items():
+        one = _best(readings, rate, len(heard) * (2 if ours else 1))
+        verdicts.append(replace(one, alignment=replace(one.alignment, scale=1 / factor)))
+    best = min(verdicts, key=lambda one: one.p_value, default=None)
+    if best is None or best.found or not isinstance(mark, SpreadSpectrum) or not keys:
+        return best
+    some = keys[:: -(-len(keys) // SEARCHED)]
+    paid = 2 * searched_places(some[0].shape[0], some[0].shape[1], scales=True)
+    found = search(mark, some, best, scales=True, paid=paid)
+    return found if found.found else best
 
 
 def _best(readings: Sequence[Reading], rate: float, sizes: int) -> Detection:

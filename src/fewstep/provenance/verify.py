@@ -266,7 +266,7 @@ def conclude(credentials: Credentials, found: Detection | None, film: bool = Fal
         mask = (1 << found.payload_bits) - 1
         same = found.payload == mark_payload(str(bundle)) & mask
     alone = marked and credentials.state == "absent"
-    said = f"Watermark: not looked for; {unread}." if unread else _about_watermark(found, film)
+    said = f"Watermark: not looked for; {unread}." if unread else _about_watermark(found, film, alone)
     sentences = [
         _about_credentials(credentials, alone, film),
         *_made_how(credentials),
@@ -358,7 +358,7 @@ def _drawn_from(facts: Mapping[str, Any]) -> str:
     return given + (f", strength {strength:.3g}" if given and isinstance(strength, int | float) else "")
 
 
-def _about_watermark(found: Detection | None, film: bool) -> str:
+def _about_watermark(found: Detection | None, film: bool, alone: bool) -> str:
     if found is None:
         return f"Watermark: none possible; a side under {SMALLEST_SIDE} pixels carries no mark."
     where = f" in {found.frames} of its frames" if film else ""
@@ -372,4 +372,5 @@ def _about_watermark(found: Detection | None, film: bool) -> str:
     if found.payload is not None:
         sentence += f"; it names bundle mark {found.payload:0{found.payload_bits // 4}x}"
         sentence += "" if found.payload_confidence == 1.0 else f" ({found.payload_confidence:.1%} sure)"
-    return sentence + "."
+    hint = "; by itself that is a hint and no proof, since a mark can be copied onto any picture, without the key too"
+    return f"{sentence}{hint if alone else ''}."

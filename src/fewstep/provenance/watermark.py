@@ -77,7 +77,7 @@ class WatermarkOptions:
     """No picture of 128 px and up ends below this."""
     small_psnr_db: float = 41.0
     """The same under 128 px, where every chip is needed."""
-    small: Shape = Shape(plain_step=2.5, smooth_chips=6, smooth_push=6.5, limit_chips=4, limit_push=14.0)
+    small: Shape = Shape(plain_step=1.9, smooth_chips=3, smooth_push=7.0, limit_chips=3, limit_push=12.0)
     """What smooth areas take under 128 px: such pictures are shown enlarged."""
     middle: Shape = Shape(smooth_chips=6, limit_chips=2)
     """The same from 128 to 255 px: every chip is needed."""

@@ -27,6 +27,7 @@ import tyro
 
 from . import __version__, extras, failures
 from .console import PIPE_CLOSED, Report, TrainingDisplay, console, counted, note, progress_bars, say, say_tables
+from .files import content
 from .memory import keep_freed_memory
 from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
 from .text import plain
@@ -243,6 +244,7 @@ def draw(
     from .inference.pipeline import Pipeline, Request
     from .modality import image as pictures
     from .parts.conditioner import shortened
+    from .provenance.verify import media_type
 
     if output.suffix.lower().lstrip(".") not in pictures.WRITTEN:
         raise ValueError(f"cannot write {output.name}: give a name that ends in .png, .jpg or .webp")
@@ -252,9 +254,12 @@ def draw(
     pipeline = Pipeline.open(bundle.locate(model), placement.device, placement.dtype)
     card = pipeline.card
     steps = steps if steps is not None else (1 if card.role == "student" else max(card.steps))
-    start = None
+    start, given = None, None
     if image is not None:
         loaded = pictures.load(image)
+        if signing.provenance:
+            data = content(image, pictures.MAX_BYTES)
+            given = marks.given_of(data, media_type(data, image.name))
         start = loaded.media(card.native_size[0], fit)
         if fit == "crop" and loaded.beyond_the_square:
             note(
@@ -280,7 +285,7 @@ def draw(
             path = output if n == 1 else output.with_stem(f"{output.stem}-{own}")
             if scale > 1:
                 picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-            files = marks.write(path, picture, replace(facts, seed=own), stamping)
+            files = marks.write(path, picture, replace(facts, seed=own), stamping, given)
             how = f"{card.name}, {len(times)} step{'s' * (len(times) > 1)}, seed {own}"
             say(f"{' and '.join(map(str, files))}  {shortened(prompt, 80)!r}  {how}", *files)
     say(f"{milliseconds / n:.0f} ms a picture, text encoding included")

@@ -98,10 +98,11 @@ def odd(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def content(path: Path, most: int) -> bytes:
+def content(path: Path, most: int, fix: str = "that much is not read") -> bytes:
     """The bytes of a file that a person or a stranger names: at most ``most`` of them, and no waiting.
 
-    Raises ValueError for a device, a pipe and what is larger, before anything is read, and OSError for what cannot be read.
+    Raises ValueError, before anything is read, for a device, a pipe and what is larger (with the ``fix``), and OSError for what
+    cannot be read.
     """
     strange = ValueError(f"{plain(path, NAMED)} is a device or a pipe, not a file: choose another path")
     if odd(path):
@@ -114,7 +115,7 @@ def content(path: Path, most: int) -> bytes:
         data = file.read(most + 1) if about.st_size <= most else b""
     if max(about.st_size, len(data)) > most:
         limit = f"{most >> 20} MiB" if most >> 20 else f"{most:,} bytes"
-        raise ValueError(f"{plain(path, NAMED)} is larger than {limit}: that much is not read")
+        raise ValueError(f"{plain(path, NAMED)} is larger than {limit}: {fix}")
     return data
 
 

@@ -7,6 +7,7 @@ reads both back. Streamed frames take only the mark (:class:`SpreadSpectrum`): c
 from __future__ import annotations
 
 import io
+import secrets
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,23 @@ import numpy as np
 from PIL import Image
 
 from fewstep.files import whole
+from fewstep.provenance import store
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
-from fewstep.provenance.content_credentials import EMBEDDABLE, GenerationFacts, missing, sign, sign_beside
+from fewstep.provenance.content_credentials import (
+    EMBEDDABLE,
+    FINGERPRINT,
+    IDENTIFIER,
+    Extras,
+    GenerationFacts,
+    Given,
+    given_of,
+    missing,
+    signed_and_manifest,
+)
 from fewstep.provenance.detection import Detection, pool
 from fewstep.provenance.identity import Identity, load_identity, own_identity
+from fewstep.provenance.label import labelled
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.watermark import PUBLIC_KEY, SpreadSpectrum, StreamDetector, Watermark
 
@@ -31,11 +44,14 @@ __all__ = [
     "PUBLIC_KEY",
     "Detection",
     "GenerationFacts",
+    "Given",
     "ProvenanceWarning",
     "SpreadSpectrum",
     "StampOptions",
     "StreamDetector",
     "Watermark",
+    "given_of",
+    "labelled",
     "mark_payload",
     "missing",
     "pool",
@@ -72,6 +88,12 @@ class StampOptions:
     """Quality of JPEG and WebP."""
     sidecar: bool = False
     """Let :func:`write` put the credentials beside the picture even where they would fit inside."""
+    visible_mark: bool = False
+    """Put the letters "AI" into a corner of the picture, and say so in the credentials."""
+    time_authority: str | None = None
+    """Address of a time-stamping authority (RFC 3161, http or https) that says when the file was signed; default: nobody says."""
+    store: Path | None = None
+    """Folder that keeps the credentials of every signed file, so that they are found again where another program drops them."""
     certificate_chain: Path | None = None
     """PEM chain to sign with, the signer's certificate first; default: one generated at first run."""
     private_key: Path | None = None
@@ -83,25 +105,34 @@ class StampOptions:
 DEFAULTS = StampOptions()
 
 
-def stamp(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS) -> bytes:
+def stamp(
+    picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS, given: Given | None = None
+) -> bytes:
     """Watermark, encode and sign one picture: uint8 ``[H, W, 3 or 4]``, or media ``[3, H, W]`` in [-1, 1].
 
+    ``given`` is the picture that drawing began from, where that has credentials of its own (:func:`given_of`).
     Where the packages for credentials are missing, the picture is still marked and a :class:`ProvenanceWarning` says so.
     """
-    data = encode(_marked(picture, facts, options), options.format, options.quality)
+    marked, identifier = _marked(picture, facts, options)
+    data = encode(marked, options.format, options.quality)
     if options.credentials and (identity := signer(options)):
-        return sign(data, Image.MIME[options.format], facts, identity, options.include_prompt)
+        return _signed(data, Image.MIME[options.format], marked, identifier, facts, identity, options, given)[0]
     return data
 
 
 def stamp_beside(data: bytes, mime: str, facts: GenerationFacts, options: StampOptions = DEFAULTS) -> bytes | None:
     """The ``.c2pa`` sidecar of a finished file of any kind; None, and a :class:`ProvenanceWarning`, where nobody can sign."""
     identity = signer(options)
-    return sign_beside(data, mime, facts, identity, options.include_prompt) if identity else None
+    extra = Extras(options.include_prompt, visible_mark=options.visible_mark, time_authority=options.time_authority)
+    return signed_and_manifest(data, mime, facts, identity, extra, embed=False)[1] if identity else None
 
 
 def write(
-    path: Path | str, picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS
+    path: Path | str,
+    picture: Bytes | Tensor,
+    facts: GenerationFacts,
+    options: StampOptions = DEFAULTS,
+    given: Given | None = None,
 ) -> tuple[Path, ...]:
     """Save a stamped picture, and its ``.c2pa`` sidecar where its format needs one; returns the files written."""
     path = Path(path)
@@ -109,14 +140,14 @@ def write(
     kind = Image.EXTENSION.get(path.suffix.lower())
     if kind not in Image.SAVE:
         raise ValueError(f"{path.name} has no picture format that can be written: end it in .png, .jpg or .webp")
-    data = encode(_marked(picture, facts, options), kind, options.quality)
+    marked, identifier = _marked(picture, facts, options)
+    data = encode(marked, kind, options.quality)
     mime = Image.MIME.get(kind, "application/octet-stream")
     manifest: bytes | None = None
     if options.credentials and (identity := signer(options)):
-        if options.sidecar or mime not in EMBEDDABLE:
-            manifest = sign_beside(data, mime, facts, identity, options.include_prompt)
-        else:
-            data = sign(data, mime, facts, identity, options.include_prompt)
+        embed = not options.sidecar and mime in EMBEDDABLE
+        signed, made = _signed(data, mime, marked, identifier, facts, identity, options, given, embed)
+        data, manifest = (signed, None) if embed else (data, made)
     with whole(path) as draft:
         draft.write_bytes(data)
     if manifest is None:
@@ -125,6 +156,30 @@ def write(
     with whole(beside) as draft:
         draft.write_bytes(manifest)
     return path, beside
+
+
+def _signed(
+    data: bytes,
+    mime: str,
+    marked: Bytes,
+    identifier: int | None,
+    facts: GenerationFacts,
+    identity: Identity,
+    options: StampOptions,
+    given: Given | None,
+    embed: bool = True,
+) -> tuple[bytes, bytes]:
+    """The signed file and its manifest, which the store keeps where there is one."""
+    bindings: tuple[tuple[str, str], ...] = ()
+    if options.store:
+        bindings = ((FINGERPRINT, f"{store.fingerprint(marked):064x}"),)
+    if identifier is not None:
+        bindings = ((IDENTIFIER, f"{identifier:012x}"), *bindings)
+    extra = Extras(options.include_prompt, given, options.visible_mark, bindings, options.time_authority)
+    signed, manifest = signed_and_manifest(data, mime, facts, identity, extra, embed)
+    if options.store:
+        store.keep(options.store, marked, identifier, manifest)
+    return signed, manifest
 
 
 def encode(picture: Bytes, kind: str, quality: int) -> bytes:
@@ -151,15 +206,27 @@ def to_picture(picture: Bytes | Tensor) -> Bytes:
     return np.clip(np.rint(media * 127.5 + 127.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def _marked(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions) -> Bytes:
-    pixels = to_picture(picture)
+def _marked(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions) -> tuple[Bytes, int | None]:
+    """The picture with its marks, and the random identifier in the invisible one, where it carries one."""
+    pixels = np.ascontiguousarray(to_picture(picture))
+    if options.visible_mark:
+        pixels = labelled(pixels)
     if not options.watermark:
-        return np.ascontiguousarray(pixels)
+        return pixels, None
     if min(pixels.shape[:2]) < SMALLEST_SIDE:
         _warn(f"no watermark: a side under {SMALLEST_SIDE} pixels carries none")
-        return np.ascontiguousarray(pixels)
-    marked = options.mark.embed(pixels[..., :3], mark_payload(facts.bundle_hash))
-    return marked if pixels.shape[2] == 3 else np.concatenate([marked, pixels[..., 3:]], axis=2)
+        return pixels, None
+    marked, identifier = embed(options.mark, pixels[..., :3], mark_payload(facts.bundle_hash), options.credentials)
+    return marked if pixels.shape[2] == 3 else np.concatenate([marked, pixels[..., 3:]], axis=2), identifier
+
+
+def embed(mark: Watermark, picture: Bytes, payload: int, own: bool) -> tuple[Bytes, int | None]:
+    """A marked copy, and its random identifier where it is to have its ``own`` and the mark has room for one."""
+    room = getattr(mark, "identifier_bits", None)
+    if own and room is not None and room(*picture.shape[:2]):
+        identifier = secrets.randbits(48)
+        return mark.embed(picture, payload, identifier), identifier  # type: ignore[call-arg]
+    return mark.embed(picture, payload), None
 
 
 def signer(options: StampOptions) -> Identity | None:

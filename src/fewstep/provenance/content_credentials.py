@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
@@ -30,6 +30,12 @@ GENERATION = "org.fewstep.generation"
 """Label of the assertion that holds this program's own facts."""
 ACTIONS, SOFT_BINDING = "c2pa.actions", "c2pa.soft-binding"
 """Labels of the assertions that tell what was done, and by what a picture is known again, begin so."""
+OF_THE_FILE = ("assertion.dataHash.", "assertion.boxesHash.", "assertion.bmffHash.", "assertion.multiAssetHash.")
+"""Codes of what is wrong between a statement and the bytes of a file, not with the statement, begin so."""
+IDENTIFIER, FINGERPRINT = "org.fewstep.spread-spectrum.identifier.48", "org.fewstep.dct.256"
+"""Algorithms of the two soft bindings: a number in the watermark, and what the picture looks like."""
+VISIBLE = "visible label: AI"
+"""What the action says that put it on."""
 MOST_PARENTS = 64
 """How far back a picture's states are read."""
 SIGNING_USES = {
@@ -115,14 +121,46 @@ def missing() -> str | None:
     return extras.missing("content credentials", MODULES)
 
 
-def prove(identity: Identity) -> None:
+@dataclass(frozen=True)
+class Given:
+    """The picture that drawing began from, as a file: its credentials are kept in those of the result, its pixels are not."""
+
+    data: bytes = field(repr=False)
+    """The file's bytes."""
+    mime: str
+    """Its media type."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What goes into credentials beside the facts."""
+
+    include_prompt: bool = False
+    """Write the prompt."""
+    given: Given | None = None
+    """The picture that drawing began from."""
+    visible_mark: bool = False
+    """Say that a visible label was put on."""
+    bindings: tuple[tuple[str, str], ...] = ()
+    """Soft bindings, by which the picture is known again without its credentials: algorithm and value."""
+    time_authority: str | None = None
+    """Address of a time-stamping authority (RFC 3161) that says when it was signed."""
+
+
+PLAIN = Extras()
+
+
+def prove(identity: Identity, time_authority: str | None = None) -> None:
     """Sign a picture of one pixel and read it back. Raises ValueError, with C2PA's words, for a chain that nobody would accept.
 
     The last certificate of the chain is trusted for it: that it leads to a root which others trust can't be known here.
     """
     pixel = io.BytesIO()
     Image.new("RGB", (1, 1)).save(pixel, "PNG")
-    signed = sign(pixel.getvalue(), "image/png", GenerationFacts("trial", "0" * 64), identity)
+    extra = Extras(time_authority=time_authority)
+    signed, _ = signed_and_manifest(
+        pixel.getvalue(), "image/png", GenerationFacts("trial", "0" * 64), identity, extra, embed=True
+    )
     said = read(signed, "image/png", identity.chain_pem)
     if said.state not in ("trusted", "valid"):
         why = "; ".join(dict.fromkeys(said.explanations)) or said.state
@@ -131,69 +169,130 @@ def prove(identity: Identity) -> None:
             "the key usage digitalSignature, an authority key identifier and the extended key usage c2pa-kp-claimSigning, "
             "documentSigning or emailProtection"
         )
+    if time_authority and not said.when:
+        raise ValueError(
+            f"the time stamp of {plain(time_authority, MOST_SAID)} does not hold: use another --time-authority"
+        )
 
 
 def sign(data: bytes, mime: str, facts: GenerationFacts, identity: Identity, include_prompt: bool = False) -> bytes:
     """Return ``data`` with credentials inside."""
     if mime not in EMBEDDABLE:
         raise ValueError(f"{mime} can't carry content credentials inside: write a .c2pa sidecar instead")
-    signed, _ = _sign(data, mime, facts, identity, include_prompt, embed=True)
-    return signed
+    return signed_and_manifest(data, mime, facts, identity, Extras(include_prompt), embed=True)[0]
 
 
 def sign_beside(
     data: bytes, mime: str, facts: GenerationFacts, identity: Identity, include_prompt: bool = False
 ) -> bytes:
     """Return the content of a ``.c2pa`` sidecar for ``data``, which stays as it is."""
-    _, manifest = _sign(data, mime, facts, identity, include_prompt, embed=False)
-    return manifest
+    return signed_and_manifest(data, mime, facts, identity, Extras(include_prompt), embed=False)[1]
 
 
-def _sign(
-    data: bytes, mime: str, facts: GenerationFacts, identity: Identity, include_prompt: bool, embed: bool
+def signed_and_manifest(
+    data: bytes, mime: str, facts: GenerationFacts, identity: Identity, extra: Extras = PLAIN, embed: bool = True
 ) -> tuple[bytes, bytes]:
+    """The file, with the credentials inside if they are to be embedded, and the credentials alone.
+
+    Raises ValueError for a file or a chain that C2PA's library refuses, and a time authority that gives no time stamp.
+    """
     import c2pa
 
-    settings = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"verify_after_sign": False}}
+    settings = {
+        "builder": {"thumbnail": {"enabled": False}},
+        "verify": {"verify_after_sign": False},
+        "trust": {"trust_config": "\n".join(SIGNING_USES)},
+    }
     algorithm = c2pa.C2paSigningAlg[identity.algorithm]
-    info = c2pa.C2paSignerInfo(algorithm, identity.chain_pem, identity.key_pem, None)
-    output = io.BytesIO()
+    clock = extra.time_authority.encode() if extra.time_authority else None
+    info = c2pa.C2paSignerInfo(algorithm, identity.chain_pem, identity.key_pem, clock)
+    manifest, output = manifest_of(facts, extra.include_prompt, extra), io.BytesIO()
+    given = extra.given if manifest.get("ingredients") else None
+    kept = manifest.pop("ingredients") if given else []
+    if pictures := _pictures_in(given):
+        manifest["redactions"] = pictures
+        manifest["assertions"][0]["data"]["actions"] += [
+            {"action": "c2pa.redacted", "reason": "c2pa.PII.present", "parameters": {"redacted": uri}}
+            for uri in pictures
+        ]
     try:
-        builder = c2pa.Builder(json.dumps(manifest_of(facts, include_prompt)), c2pa.Context.from_dict(settings))
+        builder = c2pa.Builder(json.dumps(manifest), c2pa.Context.from_dict(settings))
+        if given:
+            builder.add_ingredient(json.dumps(kept[0]), given.mime, io.BytesIO(given.data))
         if not embed:
             builder.set_no_embed()
-        manifest = builder.sign(c2pa.Signer.from_info(info), mime, io.BytesIO(data), output)
+        made = builder.sign(c2pa.Signer.from_info(info), mime, io.BytesIO(data), output)
     except c2pa.C2paError as error:
+        if clock and "http" in str(error):
+            raise ValueError(
+                f"the time authority {plain(extra.time_authority, MOST_SAID)} gave no time stamp ({plain(error, MOST_SAID)}): "
+                "check --time-authority and the network, or leave it out"
+            ) from error
         raise ValueError(
             f"can't sign this {mime} ({plain(error, MOST_SAID)}): check the file and the certificate chain"
         ) from error
-    return output.getvalue(), bytes(manifest)
+    return output.getvalue(), bytes(made)
 
 
-def manifest_of(facts: GenerationFacts, include_prompt: bool = False) -> dict[str, Any]:
+def given_of(data: bytes, mime: str) -> Given | None:
+    """What to keep of a given picture: None for one without credentials, or with such as can't be read."""
+    return Given(data, mime) if read(data, mime).state in ("trusted", "valid", "tampered", "invalid") else None
+
+
+def _pictures_in(given: Given | None) -> list[str]:
+    """Addresses of the thumbnails in the credentials of a given picture, which are pixels of it, or of what it was made from."""
+    if given is None:
+        return []
+    import c2pa
+
+    settings = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+    try:
+        with c2pa.Reader(given.mime, io.BytesIO(given.data), context=c2pa.Context.from_dict(settings)) as reader:
+            manifests = _table(_table(json.loads(reader.json())).get("manifests"))
+    except (c2pa.C2paError, ValueError, RecursionError) as error:
+        raise ValueError(f"can't read the credentials of the given picture ({plain(error, MOST_SAID)})") from error
+    found = []
+    for label, manifest in manifests.items():
+        for one in (_table(manifest), *_rows(_table(manifest).get("ingredients"))):
+            if address := str(_table(one.get("thumbnail")).get("identifier") or ""):
+                found.append(f"self#jumbf=/c2pa/{label}/c2pa.assertions/{address.rpartition('/')[2]}")
+    return list(dict.fromkeys(found))
+
+
+def manifest_of(facts: GenerationFacts, include_prompt: bool = False, extra: Extras = PLAIN) -> dict[str, Any]:
     """The manifest to sign: what was done, in C2PA's own words, and one assertion with the facts.
 
     By C2PA's implementation guidance 2.4, what a model draws is created, and a picture that it was given is "inputTo" that
-    (3.1.2, 3.3); one of which it drew a region anew is opened, and edited (5.2.2). The ingredient has a name alone: the given
-    picture may be private, and its hash would tell it.
+    (3.1.2, 3.3); one of which it drew a region anew is opened, and edited (5.2.2). The ingredient has a name alone, and its own
+    credentials where it has some: the given picture may be private, and a hash would tell it.
     """
     agent = {"name": "fewstep", "version": __version__}
     created = {"action": "c2pa.created", "digitalSourceType": CREATED, "softwareAgent": agent}
     edited = {"action": "c2pa.edited", "digitalSourceType": EDITED, "softwareAgent": agent}
     given = {"parameters": {"ingredientIds": ["given"]}}
-    actions, relationship = {
+    made: dict[str, tuple[list[dict[str, Any]], str | None]] = {
         "image": ([created | given], "inputTo"),
         "inpaint": ([{"action": "c2pa.opened"} | given, edited], "parentOf"),
-    }.get(facts.task or "text", ([created], None))
+    }
+    actions, relationship = made.get(facts.task or "text", ([created], None))
+    if extra.visible_mark:
+        actions.append({"action": "c2pa.edited", "softwareAgent": agent, "description": VISIBLE})
+    if any(name == IDENTIFIER for name, _ in extra.bindings):
+        actions.append({"action": "c2pa.watermarked.bound", "softwareAgent": agent})
     ingredient = {"label": "given", "title": "given picture", "relationship": relationship}
     said = asdict(facts)
     if not include_prompt:
         del said["prompt"]
+    bound = [
+        {"label": SOFT_BINDING, "data": {"alg": name, "blocks": [{"scope": {}, "value": value}]}}
+        for name, value in extra.bindings
+    ]
     return {
         "claim_generator_info": [agent],
         "assertions": [
             {"label": "c2pa.actions.v2", "data": {"actions": actions}},
             {"label": GENERATION, "data": {name: value for name, value in said.items() if value is not None}},
+            *bound,
         ],
         "ingredients": [ingredient] if relationship else [],
     }
@@ -227,6 +326,20 @@ def read(data: bytes, mime: str, anchors: bytes = b"", sidecar: bytes | None = N
     except (c2pa.C2paError, ValueError, RecursionError) as error:
         return Credentials("unreadable", reasons=(plain(error, MOST_SAID),))
     return _credentials(_table(store), beside)
+
+
+def read_recovered(data: bytes, mime: str, manifest: bytes, anchors: bytes = b"") -> Credentials:
+    """Check credentials that a store held for a file which lost them: their own signature, not that file's bytes.
+
+    The state is ``trusted`` or ``valid`` where the statement is as it was signed. Whether it is about this picture is for
+    what found it to say: since another program saved it, no byte can.
+    """
+    said = read(data, mime, anchors, sidecar=manifest)
+    left = [code for code in said.reasons if not code.startswith(OF_THE_FILE)]
+    if said.state in ("tampered", "invalid") and len(left) < len(said.reasons):
+        state: State = "trusted" if not left else "valid" if left == ["signingCredential.untrusted"] else said.state
+        return replace(said, state=state, reasons=tuple(left), explanations=(), sidecar=False)
+    return said
 
 
 def _credentials(store: dict[str, Any], beside: bool) -> Credentials:

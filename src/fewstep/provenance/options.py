@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fewstep.provenance import PUBLIC_KEY, SpreadSpectrum, StampOptions, Waterma
 from fewstep.provenance.content_credentials import prove
 from fewstep.provenance.identity import load_anchors
 from fewstep.provenance.verify import VerifyOptions
+from fewstep.text import plain
 
 SPREAD_SPECTRUM = "spread_spectrum"
 
@@ -56,18 +58,38 @@ class Signing(Marking):
     """PEM chain to sign saved pictures with, the signer's certificate first; default: one made at the first run."""
     private_key: Path | None = None
     """PEM private key of the first certificate in the chain."""
+    time_authority: str | None = None
+    """Address of a time-stamping authority (RFC 3161) that says when each saved picture was signed; it hears of a hash alone."""
+    store: Path | None = None
+    """Folder that keeps the credentials of every saved picture, for `fewstep verify --store` to find where they were dropped."""
+    visible_mark: bool = False
+    """Put a small visible label, AI, into a corner of every picture."""
 
     def stamping(self) -> StampOptions:
         """The same for :func:`fewstep.provenance.stamp`. Raises ValueError, before anything is drawn, where this can't be."""
+        said = {"--time-authority": self.time_authority, "--store": self.store, "--visible-mark": self.visible_mark}
+        if not self.provenance and any(said.values()):
+            given = next(name for name, value in said.items() if value)
+            raise ValueError(f"{given} is about what --no-provenance leaves out: drop one of the two")
+        if self.time_authority and not re.fullmatch(r"https?://[^\s/]+\S*", self.time_authority):
+            raise ValueError(
+                f"--time-authority {plain(self.time_authority, 100)} is no address: give one with http:// or https://"
+            )
+        if self.store:
+            self.store.mkdir(parents=True, exist_ok=True)
         made = StampOptions(
+            visible_mark=self.visible_mark,
+            time_authority=self.time_authority,
+            store=self.store,
             watermark=self.provenance,
             credentials=self.provenance,
             mark=self.mark(),
             certificate_chain=self.certificate_chain,
             private_key=self.private_key,
         )
-        if self.provenance and (self.certificate_chain or self.private_key) and (identity := signer(made)):
-            prove(identity)
+        brought = self.certificate_chain or self.private_key or self.time_authority
+        if self.provenance and brought and (identity := signer(made)):
+            prove(identity, self.time_authority)
         return made
 
 
@@ -97,8 +119,15 @@ class Trusting(Marking):
     anchors: tuple[Path, ...] = ()
     """PEM files of root certificates to trust, beside the one that this machine made for itself."""
 
+    store: Path | None = None
+    """Folder in which `draw --store` or `serve --store` kept credentials: those that a picture lost are looked for there."""
+
     def verifying(self) -> VerifyOptions:
         """The same for :func:`fewstep.provenance.verify.verify`. Raises ValueError for anchors that are none."""
         for path in self.anchors:
             load_anchors(path)
-        return VerifyOptions(mark=self.mark(), trust_anchors=self.anchors)
+        if self.store is not None and not self.store.is_dir():
+            raise ValueError(
+                f"there is no store {plain(self.store, 200)}: give the folder that draw or serve kept credentials in"
+            )
+        return VerifyOptions(mark=self.mark(), trust_anchors=self.anchors, store=self.store)

@@ -17,10 +17,10 @@ from PIL import Image, UnidentifiedImageError
 
 from fewstep import extras
 from fewstep.files import NAMED, content
-from fewstep.provenance import recording
+from fewstep.provenance import recording, store
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
-from fewstep.provenance.content_credentials import CREATED, EDITED, MODULES, Credentials, read
+from fewstep.provenance.content_credentials import CREATED, EDITED, MODULES, Credentials, read, read_recovered
 from fewstep.provenance.detection import Detection
 from fewstep.provenance.identity import load_anchors, own_root
 from fewstep.provenance.payload import mark_payload
@@ -46,11 +46,25 @@ class VerifyOptions:
     """PEM files of roots to trust, beside the one that this machine made for itself."""
     effort: Effort = "scales"
     """``aligned`` looks where the mark was put, ``offsets`` also after a crop, ``scales`` also after a resize."""
+    store: Path | None = None
+    """Folder of :mod:`fewstep.provenance.store` in which credentials that a picture lost are looked for."""
     home: Path | None = None
     """Where fewstep keeps its identity; default ``$FEWSTEP_HOME``, else ``~/.config/fewstep``."""
 
 
 DEFAULTS = VerifyOptions()
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """Credentials from a store."""
+
+    credentials: Credentials
+    """What they say; their state is about the statement alone, not about this file's bytes."""
+    by_identifier: bool
+    """Whether the number in the watermark named them; else the picture looks like the one that they are about."""
+    differing: int
+    """Bits of the fingerprint that differ, of 256."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,8 @@ class Verdict:
     """All of this for a person."""
     unread: str = ""
     """Why no watermark could be looked for; empty where one was, and where the picture is too small."""
+    recovered: Recovered | None = None
+    """What a store holds for a picture without credentials that hold."""
 
     @property
     def made_by_fewstep(self) -> bool:
@@ -115,6 +131,17 @@ class Verdict:
                 "confidence": mark.payload_confidence,
             },
             "not_looked_for": self.unread or None,
+            "recovered": None
+            if self.recovered is None
+            else {
+                "by_identifier": self.recovered.by_identifier,
+                "differing_bits": self.recovered.differing,
+                "state": self.recovered.credentials.state,
+                "signer": self.recovered.credentials.signer,
+                "signed_at": self.recovered.credentials.when,
+                "software": self.recovered.credentials.software,
+                "facts": dict(self.recovered.credentials.facts),
+            },
             "mark_alone": self.mark_alone,
             "same_bundle": self.same_bundle,
             "sentences": list(self.sentences),
@@ -125,7 +152,7 @@ def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
     """Check the credentials and the watermark of a picture file, or of a WebM or MP4 video; another file is a ValueError."""
     path = Path(path)
     try:
-        data = content(path, MOST_BYTES)
+        data = content(path, MOST_BYTES, "cut a piece out of it and verify that")
     except OSError as error:
         raise ValueError(
             f"can't read {plain(path, NAMED)} ({error.strerror or plain(error, NAMED)}): give the file of a picture or of a video"
@@ -153,7 +180,13 @@ def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
             unread = plain(error, 2 * NAMED)
     elif picture is not None and min(picture.shape[:2]) >= SMALLEST_SIDE:
         found = options.mark.detect(picture, options.effort)
-    return conclude(credentials, found, film is not None, unread)
+    recovered = None
+    if options.store and picture is not None and credentials.state not in ("trusted", "valid", "unchecked"):
+        number = getattr(found, "identifier", None) if found is not None and found.found else None
+        if held := store.find(options.store, picture, number):
+            told = read_recovered(data, mime, held.manifest, anchors)
+            recovered = Recovered(told, held.by_identifier, held.differing)
+    return conclude(credentials, found, film is not None, unread, recovered)
 
 
 PICTURES = (
@@ -257,8 +290,14 @@ def decode(data: bytes, name: str = "this file") -> tuple[Bytes, str]:
         raise ValueError(f"{name} is broken ({plain(error, NAMED)}): get a whole copy of it") from error
 
 
-def conclude(credentials: Credentials, found: Detection | None, film: bool = False, unread: str = "") -> Verdict:
-    """Put both testimonies together; ``unread`` is why no mark could be looked for."""
+def conclude(
+    credentials: Credentials,
+    found: Detection | None,
+    film: bool = False,
+    unread: str = "",
+    recovered: Recovered | None = None,
+) -> Verdict:
+    """Put all testimonies together; ``unread`` is why no mark could be looked for."""
     marked = found is not None and found.found
     bundle = credentials.facts.get("bundle_hash")
     same = None
@@ -273,9 +312,11 @@ def conclude(credentials: Credentials, found: Detection | None, film: bool = Fal
         *_signed_when(credentials),
         said,
     ]
+    if recovered:
+        sentences += _about_recovered(recovered)
     if same is False:
         sentences.append("The watermark and the credentials name different bundles: one of them was put there later.")
-    return Verdict(credentials, found, alone, same, tuple(sentences), unread)
+    return Verdict(credentials, found, alone, same, tuple(sentences), unread, recovered)
 
 
 def _anchors(options: VerifyOptions) -> bytes:
@@ -305,6 +346,25 @@ def _about_credentials(credentials: Credentials, alone: bool, film: bool) -> str
         "unchecked": f"Content credentials: not checked; to read them: {extras.install(MODULES)}.",
         "absent": absent,
     }[credentials.state]
+
+
+def _about_recovered(recovered: Recovered) -> list[str]:
+    """What a store held, and how sure it is that it is about this picture."""
+    told = recovered.credentials
+    if told.state not in ("trusted", "valid"):
+        return [f"Store: it holds credentials for this picture, and they are {told.state}: they count for nothing."]
+    how = f"{recovered.differing} of 256 bits of the fingerprints differ"
+    if recovered.by_identifier:
+        how = f"named by the identifier in the watermark, {how}"
+    else:
+        how = f"looks like this one, {how}; that is a likeness, and no proof"
+    who = f"signed by {_quoted(told.signer)}" if told.signer else "signed"
+    who += "" if told.state == "trusted" else ", who is not on your trust list"
+    return [
+        f"Store: it holds intact credentials of a picture ({how}), {who}.",
+        *_made_how(told),
+        *_signed_when(told),
+    ]
 
 
 def _signed_when(credentials: Credentials) -> list[str]:

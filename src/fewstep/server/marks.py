@@ -49,7 +49,7 @@ class Marks:
         on: bool = True,
         stamping: StampOptions = provenance.DEFAULTS,
     ) -> None:
-        self.card, self.on, self._stamping = card, on, replace(stamping, watermark=False)  # the pixels are marked here
+        self.card, self.on, self._stamping = card, on, stamping
         self.hash = card.fingerprint
         self._payload = mark_payload(self.hash)
         self.missing = provenance.missing() if on else None
@@ -65,7 +65,11 @@ class Marks:
 
     def frame(self, pixels: Pixels) -> Pixels:
         """A frame with the mark in it; pictures too small to carry one pass through."""
-        if not self.on or min(pixels.shape[:2]) < SMALLEST_SIDE:
+        if not self.on:
+            return pixels
+        if self._stamping.visible_mark:
+            pixels = provenance.labelled(pixels)
+        if min(pixels.shape[:2]) < SMALLEST_SIDE:
             return pixels
         return self._stamping.mark.embed(pixels, self._payload)
 
@@ -87,9 +91,7 @@ class Marks:
         said = GenerationFacts(self.card.name, self.hash, **asdict(facts))
         kind = cast(Format, encoder.upper())
         with _said_at_the_start():
-            return provenance.stamp(
-                self.frame(pixels), said, replace(stamping, format=kind, include_prompt=include_prompt)
-            )
+            return provenance.stamp(pixels, said, replace(stamping, format=kind, include_prompt=include_prompt))
 
     def recording(self, data: bytes, mime: str) -> bytes | None:
         """The ``.c2pa`` sidecar of a recording of this model's pictures; None where nobody can sign. It looks into nothing."""

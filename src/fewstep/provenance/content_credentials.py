@@ -387,7 +387,8 @@ def _told(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str
         if label == GENERATION:
             said = _facts(content)
         elif label.startswith(SOFT_BINDING):
-            bound = next((_said(block.get("value")) for block in _rows(content.get("blocks"))), None)
+            value = next((_said(block.get("value")) for block in _rows(content.get("blocks"))), None)
+            bound = value if bound is None or content.get("alg") == IDENTIFIER else bound
         elif label.startswith(ACTIONS):
             for action in _rows(content.get("actions")):
                 if action.get("action") == "c2pa.created" or action.get("digitalSourceType") in (CREATED, EDITED):

@@ -187,11 +187,11 @@ def codes_used() -> set[str]:
     """Every code of an error in the server's code, Python's and the browser's, and in its two clients'."""
     server = ROOT / "src" / "fewstep" / "server"
     used = {field.name for field in dataclasses.fields(Ask)}  # what is wrong with a field of "draw" bears its name
-    places = {"ProtocolError": 0, "ServerError": 0, "error_body": 1, "turn_away": 1}
+    places = {"ProtocolError": 0, "ServerError": 0, "error_body": 1, "turn_away": 1, "Refusal": 1, "_end": 1, "_cut": 1}
     for node in (node for path in server.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
         found: list[ast.expr] = []
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in places:
-            found = node.args[places[node.func.id] :][:1]
+        if isinstance(node, ast.Call) and (name := ast.unparse(node.func).rpartition(".")[2]) in places:
+            found = node.args[places[name] :][:1]
         elif isinstance(node, ast.Dict):
             found = [value for key, value in zip(node.keys, node.values) if ast.unparse(key or node) == "'code'"]
         elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3:

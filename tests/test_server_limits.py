@@ -18,6 +18,8 @@ from fewstep.server.limits import (
     Arrivals,
     Door,
     Limits,
+    Pace,
+    Shares,
     TokenBucket,
     address,
     bearer,
@@ -156,31 +158,48 @@ def test_the_bucket_allows_bursts_and_a_rate():
 
 def test_a_storm_from_one_address_stays_outside_and_the_others_come_in():
     storm = Arrivals(Limits(connections_per_s=2, connections_burst=5))
-    waits = [storm.take(("10.0.0.1", port), True, 0.0) for port in range(7)]
-    assert waits == [0, 0, 0, 0, 0, 0.5, 0.5]
-    assert storm.take(("10.0.0.2", 1), True, 0.0) == 0, "another address"
-    assert storm.take(("10.0.0.1", 1), False, 0.0) == 0, "a request on a connection that is open already"
-    assert storm.take(("10.0.0.1", 99), False, 0.0) == 0.5, "and on a new one"
-    assert storm.take(("10.0.0.1", 99), False, 0.25) == 0.25
-    assert storm.take(("10.0.0.1", 99), False, 0.5) == 0
-    assert storm.take(("10.0.0.1", 1), True, 0.5) == 0.5, "a live session is always new"
-    assert sum(storm.take(("10.0.0.1", 1), True, 60.0) == 0 for _ in range(20)) == 5
-    assert [storm.take(("10.0.0.3", 0), False, 60.0) for _ in range(6)] == [0, 0, 0, 0, 0, 0.5], "behind a proxy"
+    assert [storm.take("10.0.0.1", 0.0) for _ in range(7)] == [0, 0, 0, 0, 0, 0.5, 0.5]
+    assert storm.take("10.0.0.2", 0.0) == 0, "another address"
+    assert [storm.take("10.0.0.1", now) for now in (0.25, 0.5, 0.5)] == [0.25, 0, 0.5]
+    assert sum(storm.take("10.0.0.1", 60.0) == 0 for _ in range(20)) == 5
 
 
 def test_arrivals_remember_little():
     arrivals = Arrivals(Limits(connections_per_s=1, connections_burst=1), most=3)
-    first = ("10.0.0.1", 7)
-    assert (arrivals.take(first, True, 0.0), arrivals.take(first, True, 0.0)) == (0, 1)
+    assert [arrivals.take("10.0.0.1", 0.0) for _ in range(2)] == [0, 1]
     for number in range(2, 5):
-        assert arrivals.take((f"10.0.0.{number}", 7), True, 0.0) == 0
-    assert arrivals.take(first, False, 0.0) == 0, "forgotten, as a connection and as an address"
-    assert (
-        neighbourhood("2001:db8:1:2:3:4:5:6")
-        == neighbourhood("2001:db8:1:2:ffff::1")
-        != neighbourhood("2001:db8:1:3::1")
-    )
-    assert (neighbourhood("10.0.0.1"), neighbourhood("")) == ("10.0.0.1", "")
+        assert arrivals.take(f"10.0.0.{number}", 0.0) == 0
+    assert arrivals.take("10.0.0.1", 0.0) == 0, "forgotten"
+
+
+def test_whom_an_address_stands_for():
+    assert neighbourhood("2001:db8:1:2:3:4:5:6") == neighbourhood("2001:db8:1:2:ffff::1")
+    assert neighbourhood("2001:db8:1:2::1") != neighbourhood("2001:db8:1:3::1")
+    assert neighbourhood("::ffff:10.0.0.1") == neighbourhood("10.0.0.1") == "10.0.0.1"
+    assert {neighbourhood(odd) for odd in ("", "unix", "x" * 20_000, "10.0.0.1:80", "9" * 5000)} == {""}, "as one"
+    assert Door("127.0.0.1", proxies=("10.0.0.0/8", "fd00::1")).trusts("10.1.2.3")
+    assert not any(Door("127.0.0.1", proxies=("10.0.0.0/8",)).trusts(odd) for odd in ("11.0.0.1", "", "nobody", "::1"))
+
+
+def test_who_keeps_pace_is_never_late_and_who_stops_soon_is():
+    pace = Pace(rate=100)
+    assert [pace.lag(1.0, 100) for _ in range(50)] == [0.0] * 50
+    assert [pace.lag(0.5, 0) for _ in range(4)] == [0.5, 1.0, 1.5, 2.0]
+    assert pace.lag(1.0, 200) == 1.0, "twice the pace makes up for it"
+    assert pace.lag(1.0, 10**9) == 0.0, "and nothing is saved for later"
+    assert [pace.lag(1.0, 50) for _ in range(4)] == [0.5, 1.0, 1.5, 2.0], "half the pace falls behind"
+    pace.rest()
+    assert pace.lag(1000.0, 0) == 0.0, "time in which nothing was awaited does not count"
+
+
+def test_shares_are_of_an_address_and_of_all():
+    shares = Shares(total=10, each=6)
+    assert [shares.take("a", 5), shares.take("b", 5), shares.take("c", 1)] == [True, True, False]
+    assert [shares.take("c", -1), shares.take("b", -5), shares.take("a", 2)] == [True, True, False]
+    assert shares.take("a", -7)
+    assert (shares.taken, shares.take("a", 0)) == (0, True)
+    assert Limits(sessions=1, queue=0).each(1) == 1
+    assert [Limits(share=share).each(8) for share in (0.1, 0.5, 1.0)] == [1, 4, 8]
 
 
 def test_a_model_larger_than_the_limit_is_refused():

@@ -651,7 +651,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point; a bare program lists its commands.
 
     Exit codes: 0 done, 1 nothing found (verify), 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C, SIGTERM or SIGHUP
-    (state saved), 141 nobody reads the output any more.
+    (state saved; a server takes SIGTERM as an order, and ends with 0), 141 nobody reads the output any more.
     """
     with stopping(), piped():
         run(sys.argv[1:] if arguments is None else arguments)

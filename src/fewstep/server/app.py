@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,17 +31,21 @@ from ..ranges import Range, Sides, Threads, check_devices
 from . import openai, prefix, rest, safety
 from .assets import Assets
 from .engine import Engine, EngineOptions
-from .gate import Gate, Impatient, error_body, sentence, unreadable
+from .gate import Gate, sentence, unreadable
 from .limits import NO_TOKEN, Door, Limits, address, check_sizes, is_loopback
 from .marks import Marks
 from .metrics import Metrics
+from .protocol import error_body
 from .stream import Connection
 from .studio import Studio
+from .transport import Http, Lines, Live, Server
 from .worker import Open, Worker
 
 log = logging.getLogger("fewstep.server")
 WEB = Path(__file__).parent / "web"
 SEND_BUFFER = 128 * 1024
+NEVER_READ_MS = 30_000
+"""The kernel gives a connection up after this long in which its client took nothing of what lies in the kernel's buffer."""
 TOLD_S = 0.5
 """A server that cannot open its model ends after this long, so that whoever is waiting for it hears why."""
 
@@ -142,7 +148,8 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
         docs_url=None,  # their pages come from a CDN: /openapi.json is the offline form
         redoc_url=None,
     )
-    app.add_middleware(Gate, door=studio.door, limits=studio.limits, clock=studio.clock, metrics=studio.metrics)
+    lines = app.state.lines = Lines(studio.limits, studio.door, studio.clock, studio.metrics)
+    app.add_middleware(Gate, door=studio.door, lines=lines, clock=studio.clock, metrics=studio.metrics)
     if studio.door.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(studio.door.proxies))
     if root_path or studio.door.proxies:
@@ -188,24 +195,24 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
 
 def server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """uvicorn, set up for frames: no compression of pictures, bounded messages, pings, quick to give up on the slow."""
+    lines = {"lines": app.state.lines}
     config = uvicorn.Config(
         app,
         proxy_headers=False,  # by itself it believes whoever is on this machine
-        http=type("Http", (Impatient,), {"headers_s": limits.body_s}),
-        ws="websockets-sansio",
+        http=type("Http", (Http,), lines),
+        ws=type("Live", (Live,), lines),
         ws_per_message_deflate=False,
         ws_max_size=limits.message_bytes,
         ws_ping_interval=20,
         ws_ping_timeout=20,
-        limit_concurrency=limits.connections,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=3,
         h11_max_incomplete_event_size=32 * 1024,
-        log_level="warning",
+        log_level="error",  # of bad requests anybody can make as many as they like
         access_log=False,
         server_header=False,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -214,6 +221,8 @@ def listen(host: str, port: int) -> socket.socket:
     taken = socket.socket(family, socket.SOCK_STREAM)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # what a client that never reads can hold
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # and for how long, also where we have closed already
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, NEVER_READ_MS)
     try:
         taken.bind((host, port))
     except OSError as error:
@@ -223,7 +232,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(options: ServeOptions) -> None:
-    """Serve until stopped with Ctrl-C."""
+    """Serve until stopped: with Ctrl-C, or by a service manager's SIGTERM, which is no failure at any time."""
+    with contextlib.suppress(ValueError):  # of a thread that is not the main one
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     check_devices(options.device)
     studio = make_studio(options)
     app = build(studio, options.root_path)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .limits import Arrivals, Door, Limits, bearer
+from .limits import Door, Limits, Pace, Refusal, Shares, bearer, neighbourhood, too_soon
 from .metrics import Metrics
 from .prefix import route_path
-from .protocol import VERSION, greeting, of_another_version, pack, sendable, token_in, version_in
+from .protocol import VERSION, error_body, greeting, of_another_version, pack, sendable, token_in, version_in
 from .stream import CLOSE_FOREIGN, CLOSE_UNAUTHORISED, CLOSE_VERSION
+from .transport import Lines
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -42,11 +40,6 @@ SHARED = (
     (b"access-control-max-age", b"600"),
 )
 """For pages of other servers that were allowed: the browser hands them our answers."""
-
-
-def error_body(message: str, code: str, kind: str = "invalid_request_error") -> bytes:
-    """An error in the form that OpenAI's clients read."""
-    return json.dumps({"error": {"message": sendable(message), "type": kind, "param": None, "code": code}}).encode()
 
 
 def sentence(fault: Mapping[str, Any]) -> str:
@@ -77,12 +70,25 @@ def unreadable(error: BaseException | None, detail: str) -> str:
     return f"the body could not be read ({detail}): send it as /openapi.json shows it"
 
 
+def told_of(refusal: Refusal) -> Headers:
+    """The headers of a refusal, after which the connection is closed."""
+    retry = [(b"retry-after", str(refusal.retry_s).encode())] if refusal.retry_s else []
+    return [*retry, JSON, (b"connection", b"close")]
+
+
+def said_of(refusal: Refusal) -> bytes:
+    """Its body."""
+    kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
+    return error_body(refusal.sentence, refusal.code, kind)
+
+
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, door: Door, limits: Limits, clock: Callable[[], float], metrics: Metrics) -> None:
-        self._app, self._door, self._limits, self._clock, self._metrics = app, door, limits, clock, metrics
-        self._arrivals = Arrivals(limits)
+    def __init__(self, app: ASGIApp, door: Door, lines: Lines, clock: Callable[[], float], metrics: Metrics) -> None:
+        self._app, self._door, self._lines, self._clock, self._metrics = app, door, lines, clock, metrics
+        self._limits = lines.limits
+        self._under_way = Shares(self._limits.connections, self._limits.each(self._limits.connections))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on with bounds."""
@@ -90,31 +96,47 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        wait_s = self._arrivals.take(tuple(scope["client"] or ("", 0)), scope["type"] == "websocket", self._clock())
-        if scope["type"] == "websocket":
-            await self._websocket(scope, receive, send, headers, wait_s)
-        else:
-            await self._http(scope, receive, send, headers, wait_s)
+        address = neighbourhood((scope.get("client") or ("",))[0])
+        room = self._under_way.take(address)
+        try:
+            crowd = self._crowd(scope, address, room)
+            if scope["type"] == "websocket":
+                await self._websocket(scope, receive, send, headers, crowd)
+            else:
+                await self._http(scope, receive, send, headers, crowd, address)
+        finally:
+            self._under_way.take(address, -1)
 
-    def _too_soon(self, wait_s: float) -> tuple[int, Headers, bytes]:
-        """The answer to somebody who comes too often: status, headers, body."""
-        self._metrics.count("turned_away")
-        seconds = math.ceil(wait_s)
-        said = error_body(f"too many new connections from this address: try again in {seconds} s", "too_many")
-        return 429, [(b"retry-after", str(seconds).encode()), JSON, (b"connection", b"close")], said
+    def _crowd(self, scope: Scope, address: str, room: bool) -> Refusal | None:
+        """Why somebody has to wait, decided by the connection, or by every request of what comes through a proxy."""
+        line = scope.get("state", {}).get("line")
+        if line is not None and not line.proxied:
+            found = line.refusal
+        elif wait_s := self._lines.arrivals.take(address, self._clock()):
+            found = too_soon(wait_s)
+        else:
+            found = None
+        if found is None and not room:
+            found = Refusal(
+                429, "too_many", "too many requests of this address are under way: wait for their answers", 1
+            )
+        if found is not None:
+            self._metrics.count("turned_away")
+        return found
 
     async def _websocket(
-        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], wait_s: float
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], crowd: Refusal | None
     ) -> None:
-        async def refuse(status: int, told: Headers, said: bytes) -> None:
-            await send({"type": "websocket.http.response.start", "status": status, "headers": told})
-            await send({"type": "websocket.http.response.body", "body": said})
+        async def refuse(refusal: Refusal) -> None:
+            told = told_of(refusal)
+            await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": told})
+            await send({"type": "websocket.http.response.body", "body": said_of(refusal)})
 
         async def turn_away(number: int, code: str, sentence: str) -> None:
             """Accept, say why not and close, since a browser shows its page nothing of a refused handshake."""
             await receive()
             await send({"type": "websocket.accept", "subprotocol": greeting(offered)})
-            error = {"type": "error", "code": code, "message": sentence}
+            error = {"type": "error", "code": code, "message": sendable(sentence)}
             await send(
                 {"type": "websocket.send", "bytes": pack(error, version=VERSION if version is None else version)}
             )
@@ -123,10 +145,10 @@ class Gate:
         offered = scope.get("subprotocols", [])
         version = version_in(offered)
         host, token = headers.get("host"), token_in(offered) or bearer(headers.get("authorization"))
-        if wait_s:
-            await refuse(*self._too_soon(wait_s))
+        if crowd is not None:
+            await refuse(crowd)
         elif (strange := self._door.stranger(host)) is not None:
-            await refuse(403, [], strange.encode())
+            await refuse(Refusal(403, "forbidden", strange))
         elif (foreign := self._door.foreign(host, headers.get("origin"))) is not None:
             await turn_away(CLOSE_FOREIGN, "origin", foreign)
         elif (wrong := self._door.wrong_token(token)) is not None:
@@ -137,34 +159,56 @@ class Gate:
             await self._app(scope, receive, send)
 
     async def _http(
-        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], wait_s: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Mapping[str, str],
+        crowd: Refusal | None,
+        address: str,
     ) -> None:
-        body = Bounded(receive, self._most(route_path(scope)), self._limits.body_s)
+        path = route_path(scope)
+        is_film = path.endswith(RECORDINGS)  # of which one comes at a time
+        held = self._lines.received
+        body = Bounded(receive, self._most(path), self._limits, lambda n: is_film or held.take(address, n))
         origin = headers.get("origin")
         invited = origin is not None and self._door.invited(origin)
         shared = [*SHARED, (b"access-control-allow-origin", str(origin).encode())] if invited else []
+        spoken = False
+        """Whether a body that was cut off has had its answer: what the application says to that is left unsaid."""
 
         async def dressed(message: Message) -> None:
+            nonlocal spoken
+            if body.cut is not None and not spoken and message["type"] == "http.response.start":
+                spoken = True
+                await answer(body.cut.status, told_of(body.cut), said_of(body.cut))
+            elif not spoken:
+                await plain(message)
+
+        async def plain(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *HEADERS, *shared]
-                if body.cut:
-                    message["status"] = body.cut
-                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         async def answer(status: int, told: Headers, said: bytes = b"") -> None:
-            await dressed({"type": "http.response.start", "status": status, "headers": told})
-            await dressed({"type": "http.response.body", "body": said})
+            if said:
+                told = [*told, (b"content-length", str(len(said)).encode())]
+            await plain({"type": "http.response.start", "status": status, "headers": told})
+            await plain({"type": "http.response.body", "body": said})
 
         if invited and scope["method"] == "OPTIONS":  # a browser asks before its page may, and shows no token yet
             await answer(204, [])
-        elif wait_s:
-            await answer(*self._too_soon(wait_s))
-        elif (refusal := self._refusal(route_path(scope), headers)) is not None:
+        elif crowd is not None:
+            await answer(crowd.status, told_of(crowd), said_of(crowd))
+        elif (refusal := self._refusal(path, headers)) is not None:
             status, code, sentence = refusal
             await answer(status, [JSON], error_body(sentence, code))
         else:
-            await self._app(self._plain(scope, headers), body, dressed)
+            try:
+                await self._app(self._plain(scope, headers), body, dressed)
+            finally:
+                if not is_film:
+                    held.take(address, -body.taken)
 
     def _plain(self, scope: Scope, headers: Mapping[str, str]) -> Scope:
         """The request as the routes see it: HEAD as the GET whose body nobody sends, and a Host that the server has."""
@@ -196,42 +240,38 @@ class Gate:
 
 
 class Bounded:
-    """A request body that must be small and come soon."""
+    """A request body that must be small and keep pace. ``hold`` says whether so many more bytes may be half received."""
 
-    def __init__(self, receive: Receive, most: int, seconds: float) -> None:
-        self._receive, self._most, self._seconds = receive, most, seconds
-        self._taken, self._ended = 0, False
-        self.cut = 0
-        """The status that says why the body was not read to its end; 0 while nothing is wrong with it."""
+    def __init__(self, receive: Receive, most: int, limits: Limits, hold: Callable[[int], bool]) -> None:
+        self._receive, self._most, self._limits, self._hold = receive, most, limits, hold
+        self._pace = Pace(limits.slowest_bytes_per_s)
+        self._lag_s = self._pace.lag(0.0, 0)
+        self._ended = False
+        self.taken = 0
+        """Bytes so far."""
+        self.cut: Refusal | None = None
+        """Why the body was not read to its end."""
 
     async def __call__(self) -> Message:
         """The next message. A body that is too large or too slow ends as if the client had gone."""
         if self._ended:
             return await self._receive()
+        began = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(max(0.0, self._limits.body_s - self._lag_s)):
                 message = await self._receive()
         except TimeoutError:
-            self.cut = 408
-            return {"type": "http.disconnect"}
-        self._taken += len(message.get("body", b""))
+            return self._cut(408, "too_slow", "the body stopped coming: send it again, at once")
+        n = len(message.get("body", b""))
+        self._lag_s = self._pace.lag(asyncio.get_running_loop().time() - began, n)
         self._ended = not message.get("more_body", False)
-        if self._taken > self._most:
-            self.cut = 413
-            return {"type": "http.disconnect"}
-        return message
+        self.taken += n
+        fits = self._hold(n)
+        if self.taken > self._most:
+            return self._cut(413, "too_large", f"a request body may have at most {self._most} bytes")
+        return message if fits else self._cut(503, "busy", "too much is half received: try again in a second", 1)
 
-
-class Impatient(H11Protocol):
-    """uvicorn's HTTP, but a connection that has sent no whole request after ``headers_s`` is closed."""
-
-    headers_s = 10.0
-
-    def connection_made(self, transport: Any) -> None:
-        """A client has connected: it has this long to say what it wants."""
-        super().connection_made(transport)
-        self.loop.call_later(self.headers_s, self._still_nothing)
-
-    def _still_nothing(self) -> None:
-        if self.cycle is None and not self.transport.is_closing() and self.transport.get_protocol() is self:
-            self.transport.close()
+    def _cut(self, status: int, code: str, sentence: str, retry_s: int = 0) -> Message:
+        self._ended = True
+        self.cut = Refusal(status, code, sentence, retry_s)
+        return {"type": "http.disconnect"}

@@ -6,7 +6,7 @@ import hmac
 import ipaddress
 import math
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -67,13 +67,30 @@ class Limits:
     single_pictures: Count = 16
     """REST requests being drawn or waiting at a time; more are answered 503."""
     send_s: Rate = 10.0
-    """A client that does not take a picture for this long is disconnected."""
+    """A client that does not take what it is sent for this long is disconnected."""
     body_s: Rate = 10.0
-    """A request's headers and body must be here after this long."""
+    """A request's head, and a body or message that has stopped coming, are given up after this long."""
+    slowest_bytes_per_s: Rate = 32 * 1024.0
+    """What a client must send of a message or body, and take of an answer, on average; ``send_s``, ``body_s`` are its grace."""
     idle_s: Rate = 900.0
     """A session that asks for nothing for this long gives its place up."""
     kept_bytes: Count = 4 * 2**20
     """Pictures a session keeps for download, the newest."""
+
+    @property
+    def half_bytes(self) -> int:
+        """Bytes of messages and bodies that are not whole yet, all clients together."""
+        return 8 * self.message_bytes
+
+    @property
+    def frames_per_s(self) -> float:
+        """WebSocket frames that a connection may send: twice its messages. Fragments that carry something are not counted."""
+        return 2 * self.messages_per_s
+
+    @property
+    def frames_burst(self) -> float:
+        """Frames that may come at once."""
+        return self.frames_per_s + self.burst
 
     def each(self, total: int) -> int:
         """One address's share of so many, rounded up."""
@@ -102,43 +119,93 @@ class TokenBucket:
         return max(0.0, 1 - self._left) / self._rate
 
 
+class Pace:
+    """How far somebody lags behind a slow pace, ``rate`` bytes a second: who keeps it never does, who stops does so at once."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._lag_s: float | None = None
+
+    def rest(self) -> None:
+        """Nothing is awaited."""
+        self._lag_s = None
+
+    def lag(self, passed_s: float, moved: int) -> float:
+        """The lag in seconds, after so many more in which so many bytes came. Time begins with the first call."""
+        lag = 0.0 if self._lag_s is None else self._lag_s + passed_s
+        self._lag_s = max(0.0, lag - moved / self._rate)
+        return self._lag_s
+
+
+class Shares:
+    """How much of something everybody has: all together ``total``, an address ``each``."""
+
+    def __init__(self, total: int, each: int) -> None:
+        self._total, self._each = total, each
+        self._had: Counter[str] = Counter()
+        self.taken = 0
+        """By all."""
+
+    def take(self, address: str, n: int = 1) -> bool:
+        """Take n more, and tell whether that is within the bounds; it is taken all the same. Less than none gives back."""
+        self._had[address] += n
+        self.taken += n
+        if not self._had[address]:
+            del self._had[address]
+        return n <= 0 or (self.taken <= self._total and self._had[address] <= self._each)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is refused: an HTTP status, a code for programs, a sentence for people."""
+
+    status: int
+    code: str
+    sentence: str
+    retry_s: int = 0
+    """Seconds after which it may be tried again; 0 says nothing."""
+
+
+def too_soon(wait_s: float) -> Refusal:
+    """Of an address that comes too often."""
+    seconds = math.ceil(wait_s)
+    said = f"too many new connections from this address: try again in {seconds} s"
+    return Refusal(429, "too_many", said, seconds)
+
+
 class Arrivals:
     """New connections by address. Bounded: an address that has not come for long is forgotten before those that have."""
 
     def __init__(self, limits: Limits, most: int = 4096) -> None:
         self._limits, self._most = limits, most
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
-        self._open: OrderedDict[tuple[str, int], None] = OrderedDict()
 
-    def take(self, client: tuple[str, int], live: bool, now: float) -> float:
-        """Let a request in and return 0, or return the seconds until its address may come again.
+    def take(self, address: str, now: float) -> float:
+        """Let a connection of this address in and return 0, or return the seconds until it may come again.
 
-        ``client`` is the other end's address and port: requests on a connection that is open already are no new arrivals,
-        live sessions always are. Of a client behind a proxy the port is not known, 0: there every request is an arrival.
+        Which connection is new is told by the connection itself: a port says nothing, since a client may use one again and
+        again. Of what comes through a proxy every request is an arrival.
         """
-        if not live and client[1] and client in self._open:
-            self._open.move_to_end(client)
-            return 0.0
-        address = neighbourhood(client[0])
         bucket = self._buckets.pop(address, None)
         if bucket is None:
             bucket = TokenBucket(self._limits.connections_per_s, self._limits.connections_burst, now)
         self._buckets[address] = bucket
-        if not bucket.take(now):
-            return bucket.wait_s
-        self._open[client] = None
-        for known in (self._buckets, self._open):
-            while len(known) > self._most:
-                known.popitem(last=False)
-        return 0.0
+        while len(self._buckets) > self._most:
+            self._buckets.popitem(last=False)
+        return 0.0 if bucket.take(now) else bucket.wait_s
 
 
 def neighbourhood(address: str) -> str:
-    """Whom an address stands for: of IPv6 its first 64 bits, since every customer has as many addresses as they like."""
+    """Whom an address stands for: of IPv6 its first 64 bits, since every customer has as many addresses as they like.
+
+    What is no address, as a proxy may pass on, stands for nobody: all such count as one.
+    """
     try:
-        parsed = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return address
+        return ""
+    if parsed.version == 6 and parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
     return address if parsed.version == 4 else str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
 
 
@@ -230,6 +297,14 @@ class Door:
         """
         name = host_name(host or "")
         return bool(name) and (is_loopback(name) or name in {n.lower() for n in (self.host.strip("[]"), *self.names)})
+
+    def trusts(self, address: str) -> bool:
+        """Whether this is a proxy whose word is believed."""
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in ipaddress.ip_network(proxy) for proxy in self.proxies)
 
     @property
     def warning(self) -> str | None:

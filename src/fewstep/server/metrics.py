@@ -22,7 +22,8 @@ COUNTERS = {
     "refused": "Requests and pictures refused by the safety filter.",
     "errors": "Requests answered with an error.",
     "full": "Connections turned away because room and queue were full.",
-    "turned_away": "Connections turned away because their address made too many.",
+    "turned_away": "Requests turned away because their address, or all together, made too many.",
+    "cut_off": "Connections ended because their client was late, a flood, or idle where others had no room.",
 }
 
 

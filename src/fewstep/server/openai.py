@@ -24,8 +24,8 @@ from starlette.requests import ClientDisconnect
 
 from .canvas import Canvas, Fit, hole, shaped
 from .forms import boundary_of, read_form
-from .gate import error_body, sentence
-from .protocol import MIMES, Ask, Message, Part, ProtocolError
+from .gate import sentence
+from .protocol import MIMES, Ask, Message, Part, ProtocolError, error_body
 from .rest import Encoder, drawn_file, failed, failed404, part_of, part_of_text
 from .studio import Studio
 from .wire import Pixels, decode

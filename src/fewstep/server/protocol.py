@@ -56,6 +56,11 @@ def sendable(sentence: str) -> str:
     return short.encode("utf-8", "backslashreplace").decode()
 
 
+def error_body(message: str, code: str, kind: str = "invalid_request_error") -> bytes:
+    """An error in the form that OpenAI's clients read."""
+    return json.dumps({"error": {"message": sendable(message), "type": kind, "param": None, "code": code}}).encode()
+
+
 @dataclass(frozen=True)
 class Part:
     """One payload of a frame."""

@@ -17,9 +17,8 @@ from starlette.requests import ClientDisconnect
 
 from ..provenance.verify import video_type
 from .engine import Drawn
-from .gate import error_body
 from .marks import Facts
-from .protocol import MIMES, Ask, Message, Part, ProtocolError
+from .protocol import MIMES, Ask, Message, Part, ProtocolError, error_body
 from .studio import Studio
 from .wire import Pixels
 

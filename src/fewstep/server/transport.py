@@ -1,0 +1,363 @@
+"""Below the messages: every TCP connection is counted by its address, and cut off where its client is slow or a flood.
+
+uvicorn reads and writes; here stand the bounds it does not have, for HTTP and WebSocket alike. What is awaited from a client -
+a request's head, the rest of a message, that it takes what it is sent - has a pace to keep (`Pace`), and `Server` looks at
+all connections twice a second. Every refusal is decided in `Lines`, and said in words by the `Gate`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import ProtocolError as BrokenFrame
+from websockets.frames import Frame, Opcode
+from websockets.server import ServerProtocol
+
+from .limits import Arrivals, Door, Limits, Pace, Refusal, Shares, TokenBucket, neighbourhood, too_soon
+from .metrics import Metrics
+from .protocol import error_body
+
+TICKS = 5
+"""Connections are looked at every so many of uvicorn's ticks, which are a tenth of a second."""
+LINGER_NOT = struct.pack("ii", 1, 0)
+"""Socket option: what was not taken is forgotten at once, in the kernel too."""
+CARRIES = 1024
+"""Bytes that a fragment must bring to cost nothing."""
+
+
+class Line:
+    """One TCP connection: an asyncio transport that knows whose it is, and how much of what was written was taken."""
+
+    def __init__(self, transport: Any, owner: Http | Live, address: str, proxied: bool, limits: Limits) -> None:
+        self._transport, self.address, self.proxied = transport, address, proxied
+        self.owner = owner
+        """What reads and writes on it: HTTP, and after an upgrade the live session."""
+        self.refusal: Refusal | None = None
+        """Why its requests are refused, for as long as it is open."""
+        self._limits = limits
+        self._pace = Pace(limits.slowest_bytes_per_s)
+        self._written = self._taken = 0
+        self._looked_s = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """As of any transport; counted."""
+        self._written += len(data)
+        self._transport.write(data)
+
+    @property
+    def pending(self) -> int:
+        """Bytes written and not yet taken by the kernel."""
+        return int(self._transport.get_write_buffer_size())
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether its client has been taking too little of what it is sent, for too long."""
+        pending = self.pending
+        taken = self._written - pending
+        moved, self._taken = taken - self._taken, taken
+        passed, self._looked_s = now - self._looked_s, now
+        if not pending:
+            self._pace.rest()
+            return False
+        return self._pace.lag(passed, moved) > self._limits.send_s
+
+    def drop(self) -> None:
+        """End it now. What its client did not take is forgotten: socket and memory are free again."""
+        with contextlib.suppress(OSError, AttributeError):
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+        self._transport.abort()
+
+
+class Lines:
+    """All open connections, by address. What is full makes room by closing what is idle: first the newcomer's own."""
+
+    def __init__(self, limits: Limits, door: Door, clock: Callable[[], float], metrics: Metrics) -> None:
+        self.limits, self._door, self._clock, self._metrics = limits, door, clock, metrics
+        self.arrivals = Arrivals(limits)
+        self.received = Shares(limits.half_bytes, max(limits.message_bytes, limits.each(limits.half_bytes)))
+        """Bytes of messages and bodies that are not whole yet."""
+        self._open: dict[str, dict[Line, None]] = {}
+        metrics.gauge("connections", lambda: sum(map(len, self._open.values())))
+
+    def enter(self, transport: Any, owner: Http | Live) -> Line:
+        """A new connection. One over the limits is told why at its first request."""
+        peer = transport.get_extra_info("peername")
+        host = str(peer[0]) if isinstance(peer, tuple) else ""
+        line = Line(transport, owner, neighbourhood(host), self._door.trusts(host), self.limits)
+        limits, mine = self.limits, self._open.setdefault(line.address, {})
+        if not line.proxied:
+            each = limits.each(limits.connections)
+            if wait_s := self.arrivals.take(line.address, self._clock()):
+                line.refusal = too_soon(wait_s)
+            elif len(mine) >= each and not self._close_idle([mine]):
+                said = f"this address has {each} connections here, its share: close one, or try again later"
+                line.refusal = Refusal(429, "too_many", said, 1)
+        if sum(map(len, self._open.values())) >= limits.connections:
+            largest_first = sorted(self._open.values(), key=len, reverse=True)
+            if not self._close_idle(largest_first) and line.refusal is None:
+                line.refusal = Refusal(503, "busy", "all connections are taken: try again in a second", 1)
+        self._open.setdefault(line.address, {})[line] = None
+        return line
+
+    def _close_idle(self, groups: Iterable[dict[Line, None]]) -> bool:
+        """Close the connection that has been idle for longest, of the first group that has one."""
+        idle = next((line for group in groups for line in group if line.owner.idle), None)
+        if idle is None:
+            return False
+        self.leave(idle)
+        idle.close()
+        self._metrics.count("cut_off")
+        return True
+
+    def used(self, line: Line) -> None:
+        """It has served a request: of the idle ones it is the newest."""
+        mine = self._open.get(line.address, {})
+        if line in mine:
+            del mine[line]
+            mine[line] = None
+
+    def leave(self, line: Line) -> None:
+        """It is closed."""
+        mine = self._open.get(line.address, {})
+        mine.pop(line, None)
+        if not mine:
+            self._open.pop(line.address, None)
+
+    def cut(self, line: Line) -> None:
+        """End a connection whose client does not keep pace."""
+        self._metrics.count("cut_off")
+        line.drop()
+
+    def note_cut(self) -> None:
+        """A connection was ended in order, with the reason."""
+        self._metrics.count("cut_off")
+
+
+class Http(H11Protocol):
+    """uvicorn's HTTP with a deadline for every request's head, the first and those that follow, and for taking the answer.
+
+    The body's deadline is the `Gate`'s, since only while the application wants more of it is its client late.
+    """
+
+    lines: Lines
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected: it has this long to say what it wants."""
+        self.line = self.lines.enter(transport, self)
+        self.app_state = {**self.app_state, "line": self.line}
+        self._begun_s: float | None = time.monotonic()
+        """Since when something is awaited that was begun: a head, or the rest of a body that was answered already."""
+        super().connection_made(self.line)  # type: ignore[arg-type]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self.lines.leave(self.line)
+        super().connection_lost(exc)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way; half a head is none."""
+        return not self.under_way and not self.line.pending
+
+    def data_received(self, data: bytes) -> None:
+        """What begins a head starts its deadline, and nothing but its end stops it."""
+        if self._begun_s is None and not self.under_way:
+            self._begun_s = time.monotonic()
+        super().data_received(data)
+        if self.under_way:
+            self._begun_s = None
+
+    def on_response_complete(self) -> None:
+        """The next request may take its time, unless it has begun or the last one's body still comes."""
+        super().on_response_complete()
+        self.lines.used(self.line)
+        quiet = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+        self._begun_s = None if quiet or self.under_way else time.monotonic()
+
+    def check(self, now: float) -> None:
+        """Cut the connection off where its client is late."""
+        if self.line.is_stuck(now):
+            self.lines.cut(self.line)
+        elif self._begun_s is not None and now - self._begun_s > self.lines.limits.body_s:
+            self._begun_s = None
+            self.lines.note_cut()
+            self._end(
+                408, "too_slow", f"the request did not come whole within {self.lines.limits.body_s:g} s: send it again"
+            )
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP, told in the one form that errors have here."""
+        self._end(400, "invalid", "this is no HTTP/1.1 request: see RFC 9112, or use another client")
+
+    def _end(self, status: int, code: str, said: str) -> None:
+        """Answer and close; only close where an answer was begun already."""
+        if self.transport.is_closing():
+            return
+        body = error_body(said, code)
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        try:
+            answer = h11.Response(
+                status_code=status, headers=[*headers, (b"connection", b"close")], reason=STATUS_PHRASES[status]
+            )
+            for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        except h11.LocalProtocolError:
+            pass
+        self.transport.close()
+
+
+class Frames(ServerProtocol):
+    """The WebSocket parser, which asks before it takes a frame."""
+
+    judge: Callable[[Frame], str | None]
+    """Why no more frames are taken, as a sentence, or None."""
+    may_answer: Callable[[], bool]
+    """Whether a ping can be answered now: a client that does not read its pongs gets one, for the last."""
+    unanswered: bytes | None = None
+    whole = 0
+    """Messages that came whole."""
+
+    def recv_frame(self, frame: Frame) -> None:
+        """One frame, as soon as it is parsed: what follows one too many is not even looked at."""
+        if (why := self.judge(frame)) is not None:
+            self.refuse(1008, why)
+        elif frame.opcode is Opcode.PING and not self.may_answer():
+            self.unanswered = bytes(frame.data)
+        else:
+            self.whole += frame.fin and frame.opcode in (Opcode.CONT, Opcode.TEXT, Opcode.BINARY)
+            super().recv_frame(frame)
+
+    def refuse(self, code: int, why: str) -> None:
+        """Say goodbye, and read nothing any more."""
+        self.fail(code, why)
+        self.parser_exc = BrokenFrame(why)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a message or a frame is half received."""
+        return self.current_size is not None or bool(self.reader.buffer)
+
+    @property
+    def half(self) -> int:
+        """Its bytes so far."""
+        return (self.current_size or 0) + len(self.reader.buffer) if self.begun else 0
+
+
+class Live(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket with bounds on what is below messages: frames, pongs, and messages that are not whole yet."""
+
+    lines: Lines
+    idle = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        limits = self.lines.limits
+        self.close_timeout = 2.0
+        self._bucket = TokenBucket(limits.frames_per_s, limits.frames_burst, time.monotonic())
+        self._pace = Pace(limits.slowest_bytes_per_s)
+        self._held = self._most = self._whole = 0
+        self._looked_s = 0.0
+        frames = self.conn = Frames(max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
+        frames.judge, frames.may_answer = self._judge, self.writable.is_set
+        self.frames_read = frames
+
+    def connection_made(self, transport: Any) -> None:
+        """It goes on with the line of the request that asked for it."""
+        self.line: Line = transport
+        self.line.owner = self
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The end."""
+        self.lines.leave(self.line)
+        self._hold(0)
+        super().connection_lost(exc)
+
+    def _judge(self, frame: Frame) -> str | None:
+        """Whole messages and control frames cost one each, and so does a fragment that brings next to nothing."""
+        carries = not frame.fin and len(frame.data) >= CARRIES
+        if carries or self._bucket.take(time.monotonic()):
+            return None
+        self.lines.note_cut()
+        return "too many frames in a second: send fewer"
+
+    def data_received(self, data: bytes) -> None:
+        """More of the stream; what it leaves half received is held against its address."""
+        super().data_received(data)
+        if not self.transport.is_closing() and not self._hold(self.frames_read.half):
+            self._end(1013, "too much is half received: try again in a second")
+
+    def _hold(self, half: int) -> bool:
+        grown, self._held = half - self._held, half
+        return self.lines.received.take(self.line.address, grown)
+
+    def _end(self, code: int, why: str) -> None:
+        self.lines.note_cut()
+        self.frames_read.refuse(code, why)
+        self.handle_parser_exception()
+
+    def check(self, now: float) -> None:
+        """Cut the connection off where its client is late: with reading, or with the rest of a message."""
+        if self.line.is_stuck(now):
+            self.lines.cut(self.line)
+            return
+        frames, (passed, self._looked_s) = self.frames_read, (now - self._looked_s, now)
+        if not frames.begun or self.read_paused or self.transport.is_closing() or frames.whole != self._whole:
+            self._pace.rest()
+            self._most, self._whole = 0, frames.whole
+        else:
+            grown, self._most = max(0, frames.half - self._most), max(self._most, frames.half)
+            if self._pace.lag(passed, grown) > self.lines.limits.body_s:
+                self._end(1008, "a message was begun and does not come whole: send it at once")
+
+    def resume_writing(self) -> None:
+        """It reads again: the last ping has its answer."""
+        super().resume_writing()
+        ping, self.frames_read.unanswered = self.frames_read.unanswered, None
+        if ping is not None and not (self.close_sent or self.transport.is_closing()):
+            self.conn.send_pong(ping)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+
+    def send_receive_event_to_app(self) -> None:
+        """Text is not understood here, and told so; that it is no UTF-8 either is no event for the log."""
+        if self.curr_msg_data_type == "text":
+            self.frames = [b"".join(self.frames).decode("utf-8", "replace").encode()]
+        super().send_receive_event_to_app()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which looks after its connections, and for which SIGTERM is an order that it carried out."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        if counter % TICKS == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                connection.check(now)  # type: ignore[union-attr]
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A service manager's SIGTERM ends it in order, with exit code 0; Ctrl-C is the user's, and ends the command."""
+        if sig == signal.SIGTERM:
+            self.should_exit = True
+        else:
+            super().handle_exit(sig, frame)

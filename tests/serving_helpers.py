@@ -144,7 +144,7 @@ def benchmark(name: str) -> ModuleType:
 @contextlib.contextmanager
 def process(home: Path) -> Iterator[Any]:
     """`benchmarks/load.py`'s server process: the tiny bundle behind a token, with little patience."""
-    limits = {"sessions": 6, "queue": 4, "body-s": 1, "send-s": 1, "single-pictures": 2}
+    limits = {"sessions": 6, "queue": 4, "share": 1, "body-s": 1, "send-s": 1, "single-pictures": 2}
     limits |= {"connections-per-s": 10_000, "connections-burst": 10_000}  # harm is done here by those who are let in
     arguments = [text for name, value in limits.items() for text in (f"--limits.{name}", str(value))]
     with pytest.MonkeyPatch.context() as patch:

@@ -25,7 +25,7 @@ from fewstep.server.limits import Limits
 from fewstep.server.protocol import pack
 from serving_helpers import SIZE, Server, running, until
 
-LIMITS = Limits(sessions=2, queue=2, message_bytes=25_000, prompt_characters=40)
+LIMITS = Limits(sessions=2, queue=2, share=1.0, message_bytes=25_000, prompt_characters=40)
 
 
 @pytest.fixture(scope="module")

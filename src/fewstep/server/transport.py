@@ -304,13 +304,13 @@ class Live(WebSocketsSansIOProtocol):
         """More of the stream; what it leaves half received is held against its address."""
         super().data_received(data)
         if not self.transport.is_closing() and not self._hold(self.frames_read.half):
-            self._end(1013, "too much is half received: try again in a second")
+            self._goodbye(1013, "too much is half received: try again in a second")
 
     def _hold(self, half: int) -> bool:
         grown, self._held = half - self._held, half
         return self.lines.received.take(self.line.address, grown)
 
-    def _end(self, code: int, why: str) -> None:
+    def _goodbye(self, code: int, why: str) -> None:
         self.lines.note_cut()
         self.frames_read.refuse(code, why)
         self.handle_parser_exception()
@@ -327,7 +327,7 @@ class Live(WebSocketsSansIOProtocol):
         else:
             grown, self._most = max(0, frames.half - self._most), max(self._most, frames.half)
             if self._pace.lag(passed, grown) > self.lines.limits.body_s:
-                self._end(1008, "a message was begun and does not come whole: send it at once")
+                self._goodbye(1008, "a message was begun and does not come whole: send it at once")
 
     def resume_writing(self) -> None:
         """It reads again: the last ping has its answer."""

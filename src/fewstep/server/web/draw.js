@@ -23,6 +23,7 @@ export class Draw {
     /** @type {Stroke | null} */
     this.stroke = null;
     this.at = { x: SIZE / 2, y: SIZE / 2 };
+    this.touched = 0; // when it was drawn on last
     this._palette();
     this._pointer();
     this._buttons();
@@ -52,8 +53,17 @@ export class Draw {
     this._touch(stamp);
   }
 
+  /** The stroke was none: Redo brings it back. @param {number} stamp */
+  cancel(stamp) {
+    if (!this.stroke) return;
+    this.stroke = null;
+    this.layers.undo();
+    this._touch(stamp);
+  }
+
   /** @param {number} stamp */
   _touch(stamp) {
+    this.touched = stamp;
     this._show();
     this.changed(stamp);
   }
@@ -91,13 +101,21 @@ export class Draw {
   _pointer() {
     const { view } = this;
     /** @type {number | null} */
-    let finger = null; // the one that draws; a second one is left alone
+    let finger = null; // the one that draws
+    /** @type {Set<number>} */
+    const down = new Set(); // all that touch: two of them want to enlarge the page, and draw nothing
     const place = (/** @type {PointerEvent} */ e) => {
       const box = view.getBoundingClientRect();
       return { x: ((e.clientX - box.left) / box.width) * SIZE, y: ((e.clientY - box.top) / box.height) * SIZE };
     };
     view.addEventListener("pointerdown", (/** @type {PointerEvent} */ e) => {
-      if (e.button || finger !== null) return;
+      if (e.button) return;
+      if (e.pointerType === "touch") down.add(e.pointerId);
+      if (down.size > 1 && finger !== null && down.has(finger)) {
+        finger = null;
+        this.cancel(e.timeStamp);
+      }
+      if (finger !== null || down.size > 1) return;
       finger = e.pointerId;
       view.setPointerCapture(finger);
       this.begin(place(e), e.pressure, e.timeStamp);
@@ -113,9 +131,11 @@ export class Draw {
     });
     for (const over of ["pointerup", "pointercancel"]) {
       view.addEventListener(over, (/** @type {PointerEvent} */ e) => {
+        down.delete(e.pointerId);
         if (e.pointerId !== finger) return;
         finger = null;
-        this.end(e.timeStamp);
+        if (over === "pointercancel" && e.pointerType === "touch") this.cancel(e.timeStamp); // the browser enlarges the page
+        else this.end(e.timeStamp);
         if (e.pointerType === "touch") $("pen").hidden = true;
         else this._ring(place(e), false);
       });
@@ -170,6 +190,13 @@ export class Draw {
     return true;
   }
 
+  /** What it held before a reload, unless it was drawn on meanwhile. @param {import("./layers.js").State} state @param {any} shown */
+  restore(state, shown) {
+    if (!this.layers.empty || this.stroke) return;
+    this.layers.restore(state, shown ?? {});
+    this._touch(performance.now());
+  }
+
   // controls
 
   /** @param {string} tool */
@@ -177,6 +204,18 @@ export class Draw {
     this.end(performance.now());
     this.brush.tool = tool;
     choose(document.querySelectorAll("[data-tool]"), (b) => b.dataset.tool === tool);
+  }
+
+  /** The brush as it was. @param {any} colour @param {number} width */
+  take(colour, width) {
+    if (width >= 4 && width <= 120) $("brush").value = String((this.brush.width = width));
+    const swatch = $("swatches").querySelector(`[data-colour="${CSS.escape(String(colour))}"]`);
+    const own = $("swatches").querySelector("input");
+    if (swatch) swatch.click();
+    else if (/^#[0-9a-f]{6}$/.test(String(colour))) {
+      own.value = colour;
+      own.oninput();
+    }
   }
 
   _palette() {
@@ -189,6 +228,7 @@ export class Draw {
     };
     for (const [colour, name] of Object.entries(COLOURS)) {
       const b = Object.assign(document.createElement("button"), { title: name, onclick: () => pick(colour, b) });
+      b.dataset.colour = colour;
       b.style.background = colour;
       b.setAttribute("role", "radio");
       b.setAttribute("aria-label", name);

@@ -80,6 +80,12 @@ export class Layers {
     this.shown.photo = true;
   }
 
+  /** A state from before a reload: nothing leads back behind it. @param {State} state @param {Partial<Record<Name, boolean>>} shown */
+  restore(state, shown) {
+    this.now = state;
+    for (const name of NAMES) this.shown[name] = shown[name] !== false;
+  }
+
   /** @param {CanvasRenderingContext2D} c @param {number} size */
   _compose(c, size) {
     c.globalCompositeOperation = "source-over";

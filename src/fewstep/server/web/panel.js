@@ -29,16 +29,25 @@ export class Panel {
     this.stages = {};
     /** Of the newest picture. */
     this.task = "";
+    /** @type {Record<string, any> | undefined} */
+    this.last = undefined;
     this.touched = false;
     this.targetMs = 100;
+    this.pinned = 0; // steps, as before a reload: what can be pinned is not known yet
     $("target").oninput = (/** @type {any} */ e) => {
-      this.touched = true;
-      this.targetMs = toMs(Number(e.target.value));
-      this._target();
+      this.aim(toMs(Number(e.target.value)));
       changed();
     };
     $("pin-steps").onchange = changed;
     $("tails").open = matchMedia("(min-width: 1101px) and (min-height: 960px)").matches;
+  }
+
+  /** The target, as the person wants it. @param {number} ms */
+  aim(ms) {
+    this.touched = true;
+    this.targetMs = ms;
+    if (toMs(Number($("target").value)) !== ms) $("target").value = String(toPlace(ms));
+    this._target();
   }
 
   get steps() {
@@ -55,6 +64,7 @@ export class Panel {
     const pin = $("pin-steps");
     if (hello.model && pin.length === 1) {
       for (const n of hello.model.steps) pin.append(new Option(String(n), String(n)));
+      if (hello.model.steps.includes(this.pinned)) pin.value = String(this.pinned);
     }
   }
 
@@ -78,6 +88,12 @@ export class Panel {
       this.stages[name] = ms && 0.8 * (this.stages[name] || ms) + 0.2 * ms; // a stage that was left out is gone at once
     }
     this.last = h;
+    if (!this._due) this._due = requestAnimationFrame(() => this._show());
+  }
+
+  /** The picture was drawn once more, at rest: it came by waiting, so its time is not counted. @param {Record<string, any>} h */
+  better(h) {
+    this.last = { ...h, fits: true };
     if (!this._due) this._due = requestAnimationFrame(() => this._show());
   }
 

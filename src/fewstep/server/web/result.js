@@ -12,6 +12,7 @@ export class Result {
     this.canvas = $("result");
     /** @type {Shown | null} */
     this.last = null;
+    this.newest = { id: 0, session: "" }; // answer, be it a picture or not
     $("crisp").onclick = () => {
       press("crisp", this.canvas.classList.toggle("crisp"));
       this._paint();
@@ -28,14 +29,32 @@ export class Result {
 
   /** Show a picture, unless a newer one is here already. @param {Shown} made */
   show(made) {
-    const { last } = this;
-    if (last && last.session === made.session && made.header.id < last.header.id) return made.bitmap.close();
-    last?.bitmap.close();
+    if (!this._takes(made.header.id, made.session)) return made.bitmap.close();
+    this.last?.bitmap.close();
     this.last = made;
     this._paint();
     this.canvas.dataset.id = made.header.id;
     this.canvas.setAttribute("aria-label", made.prompt ? `Picture of ${made.prompt}` : "Picture without a prompt");
     $("save").disabled = false;
+  }
+
+  /** Whether an answer is newer than what is here. @param {number} id @param {string} session */
+  _takes(id, session) {
+    if (session === this.newest.session && id < this.newest.id) return false;
+    this.newest = { id, session };
+    return true;
+  }
+
+  /** What was asked for last was not drawn: an older picture would pass for it. @param {number} id @param {string} session
+   * @param {string} why */
+  clear(id, session, why) {
+    if (!this._takes(id, session)) return;
+    this.last?.bitmap.close();
+    this.last = null;
+    const { canvas } = this;
+    canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    canvas.setAttribute("aria-label", `No picture: ${why}`);
+    $("save").disabled = true;
   }
 
   /** Enlarged by a whole factor, so that single pixels stay square. */

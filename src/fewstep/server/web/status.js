@@ -25,8 +25,9 @@ export class Status {
     this._quiet = undefined;
   }
 
-  /** @param {string} now a key of SAYS @param {Record<string, any>} detail of the link @param {boolean} drawn whether there is a picture */
-  show(now, detail, drawn) {
+  /** @param {string} now a key of SAYS @param {Record<string, any>} detail of the link @param {boolean} drawn whether there is a picture
+   * @param {string} denied why the newest was not drawn */
+  show(now, detail, drawn, denied = "") {
     const text = SAYS[/** @type {keyof typeof SAYS} */ (now)];
     const pill = $("state");
     if (this.now !== now) {
@@ -40,11 +41,12 @@ export class Status {
     const frame = $("result-frame");
     frame.dataset.busy = String(["busy", "lost", "connecting", "warming", "full", "queue"].includes(now));
     frame.dataset.stale = String(!LIVE.includes(now));
-    this._cover(now, detail, drawn);
+    this._cover(now, detail, drawn, denied);
   }
 
-  /** Why there is no picture, where the picture would be. @param {string} now @param {Record<string, any>} detail @param {boolean} drawn */
-  _cover(now, detail, drawn) {
+  /** Why there is no picture, where the picture would be. @param {string} now @param {Record<string, any>} detail @param {boolean} drawn
+   * @param {string} denied */
+  _cover(now, detail, drawn, denied) {
     /** @type {Record<string, string[]>} */
     const texts = {
       queue: [`You are number ${detail.position}`, `${detail.places > 1 ? `All ${detail.places} places are` : "The one place is"} taken. Yours comes by itself: stay on this page.`],
@@ -56,7 +58,8 @@ export class Status {
     if (!drawn) {
       texts.connecting = ["", "Connecting …"];
       texts.lost = ["No server", "Nothing answers here. Start it with: fewstep serve"];
-      for (const live of [...LIVE, "resting", "stopped"]) texts[live] = ["", "Your picture appears here"];
+      const none = denied ? ["Not drawn", sentence(denied)] : ["", "Your picture appears here"];
+      for (const live of [...LIVE, "resting", "stopped"]) texts[live] = none;
     }
     const text = texts[now];
     $("cover").hidden = !text;

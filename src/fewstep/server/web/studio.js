@@ -4,27 +4,37 @@ import { Camera } from "./camera.js";
 import { Concepts } from "./concepts.js";
 import { $, arrows } from "./dom.js";
 import { Draw } from "./draw.js";
+import { Follow } from "./follow.js";
+import { Keep, read, write } from "./keep.js";
 import { Knobs } from "./knobs.js";
 import { Panel } from "./panel.js";
 import { Result } from "./result.js";
+import * as kept from "./settings.js";
 import { Status } from "./status.js";
+import * as token from "./token.js";
 import { Typed } from "./typed.js";
 import { Link } from "./wire.js";
 
 const TABS = ["draw", "camera", "type"];
 const STILL_MS = 700;
 const BUSY_MS = 400;
+const IDLE_MS = 1500;
 
-const token = new URLSearchParams(location.hash.slice(1)).get("token") ?? sessionStorage.getItem("token") ?? "";
-if (token) sessionStorage.setItem("token", token);
+const given = token.arrive();
 history.replaceState(null, "", location.pathname);
 
-const link = new Link(location.href, { token });
+const link = new Link(location.href, { token: given });
+token.ask(link);
 const status = new Status();
 const tell = status.toast.bind(status);
-const draw = new Draw((stamp) => tab === "draw" && want(stamp), tell);
+const keep = new Keep(tell);
+const draw = new Draw((stamp) => {
+  keep.changed("drawing");
+  if (tab === "draw") want(stamp);
+}, tell);
 const camera = new Camera((stamp) => tab === "camera" && want(stamp), tell, (film, name) => result.record(film, name));
-const knobs = new Knobs(change);
+const knobs = new Knobs(change, tell);
+const follow = new Follow(change);
 const typed = new Typed((seed, prompt) => knobs.set({ seed, prompt }));
 new Concepts(link, (prompt) => knobs.set({ prompt }));
 const panel = new Panel(() => want());
@@ -45,11 +55,15 @@ function want(at = performance.now()) {
 }
 
 /** Whether a picture is still to come, for who cannot see. */
-const waiting = () => result.canvas.setAttribute("aria-busy", String(link.busy));
+const waiting = () => result.canvas.setAttribute("aria-busy", String(link.busy || opening > 0 || result.last?.header.settled === false));
+let opening = 0; // pictures that are here, and not on the screen yet
 
 /** @param {number} at @param {number} seed @param {boolean} variation @returns {import("./wire.js").Ask | null} */
 function ask(at, seed, variation = false) {
-  const header = { ...knobs.header, seed, steps: panel.steps, target_ms: panel.targetMs, sent_ms: performance.now() };
+  const header = {
+    ...knobs.header, strength: follow.strength, seed, steps: panel.steps, target_ms: panel.targetMs, sent_ms: performance.now(),
+    refine: !variation, // at rest it gets better
+  };
   if (tab === "type" || (tab === "draw" && draw.layers.empty)) {
     return { header: { ...header, task: "text" }, parts: [], stamp: at, variation };
   }
@@ -106,6 +120,8 @@ function steady() {
 
 // answers
 
+let answered = 0; // when the newest picture came
+let denied = ""; // why the newest was not drawn
 let unread = "";
 /** Say once what of the prompt the model did not read. @param {Record<string, any>} header of a picture */
 function tellUnread(header) {
@@ -117,15 +133,22 @@ function tellUnread(header) {
 link.addEventListener("picture", async (event) => {
   const { header, part, ask: asked } = /** @type {CustomEvent} */ (event).detail;
   if (!asked) return; // given up on meanwhile
-  const bitmap = await createImageBitmap(new Blob([part.data], { type: part.mime }));
+  opening += 1;
+  const bitmap = await createImageBitmap(new Blob([part.data], { type: part.mime })).finally(() => (opening -= 1));
   const { prompt, seed } = asked.header;
   const { variation } = asked;
+  if (!header.refined) answered = performance.now();
   if (variation && prompt === knobs.prompt) typed.show(part, seed, prompt);
   if (!variation) {
     result.show({ header, part, prompt, session: link.session, bitmap });
+    if (result.last) denied = "";
     status.badge(header.marks);
-    knobs.show(header.strength);
     tellUnread(header);
+  }
+  if (header.refined) {
+    panel.better(header);
+    typed.better(part, seed, prompt);
+    return state();
   }
   requestAnimationFrame((now) => {
     const glass = Math.max(performance.now(), now) - asked.stamp;
@@ -139,8 +162,15 @@ link.addEventListener("picture", async (event) => {
 });
 
 link.addEventListener("error", (event) => {
-  const { header } = /** @type {CustomEvent} */ (event).detail;
-  if (header.code !== "queue" && header.code !== "full") tell(header.message);
+  const { header, ask: asked } = /** @type {CustomEvent} */ (event).detail;
+  if (header.code === "queue" || header.code === "full") return;
+  tell(header.message);
+  if (asked?.variation) typed.stop();
+  else if (asked) {
+    denied = header.message;
+    result.clear(header.id, link.session, denied);
+    state();
+  }
 });
 
 const live = () => link.state === "ready" && !document.hidden;
@@ -158,6 +188,7 @@ link.addEventListener("state", (event) => {
   detail = /** @type {CustomEvent} */ (event).detail;
   if (detail.type === "hello") {
     panel.meet(link.hello);
+    follow.meet(link.hello);
     const { model, marks } = link.hello;
     $("model").textContent = model ? `${model.name}${model.few_steps ? "" : " (not distilled)"}` : "";
     if (marks) status.badge(marks);
@@ -172,8 +203,9 @@ link.addEventListener("state", (event) => {
 
 function state() {
   const h = panel.last;
-  const now = link.busyFor > BUSY_MS ? "busy" : h && !h.fits ? "over" : h?.shed.length ? "shed" : "ready";
-  status.show(link.state === "ready" ? now : link.state, detail, Boolean(result.last));
+  const idle = !link.busy && performance.now() - answered > IDLE_MS; // nothing is late where nothing is asked for
+  const now = link.busyFor > BUSY_MS ? "busy" : !h || idle ? "ready" : !h.fits ? "over" : h.shed.length ? "shed" : "ready";
+  status.show(link.state === "ready" ? now : link.state, detail, Boolean(result.last), denied);
   waiting();
 }
 setInterval(state, 250);
@@ -193,6 +225,8 @@ function open(name) {
   }
   $("knob-strength").hidden = $("knob-smoothing").hidden = name === "type";
   document.body.dataset.tab = name;
+  follow.open(name);
+  knobs.open(name);
   camera.show(name === "camera");
   if (name !== "camera") want();
   if (name === "type") waitForStill();
@@ -223,13 +257,13 @@ addEventListener("drop", (e) => {
   take(e.dataTransfer);
 });
 
-const theme = localStorage.getItem("theme");
+const theme = read("theme");
 if (theme) document.documentElement.dataset.theme = theme;
 $("theme").onclick = () => {
   const set = document.documentElement.dataset.theme;
   const dark = set === "dark" || (set === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
   document.documentElement.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("theme", document.documentElement.dataset.theme);
+  write("theme", document.documentElement.dataset.theme ?? "");
 };
 
 addEventListener("keydown", (e) => {
@@ -237,11 +271,27 @@ addEventListener("keydown", (e) => {
   if ((e.ctrlKey || e.metaKey) && e.key.toLowerCase() === "s") {
     e.preventDefault();
     result.save();
-  } else if (!writing && tab === "draw" && draw.key(e)) e.preventDefault();
+  } else if ((!writing || e.target === $("prompt")) && knobs.key(e, draw.touched)) e.preventDefault();
+  else if (!writing && tab === "draw" && draw.key(e)) e.preventDefault();
   else if (!writing && tab === "camera" && e.key === " " && !(e.target instanceof HTMLButtonElement)) {
     e.preventDefault();
     camera.pause(!camera.paused);
   }
 });
 
-open("draw");
+// what outlives a reload
+
+const parts = { knobs, follow, draw, panel };
+keep.sources = {
+  settings: () => kept.settings(parts, tab),
+  drawing: () => Keep.drawing(draw.layers),
+  history: () => Keep.history($("history")),
+};
+const before = keep.load("settings") ?? {};
+kept.restore(before, parts);
+typed.restore(keep.load("history"));
+open(TABS.includes(before.tab) ? before.tab : "draw");
+const drawing = keep.load("drawing");
+if (drawing) Keep.layers(drawing).then((layers) => draw.restore(layers, drawing.shown));
+typed.kept = () => keep.changed("history");
+for (const event of ["input", "change", "click", "keyup"]) document.addEventListener(event, () => keep.changed("settings"));

@@ -9,6 +9,8 @@ export class Typed {
   /** @param {(seed: number, prompt: string) => void} choose */
   constructor(choose) {
     this.choose = choose;
+    /** The strip is another. */
+    this.kept = () => {};
     /** @type {number[]} seeds that are still to be drawn */
     this.wanted = [];
     this.first = 0;
@@ -41,18 +43,42 @@ export class Typed {
     const place = $("variations").children[seed - this.first];
     if (!place || !this.wanted.includes(seed)) return;
     this.wanted = this.wanted.filter((s) => s !== seed);
-    place.replaceWith(this._thumb(part, seed, prompt));
+    place.replaceWith(this._thumb(source(part), seed, prompt));
   }
 
   /** @param {Part} part @param {number} seed @param {string} prompt */
   settle(part, seed, prompt) {
+    this._first(seed, prompt, () => this._thumb(source(part), seed, prompt));
+    this.kept();
+  }
+
+  /** A better picture of what the strip may hold already. @param {Part} part @param {number} seed @param {string} prompt */
+  better(part, seed, prompt) {
+    const old = [...$("history").children].find((b) => b.dataset.key === `${seed} ${prompt}`);
+    if (!old) return;
+    forget(old);
+    old.querySelector("img").src = source(part);
+    this.kept();
+  }
+
+  /** The strip as it was. @param {any} history newest first */
+  restore(history) {
+    if (!Array.isArray(history)) return;
+    for (const { prompt, seed, src } of history.slice(0, KEPT).reverse()) {
+      if (typeof prompt !== "string" || !Number.isInteger(seed) || !String(src).startsWith("data:image/")) continue;
+      this._first(seed, prompt, () => this._thumb(src, seed, prompt));
+    }
+  }
+
+  /** To the strip's beginning. @param {number} seed @param {string} prompt @param {() => HTMLElement} make */
+  _first(seed, prompt, make) {
     const strip = $("history");
     const key = `${seed} ${prompt}`;
     const old = [...strip.children].find((b) => b.dataset.key === key);
     if (old) strip.prepend(old);
     else {
-      const made = this._thumb(part, seed, prompt);
-      made.dataset.key = key;
+      const made = make();
+      Object.assign(made.dataset, { key, seed, prompt });
       strip.prepend(made);
     }
     strip.scrollTo(0, 0);
@@ -62,17 +88,19 @@ export class Typed {
     }
   }
 
-  /** @param {Part} part @param {number} seed @param {string} prompt */
-  _thumb(part, seed, prompt) {
+  /** @param {string} src @param {number} seed @param {string} prompt */
+  _thumb(src, seed, prompt) {
     const title = `${prompt}, seed ${seed}`;
     const made = Object.assign(document.createElement("button"), { className: "thumb", title });
     made.setAttribute("aria-label", title);
-    const src = URL.createObjectURL(new Blob([/** @type {any} */ (part.data)], { type: part.mime }));
     made.append(Object.assign(new Image(), { src, alt: "" }));
     made.onclick = () => this.choose(seed, prompt);
     return made;
   }
 }
+
+/** @param {Part} part */
+const source = (part) => URL.createObjectURL(new Blob([/** @type {any} */ (part.data)], { type: part.mime }));
 
 /** @param {Element} thumb */
 function forget(thumb) {

@@ -137,6 +137,8 @@ export class Link extends EventTarget {
     this._id = 0;
     /** @type {Map<number, {ask: Ask, sent: number, single?: Single}>} */
     this._flying = new Map();
+    /** @type {{id: number, ask: Ask, single?: Single} | undefined} the newest of them that was answered */
+    this._done = undefined;
     /** @type {Single[]} asked for with `draw`, the first on the wire or about to be */
     this._singles = [];
     this._pinged = 0; // when the oldest unanswered ping was sent; 0 when none is
@@ -153,6 +155,7 @@ export class Link extends EventTarget {
     this._over = new AbortController();
     const { signal } = this._over;
     globalThis.addEventListener?.("online", () => this._again(), { signal });
+    globalThis.addEventListener?.("offline", () => this._gone(), { signal });
     globalThis.document?.addEventListener("visibilitychange", () => !document.hidden && this._again(), { signal });
   }
 
@@ -184,6 +187,24 @@ export class Link extends EventTarget {
     if (!OVER.includes(this.state) && (!this._socket || this._socket.readyState === WebSocket.CLOSED)) this._connect();
   }
 
+  /** The connection counts as lost from now on, whatever its socket says: its own close event may take minutes. A server that can
+   * be reached all the same, such as one on this very machine, is found again at once. */
+  _gone() {
+    const socket = this._socket;
+    if (!socket || socket.readyState > WebSocket.OPEN) return;
+    this._socket = undefined;
+    socket.close();
+    this._closed(1006);
+  }
+
+  /** Try another token, where the last was refused. @param {string} token */
+  admit(token) {
+    this.token = CARRIED.test(token) ? token : "";
+    if (this.state !== "refused") return;
+    this._connect();
+    this._become("connecting");
+  }
+
   /** @param {LinkState} state @param {Record<string, any>} facts */
   _become(state, facts = {}) {
     this.state = state;
@@ -191,7 +212,7 @@ export class Link extends EventTarget {
     if (OVER.includes(state)) {
       for (const single of this._singles.splice(0)) single.reject(this.trouble);
     }
-    this.dispatchEvent(new CustomEvent("state", { detail: { state, why: this.trouble.message, ...facts } }));
+    this.dispatchEvent(new CustomEvent("state", { detail: { state, why: this.trouble.message, code: this.trouble.code, ...facts } }));
   }
 
   /** @param {number} code */
@@ -236,8 +257,10 @@ export class Link extends EventTarget {
 
   /** To who asked: the picture, or why there is none. @param {Record<string, any>} header @param {Part} [part] */
   _answer(header, part) {
-    const { ask, single } = this._flying.get(header.id) ?? {};
+    const done = header.refined && this._done?.id === header.id ? this._done : undefined;
+    const { ask, single } = this._flying.get(header.id) ?? done ?? { ask: undefined, single: undefined };
     this._flying.delete(header.id);
+    this._done = ask && !single ? { id: header.id, ask } : undefined; // which may be answered once more, at rest
     if (single) this._settle(single, header, part);
     else this.dispatchEvent(new CustomEvent(header.type, { detail: { header, part, ask } }));
     this._pump();
@@ -384,11 +407,8 @@ export class Link extends EventTarget {
     const socket = this._socket;
     const hidden = Boolean(globalThis.document?.hidden);
     if (socket && socket.readyState <= WebSocket.OPEN && !hidden) {
-      if (this._pinged && now - this._pinged > SILENT_MS) {
-        this._socket = undefined; // its own close event may take minutes
-        socket.close();
-        this._closed(1006);
-      } else if (!this._pinged && socket.readyState === WebSocket.OPEN) {
+      if (this._pinged && now - this._pinged > SILENT_MS) this._gone();
+      else if (!this._pinged && socket.readyState === WebSocket.OPEN) {
         this._pinged = now;
         this.say({ type: "time", sent_ms: now });
       }

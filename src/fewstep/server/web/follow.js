@@ -1,0 +1,65 @@
+// How far the result may leave what is given: the model's own times, in words, and what every tab begins with.
+
+import { $ } from "./dom.js";
+
+/** Where the tabs begin: the nearest of the model's times. benchmarks/follow.py measured which times follow (docs/log.md).
+ * @type {Record<string, number>} */
+const FIRST = { draw: 0.25, camera: 0.25 };
+const ROUND = [0.2, 0.4, 0.6, 0.8, 1]; // of a model that has many times, or does not say them
+
+/** @param {number} time in (0, 1] @param {string} it what is given */
+function words(time, it) {
+  if (time >= 1) return "ignore it";
+  if (time > 0.8) return "hardly look at it";
+  if (time > 0.55) return "take a hint of it";
+  if (time > 0.3) return "keep some of it";
+  return `follow ${it}`;
+}
+
+export class Follow {
+  /** @param {(stamp?: number) => void} changed */
+  constructor(changed) {
+    this.slider = $("strength");
+    this.times = [0.25, 0.5, 0.75, 1];
+    this.tab = "draw";
+    /** By tab, what was chosen there. @type {Record<string, number>} */
+    this.chosen = {};
+    this.slider.addEventListener("input", (/** @type {Event} */ e) => {
+      this.chosen[this.tab] = this.times[Number(this.slider.value)];
+      this._show();
+      changed(e.timeStamp);
+    });
+    this._show();
+  }
+
+  /** What to ask for: one of the model's times. */
+  get strength() {
+    return this.times[Number(this.slider.value)];
+  }
+
+  /** @param {Record<string, any>} hello */
+  meet({ model }) {
+    if (!model) return;
+    this.times = model.times?.length ? [...model.times].sort((a, b) => a - b) : ROUND;
+    this.slider.max = String(this.times.length - 1);
+    this.open(this.tab);
+  }
+
+  /** @param {string} tab */
+  open(tab) {
+    this.tab = tab;
+    const wanted = this.chosen[tab] ?? FIRST[tab] ?? 1;
+    const away = this.times.map((time) => Math.abs(time - wanted));
+    this.slider.value = String(away.indexOf(Math.min(...away)));
+    this._show();
+  }
+
+  _show() {
+    const time = this.strength;
+    const said = words(time, this.tab === "camera" ? "the camera" : "my drawing");
+    const alone = this.times.filter((other) => words(other, "") === words(time, "")).length === 1;
+    $("strength-out").textContent = alone ? said : `${said}, ${time.toFixed(2)}`;
+    this.slider.setAttribute("aria-valuetext", $("strength-out").textContent);
+    for (const note of document.querySelectorAll(".ignored")) /** @type {HTMLElement} */ (note).hidden = time < 1;
+  }
+}

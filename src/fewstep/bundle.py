@@ -357,7 +357,7 @@ def passed_on(folder: Path) -> dict[str, str]:
     pages = [name for name in (ATTRIBUTION, pretrained.TEACHERS_README) if (folder / name).is_file()]
     checker, missing = pretrained.checker_of(folder, index)
     inside = "inside: `fewstep serve --safety checker` has it judge the pictures" if checker else missing or "none"
-    return {"notices": ", ".join((*pretrained.read_terms(folder).texts, *pages)) or "none", "safety_checker": inside}
+    return {"notices": ", ".join((*pretrained.read_terms(folder).texts, *pages)) or "none", "safety checker": inside}
 
 
 def verify(folder: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import zlib
 from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from fewstep.modality import image as pictures
@@ -411,3 +413,89 @@ def test_filters_are_loaded_by_name(tmp_path: Path):
         safety.load("strict")
     with pytest.raises(ValueError, match="needs the methods"):
         safety.load("pathlib.Path")
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+
+def many_scans(n: int) -> bytes:
+    """A sound progressive JPEG whose last scan comes n times over."""
+    data = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(data, "JPEG", progressive=True)
+    whole = data.getvalue()
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * n + whole[-2:]
+
+
+def pointing(entries: int, at_bytes: int) -> bytes:
+    """EXIF whose every entry points at all of the same bytes: reading all of it is a copy of them for each."""
+    head = b"II*\0" + struct.pack("<IH", 8, entries)
+    listed = b"".join(struct.pack("<HHII", 1000 + i, 7, at_bytes, 10 + 12 * entries) for i in range(entries))
+    return head + listed + bytes(4 + at_bytes)
+
+
+def bombs() -> dict[str, bytes]:
+    exif = pointing(4000, 12_000)
+    plain = jpeg(Image.new("RGB", (8, 8), "red"))
+    hollow = encoded("PNG")[:33] + 200_000 * (b"\0\0\0\0teXt" + struct.pack(">I", zlib.crc32(b"teXt"))) + encoded("PNG")[33:]
+    return {
+        "scans": many_scans(5000),
+        "segments": plain[:2] + segment(0xFE, b"") * 200_000 + plain[2:],
+        "fill bytes": plain[:2] + b"\xff" * 200_000 + plain[2:],
+        "chunks": hollow,
+        "EXIF that points a thousand times at itself": plain[:2] + segment(0xE1, b"Exif\0\0" + exif) + plain[2:],
+    }
+
+
+@pytest.mark.parametrize("name", ["scans", "segments", "fill bytes", "chunks"])
+def test_a_picture_that_is_made_to_cost_work_is_refused_before_a_decoder_sees_it(name: str, monkeypatch):
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("no decoder is asked")
+
+    data = bombs()[name]
+    for decoder in ("decode_jpeg", "decode_jpeg_header"):
+        monkeypatch.setattr(simplejpeg, decoder, never)
+    monkeypatch.setattr(Image, "open", never)
+    said = wrong(Part("image", "image/jpeg", data))
+    assert "save it anew" in said
+    assert not said.endswith("cannot be decoded; save it anew as PNG, JPEG or WebP"), said
+
+
+def test_what_honest_pictures_hold_is_within_the_bounds():
+    assert wire.decode(Part("image", "image/jpeg", many_scans(1)), PIXELS).shape == (64, 64, 3)
+    data = bombs()["EXIF that points a thousand times at itself"]
+    assert pictures.look(data).turn == 1
+    assert len(pictures.look(data).data) < 1000, "a decoder sees none of it"
+    assert wire.decode(Part("image", "image/jpeg", data), PIXELS).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "PPM", "ICO", "TGA", "JPEG2000", "PCX", "SGI"])
+def test_only_what_the_protocol_names_is_decoded(kind: str, monkeypatch):
+    """Whatever it says that it is: each other decoder would raise here."""
+    data = encoded(kind)
+    for name, (opener, accepts) in list(Image.OPEN.items()):
+        if name not in wire.TAKEN:
+
+            def never(*_: object) -> None:
+                raise AssertionError("this decoder is not asked")
+
+            monkeypatch.setitem(Image.OPEN, name, (never, accepts))
+    for mime in ("image/png", "image/jpeg", "image/webp"):
+        assert "save it as PNG, JPEG or WebP" in wrong(Part("image", mime, data))
+
+
+def test_whatever_a_decoder_raises_is_a_sentence(monkeypatch):
+    for error in (IndexError("list index out of range"), RecursionError(), MemoryError(), KeyError("x")):
+
+        def raising(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(pictures, "_check_header", raising)
+        assert "cannot be decoded" in wrong(Part("image", "image/png", encoded("PNG")))
+
+
+def test_a_jpeg_that_browsers_do_not_read_is_refused():
+    data = bytearray(jpeg(Image.new("RGB", (8, 8), "red")))
+    data[data.index(b"\xff\xc0") + 1] = 0xC9  # arithmetic coding: ten times the work
+    assert "browsers do not read" in wrong(Part("image", "image/jpeg", bytes(data)))

@@ -5,7 +5,9 @@ What a file may hold and what becomes of it:
 =========================  ========================================================================================
 transparency               put on the background (white) at full size, before any resizing: no dark fringes
 EXIF orientation           applied, so that the picture stands as its camera meant it; one that cannot be read is none
-other facts beside pixels  not read: a picture is sound where its pixels are, whatever is odd about its text or EXIF
+other facts beside pixels  not read: a picture is sound where its pixels are, whatever is odd about its text or EXIF; of PNG
+                           and JPEG they are cut out before a decoder sees them
+more work than its pixels  refused before decoding: thousands of scans in a JPEG, of chunks or segments that hold nothing
 16-bit grey                scaled by 65535, never clipped to 255
 CMYK, LAB, YCbCr, palette  converted to RGB (CMYK in JPEG is stored inverted, as Adobe began it and browsers read it);
                            embedded colour profiles are not applied
@@ -23,10 +25,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -129,17 +132,22 @@ def load(
     min_side: int = 2,
     max_pixels: int = MAX_PIXELS,
     max_side: int = MAX_SIDE,
+    formats: Sequence[str] = FORMATS,
 ) -> Loaded:
-    """Decode one picture: checked by its header first, then turned upright and made opaque."""
+    """Decode one picture: checked by its header first, then turned upright and made opaque.
+
+    No decoder but those of ``formats`` sees a byte of it.
+    """
     name = "picture" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _explained(name, lambda: _bytes(source))
-    image = _explained(name, lambda: _open(data), data)
+    plain = _explained(name, lambda: look(data))
+    image = _explained(name, lambda: _open(plain.data, formats), data)
     try:
-        _check_header(name, image, min_side, max_pixels, max_side)
+        _explained(name, lambda: _check_header(name, image, min_side, max_pixels, max_side))
         _explained(name, image.load)
         if image.format in ("JPEG", "MPO"):
-            _explained(name, lambda: _check_jpeg(data, image.mode))
-        return _explained(name, lambda: _opaque(image, background))
+            _explained(name, lambda: _check_jpeg(plain.data, image.mode))
+        return _explained(name, lambda: _opaque(image, background, plain.turn))
     finally:
         image.close()
 
@@ -152,8 +160,9 @@ def _bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(_png_pixels(data) if data.startswith(PNG) else data), formats=_installed_formats())
+def _open(data: bytes, formats: Sequence[str]) -> Image.Image:
+    taken = [name for name in _installed_formats() if name in formats]
+    return Image.open(io.BytesIO(data), formats=taken)
 
 
 @cache
@@ -197,12 +206,18 @@ class Unusable(ValueError):
     """A picture that cannot be used: the sentence says why and what to do, without its name."""
 
 
+class Refused(ValueError):
+    """The same, with its name."""
+
+
 def _explained(name: str, decode: Callable[[], T], data: bytes = b"") -> T:
     """Turn whatever a decoder throws at a broken file (not only OSError) into one sentence."""
     try:
         return decode()
+    except Refused:
+        raise
     except Unusable as error:
-        raise ValueError(f"{name}: {error}") from error.__cause__
+        raise Refused(f"{name}: {error}") from error.__cause__
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: its header claims far too many pixels; make it smaller") from error
     except UnidentifiedImageError as error:
@@ -221,17 +236,17 @@ def _explained(name: str, decode: Callable[[], T], data: bytes = b"") -> T:
 def _check_header(name: str, image: Image.Image, min_side: int, max_pixels: int, max_side: int) -> None:
     width, height = image.size
     if width * height > max_pixels or max(width, height) > max_side:
-        raise ValueError(
+        raise Refused(
             f"{name}: {width}x{height} pixels, where {max_pixels / 1e6:g} megapixels and a side of {max_side} "
             "are allowed; make it smaller"
         )
     if min(width, height) < min_side:
-        raise ValueError(f"{name}: {width}x{height} pixels, less than {min_side} on a side; use a larger picture")
+        raise Refused(f"{name}: {width}x{height} pixels, less than {min_side} on a side; use a larger picture")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)  # MPO: a photograph with its preview
     if frames > 1:
-        raise ValueError(f"{name}: animated or many pages ({frames} frames); save the frame you mean as one picture")
+        raise Refused(f"{name}: animated or many pages ({frames} frames); save the frame you mean as one picture")
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
-        raise ValueError(f"{name}: 32-bit pixels, whose range no one states; save it with 8 or 16 bits")
+        raise Refused(f"{name}: 32-bit pixels, whose range no one states; save it with 8 or 16 bits")
 
 
 REPAIRED = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression")
@@ -256,7 +271,7 @@ def _check_jpeg(data: bytes, mode: str) -> None:
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
-"""The chunks that a picture is made of. Of the others only the orientation's are read."""
+"""The chunks that a picture is made of. Of the others only the orientation is read."""
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
@@ -273,17 +288,128 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
             return
 
 
-def _png_pixels(data: bytes) -> bytes:
+def _png(data: bytes) -> Looked:
     """A PNG without the chunks that its pixels do not need and a decoder may fall over; Unusable for wrong checksums."""
     kept: list[bytes | memoryview] = [PNG]
-    at = len(PNG)
-    for kind, chunk, right in _png_chunks(data):
+    at, turn = len(PNG), 1
+    for number, (kind, chunk, right) in enumerate(_png_chunks(data)):
+        if number > MOST_PARTS + len(data) // PART_BYTES:
+            raise Unusable(f"more than {number} chunks, most of which hold nothing; save it anew as PNG, JPEG or WebP")
         at += len(chunk)
         if kind in PNG_PIXELS and not right:
             raise Unusable(f"the checksum of its {kind.decode()} data is wrong; the file is damaged, replace it")
-        if kind in PNG_PIXELS or (right and (kind == b"eXIf" or chunk[8:].tobytes()[:17] == b"XML:com.adobe.xmp")):
+        if kind in PNG_PIXELS:
             kept.append(chunk)
-    return b"".join([*kept, memoryview(data)[at:]])
+        elif right and kind == b"eXIf":
+            turn = exif_orientation(chunk[8:-4])
+        elif right and turn == 1 and chunk[8:25] == b"XML:com.adobe.xmp":
+            found = XMP_ORIENTATION.search(chunk[8:-4])
+            turn = int(found[1]) if found else 1
+    return Looked("PNG", b"".join([*kept, memoryview(data)[at:]]), turn)
+
+
+MOST_PARTS = 4096
+PART_BYTES = 1024
+"""A picture is made of at most so many chunks or segments, and one more for every so many bytes: each costs its reader time."""
+MOST_SCANS = 100
+"""Scans of a progressive JPEG, each of which goes over all pixels. Ten are usual; a file of 600 kB has room for 50,000."""
+SCAN_BYTES = 65_536
+"""One more scan is allowed for every so many bytes: what lies behind a photograph may look like scans, once in so many."""
+JPEG_PIXELS = frozenset([0xDB, 0xC4, 0xDD, 0xCC, 0xE0, 0xEE, *range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC),
+                         *range(0xCD, 0xD0)])  # fmt: skip
+"""The segments before the first scan that a picture is made of: tables, frame, JFIF's and Adobe's word for its colours."""
+FRAMES = frozenset(JPEG_PIXELS - {0xDB, 0xC4, 0xDD, 0xCC, 0xE0, 0xEE})
+XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])\b")
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a picture's bytes say before any decoder runs."""
+
+    kind: str
+    """PNG, JPEG or WEBP; empty for all others, which are not looked into."""
+    data: bytes
+    """Without what is no part of the picture."""
+    turn: int | None = None
+    """How it is stored, by EXIF's orientation: 1 stands upright. None leaves it to the decoder."""
+    frame: int = 0
+    """Of a JPEG the marker of its frame: C0 and C1 are baseline, C2 is progressive; nearly nobody reads the others."""
+
+
+def look(data: bytes) -> Looked:
+    """See what a picture is, and what it would cost to decode. Raises Unusable for one that is made to cost far more than
+    its pixels are worth."""
+    if data.startswith(PNG):
+        return _png(data)
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return Looked("WEBP", data, _webp_orientation(data))
+    return Looked("", data)
+
+
+def _jpeg(data: bytes) -> Looked:
+    """A JPEG without the segments that its pixels do not need."""
+    kept, turn, frame, at, number = [memoryview(data)[:2]], 1, 0, 2, 0
+    view = memoryview(data)
+    while at + 4 <= len(data):
+        if (number := number + 1) > MOST_PARTS + len(data) // PART_BYTES:
+            raise Unusable(
+                f"more than {number} segments, most of which hold nothing; save it anew as PNG, JPEG or WebP"
+            )
+        if data[at] != 0xFF:  # decoders look for the next one, and say that the file is damaged
+            at = max(at + 1, data.find(b"\xff", at))
+            continue
+        marker = data[at + 1]
+        if marker == 0xFF or marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # stand alone
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in (0xD9, 0xDA):
+            break
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        if marker in JPEG_PIXELS:
+            kept.append(view[at:end])
+            frame = marker if marker in FRAMES else frame
+        elif marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            turn = exif_orientation(view[at + 4 : end])
+        at = end
+    scans = data.count(b"\xff\xda", at)
+    if scans > (most := MOST_SCANS + len(data) // SCAN_BYTES):
+        raise Unusable(f"{scans} scans, where {most} are allowed; save it anew as PNG, JPEG or WebP")
+    return Looked("JPEG", b"".join([*kept, view[at:]]), turn, frame)
+
+
+def _webp_orientation(data: bytes) -> int:
+    at = 12
+    for _ in range(MOST_PARTS):
+        if at + 8 > len(data):
+            break
+        length = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"EXIF":
+            return exif_orientation(memoryview(data)[at + 8 : at + 8 + length])
+        at += 8 + length + length % 2
+    return 1
+
+
+def exif_orientation(exif: bytes | memoryview) -> int:
+    """The orientation that an EXIF block names, 1 to 8; 1, upright, where it names none or cannot be read.
+
+    Only the first directory's entries are looked at, and no value that lies elsewhere (EXIF 2.32, 4.6.2): a reader of all of
+    EXIF copies what every entry points at, and a thousand may point at the same megabyte.
+    """
+    block = bytes(exif[:65_536]).removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None or len(block) < 8:
+        return 1
+    (at,) = struct.unpack_from(f"{order}I", block, 4)
+    if at + 2 > len(block):
+        return 1
+    (entries,) = struct.unpack_from(f"{order}H", block, at)
+    for place in range(at + 2, min(at + 2 + 12 * entries, len(block) - 11), 12):
+        tag, kind, count, value, _ = struct.unpack_from(f"{order}HHIHH", block, place)
+        if tag == ORIENTATION:
+            return value if (kind, count) == (3, 1) and value in TURNED else 1
+    return 1
 
 
 ORIENTATION = 0x0112
@@ -300,17 +426,18 @@ TURNED = {
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How the picture must be turned; None for one that is upright, or whose EXIF cannot be read."""
+    """How a picture that was not looked into must be turned; None for one that is upright, or whose EXIF cannot be read."""
     try:
         return TURNED.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # whatever the parser meets in bytes that are no TIFF, or that hold a list in place of a number
         return None
 
 
-def _opaque(image: Image.Image, background: Colour) -> Loaded:
+def _opaque(image: Image.Image, background: Colour, orientation: int | None = None) -> Loaded:
     """Upright RGB, or F for 16-bit grey, with what was done."""
     notes = []
-    if (turn := _turn(image)) is not None:
+    turn = _turn(image) if orientation is None else TURNED.get(orientation)
+    if turn is not None:
         notes.append("turned as its EXIF orientation says")
         image = image.transpose(turn)
     if image.mode.startswith("I"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import zlib
 
@@ -15,8 +16,13 @@ from PIL import Image
 from ..modality import image as pictures
 from .protocol import MIMES, RAW, Part, ProtocolError
 
+log = logging.getLogger("fewstep.server")
 Pixels = NDArray[np.uint8]
 QUALITY = {"webp": 90, "jpeg": 92}
+TAKEN = tuple(name.upper() for name in MIMES)
+"""The formats that the protocol names: no other decoder ever runs on a stranger's bytes, whatever their first ones say."""
+TAKEN_FRAMES = (0, 0xC0, 0xC1, 0xC2)
+"""JPEG baseline, extended and progressive; 0 is none at all, which its decoder says better."""
 
 
 def decode(part: Part, max_pixels: int, background: int = 255) -> Pixels:
@@ -27,13 +33,21 @@ def decode(part: Part, max_pixels: int, background: int = 255) -> Pixels:
             return flatten(_raw(part, data, max_pixels), background)
         if part.mime not in MIMES.values():
             raise ValueError(f"{part.mime!r} is not taken; send {', '.join(MIMES.values())} or {RAW}")
-        if (quick := _jpeg(data, max_pixels)) is not None:
-            return quick
+        if (looked := pictures.look(data)).kind == "JPEG":
+            if looked.frame not in TAKEN_FRAMES:
+                raise ValueError("a JPEG of a kind that browsers do not read either: save it as a usual JPEG, or PNG")
+            if (quick := _jpeg(looked, max_pixels)) is not None:
+                return quick
         colour = (background, background, background)
-        loaded = pictures.load(data, background=colour, min_side=1, max_pixels=max_pixels)
+        loaded = pictures.load(data, background=colour, min_side=1, max_pixels=max_pixels, formats=TAKEN)
         return np.asarray(loaded.image.convert("RGB"))
     except ValueError as error:
         raise ProtocolError("picture", f"{part.name}: {str(error).removeprefix('picture: ')}") from None
+    except (
+        Exception
+    ) as error:  # a decoder may raise anything at all over a stranger's bytes: it costs this picture alone
+        log.warning("a picture of %d bytes could not be decoded: %r", len(data), error)
+        raise ProtocolError("picture", f"{part.name}: cannot be decoded; save it anew as PNG, JPEG or WebP") from None
 
 
 def _raw(part: Part, data: bytes, max_pixels: int) -> Pixels:
@@ -44,14 +58,14 @@ def _raw(part: Part, data: bytes, max_pixels: int) -> Pixels:
     return np.frombuffer(data, np.uint8).reshape(part.height, part.width, 4)
 
 
-def _jpeg(data: bytes, max_pixels: int) -> Pixels | None:
+def _jpeg(looked: pictures.Looked, max_pixels: int) -> Pixels | None:
     """The quick way, for a sound JPEG in RGB or grey that stands upright; None leaves it to ``modality.image``."""
-    if data[:2] != b"\xff\xd8" or b"Exif\0" in data:
+    if looked.turn != 1:
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(looked.data)
         if height * width <= max_pixels and colours in ("YCbCr", "Gray", "RGB"):
-            return simplejpeg.decode_jpeg(data, "RGB")
+            return simplejpeg.decode_jpeg(looked.data, "RGB")
     except ValueError:
         pass
     return None

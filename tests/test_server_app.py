@@ -29,7 +29,8 @@ from fewstep.provenance.identity import own_identity
 from fewstep.provenance.options import Signing
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
-from fewstep.server import stream
+from fewstep.server import app, stream
+from fewstep.server.attend import WHOSE, Attended
 from fewstep.server.client import Client, ServerError
 from fewstep.server.limits import Limits
 from fewstep.server.marks import Facts
@@ -963,3 +964,60 @@ def test_a_port_that_is_taken_is_a_user_error(server: Server):
 
     with pytest.raises(ValueError, match="--port"):
         listen("127.0.0.1", int(server.url.rpartition(":")[2]))
+
+
+def test_what_cannot_be_signed_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """An identity needs a folder that can be written: a file is none."""
+    home = tmp_path / "file"
+    home.write_text("")
+    monkeypatch.setenv("FEWSTEP_HOME", str(home))
+    with pytest.raises(ValueError, match=r"cannot be signed here .*FEWSTEP_HOME.*--no-credentials"):
+        app.make_studio(app.ServeOptions(model="there is no such bundle"))  # before it is looked for
+    with running(credentials=False) as server:
+        assert server.studio.marks.state == {"watermark": True, "credentials": False}
+        answer = httpx.post(f"{server.url}/v1/pictures", json={"prompt": "a cat"}, timeout=60)
+        assert answer.status_code == 200
+        assert b"c2pa" not in answer.content
+
+
+def test_work_is_given_up_for_a_client_that_has_left():
+    """Heard while the work goes on, for a request with a body and for one without; and not for one that waits."""
+
+    async def ask(method: str, leaves: bool) -> list[str]:
+        said, begun, left = [], asyncio.Event(), asyncio.Event()
+        coming = [{"type": "http.request", "body": b"x", "more_body": False}]
+
+        async def receive() -> Any:
+            if coming:
+                return coming.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def work(scope: Any, receive: Any, send: Any) -> None:
+            assert WHOSE.get() == "10.0.0.7"
+            if method == "POST":
+                assert (await receive())["body"] == b"x"
+            begun.set()
+            try:
+                await (asyncio.Event().wait() if leaves else asyncio.sleep(0))
+            except asyncio.CancelledError:
+                said.append("given up")
+                raise
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b""})
+            left.set()
+
+        async def send(message: Any) -> None:
+            said.append(message["type"])
+
+        scope = {"type": "http", "method": method, "client": ("10.0.0.7", 1)}
+        asked = asyncio.create_task(Attended(work)(scope, receive, send))
+        await begun.wait()
+        if leaves:
+            left.set()
+        await asked
+        return said
+
+    for method in ("POST", "GET"):
+        assert asyncio.run(ask(method, True)) == ["given up"]
+        assert asyncio.run(ask(method, False)) == ["http.response.start", "http.response.body"]

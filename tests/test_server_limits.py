@@ -357,7 +357,7 @@ def test_a_prompt_is_judged_once_beside_the_caller():
     assert guard.prompts("", "") is None
     heard: list[str] = []
     done = threading.Event()
-    guard.watch("s", np.zeros((2, 2, 3), np.uint8), lambda reason: (heard.append(reason), done.set()))
+    guard.watch(("s",), np.zeros((2, 2, 3), np.uint8), lambda reason: (heard.append(reason), done.set()))
     assert done.wait(10)
     assert heard == ["too dark"]
     guard.close()
@@ -387,7 +387,7 @@ def test_a_filter_that_fails_lets_nothing_through_and_is_asked_again(caplog: pyt
     guard = Guard(broken, lambda stage, ms: took.append(stage))
     pixels = np.zeros((2, 2, 3), np.uint8)
     streamed: Future[str] = Future()
-    guard.watch("s", pixels, streamed.set_result)
+    guard.watch(("s",), pixels, streamed.set_result)
     assert streamed.result(10) == guard.picture(pixels) == guard.prompts("a cat").result(10) == safety.FAILED
     assert took == ["safety_picture", "safety_picture", "safety_prompt"], "every verdict is timed"
     assert [record.message for record in caplog.records] == 3 * ["the safety filter failed"]
@@ -474,7 +474,7 @@ def test_what_honest_pictures_hold_is_within_the_bounds():
 def test_only_what_the_protocol_names_is_decoded(kind: str, monkeypatch):
     """Whatever it says that it is: each other decoder would raise here."""
     data = encoded(kind)
-    for name, (opener, accepts) in list(Image.OPEN.items()):
+    for name, (_, accepts) in list(Image.OPEN.items()):
         if name not in wire.TAKEN:
 
             def never(*_: object) -> None:

@@ -23,8 +23,9 @@ from fewstep.server import wire
 from fewstep.server.engine import Drawn, Engine, EngineOptions, Job
 from fewstep.server.marks import Facts, Marks
 from fewstep.server.metrics import Metrics
+from fewstep.server.pool import Pool
 from fewstep.server.protocol import RAW, Ask, Part, ProtocolError
-from fewstep.server.safety import Guard
+from fewstep.server.safety import VERDICTS_BYTES, Guard
 from fewstep.server.worker import REPLAN_S, REST_S, Answer, Kept, KeptPicture, Open, Seat, Worker
 from serving_helpers import SIZE, tiny_pipeline, until
 
@@ -130,6 +131,76 @@ def test_one_broken_picture_spoils_no_batch(engine: Engine):
     assert isinstance(broken, ProtocolError)
     assert broken.code == "picture"
     assert all(isinstance(a, ProtocolError) for a in engine.draw([Job(bad, "png")], plan()))
+
+
+class Failing(Engine):
+    """Some requests meet an exception on their way, whichever stage it is that they name."""
+
+    @property
+    def marks(self) -> Any:
+        return self._hurt
+
+    @marks.setter
+    def marks(self, marks: Marks) -> None:
+        class Hurt(Marks):
+            def frame(self, pixels: np.ndarray) -> np.ndarray:
+                if pixels[0, 0].tolist() == [1, 2, 3]:
+                    raise RuntimeError("the mark's own fault")
+                return super().frame(pixels)
+
+        self._hurt = Hurt(marks.card)
+
+    def _cond(self, ask: Ask) -> Any:
+        if ask.prompt == "cannot be read":
+            raise KeyError("token")
+        return super()._cond(ask)
+
+    def _sound(self, latents: torch.Tensor, pixels: np.ndarray, finite: bool) -> Any:
+        if latents[0, 0, 0] == 7:
+            pixels[0, 0] = (1, 2, 3)
+        return super()._sound(latents, pixels, finite)
+
+
+@pytest.mark.parametrize("stage", ["read", "draw", "NaN", "mark"])
+def test_an_exception_costs_its_own_request_alone(stage: str, monkeypatch: pytest.MonkeyPatch):
+    engine = cold_engine(of=Failing)
+    good = Ask(1, prompt="a cat", seed=5)
+    bad = replace(good, prompt="cannot be read") if stage == "draw" else replace(good, seed=6)
+    given = None
+    if stage == "read":
+        def broken(*_: object, **__: object) -> None:
+            raise IndexError("a decoder's own fault")
+
+        monkeypatch.setattr(wire, "decode", broken)
+        given = engine.prepare(Ask(1, "image", "a cat", image=raw("image", picture())))
+    latents = engine._pipeline.latents
+
+    def hurt(request: Any) -> torch.Tensor:
+        found = latents(request)
+        for row, seed in zip(found, request.seeds):
+            if seed == 6 and stage in ("NaN", "mark"):
+                row[0, 0, 0] = float("nan") if stage == "NaN" else 7
+        return found
+
+    monkeypatch.setattr(engine._pipeline, "latents", hurt)
+    first, broken_one, last = engine.draw([Job(good, "png"), Job(bad, "png", given=given), Job(good, "png")], plan())
+    assert isinstance(first, Drawn)
+    assert isinstance(last, Drawn)
+    assert np.array_equal(first.pixels, last.pixels)
+    assert isinstance(broken_one, ProtocolError)
+    assert broken_one.code == ("picture" if stage == "read" else "internal")
+    assert len(str(broken_one)) > 20
+
+
+def test_numbers_that_overflow_in_the_decoder_are_no_black_picture(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """NaN becomes black when it becomes bytes; a picture that is meant to be black stays one."""
+    latents, black = torch.zeros(4, 16, 16), np.zeros((SIZE, SIZE, 3), np.uint8)
+    assert engine._sound(latents, black, True) is black
+    decode = engine._codec.codec.codec.decode
+    monkeypatch.setattr(engine._codec.codec.codec, "decode", lambda x: decode(x) * float("nan"))
+    refused = engine._sound(latents, black, True)
+    assert isinstance(refused, ProtocolError)
+    assert "overflowed" in str(refused)
 
 
 def test_strength_is_mapped_onto_the_students_own_times(engine: Engine):
@@ -284,6 +355,63 @@ def test_smoothing_never_mixes_two_recipes(engine: Engine):
         drawn = draw(engine, moved, 2, smoother=smoother)
     assert drawn.settled
     assert drawn.data == alone.data, "and what is shown comes to it"
+
+
+def test_prompts_are_remembered_within_bytes_and_drawn_the_same():
+    pipeline = tiny_pipeline()
+    prompts = [f"a cat {n}" for n in range(40)]
+    first = [tiny_pipeline().encode([prompts[0]])]
+    pipeline.encode([prompts[0]])
+    each = pipeline._encoded.nbytes + 10
+    pipeline._encoded.limit = 10 * each
+    again = [pipeline.encode([p]) for p in prompts]
+    assert 10 <= len(pipeline._encoded) <= 11
+    assert pipeline._encoded.nbytes <= 10 * each
+    assert each >= first[0].tokens.nbytes
+    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, again))
+    together = pipeline.encode(prompts)  # more than are remembered
+    assert torch.equal(together.tokens[0], first[0].tokens[0])
+    assert len(together) == 40
+    pipeline._looked_at.limit = 5000
+    for prompt in prompts:
+        pipeline.unread(prompt)
+    assert pipeline._looked_at.nbytes <= 5000
+
+
+def test_verdicts_are_remembered_within_bytes():
+    guard = Guard(Judge())
+    for n in range(3000):
+        guard.prompts(f"{n} " * 100).result(60)
+    assert guard._known.nbytes <= VERDICTS_BYTES
+    assert len(guard._known) < 3000
+    guard.close()
+
+
+def test_what_is_handed_in_is_done_in_fair_turn_and_one_address_never_holds_all_threads():
+    pool, go, begun = Pool(2, "test", most=10), threading.Event(), []
+
+    def work(name: str) -> str:
+        begun.append(name)
+        assert go.wait(60)
+        return name
+
+    greedy = [pool.submit(("greedy", str(n % 2)), partial(work, f"greedy {n}")) for n in range(10)]
+    until(lambda: len(begun) == 1)
+    honest = pool.submit(("honest", "a"), partial(work, "honest"))
+    until(lambda: len(begun) == 2)
+    assert begun[1] == "honest"
+    with pytest.raises(ProtocolError, match="try again"):
+        [pool.submit(("greedy", "x"), partial(work, "more")) for _ in range(3)]
+    assert greedy[-1].cancel()
+    go.set()
+    assert honest.result(60) == "honest"
+    assert [one.result(60) for one in greedy[:-1]] == [f"greedy {n}" for n in range(9)]
+    broken = pool.submit(("a",), lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        broken.result(60)
+    assert pool.submit(("a",), lambda: 1).result(60) == 1
+    pool.close()
+    assert pool.submit(("a",), lambda: 1).cancelled()
 
 
 def test_kept_pictures_are_bounded():
@@ -566,6 +694,89 @@ def test_a_client_that_does_not_read_holds_one_picture(start: Callable[..., Work
     assert sleeper.collect() is None
 
 
+def test_pictures_are_decoded_beside_the_drawing_thread(stepped: tuple[Worker, Stepped], monkeypatch: pytest.MonkeyPatch):
+    """While one is drawn another is decoded, and a third that takes for ever to decode holds up nobody."""
+    worker, engine = stepped
+    slow, quick, other = (Client(worker, name) for name in ("slow", "quick", "other"))
+    go, decode, threads = threading.Event(), wire.decode, set()
+
+    def decoding(part: Part, *given: Any) -> np.ndarray:
+        threads.add(threading.current_thread().name)
+        if part.width == 7:
+            assert go.wait(60)
+        return decode(part, *given)
+
+    monkeypatch.setattr(wire, "decode", decoding)
+    base = Ask(1, "image", "a cat", image=raw("image", picture()), strength=0.5)
+    worker.ask(slow.seat, replace(base, image=raw("image", picture(0, 7))))
+    engine.permits.release(10)
+    assert quick.draw(base).header["type"] == "picture"
+    assert other.draw(Ask(1, prompt="a cat")).header["type"] == "picture"
+    header = quick.draw(replace(base, id=2)).header
+    assert header["stages_ms"]["decode"] > 0
+    assert sum(header["stages_ms"].values()) == pytest.approx(header["server_ms"], abs=0.1)
+    assert slow.collect() is None
+    go.set()
+    assert slow.woken.wait(60)
+    assert slow.collect().header["type"] == "picture"
+    assert threads <= {"fewstep-decoder-0", "fewstep-decoder-1"}
+
+
+def test_the_newest_picture_wins_also_while_one_is_decoded(stepped: tuple[Worker, Stepped], monkeypatch: pytest.MonkeyPatch):
+    worker, engine = stepped
+    client, go, decode, decoded = Client(worker, "a"), threading.Event(), wire.decode, []
+
+    def decoding(part: Part, *given: Any) -> np.ndarray:
+        decoded.append(part.width)
+        assert go.wait(60)
+        return decode(part, *given)
+
+    monkeypatch.setattr(wire, "decode", decoding)
+    engine.permits.release(10)
+    for number in range(8, 40):
+        worker.ask(client.seat, Ask(number, "image", "a cat", image=raw("image", picture(0, number)), strength=0.5))
+        until(lambda: decoded)  # the first has begun
+    worker.ask(client.seat, Ask(40, prompt="a cat"))  # brings nothing, and is newer than all that is being decoded
+    until(lambda: client.collect() is not None)
+    go.set()
+    until(lambda: not client.seat.decoding)
+    assert client.answers[-1].ask.id == 40
+    assert decoded == [8, 39]
+    assert [ask.id for ask in engine.drawn] == [40]
+    until(lambda: worker.metrics.total("overwritten") == 32)
+    assert client.seat.session.drops == 32
+
+
+def test_single_pictures_have_one_share_together(stepped: tuple[Worker, Stepped]):
+    worker, engine = stepped
+    live = Client(worker, "live")
+    singles = [Client(worker, f"s{n}") for n in range(6)]
+    for n, client in enumerate(singles):
+        worker.leave(client.seat.session.id)
+        client.seat = Seat(Session(f"s{n}", ("strangers", "single")), client.woken.set, Budget(60_000.0), Kept(10**6))
+        worker.join(client.seat)
+        worker.ask(client.seat, Ask(100 + n, prompt="a cat", steps=1))
+    for number in range(1, 9):
+        assert engine.waits.acquire(timeout=60)
+        worker.ask(live.seat, Ask(number, prompt="a cat", steps=1))  # it always wants one more
+        engine.permits.release()
+    until(lambda: len(engine.drawn) == 8)
+    assert [ask.id < 100 for ask in engine.drawn] == [False, True] * 4
+
+
+def test_who_has_left_is_not_drawn(stepped: tuple[Worker, Stepped]):
+    worker, engine = stepped
+    busy, gone = Client(worker, "busy"), Client(worker, "gone")
+    worker.ask(busy.seat, Ask(1, prompt="a cat"))
+    assert engine.waits.acquire(timeout=60)
+    worker.ask(gone.seat, Ask(2, prompt="a cat"))
+    worker.leave("gone")
+    engine.permits.release(5)
+    busy.draw(Ask(3, prompt="a cat"))
+    until(lambda: len(engine.drawn) == 2)
+    assert [ask.id for ask in engine.drawn] == [1, 3]
+
+
 def test_sessions_are_served_in_fair_turn(stepped: tuple[Worker, Stepped]):
     """All want more than they get, and one asks less often than the others."""
     worker, engine = stepped
@@ -714,6 +925,53 @@ def test_a_picture_whose_prompt_took_long_to_judge_does_not_come_after_a_newer_o
     until(lambda: client.seat.session.drops)
     assert (client.seat.session.drops, client.collect()) == (1, None)
     until(lambda: client.worker.metrics.total("superseded") == 1)
+
+
+class Counting(Judge):
+    """Takes its time for every prompt, one permit each, and notes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.permits, self.judged = threading.Semaphore(0), list[str]()
+
+    def prompt(self, text: str) -> str | None:
+        self.judged.append(text)
+        assert self.permits.acquire(timeout=60)
+        return None
+
+
+def test_what_is_overwritten_is_never_judged_and_nobody_holds_the_filter(start: Callable[..., Worker]):
+    """One client asks for 300 prompts while the filter looks at its first: of all these only the newest is judged, and
+    another client's prompt before it."""
+    judge = Counting()
+    worker = start(Guard(judge), opens=[partial(cold_engine, batches=(1,))])
+    greedy, victim = Client(worker, "greedy"), Client(worker, "victim")
+    worker.ask(greedy.seat, Ask(0, prompt="greedy 0"))
+    until(lambda: judge.judged == ["greedy 0"])
+    for number in range(1, 300):
+        worker.ask(greedy.seat, Ask(number, prompt=f"greedy {number}"))
+    worker.ask(victim.seat, Ask(1, prompt="victim"))
+    until(lambda: victim.seat.session.served == 1)
+    judge.permits.release(10)
+    assert victim.woken.wait(60)
+    until(lambda: (greedy.collect() or greedy).ask.id == 299 if greedy.seat.session.outbox.full else False)
+    assert judge.judged == ["greedy 0", "victim", "greedy 299"]
+    assert victim.collect().header["type"] == "picture"
+
+
+def test_a_picture_filter_that_fails_goes_on_looking(start: Callable[..., Worker]):
+    looked = []
+
+    class Blinking(Judge):
+        def picture(self, pixels: np.ndarray) -> str | None:
+            looked.append(pixels)
+            raise RuntimeError("the filter's own fault")
+
+    client = Client(start(Guard(Blinking())), "a")
+    for number, prompt in enumerate(("a cat", "a dog", "a sun"), 1):
+        client.draw(Ask(number, prompt=prompt))
+        until(lambda number=number: len(looked) == number)
+    until(lambda: not client.worker.guard._looking)
 
 
 def test_the_picture_that_is_drawn_when_the_server_stops_is_judged_and_delivered():

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewstep.inference.session import Full, Room, Session, Slot, Turn, Turns
+from fewstep.inference.cache import Cache
+from fewstep.inference.session import Fair, Full, Room, Session, Slot, Turn, Turns
 
 
 def kind(_session: Session, request: str) -> str:
@@ -158,3 +159,85 @@ def test_nobody_jumps_the_queue():
     assert room.leave("a") == ["b"]
     assert room.enter("a") == 2
     assert [room.leave("b"), room.leave("c")] == [["c"], ["a"]]
+
+
+def test_sixteen_sessions_of_one_address_weigh_as_much_as_one_of_another():
+    turns: Turns[str, str] = Turns()
+    names = {"live": ("1.1.1.1", "live"), "also": ("2.2.2.2", "also")} | {f"r{n}": ("2.2.2.2", "single") for n in range(16)}
+    sessions = {name: Session[str, str](name, party) for name, party in names.items()}
+    for session in sessions.values():
+        turns.join(session)
+    served = []
+    for now in range(400):
+        for session in sessions.values():
+            session.ask("x", now)
+        served += [turn.session.id for turn in drawn(turns, kind)]
+    assert served.count("live") == 200
+    assert served.count("also") == 100, "in their address its live session counts as much as all single pictures together"
+    assert {served.count(f"r{n}") for n in range(16)} <= {6, 7}
+
+
+def test_a_share_is_of_the_time_and_not_of_the_turns():
+    """One address's pictures take four times as long: it has a fifth of the turns, and as much time as the other."""
+    turns: Turns[str, str] = Turns()
+    slow, quick = Session[str, str]("slow", ("a", "slow")), Session[str, str]("quick", ("b", "quick"))
+    for session in (slow, quick):
+        turns.join(session)
+    served = []
+    for now in range(100):
+        for session in (slow, quick):
+            session.ask("x", now)
+        served += [t.session.id for t in drawn(turns, kind, cost=lambda session: 4.0 if session is slow else 1.0)]
+    assert served.count("slow") == 20
+
+
+def test_who_rests_saves_nothing_up():
+    fair = Fair()
+    fair.join(("a",))
+    fair.join(("b",))
+    for _ in range(50):
+        fair.serve(("a",))
+    for _ in range(2):
+        fair.serve(("b",))
+    assert fair.place(("a",)) < fair.place(("b",)) or fair.place(("b",))[0] >= 49
+
+
+def test_a_party_that_is_gone_leaves_nothing_behind():
+    fair = Fair()
+    for number in range(1000):
+        fair.join((f"{number}", "x"))
+        fair.serve((f"{number}", "x"))
+        fair.leave((f"{number}", "x"))
+    assert not fair._members
+    assert not fair._had
+    assert not fair._served
+    assert len(fair._now) <= 1
+
+
+def test_who_may_not_is_passed_by():
+    turns = room_of("a", "b")
+    for session in turns:
+        session.ask("x", 0)
+    batch = turns.next_batch(kind, may=lambda session, asked: session.id != "a")
+    assert [turn.session.id for turn in batch] == ["b"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 60)), max_size=80))
+def test_a_cache_never_holds_more_bytes_than_it_may(puts: list[tuple[int, int]]):
+    cache: Cache[int, int] = Cache(100)
+    for key, size in puts:
+        cache.put(key, size, size)
+        assert cache.nbytes <= 100
+        assert cache.nbytes == sum(value for k in range(21) if (value := cache.get(k)) is not None)
+
+
+def test_a_cache_forgets_what_was_used_longest_ago():
+    cache: Cache[str, str] = Cache(30)
+    for name in "abc":
+        cache.put(name, name, 10)
+    assert cache.get("a") == "a"
+    cache.put("d", "d", 10)
+    assert [name in cache for name in "abcd"] == [True, False, True, True]
+    cache.put("huge", "huge", 31)
+    assert len(cache) == 0
+    assert cache.nbytes == 0

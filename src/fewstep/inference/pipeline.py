@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -26,9 +25,15 @@ from ..parts.denoiser import Student, noise_to
 from ..ranges import Dtype, check_device
 from ..rng import Rng, check_seed
 from ..tensors import Conditioning, Latents, Media, Time
+from .cache import Cache
 
 __all__ = ["Pipeline", "Request", "blend"]
 Denoise = Callable[[Latents, Time, Conditioning], Latents]
+PROMPTS_BYTES = 256 * 2**20
+"""What encoded prompts may take that are remembered, where the text encoder lies: 94 of Stable Diffusion 3's, which has 2.7 MB
+each, and of a small model all that anybody types."""
+UNREAD_BYTES = 2**20
+"""The same for what was left unread of them."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,13 @@ class Pipeline:
     def __init__(self, model: pretrained.Pretrained, card: Card, denoise: Denoise | None = None) -> None:
         self.model, self.card = model, card
         self.denoise: Denoise = denoise or model.denoiser
-        self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
+        self._encoded: Cache[str, Conditioning] = Cache(PROMPTS_BYTES)
         self._null: Conditioning | None = None
         self._schedule = Remembered(model.denoiser.schedule)
         weight = next(model.denoiser.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         """Where it draws, and the numbers of its networks."""
-        self.unread: Callable[[str], Unread | None] = lru_cache(512)(self._unread)
-        """What the text encoder does not read of a prompt; None where it reads it whole."""
+        self._looked_at: Cache[str, tuple[Unread | None]] = Cache(UNREAD_BYTES)
         if card.role == "student":
             self._student = Student(model.denoiser, card.times or (1.0,))
 
@@ -107,20 +111,23 @@ class Pipeline:
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of the prompts; each distinct prompt is encoded once and remembered."""
-        missing = [p for p in dict.fromkeys(prompts) if p not in self._encoded]
+        found = {p: self._encoded.get(p) for p in dict.fromkeys(prompts)}
+        missing = [p for p, known in found.items() if known is None]
         if missing:
             fresh = self.model.conditioner(missing)
             for i, prompt in enumerate(missing):
-                self._encoded[prompt] = fresh[[i]]
-        rows = [self._encoded[p] for p in prompts]
-        for prompt in prompts:
-            self._encoded.move_to_end(prompt)
-        while len(self._encoded) > 4096:
-            self._encoded.popitem(last=False)
+                found[prompt] = row = fresh[[i]]
+                self._encoded.put(prompt, row, held(row) + sys.getsizeof(prompt))
+        rows = [row for p in prompts if (row := found[p]) is not None]
         return rows[0] if len(rows) == 1 else Conditioning.cat(rows)
 
-    def _unread(self, prompt: str) -> Unread | None:
-        return self.model.conditioner.unread([prompt])[0]
+    def unread(self, prompt: str) -> Unread | None:
+        """What the text encoder does not read of a prompt; None where it reads it whole."""
+        known = self._looked_at.get(prompt)
+        if known is None:
+            known = (self.model.conditioner.unread([prompt])[0],)
+            self._looked_at.put(prompt, known, 2 * sys.getsizeof(prompt) + 1000)
+        return known[0]
 
     def _encode_aloud(self, prompts: Sequence[str]) -> Conditioning:
         """`encode`; an UnreadWarning says once of each prompt what was not read of it."""
@@ -238,6 +245,12 @@ def keeping(
     """Inpainting: the estimate of every step is ``x0`` itself wherever ``mask`` (media-sized) is 0."""
     change = F.interpolate(mask.to(x0), size=x0.shape[2:], mode="area")
     return lambda x, t: torch.lerp(x0, denoise(x, t), change)
+
+
+def held(cond: Conditioning) -> int:
+    """Bytes that an encoded prompt keeps in memory, also where its tensors are views of larger ones."""
+    tensors = [value for f in fields(cond) if isinstance(value := getattr(cond, f.name), Tensor)]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
 def blend(parts: Sequence[Conditioning], weights: Sequence[float]) -> Conditioning:

@@ -7,9 +7,10 @@ older. Sessions take turns, the one served longest ago first; requests that fit 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 Asked = TypeVar("Asked")
@@ -65,11 +66,69 @@ class Slot(Generic[T]):
         self._held = None
 
 
+Party = tuple[str, ...]
+"""Whom a piece of work counts for, from the large to the small: an address, and in it a session."""
+
+
+class Fair:
+    """Whose turn it is, level by level: the address that has had least, and in it the session that has.
+
+    So an address with sixteen sessions weighs as much as one with one, and pictures of four steps four times as much as those
+    of one. Who wants nothing for a while saves nothing up, and a newcomer stands behind all who are here: start-time fair
+    queueing (Goyal, Vin and Cheng 1997), at every level.
+    """
+
+    def __init__(self) -> None:
+        self._members: Counter[Party] = Counter()
+        self._had: dict[Party, float] = {}
+        self._served: dict[Party, int] = {}
+        self._now: dict[Party, float] = {}
+        """By the level above: what who was served last had had by then."""
+        self._clock = itertools.count(1)
+
+    def join(self, party: Party) -> None:
+        """One more piece of this party's work is here."""
+        for level in _levels(party):
+            if not self._members[level]:
+                beside = (had for other, had in self._had.items() if other[:-1] == level[:-1])
+                self._had[level], self._served[level] = max(beside, default=0.0), next(self._clock)
+            self._members[level] += 1
+
+    def leave(self, party: Party) -> None:
+        """One less; who has none any more is forgotten."""
+        for level in _levels(party):
+            self._members[level] -= 1
+            if not self._members[level]:
+                del self._members[level], self._had[level], self._served[level]
+                self._now.pop(level, None)
+
+    def serve(self, party: Party, cost: float = 1.0) -> None:
+        """It has its turn, which costs so much."""
+        for level in _levels(party):
+            self._now[level[:-1]] = start = self._start(level)
+            self._had[level], self._served[level] = start + cost, next(self._clock)
+
+    def _start(self, level: Party) -> float:
+        return max(self._had[level], self._now.get(level[:-1], 0.0))
+
+    def place(self, party: Party) -> tuple[float, ...]:
+        """What the order is by, the first to be served first."""
+        return tuple(number for level in _levels(party) for number in (self._start(level), self._served[level]))
+
+
+def _levels(party: Party) -> Iterator[Party]:
+    return (party[: n + 1] for n in range(len(party)))
+
+
 @dataclass
 class Session(Generic[Asked, Answered]):
     """One user: a slot each way and what has been counted. Settings travel inside each request, so nothing goes stale."""
 
     id: str
+    party: Party = ()
+    """Whom its turns count for; empty stands for itself."""
+    incoming: Slot[Any] = field(default_factory=Slot)
+    """The newest request that brings something which has to be made ready first."""
     inbox: Slot[Asked] = field(default_factory=Slot)
     """The newest request not yet drawn."""
     outbox: Slot[Answered] = field(default_factory=Slot)
@@ -81,6 +140,9 @@ class Session(Generic[Asked, Answered]):
     drawing: bool = False
     """Whether a request of it is being drawn: no second one is begun meanwhile, so its pictures come in their order."""
 
+    def __post_init__(self) -> None:
+        self.party = self.party or (self.id,)
+
     def ask(self, request: Asked, now: float) -> bool:
         """Put a request into the inbox; True if it overwrote one that was never drawn."""
         return self.inbox.put(request, now)
@@ -88,7 +150,7 @@ class Session(Generic[Asked, Answered]):
     @property
     def drops(self) -> int:
         """Requests that were overwritten, and answers that were."""
-        return self.inbox.overwritten + self.outbox.overwritten
+        return self.incoming.overwritten + self.inbox.overwritten + self.outbox.overwritten
 
 
 @dataclass(frozen=True)
@@ -100,10 +162,11 @@ class Turn(Generic[Asked, Answered]):
 
 
 class Turns(Generic[Asked, Answered]):
-    """Fair turns over sessions: whoever was served longest ago comes first; a newcomer stands behind all who are here."""
+    """Fair turns over sessions, by their parties: whoever has had least comes first, among equals who was served longest ago."""
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session[Asked, Answered]] = {}
+        self._fair = Fair()
         self._clock = itertools.count(1)
 
     def __len__(self) -> int:
@@ -116,35 +179,46 @@ class Turns(Generic[Asked, Answered]):
         """Let a session take turns from now on: coming anew gains nothing over staying."""
         session.turn = next(self._clock)
         self._sessions[session.id] = session
+        self._fair.join(session.party)
 
     def leave(self, session_id: str) -> None:
         """Take a session out; what waits in its slots is forgotten."""
         if (session := self._sessions.pop(session_id, None)) is not None:
+            self._fair.leave(session.party)
+            session.incoming.clear()
             session.inbox.clear()
             session.outbox.clear()
 
     def next_batch(
-        self, key: Callable[[Session[Asked, Answered], Asked], Hashable], sizes: Sequence[int] = (1,)
+        self,
+        key: Callable[[Session[Asked, Answered], Asked], Hashable],
+        sizes: Sequence[int] = (1,),
+        may: Callable[[Session[Asked, Answered], Asked], bool] = lambda session, asked: True,
+        cost: Callable[[Session[Asked, Answered]], float] = lambda session: 1.0,
     ) -> list[Turn[Asked, Answered]]:
         """The next requests to draw together, never waiting for more: empty if nobody asks.
 
-        The session served longest ago is always in it. Others join, in their order, if their ``key`` equals its own,
+        The session whose turn it is is always in it. Others join, in their order, if their ``key`` equals its own,
         as many as make one of ``sizes`` (rising, the first is 1): the batch sizes that networks are compiled for. All of
-        them are `Session.drawing` until they are given to `done`.
+        them are `Session.drawing` until they are given to `done`. Who ``may`` not is passed by for now; ``cost`` is what a
+        turn takes of its party's share.
         """
-        ready = (s for s in self._sessions.values() if s.inbox.full and not s.drawing)
-        order = sorted(ready, key=lambda s: s.turn)
+        ready = (
+            s for s in self._sessions.values() if not s.drawing and (a := s.inbox.peek()) is not None and may(s, a)
+        )
+        order = sorted(ready, key=lambda s: (*self._fair.place(s.party), s.turn))
         if not order:
             return []
         keys = [key(s, s.inbox.peek()) for s in order]  # type: ignore[arg-type]
         same = [s for s, k in zip(order, keys) if k == keys[0]]
         n = max(size for size in sizes if size <= len(same))
-        return [self._serve(session) for session in same[:n]]
+        return [self._serve(session, cost(session)) for session in same[:n]]
 
-    def _serve(self, session: Session[Asked, Answered]) -> Turn[Asked, Answered]:
+    def _serve(self, session: Session[Asked, Answered], cost: float) -> Turn[Asked, Answered]:
         held = session.inbox.take()
         assert held is not None, "only sessions whose inbox is full are served"
         session.turn = next(self._clock)
+        self._fair.serve(session.party, cost)
         session.served += 1
         session.drawing = True
         return Turn(session, held)
@@ -152,6 +226,7 @@ class Turns(Generic[Asked, Answered]):
     def again(self, session: Session[Asked, Answered], held: Held[Asked]) -> Turn[Asked, Answered]:
         """A turn for what a session was served with already: to be drawn once more, while nobody asks for anything."""
         session.turn = next(self._clock)
+        self._fair.serve(session.party)
         session.drawing = True
         return Turn(session, held)
 

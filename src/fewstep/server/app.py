@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,10 +30,11 @@ from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
 from . import openai, prefix, rest, safety
 from .assets import Assets
+from .attend import Attended
 from .engine import Engine, EngineOptions
 from .gate import Gate, sentence, unreadable
 from .limits import NO_TOKEN, Door, Limits, address, check_sizes, is_loopback
-from .marks import Marks
+from .marks import Marks, try_out
 from .metrics import Metrics
 from .protocol import error_body
 from .stream import Connection
@@ -46,6 +47,9 @@ WEB = Path(__file__).parent / "web"
 SEND_BUFFER = 128 * 1024
 NEVER_READ_MS = 30_000
 """The kernel gives a connection up after this long in which its client took nothing of what lies in the kernel's buffer."""
+SWITCH_S = 0.000_5
+"""How long a thread may keep the interpreter while another wants it. A network call gives it up at every operation, a hundred
+times a picture, and would wait Python's usual 5 ms each time for whoever packs a file meanwhile."""
 TOLD_S = 0.5
 """A server that cannot open its model ends after this long, so that whoever is waiting for it hears why."""
 
@@ -85,6 +89,8 @@ class ServeOptions:
     pictures at a time."""
     signing: Annotated[Signing, tyro.conf.arg(name="")] = field(default_factory=Signing)
     """What marks and signs the pictures. Switching it off is logged, and the page shows it."""
+    credentials: bool = True
+    """Sign what is saved; --no-credentials leaves the invisible mark alone, where an identity to sign with cannot be kept."""
     safety: str = "words"
     """Filter of prompts and pictures: words (a word list; yours as FILE.txt), checker (the model folder's own safety checker,
     too), off, or a dotted path to your own; docs/safety.md."""
@@ -95,6 +101,9 @@ class ServeOptions:
 def openers(options: ServeOptions) -> list[Open]:
     """What the worker's threads call first, one a device: opening the model takes seconds, and happens beside the event loop."""
     stamping = options.signing.stamping()
+    if not options.credentials:
+        stamping = replace(stamping, credentials=False)
+    try_out(stamping)
     opened: list[Engine] = []
 
     def open_on(device: str, report: Callable[[str], None]) -> Engine:
@@ -138,7 +147,7 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         studio.worker.start()
         yield
-        studio.worker.stop()
+        studio.close()
 
     app = FastAPI(
         title="fewstep",
@@ -149,6 +158,7 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
         redoc_url=None,
     )
     lines = app.state.lines = Lines(studio.limits, studio.door, studio.clock, studio.metrics)
+    app.add_middleware(Attended)
     app.add_middleware(Gate, door=studio.door, lines=lines, clock=studio.clock, metrics=studio.metrics)
     if studio.door.proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(studio.door.proxies))
@@ -236,6 +246,7 @@ def serve(options: ServeOptions) -> None:
     with contextlib.suppress(ValueError):  # of a thread that is not the main one
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     check_devices(options.device)
+    sys.setswitchinterval(SWITCH_S)
     studio = make_studio(options)
     app = build(studio, options.root_path)
     taken = listen(options.host, options.port)
@@ -247,6 +258,8 @@ def serve(options: ServeOptions) -> None:
         print(f"warning: {warning}", flush=True)
     if not options.signing.provenance:
         print("provenance is off: pictures carry no watermark and no content credentials", flush=True)
+    elif not options.credentials:
+        print("credentials are off: pictures carry the watermark alone", flush=True)
     running = server(app, options.limits)
 
     def end() -> None:

@@ -63,12 +63,23 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a request brings, decoded: nothing, a picture, or a picture and a mask."""
+
+    pictures: tuple[Pixels, ...] = ()
+    ms: float = 0.0
+    """What that took, beside the drawing thread."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One request of a batch."""
 
     ask: Ask
     encoder: str
     smoother: Smoother = field(default_factory=Smoother)
+    given: Given | ProtocolError | None = None
+    """None: it is decoded when it is drawn."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,8 @@ class Drawn:
     """Milliseconds."""
     unread: Mapping[str, Unread] = field(default_factory=dict)
     """Of ``prompt`` and ``blend_prompt`` those that were not read whole."""
+    given_ms: float = 0.0
+    """What of the stage ``decode`` was done before its turn came."""
     settled: bool = True
     """Whether what was sent is what was drawn: false while older frames still show in it."""
     far: tuple[str, ...] = ()
@@ -95,7 +108,7 @@ class Drawn:
 
     def other_ms(self, served_ms: float) -> float:
         """What of the time served lies in no stage."""
-        return max(0.0, served_ms - sum(self.stages.values()))
+        return max(0.0, served_ms + self.given_ms - sum(self.stages.values()))
 
 
 class Engine:
@@ -235,46 +248,70 @@ class Engine:
 
     def _drawn(self, plan: Plan, ask: Ask, encoder: str, n: int) -> Drawn:
         """One of n equal pictures, with all the time that they took."""
+        given = self.prepare(ask)
+        assert isinstance(given, Given), "the engine's own example can be decoded"
         began = self._clock()
-        drawn = self.draw([Job(ask, encoder)] * n, plan)[0]
+        drawn = self.draw([Job(ask, encoder, given=given)] * n, plan)[0]
         assert isinstance(drawn, Drawn), "the engine's own example is drawn"
         return replace(drawn, stages=drawn.stages | {"other": drawn.other_ms(1000 * (self._clock() - began))})
 
     # drawing
 
-    @torch.inference_mode()
-    def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
-        """Draw a batch of one kind in one call. A request that turns out to be broken gets its error, the others a picture."""
-        self._spent.clear()
+    def prepare(self, ask: Ask) -> Given | ProtocolError:
+        """Decode what a request brings, fitted to the largest size it may be drawn at: in any thread, without torch."""
         began = self._clock()
-        inputs = [self._decode(job.ask, plan.size) for job in jobs]
-        self._spend("decode", began)
-        whole = [(job, given) for job, given in zip(jobs, inputs) if not isinstance(given, ProtocolError)]
-        if not whole:
-            return [given for given in inputs if isinstance(given, ProtocolError)]
-        pictures, times = self._pictures([job.ask for job, _ in whole], [given for _, given in whole], plan)
-        drawn = iter(pictures.numpy())
-        return [
-            given if isinstance(given, ProtocolError) else self._finish(job, given, next(drawn), times)
-            for job, given in zip(jobs, inputs)
-        ]
-
-    def _decode(self, ask: Ask, size: int) -> tuple[Pixels, ...] | ProtocolError:
-        """The picture and the mask that a request brings, fitted to the size drawn."""
         try:
             check_pinned(ask, self.card.steps, self.sizes)  # of one that came before they were known
             found = []
             for part, background in ((ask.image, 255), (ask.mask, 0)):
                 if part is not None:
-                    found.append(wire.fit(wire.decode(part, self.options.max_pixels, background), size))
-            return tuple(found)
+                    pixels = wire.decode(part, self.options.max_pixels, background)
+                    found.append(wire.fit(pixels, ask.size or max(self.sizes)))
         except ProtocolError as error:
             return error
+        except Exception:
+            return _broken("the picture could not be read", "picture")
+        return Given(tuple(found), 1000 * (self._clock() - began))
+
+    @torch.inference_mode()
+    def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
+        """Draw a batch of one kind in one call. What goes wrong with a request is its own answer; the others get a picture."""
+        self._spent.clear()
+        began = self._clock()
+        jobs = [job if job.given is not None else replace(job, given=self._prepared_now(job.ask)) for job in jobs]
+        inputs = [self._fitted(job.given, plan.size) for job in jobs]
+        self._spend("decode", began)
+        whole = [(job, given) for job, given in zip(jobs, inputs) if not isinstance(given, ProtocolError)]
+        if not whole:
+            return [given for given in inputs if isinstance(given, ProtocolError)]
+        try:
+            found, times = self._pictures([job.ask for job, _ in whole], [given for _, given in whole], plan)
+        except Exception:
+            if len(jobs) > 1:  # one of them is at fault, and the others are drawn without it
+                return [self.draw([job], plan)[0] for job in jobs]
+            return [_broken("the picture could not be drawn")]
+        drawn = iter(found)
+        return [
+            given if isinstance(given, ProtocolError) else self._finish(job, given, next(drawn), times)
+            for job, given in zip(jobs, inputs)
+        ]
+
+    def _prepared_now(self, ask: Ask) -> Given | ProtocolError:
+        """`prepare`, in the drawing thread, whose clock counts it."""
+        given = self.prepare(ask)
+        return replace(given, ms=0.0) if isinstance(given, Given) else given
+
+    @staticmethod
+    def _fitted(given: Given | ProtocolError | None, size: int) -> tuple[Pixels, ...] | ProtocolError:
+        if isinstance(given, Given):
+            return tuple(wire.fit(one, size) for one in given.pictures)
+        assert given is not None, "what was not prepared was prepared by now"
+        return given
 
     def _pictures(
         self, asks: Sequence[Ask], inputs: Sequence[tuple[Pixels, ...]], plan: Plan
-    ) -> tuple[Pictures, list[float]]:
-        """The pictures and the times that were visited."""
+    ) -> tuple[list[Pixels | ProtocolError], list[float]]:
+        """The pictures, or why there is none, and the times that were visited."""
         began = self._clock()
         encoded = [self._cond(ask) for ask in asks]
         cond = encoded[0] if len(encoded) == 1 else Conditioning.cat(encoded)
@@ -291,7 +328,21 @@ class Engine:
             masks = self._together([given[1] for given in inputs]).to(torch.float32).mean(-1)
             request = replace(request, mask=masks.unsqueeze(1) / 255)
         self._backend = plan.backend
-        return self._codec.decode(self._pipeline.latents(request)), list(times)
+        latents = self._pipeline.latents(request)
+        pictures = self._codec.decode(latents)
+        sound = torch.isfinite(latents).flatten(1).all(1).tolist()
+        return [self._sound(*one) for one in zip(latents, pictures.numpy(), sound)], list(times)
+
+    def _sound(self, latents: Tensor, pixels: Pixels, finite: bool) -> Pixels | ProtocolError:
+        """A picture, or an error where the networks gave no numbers: what is no number becomes black when it becomes bytes."""
+        if finite and not pixels.any():
+            finite = bool(torch.isfinite(self._codec.codec.codec.decode(latents[None])).all())
+        if finite:
+            return pixels
+        log.warning("the model gave NaN or infinity for a picture")
+        return ProtocolError(
+            "internal", "the model's numbers overflowed at this picture: try another prompt, seed or strength"
+        )
 
     def _cond(self, ask: Ask) -> Conditioning:
         if not ask.blended:
@@ -302,8 +353,20 @@ class Engine:
     def _together(self, pictures: Sequence[Pixels]) -> Pictures:
         return torch.from_numpy(np.stack(pictures)).to(self.device)
 
-    def _finish(self, job: Job, given: tuple[Pixels, ...], pixels: Pixels, times: Sequence[float]) -> Drawn:
+    def _finish(
+        self, job: Job, given: tuple[Pixels, ...], pixels: Pixels | ProtocolError, times: Sequence[float]
+    ) -> Drawn | ProtocolError:
+        if isinstance(pixels, ProtocolError):
+            return pixels
+        try:
+            return self._finished(job, given, pixels, times)
+        except Exception:
+            return _broken("the picture could not be marked and encoded")
+
+    def _finished(self, job: Job, given: tuple[Pixels, ...], pixels: Pixels, times: Sequence[float]) -> Drawn:
         stages = {name: self._spent[name] for name in ("decode", "text", "codec_in", "network", "codec_out")}
+        given_ms = job.given.ms if isinstance(job.given, Given) else 0.0
+        stages["decode"] += given_ms
         if len(given) > 1:
             pixels = composited(given[0], pixels, given[1])
         shown = pixels
@@ -315,17 +378,8 @@ class Engine:
         data = wire.encode(marked, job.encoder)
         stages |= {"watermark": 1000 * (between - began), "encode": 1000 * (self._clock() - between)}
         settled = job.smoother.settled if given else True
-        return Drawn(
-            pixels,
-            data,
-            job.encoder,
-            len(times),
-            times[0],
-            stages,
-            self._unread(job.ask),
-            settled,
-            self._far(job.ask.prompt),
-        )
+        unread, far = self._unread(job.ask), self._far(job.ask.prompt)
+        return Drawn(pixels, data, job.encoder, len(times), times[0], stages, unread, given_ms, settled, far)
 
     def _unread(self, ask: Ask) -> dict[str, Unread]:
         given = {"prompt": ask.prompt} | ({"blend_prompt": ask.blend_prompt} if ask.blended else {})
@@ -349,10 +403,22 @@ class Engine:
         }  # the fewest that do it
         return tuple(taken.values())
 
+    def idle_ms(self, plan: Plan) -> float:
+        """What drawing a picture takes on an idle machine."""
+        costs, size = self.costs, plan.size
+        ends = costs.codec_out.get(size, 0.0) + costs.encode.get((plan.encoder, size), 0.0)
+        return plan.steps * costs.network.get((plan.backend, size), 1.0) + ends
+
     def kind(self, ask: Ask, plan: Plan) -> tuple[object, ...]:
         """Requests of the same kind can be drawn in one call."""
         from_time = self._pipeline.times_from(plan.steps, ask.strength)[0] if ask.with_picture else 1.0
         return plan.steps, plan.size, plan.backend, ask.task, from_time
+
+
+def _broken(what: str, code: str = "internal") -> ProtocolError:
+    """Of an exception that nobody foresaw: it stands in the log, and costs the request that it came with."""
+    log.exception("%s", what)
+    return ProtocolError(code, f"{what}: see the server's log")
 
 
 def _recipe(ask: Ask, mask: Sequence[Pixels], times: Sequence[float]) -> Hashable:

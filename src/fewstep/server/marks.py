@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from .. import provenance
 from ..bundle import Card
 from ..provenance import Format, GenerationFacts, StampOptions, mark_payload
@@ -61,7 +63,7 @@ class Marks:
     @property
     def state(self) -> dict[str, bool]:
         """For the page's badge."""
-        return {"watermark": self.on, "credentials": self.on and self.missing is None}
+        return {"watermark": self.on, "credentials": self._stamping.credentials and self.on and self.missing is None}
 
     def frame(self, pixels: Pixels) -> Pixels:
         """A frame with the mark in it; pictures too small to carry one pass through."""
@@ -95,10 +97,26 @@ class Marks:
 
     def recording(self, data: bytes, mime: str) -> bytes | None:
         """The ``.c2pa`` sidecar of a recording of this model's pictures; None where nobody can sign. It looks into nothing."""
-        if not self.on:
+        if not (self.on and self._stamping.credentials):
             return None
         with _said_at_the_start():
             return provenance.stamp_beside(data, mime, GenerationFacts(self.card.name, self.hash), self._stamping)
+
+
+def try_out(stamping: StampOptions) -> None:
+    """Mark and sign one small picture. Raises ValueError with what to do where that fails: better now than at every picture."""
+    if not (stamping.watermark or stamping.credentials):
+        return
+    grey = np.full((SMALLEST_SIDE, SMALLEST_SIDE, 3), 128, np.uint8)
+    try:
+        with _said_at_the_start():
+            provenance.stamp(grey, GenerationFacts("trial", "0" * 64), stamping)
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        raise ValueError(
+            f"pictures cannot be signed here ({why}): set FEWSTEP_HOME to a folder that you may write to, give "
+            "--certificate-chain and --private-key, or serve with the mark alone: --no-credentials"
+        ) from error
 
 
 @contextlib.contextmanager

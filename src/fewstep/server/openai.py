@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
@@ -465,7 +466,7 @@ def routes(studio: Studio) -> APIRouter:
     async def edited(http: Request, kind: type[ImagesRequest]) -> Response:
         try:
             fields, files = await _given(http)
-            order = await asyncio.to_thread(desk.edit, _fields(fields, kind), files)
+            order = await studio.read(partial(desk.edit, _fields(fields, kind), files))
             return await answer(order, http)
         except ClientDisconnect:
             return failed(ProtocolError("form", "the form did not come whole: send it again"))

@@ -8,6 +8,7 @@ import binascii
 import json
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -111,7 +112,7 @@ async def drawn_file(
     def made() -> bytes:
         return studio.marks.file(finish(drawn.pixels), Facts.of(ask, drawn), encoder, include_prompt, quality)
 
-    return await asyncio.to_thread(made), header, drawn
+    return await studio.made(made), header, drawn
 
 
 def routes(studio: Studio) -> APIRouter:
@@ -140,7 +141,7 @@ def routes(studio: Studio) -> APIRouter:
             await studio.judge(found.pixels)
         except ProtocolError as error:
             return failed(error)
-        data = await asyncio.to_thread(studio.marks.file, found.pixels, found.facts, format, prompt)
+        data = await studio.made(partial(studio.marks.file, found.pixels, found.facts, format, prompt))
         name = f"fewstep-{found.facts.seed}-{number}.{format}"
         return Response(data, 200, {"content-disposition": f'attachment; filename="{name}"'}, MIMES[format])
 
@@ -163,7 +164,7 @@ def routes(studio: Studio) -> APIRouter:
             kind = video_type(data)
             if kind is None:
                 return failed(ProtocolError("recording", "this is no recording: send a WebM or MP4 file"))
-            return Response(await asyncio.to_thread(studio.marks.recording, data, kind), 200, {}, "application/c2pa")
+            return Response(await studio.made(partial(studio.marks.recording, data, kind)), 200, {}, "application/c2pa")
 
     @router.get("/v1/concepts")
     async def known() -> dict[str, Any]:

@@ -11,21 +11,31 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import sys
 import threading
 import time
 import unicodedata
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from .. import bundle, plugin
+from ..inference.cache import Cache
+from ..inference.session import Party
 from ..pretrained.safety import SafetyChecker, check_has_safety_checker
+from .pool import Pool
 from .wire import Pixels
 
 log = logging.getLogger("fewstep.server")
 WORDS = Path(__file__).with_name("words.txt")
+ANYBODY: Party = ("",)
+"""Whom work counts for that nobody is named for."""
+VERDICTS_BYTES = 2**20
+"""What verdicts on prompts may take that are remembered ..."""
+KNOWN_BYTES = 1000
+"""... each of which takes about so much beside its text."""
 FAILED = "the safety filter failed, so nothing is shown: see the server's log"
 """What a filter that raises an error has said."""
 
@@ -128,7 +138,8 @@ def load(name: str, model: str = "", device: str = "cpu") -> Filter | None:
 
 
 class Guard:
-    """Runs a filter in a thread of its own, one call after another, and remembers what it said about prompts."""
+    """Runs a filter in a thread of its own, one call after another, in fair turn between those whose prompts and pictures
+    they are, and remembers what it said about prompts."""
 
     def __init__(
         self,
@@ -137,45 +148,56 @@ class Guard:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.judge, self._note, self._clock = judge, note, clock
-        self._known: OrderedDict[str, Future[str | None]] = OrderedDict()
+        self._known: Cache[str, Future[str | None]] = Cache(VERDICTS_BYTES)
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, "fewstep-guard") if judge is not None else None
-        self._looking: set[str] = set()
+        self._thread = Pool(1, "guard") if judge is not None else None
+        self._looking: set[Party] = set()
         self._sees = judge is not None and not getattr(judge, "blind", False)
 
-    def prompts(self, *texts: str) -> Future[str | None] | None:
+    def prompts(self, *texts: str, party: Party = ANYBODY) -> Future[str | None] | None:
         """Begin to judge prompts; None where nobody judges or all are empty."""
-        text = "\n".join(t for t in texts if t)
+        text = _together(texts)
         if self._thread is None or not text:
             return None
         with self._lock:
             known = self._known.get(text)
-            if known is None or (known.done() and not known.cancelled() and known.result() == FAILED):
-                self._known[text] = self._thread.submit(self._judged, "safety_prompt", text)
-                while len(self._known) > 1024:
-                    self._known.popitem(last=False)
-            self._known.move_to_end(text)
-            return self._known[text]
+            if known is None or known.cancelled() or (known.done() and known.result() == FAILED):
+                known = self._thread.submit(party, partial(self._judged, "safety_prompt", text))
+                self._known.put(text, known, KNOWN_BYTES + sys.getsizeof(text))
+            return known
 
-    def picture(self, pixels: Pixels) -> str | None:
-        """Judge one picture, and wait for the verdict."""
+    def knows(self, *texts: str) -> bool:
+        """Whether the verdict on these prompts is there already, or none is needed."""
+        text = _together(texts)
+        with self._lock:
+            known = None if self._thread is None or not text else self._known.get(text)
+            return self._thread is None or not text or (known is not None and known.done())
+
+    def look(self, pixels: Pixels, party: Party = ANYBODY) -> Future[str | None] | None:
+        """Begin to judge one picture; None where nobody judges."""
         if self._thread is None or not self._sees:
             return None
-        return self._thread.submit(self._judged, "safety_picture", pixels).result()
+        return self._thread.submit(party, partial(self._judged, "safety_picture", pixels))
 
-    def watch(self, session_id: str, pixels: Pixels, refuse: Callable[[str], None]) -> None:
+    def picture(self, pixels: Pixels, party: Party = ANYBODY) -> str | None:
+        """Judge one picture, and wait for the verdict."""
+        verdict = self.look(pixels, party)
+        return None if verdict is None else verdict.result()
+
+    def watch(self, party: Party, pixels: Pixels, refuse: Callable[[str], None]) -> None:
         """Judge a streamed picture beside the stream, unless one of this session is being judged already."""
-        if self._thread is None or not self._sees or session_id in self._looking:
+        if self._thread is None or not self._sees or party in self._looking:
             return
-        self._looking.add(session_id)
+        self._looking.add(party)
 
         def look() -> None:
-            reason = self._judged("safety_picture", pixels)
-            if reason is not None:
-                refuse(reason)
-            self._looking.discard(session_id)
+            try:
+                if (reason := self._judged("safety_picture", pixels)) is not None:
+                    refuse(reason)
+            finally:
+                self._looking.discard(party)
 
-        self._thread.submit(look)
+        self._thread.submit(party, look)
 
     def _judged(self, stage: str, subject: str | Pixels) -> str | None:
         """The filter's verdict, timed; its own failure is a refusal."""
@@ -192,4 +214,8 @@ class Guard:
     def close(self) -> None:
         """Stop judging."""
         if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread.close()
+
+
+def _together(texts: Iterable[str]) -> str:
+    return "\n".join(t for t in texts if t)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import __version__
 from ..inference.budget import Budget
 from ..inference.session import Room, Session
+from .attend import WHOSE
 from .engine import ENCODERS, Drawn
 from .limits import Door, Limits
 from .marks import Marks
 from .metrics import Metrics
+from .pool import Pool
 from .protocol import SUBPROTOCOL, TASKS, Ask, Message, ProtocolError, read_ask
 from .wire import Pixels
 from .worker import Kept, Seat, Worker
@@ -25,6 +29,14 @@ PATIENT_MS = 60_000.0
 """Budget of a single picture: nobody is drawing while they wait, so nothing is shed."""
 
 
+SINGLE = "single"
+"""What all single pictures of an address count as together: one session."""
+BUSY_S = 0.25
+"""Who has more than its share is told so after this long: at once it would only ask the more often."""
+FILERS = max(1, min(4, (os.cpu_count() or 1) // 2))
+"""Threads that make files: the other half of the machine draws."""
+log = logging.getLogger("fewstep.server")
+T = TypeVar("T")
 LEFT_S = 300.0
 """How long the pictures of a session that lost its connection wait for it."""
 
@@ -85,7 +97,8 @@ class Studio:
         places_each, queue_each = limits.each(limits.sessions), limits.each(limits.queue)
         self.room = Room(limits.sessions, limits.queue, places_each, queue_each)
         self.shelf = Shelf(32 * 2**20, 600.0, clock)
-        self._singles = 0
+        self._singles: Counter[str] = Counter()
+        self._files = Pool(FILERS, "files", patient=True)
         self._left: OrderedDict[str, Left] = OrderedDict()
         self._wakers: dict[str, Callable[[], None]] = {}
         self._addresses: dict[str, str] = {}
@@ -122,7 +135,7 @@ class Studio:
         loop = asyncio.get_running_loop()
         left = self._left.pop(session_id, None)
         seat = Seat(
-            Session(session_id),
+            Session(session_id, (self._addresses.get(session_id, ""), session_id)),
             lambda: from_thread(loop, wake),
             self.budget,
             left.kept if left else Kept(self.limits.kept_bytes),
@@ -171,19 +184,23 @@ class Studio:
         """
         if self.worker.state != "ready":
             raise ProtocolError("not_ready", f"the server is {self.worker.state}: {self.worker.doing or 'try again'}")
-        if self._singles >= self.limits.single_pictures:
+        address, here = WHOSE.get(), self._singles.total()
+        if here >= self.limits.single_pictures:
+            raise ProtocolError("busy", f"{here} single pictures are being drawn already: try again in a second")
+        if (mine := self._singles[address]) >= self.limits.each(self.limits.single_pictures):
+            await asyncio.sleep(BUSY_S)
             raise ProtocolError(
-                "busy", f"{self._singles} single pictures are being drawn already: try again in a second"
+                "busy", f"{mine} single pictures are being drawn for this address, its share: try again in a second"
             )
         done = asyncio.Event()
         loop = asyncio.get_running_loop()
         seat = Seat(
-            Session(f"single-{secrets.token_urlsafe(8)}"),
+            Session(f"single-{secrets.token_urlsafe(8)}", (address, SINGLE)),
             lambda: from_thread(loop, done.set),
             Budget(PATIENT_MS),
             Kept(self.limits.kept_bytes),
         )
-        self._singles += 1
+        self._singles[address] += 1
         self.worker.join(seat)
         try:
             self.worker.ask(seat, replace(ask, target_ms=PATIENT_MS, encoder=ask.encoder or "jpeg"))
@@ -193,7 +210,9 @@ class Studio:
         except TimeoutError:
             raise ProtocolError("busy", "the picture was not drawn within two minutes: try again") from None
         finally:
-            self._singles -= 1
+            self._singles[address] -= 1
+            if not self._singles[address]:
+                del self._singles[address]
             self.worker.leave(seat.session.id)
         assert held is not None, "woken with an answer"
         answer = held.value
@@ -204,10 +223,35 @@ class Studio:
 
     async def judge(self, pixels: Pixels) -> None:
         """Raise ProtocolError if the safety filter refuses a picture that somebody is about to get."""
-        reason = await asyncio.to_thread(self.worker.guard.picture, pixels)
+        verdict = self.worker.guard.look(pixels, (WHOSE.get(), SINGLE))
+        reason = None if verdict is None else await asyncio.wrap_future(verdict)
         if reason is not None:
             self.metrics.count("refused")
             raise ProtocolError("refused", reason)
+
+    async def made(self, call: Callable[[], T]) -> T:
+        """What ``call`` makes of a picture that was drawn - resized, marked, encoded, signed - beside the event loop and the
+        drawing thread, in fair turn. Raises ProtocolError where it cannot be made."""
+        return await self._beside(self._files, call)
+
+    async def read(self, call: Callable[[], T]) -> T:
+        """What ``call`` reads from a picture that was sent, likewise."""
+        return await self._beside(self.worker.decoders, call)
+
+    @staticmethod
+    async def _beside(pool: Pool, call: Callable[[], T]) -> T:
+        try:
+            return await asyncio.wrap_future(pool.submit((WHOSE.get(), SINGLE), call))
+        except ProtocolError:
+            raise
+        except Exception as error:
+            log.exception("a file could not be made")
+            raise ProtocolError("internal", "the file could not be made: see the server's log") from error
+
+    def close(self) -> None:
+        """Stop working."""
+        self.worker.stop()
+        self._files.close()
 
     def read_ask(self, message: Message) -> Ask:
         """A "draw" message, checked against this server's limits and its model. Raises ProtocolError."""

@@ -21,9 +21,10 @@ from ..inference.link import Link
 from ..inference.session import Held, Session, Turn, Turns
 from ..inference.steady import Smoother
 from ..inference.timings import Kind, Percentiles
-from .engine import Drawn, Engine, Job
+from .engine import Drawn, Engine, Given, Job
 from .marks import Facts
 from .metrics import Metrics
+from .pool import Pool
 from .protocol import MIMES, Ask, Part, ProtocolError, pack
 from .safety import Guard
 from .wire import Pixels
@@ -31,6 +32,8 @@ from .wire import Pixels
 log = logging.getLogger("fewstep.server")
 State = Literal["warming", "ready", "failed", "stopped"]
 REPLAN_S = 0.1
+DECODERS = 2
+"""Threads that decode what clients send."""
 REST_S = 0.5
 """A session that has asked for nothing newer for this long is at rest: its newest request is drawn once more."""
 
@@ -48,7 +51,12 @@ class Answer:
     def frame(self, **facts: Any) -> bytes:
         """As one message of the protocol."""
         parts = [Part("image", MIMES[self.drawn.encoder], self.drawn.data)] if self.drawn else []
-        return pack(self.header | facts, parts)
+        try:
+            return pack(self.header | facts, parts)
+        except Exception:
+            log.exception("an answer could not be packed")
+            said = "the answer could not be packed: see the server's log"
+            return pack({"type": "error", "id": self.ask.id, "code": "internal", "message": said})
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,19 @@ class Kept:
         return self._pictures.get(number)
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A request that can be drawn: what it brings is decoded."""
+
+    ask: Ask
+    given: Given | None = None
+
+
 @dataclass
 class Seat:
     """A session's place at the worker. Everything in it is touched under the worker's lock."""
 
-    session: Session[Ask, Answer]
+    session: Session[Ready, Answer]
     wake: Callable[[], None]
     """Called from the worker's thread when an answer lies in the outbox."""
     budget: Budget
@@ -130,8 +146,14 @@ class Seat:
     """Its newest request ..."""
     asked_s: float = float("-inf")
     """... and when that came."""
-    rest: Ask | None = None
+    rest: Ready | None = None
     """The newest request, where it was answered with something shed, and a better answer is wanted when there is time."""
+    ready_s: float = float("-inf")
+    """When the newest request was asked for that is, or was, ready to be drawn: none older becomes ready after it."""
+    decoding: bool = False
+    """Whether a picture of it is being decoded, or waits for that: one at a time."""
+    judging: Future[str | None] | None = None
+    """The verdict that its newest answer waits for."""
     answered: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
     """The newest answers, by request id: what glass-to-glass times are compared with."""
 
@@ -141,7 +163,7 @@ class Taken:
     """A request whose turn has come."""
 
     seat: Seat
-    held: Held[Ask]
+    held: Held[Ready]
     plan: Plan
     began: float
     """When its turn came, in seconds."""
@@ -149,25 +171,39 @@ class Taken:
     """Whether it is drawn once more, at rest, after an answer that had something shed."""
 
     @property
+    def ask(self) -> Ask:
+        """The request."""
+        return self.held.value.ask
+
+    @property
     def wait_ms(self) -> float:
-        """How long it had waited by then."""
-        return 1000 * (self.began - self.held.put_at)
+        """How long it had waited by then, beside being decoded."""
+        return 1000 * (self.began - self.held.put_at) - self.given_ms
+
+    @property
+    def given_ms(self) -> float:
+        """How long decoding took what it brings."""
+        given = self.held.value.given
+        return 0.0 if given is None or self.refined else given.ms
 
     @property
     def job(self) -> Job:
-        """For the engine. At rest nothing of the frames before is left in the picture."""
-        ask = replace(self.held.value, smoothing=0.0) if self.refined else self.held.value
-        return Job(ask, self.plan.encoder, self.seat.smoother)
+        """For the engine. At rest nothing of the frames before is left in the picture, and it is decoded already."""
+        ready = self.held.value
+        if not self.refined:
+            return Job(ready.ask, self.plan.encoder, self.seat.smoother, ready.given)
+        given = None if ready.given is None else replace(ready.given, ms=0.0)
+        return Job(replace(ready.ask, smoothing=0.0), self.plan.encoder, self.seat.smoother, given)
 
     def may_be_refined(self, drawn: Drawn) -> bool:
         """Whether a better answer than this one is wanted, and there is one."""
-        return self.held.value.refine and not self.refined and bool(self.plan.shed or not drawn.settled)
+        return self.ask.refine and not self.refined and bool(self.plan.shed or not drawn.settled)
 
 
 class Batch(NamedTuple):
     """What is drawn in one call."""
 
-    turns: Sequence[Turn[Ask, Answer]] = ()
+    turns: Sequence[Turn[Ready, Answer]] = ()
     taken: Sequence[Taken] = ()
 
     def __bool__(self) -> bool:
@@ -196,7 +232,9 @@ class Worker:
         self.engine: Engine | None = None
         """The first device's, once all are ready: what is served here, and how."""
         self._engines: list[Engine] = []
-        self._turns: Turns[Ask, Answer] = Turns()
+        self._turns: Turns[Ready, Answer] = Turns()
+        self.decoders = Pool(DECODERS, "decoder")
+        """What clients send is decoded there."""
         self._seats: dict[str, Seat] = {}
         self._lock = threading.Condition()
         self._warming = threading.Lock()
@@ -224,6 +262,7 @@ class Worker:
             if thread.is_alive():
                 thread.join(max(0.0, ends - time.monotonic()))
         self.guard.close()
+        self.decoders.close()
         self._tell()
 
     def on_state(self, call: Callable[[], None]) -> Callable[[], None]:
@@ -248,15 +287,56 @@ class Worker:
         return self._seats.get(session_id)
 
     def ask(self, seat: Seat, ask: Ask) -> None:
-        """Leave a request in a session's slot; returns at once."""
-        self.guard.prompts(ask.prompt, ask.blend_prompt)
+        """Leave a request in a session's slot, or in front of it until what it brings is decoded; returns at once."""
         with self._lock:
-            overwrote = seat.session.ask(ask, now := self._clock())
+            now = self._clock()
             seat.asked, seat.asked_s, seat.rest = ask, now, None
-            self._lock.notify()
+            if ask.with_picture:
+                overwrote = seat.session.incoming.put(ask, now)
+                self._decode(seat)
+            else:
+                overwrote = self._ready(seat, Ready(ask), now)
         self.metrics.count("asked")
         if overwrote:
             self.metrics.count("overwritten")
+
+    def _ready(self, seat: Seat, ready: Ready, asked_s: float) -> bool:
+        """Have a request wait for its turn; whether one was overwritten: an older one, or it by a newer. Under the lock."""
+        session = seat.session
+        if asked_s < seat.ready_s:
+            return session.incoming.miss()
+        seat.ready_s = asked_s
+        self._lock.notify_all()
+        return session.ask(ready, asked_s)
+
+    def _decode(self, seat: Seat) -> None:
+        """Have the newest picture of a session decoded, unless one of it is already. Under the lock."""
+        if seat.decoding or self.engine is None or not seat.session.incoming.full:
+            return
+        self.decoders.submit(seat.session.party, partial(self._decoded, self.engine, seat))
+        seat.decoding = True
+
+    def _decoded(self, engine: Engine, seat: Seat) -> None:
+        """Decode it, in a thread for that, and have it wait for its turn; what cannot be decoded is answered at once."""
+        with self._lock:
+            held = seat.session.incoming.take()
+        try:
+            given = engine.prepare(held.value) if held is not None else None
+            if held is None or given is None or seat.session.id not in self._seats:
+                return
+            if isinstance(given, ProtocolError):
+                plan = Plan(0, 0, "", "", 0.0, False)
+                taken = Taken(seat, Held(Ready(held.value), held.put_at), plan, self._clock())
+                self._finish(engine, taken, given, None)
+                return
+            with self._lock:
+                overwrote = self._ready(seat, Ready(held.value, given), held.put_at)
+            if overwrote:
+                self.metrics.count("overwritten")
+        finally:
+            with self._lock:
+                seat.decoding = False
+                self._decode(seat)
 
     def collect(self, seat: Seat) -> Held[Answer] | None:
         """Take the newest answer out of a session's slot."""
@@ -291,6 +371,8 @@ class Worker:
         for batch in self._batches(engine):
             try:
                 self._serve(engine, batch.taken)
+            except Exception:  # whatever it is, the others' pictures go on
+                log.exception("a batch was not served to its end")
             finally:
                 with self._lock:
                     self._turns.done(batch.turns)
@@ -314,6 +396,9 @@ class Worker:
                 self.engine = self._engines[0]
                 self.metrics.use_costs(self.engine.costs)
                 self._tell("ready", "")
+                with self._lock:
+                    for seat in self._seats.values():
+                        self._decode(seat)
         return engine
 
     def _batches(self, engine: Engine) -> Iterator[Batch]:
@@ -331,17 +416,30 @@ class Worker:
         if self.state != "ready":
             return Batch()
 
-        def kind(session: Session[Ask, Answer], ask: Ask) -> Hashable:
-            return engine.kind(ask, self._plan(engine, self._seats[session.id], ask))
+        def kind(session: Session[Ready, Answer], ready: Ready) -> Hashable:
+            try:
+                return engine.kind(ready.ask, self._plan(engine, self._seats[session.id], ready.ask))
+            except Exception:  # drawing it alone says what is wrong with it
+                log.exception("a request could not be planned")
+                return session.id
 
-        turns = self._turns.next_batch(kind, engine.batches)
+        def may(session: Session[Ready, Answer], ready: Ready) -> bool:
+            judging = self._seats[session.id].judging
+            waits = judging is not None and not judging.done()
+            return not waits or self.guard.knows(ready.ask.prompt, ready.ask.blend_prompt)
+
+        def cost(session: Session[Ready, Answer]) -> float:
+            found = self._seats[session.id].plan
+            return 1.0 if found is None else engine.idle_ms(found)
+
+        turns = self._turns.next_batch(kind, engine.batches, may, cost)
         if not turns:
             return self._at_rest(engine)
         began, taken = self._clock(), []
         for turn in turns:
             seat = self._seats[turn.session.id]
-            assert seat.plan is not None, "made when its turn was looked for"
-            taken.append(Taken(seat, turn.held, seat.plan, began))
+            cheapest = Plan(min(engine.card.steps), engine.sizes[0], engine.choices.backends[0], "png", 0.0, False)
+            taken.append(Taken(seat, turn.held, seat.plan or cheapest, began))
         return Batch(turns, taken)
 
     def _at_rest(self, engine: Engine) -> Batch:
@@ -352,13 +450,13 @@ class Worker:
         for seat in seats:
             if seat.rest is None or seat.session.drawing or now - seat.asked_s < REST_S:
                 continue
-            ask = seat.rest
+            ask = seat.rest.ask
             alone = all(now - other.asked_s >= REST_S for other in self._seats.values())
             timings = replace(self.metrics.timings(), wait_ratio=0.0)
             found = best(seat.budget, self._choices(engine, ask), timings, ask.with_picture)
             if alone or found.fits:
+                turn = self._turns.again(seat.session, Held(seat.rest, now))
                 seat.rest = None
-                turn = self._turns.again(seat.session, Held(ask, now))
                 return Batch([turn], [Taken(seat, turn.held, found, now, refined=True)])
         return Batch()
 
@@ -393,6 +491,7 @@ class Worker:
         return seat.plan
 
     def _serve(self, engine: Engine, taken: Sequence[Taken]) -> None:
+        verdicts = [self._judge(one) for one in taken]
         jobs = [one.job for one in taken]
         try:
             results: Sequence[Drawn | ProtocolError] = engine.draw(jobs, taken[0].plan)
@@ -400,10 +499,10 @@ class Worker:
             log.exception("a batch could not be drawn")
             results = [ProtocolError("internal", "the picture could not be drawn: see the server's log")] * len(jobs)
         ended = self._clock()
-        for one, result in zip(taken, results):
-            self._when_judged(one.held.value, partial(self._finish, engine, one, result))
+        for one, result, verdict in zip(taken, results, verdicts):
+            self._when_judged(verdict, partial(self._finish, engine, one, result))
             self._note(engine, one, result, ended)  # when the picture is on its way
-            if one.held.value.with_picture:
+            if one.ask.with_picture:
                 one.seat.smoother.measure()
         self.metrics.note_drawn(sum(isinstance(r, Drawn) for r in results))
 
@@ -411,7 +510,7 @@ class Worker:
         """Stage times, each against its idle cost."""
         served_ms = 1000 * (ended - taken.began)
         if not taken.refined:
-            self.metrics.note_wait(taken.wait_ms, served_ms)
+            self.metrics.note_wait(taken.wait_ms, served_ms + taken.given_ms)
         if isinstance(result, ProtocolError):
             return
         costs, size = engine.costs, taken.plan.size
@@ -429,9 +528,30 @@ class Worker:
             if ms or stage in ("network", "text"):
                 self.metrics.note(stage, ms, idle.get(stage))
 
-    def _when_judged(self, ask: Ask, finish: Callable[[str | None], None]) -> None:
+    def _judge(self, taken: Taken) -> Future[str | None] | None:
+        """Have the prompt of a request judged whose turn has come, while it is drawn; None where nobody judges.
+
+        What is overwritten before its turn is never judged, and a session whose answer waits for a verdict has no turn with
+        another new prompt: so the line in front of the filter holds one prompt of each session.
+        """
+        try:
+            verdict = self.guard.prompts(taken.ask.prompt, taken.ask.blend_prompt, party=taken.seat.session.party)
+        except ProtocolError as error:  # too many of its address wait there
+            verdict = Future()
+            verdict.set_result(str(error))
+        if verdict is not None and not verdict.done():
+            with self._lock:
+                taken.seat.judging = verdict
+            verdict.add_done_callback(lambda _: self._look())
+        return verdict
+
+    def _look(self) -> None:
+        """Have the threads look whether anybody may be drawn now."""
+        with self._lock:
+            self._lock.notify_all()
+
+    def _when_judged(self, verdict: Future[str | None] | None, finish: Callable[[str | None], None]) -> None:
         """Go on with the verdict on the prompt: nearly always it is there by now; else another thread goes on later."""
-        verdict = self.guard.prompts(ask.prompt, ask.blend_prompt)
         if verdict is None:
             finish(None)
         else:
@@ -445,7 +565,16 @@ class Worker:
 
     def _finish(self, engine: Engine, taken: Taken, result: Drawn | ProtocolError, refusal: str | None) -> None:
         """Make the answer and put it into the session's outbox."""
-        seat, ask = taken.seat, taken.held.value
+        try:
+            self._finished(engine, taken, result, refusal)
+        except Exception:
+            log.exception("an answer could not be made")
+            said = "the answer could not be made: see the server's log"
+            header = {"type": "error", "id": taken.ask.id, "code": "internal", "message": said}
+            self._deliver(taken, Answer(taken.ask, header))
+
+    def _finished(self, engine: Engine, taken: Taken, result: Drawn | ProtocolError, refusal: str | None) -> None:
+        seat, ask = taken.seat, taken.ask
         with self._lock:
             if refusal is None and seat.stopped:
                 refusal = seat.stopped if ask.prompt == seat.stopped_prompt else None
@@ -463,12 +592,12 @@ class Worker:
         with self._lock:
             seat.kept.put(ask.id, KeptPicture(result.pixels, Facts.of(ask, result)))
             if taken.may_be_refined(result) and seat.asked is ask:
-                seat.rest = ask
+                seat.rest = taken.held.value
                 self._lock.notify_all()
-        self.guard.watch(seat.session.id, result.pixels, lambda reason: self._stop(seat, ask, reason))
+        self.guard.watch(seat.session.party, result.pixels, lambda reason: self._stop(seat, ask, reason))
         served_ms = 1000 * (self._clock() - taken.began)
         header = picture_header(engine, taken, result, served_ms)
-        self._deliver(taken, Answer(ask, header, result, taken.wait_ms + served_ms))
+        self._deliver(taken, Answer(ask, header, result, taken.wait_ms + taken.given_ms + served_ms))
 
     def _stop(self, seat: Seat, ask: Ask, reason: str) -> None:
         """The filter refused a picture: hold back this session's pictures until it asks for something else."""
@@ -498,7 +627,7 @@ class Worker:
 
 def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float) -> dict[str, Any]:
     """What is said with a picture: how it was drawn, what that took, and what was shed. The stages make up ``server_ms``."""
-    seat, ask, chosen, wait_ms = taken.seat, taken.held.value, taken.plan, taken.wait_ms
+    seat, ask, chosen, wait_ms = taken.seat, taken.ask, taken.plan, taken.wait_ms
     stages = drawn.stages | {"wait": wait_ms, "other": drawn.other_ms(served_ms)}
     header: dict[str, Any] = {
         "type": "picture",
@@ -513,7 +642,7 @@ def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float)
         "expected_ms": round(chosen.expected_ms, 2),
         "target_ms": seat.budget.target_ms,
         "stages_ms": {name: round(ms, 2) for name, ms in stages.items() if ms},
-        "server_ms": round(wait_ms + served_ms, 2),
+        "server_ms": round(wait_ms + taken.given_ms + served_ms, 2),
         "sent_ms": ask.sent_ms,
         "marks": engine.marks.state,
     }

@@ -72,6 +72,7 @@ def take(browser: Any, address: str, name: str, prompt: str) -> Path:
     page.get_by_role("radio", name="white").click()
     page.locator("#brush").fill("26")
     stroke(page, [(0.31, 0.34), (0.34, 0.29), (0.38, 0.27)])
+    page.evaluate("scrollTo(0, 0)")
     page.locator("h1").hover()
     settle(page)
     page.wait_for_timeout(2500)  # the people who are here are told every two seconds

@@ -75,6 +75,8 @@ class GenerationFacts:
     sheet of pictures."""
     strength: float | None = None
     """How far the given picture could be changed: the time drawing began at, in (0, 1]; None where there was none."""
+    drawn_side: int | None = None
+    """Pixels of a side as the model drew it, of a file that was enlarged afterwards; None for one that was not."""
 
 
 @dataclass(frozen=True)
@@ -279,6 +281,8 @@ def manifest_of(facts: GenerationFacts, include_prompt: bool = False, extra: Ext
         actions.append({"action": "c2pa.edited", "softwareAgent": agent, "description": VISIBLE})
     if any(name == IDENTIFIER for name, _ in extra.bindings):
         actions.append({"action": "c2pa.watermarked.bound", "softwareAgent": agent})
+    if facts.drawn_side:
+        actions.append({"action": "c2pa.resized"})
     ingredient = {"label": "given", "title": "given picture", "relationship": relationship}
     said = asdict(facts)
     if not include_prompt:

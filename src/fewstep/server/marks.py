@@ -34,6 +34,8 @@ class Facts:
     prompt: str
     task: Task = "text"
     strength: float | None = None
+    drawn_side: int | None = None
+    """Pixels of a side as drawn, of a file that was enlarged."""
 
     @classmethod
     def of(cls, ask: Ask, drawn: Drawn) -> Facts:

@@ -6,13 +6,17 @@ import asyncio
 import base64
 import binascii
 import json
+import math
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect
 
@@ -131,8 +135,13 @@ def routes(studio: Studio) -> APIRouter:
         return Response(data, 200, {"x-fewstep": json.dumps(said)}, MIMES[request.format])
 
     @router.get("/v1/sessions/{session_id}/pictures/{number}", response_class=Response)
-    async def kept(session_id: str, number: int, format: Encoder = "png", prompt: bool = False) -> Response:
-        """Download a picture of a live session, with its content credentials; ``prompt`` writes the prompt into them."""
+    async def kept(
+        session_id: str, number: int, format: Encoder = "png", prompt: bool = False, side: int = 0
+    ) -> Response:
+        """Download a picture of a live session, with its content credentials; ``prompt`` writes the prompt into them.
+
+        ``side`` enlarges it to a square of so many pixels, marked and signed at that size; its credentials and its name say so.
+        """
         pictures = studio.kept(session_id)
         found = pictures.get(number) if pictures else None
         if found is None:
@@ -141,8 +150,20 @@ def routes(studio: Studio) -> APIRouter:
             await studio.judge(found.pixels)
         except ProtocolError as error:
             return failed(error)
-        data = await studio.made(partial(studio.marks.file, found.pixels, found.facts, format, prompt))
-        name = f"fewstep-{found.facts.seed}-{number}.{format}"
+        drawn = found.pixels.shape[0]
+        if side and not drawn <= side <= math.isqrt(studio.limits.picture_pixels):
+            most = math.isqrt(studio.limits.picture_pixels)
+            return failed(
+                ProtocolError("side", f"cannot enlarge {drawn} pixels to {side}: use {drawn} to {most}, or none")
+            )
+
+        def made() -> bytes:
+            facts = replace(found.facts, drawn_side=drawn) if side > drawn else found.facts
+            return studio.marks.file(enlarged(found.pixels, side), facts, format, prompt)
+
+        data = await studio.made(made)
+        size = f"-{drawn}px-enlarged-{side}" if side > drawn else ""
+        name = f"fewstep-{found.facts.seed}-{number}{size}.{format}"
         return Response(data, 200, {"content-disposition": f'attachment; filename="{name}"'}, MIMES[format])
 
     @router.post("/v1/sessions/{session_id}/recordings", response_class=Response)
@@ -186,3 +207,10 @@ def routes(studio: Studio) -> APIRouter:
 def failed404(sentence: str) -> Response:
     """Not here."""
     return Response(error_body(sentence, "not_found"), 404, {}, "application/json")
+
+
+def enlarged(pixels: Pixels, side: int) -> Pixels:
+    """A square of ``side`` pixels; 0 leaves it as it is."""
+    if side in (0, pixels.shape[0]):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))

@@ -70,14 +70,17 @@ export class Result {
     c.drawImage(bitmap, 0, 0, side, side);
   }
 
-  async save() {
+  /** @param {number} side to enlarge it to; 0: as it was drawn */
+  async save(side = 0) {
     if (!this.last) return;
     const { id, seed, marks } = this.last.header;
     const format = $("format").value;
     const prompt = marks.credentials && isOn("with-prompt");
-    const said = marks.credentials ? `Saved, with its content credentials${prompt ? " and the prompt in them" : ""}.` : "Saved, without content credentials.";
-    const file = this.link.file(id, { format, prompt });
-    await this._offer(file, `fewstep-${seed}.${format === "jpeg" ? "jpg" : format}`, said, marks.credentials);
+    const drawn = this.last.bitmap.width;
+    const [size, large] = side ? [`-${drawn}px-enlarged-${side}`, `: ${side} px, enlarged from the ${drawn} px that the model drew`] : ["", ""];
+    const said = marks.credentials ? `Saved, with its content credentials${prompt ? " and the prompt in them" : ""}${large}.` : `Saved, without content credentials${large}.`;
+    const file = this.link.file(id, { format, prompt, side });
+    await this._offer(file, `fewstep-${seed}${size}.${format === "jpeg" ? "jpg" : format}`, said, marks.credentials);
   }
 
   /** A recording was saved: its credentials can be, too. @param {Blob} film @param {string} name without its ending */

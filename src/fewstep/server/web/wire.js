@@ -426,10 +426,13 @@ export class Link extends EventTarget {
     if (this._socket?.readyState === WebSocket.OPEN) this._socket.send(pack(header));
   }
 
-  /** Fetch one of the session's newest pictures as a file, with its content credentials; `prompt` writes the prompt into them.
-   * @param {number} id @param {{format?: Format, prompt?: boolean}} options @returns {Promise<Blob>} */
-  async file(id, { format = "png", prompt = false } = {}) {
-    return this._fetch(`v1/sessions/${this.session}/pictures/${id}?format=${format}&prompt=${prompt}`);
+  /** Fetch one of the session's newest pictures as a file, with its content credentials; `prompt` writes the prompt into them,
+   * `side` enlarges it (the credentials say so).
+   * @param {number} id @param {{format?: Format, prompt?: boolean, side?: number}} options
+   * @returns {Promise<Blob>} */
+  async file(id, { format = "png", prompt = false, side = 0 } = {}) {
+    const enlarged = side ? `&side=${side}` : "";
+    return this._fetch(`v1/sessions/${this.session}/pictures/${id}?format=${format}&prompt=${prompt}${enlarged}`);
   }
 
   /** The `.c2pa` sidecar of a recording (WebM or MP4): its content credentials, for a file beside it. Only a server whose hello

@@ -1,0 +1,59 @@
+// The time-lapse of a drawing: its results one after the other. Kept as they came, marked; every second goes where there are too many.
+
+const MOST = 240;
+const PER_SECOND = 15;
+const SIDE = 512;
+const LAST_SHOWN = 15; // frames that the last result stays
+
+export class Lapse {
+  constructor() {
+    /** @type {import("./wire.js").Part[]} */
+    this.parts = [];
+    this.every = 1; // of so many pictures one is kept
+    this._seen = 0;
+    this._id = 0;
+  }
+
+  /** @param {number} id of the picture: numbers begin anew with a session, and so does a film @param {import("./wire.js").Part} part */
+  add(id, part) {
+    if (id < this._id) Object.assign(this, { parts: [], every: 1, _seen: 0 });
+    this._id = id;
+    this._seen += 1;
+    if (this._seen % this.every) return;
+    this.parts.push(part);
+    if (this.parts.length <= MOST) return;
+    this.parts = this.parts.filter((_, i) => i % 2);
+    this.every *= 2;
+  }
+
+  /** A film of it, made as fast as it plays. */
+  film() {
+    const kind = globalThis.MediaRecorder && ["video/webm;codecs=vp8", "video/webm", "video/mp4"].find((k) => MediaRecorder.isTypeSupported(k));
+    if (!kind) return null;
+    const frames = [...this.parts, ...Array(LAST_SHOWN).fill(this.parts[this.parts.length - 1])];
+    return { seconds: frames.length / PER_SECOND, done: this._play(frames, kind) };
+  }
+
+  /** @param {import("./wire.js").Part[]} frames @param {string} kind */
+  async _play(frames, kind) {
+    const canvas = Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE });
+    const c = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+    c.imageSmoothingQuality = "high";
+    const recorder = new MediaRecorder(canvas.captureStream(PER_SECOND), { mimeType: kind, videoBitsPerSecond: 4_000_000 });
+    /** @type {Blob[]} */
+    const chunks = [];
+    recorder.ondataavailable = (e) => e.data.size && chunks.push(e.data);
+    const over = new Promise((resolve) => (recorder.onstop = resolve));
+    recorder.start(500);
+    for (const part of frames) {
+      const due = new Promise((resolve) => setTimeout(resolve, 1000 / PER_SECOND));
+      const bitmap = await createImageBitmap(new Blob([/** @type {any} */ (part.data)], { type: part.mime }));
+      c.drawImage(bitmap, 0, 0, SIDE, SIDE);
+      bitmap.close();
+      await due;
+    }
+    recorder.stop();
+    await over;
+    return { blob: new Blob(chunks, { type: kind }), ending: kind.includes("mp4") ? "mp4" : "webm" };
+  }
+}

@@ -9,11 +9,11 @@ import itertools
 import logging
 import math
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ..diffusion import sampler
 from ..inference import backend as backends
 from ..inference.backend import Denoise
 from ..inference.budget import Choices, Plan
+from ..inference.cache import Cache
 from ..inference.concepts import Concepts
 from ..inference.pipeline import Pipeline, Request, blend
 from ..inference.steady import Smoother
@@ -142,7 +143,7 @@ class Engine:
         self.measured: list[backends.Measured] = []
         self.concepts: Concepts | None = None
         """What the model knows by name, where its bundle says so."""
-        self._far = lru_cache(512)(self._is_far)
+        self._fars: Cache[str, tuple[str, ...]] = Cache(2**20)
         self.left_out: dict[str, str] = {}
         """Backends that could not be tried, and why."""
 
@@ -384,6 +385,14 @@ class Engine:
     def _unread(self, ask: Ask) -> dict[str, Unread]:
         given = {"prompt": ask.prompt} | ({"blend_prompt": ask.blend_prompt} if ask.blended else {})
         return {name: left for name, prompt in given.items() if (left := self._pipeline.unread(prompt)) is not None}
+
+    def _far(self, prompt: str) -> tuple[str, ...]:
+        """`_is_far`, remembered."""
+        known = self._fars.get(prompt)
+        if known is None:
+            known = self._is_far(prompt)
+            self._fars.put(prompt, known, sys.getsizeof(prompt) + 1000)
+        return known
 
     def _is_far(self, prompt: str) -> tuple[str, ...]:
         if self.concepts is None or not prompt.strip():

@@ -945,11 +945,14 @@ def test_what_is_overwritten_is_never_judged_and_nobody_holds_the_filter(start: 
     another client's prompt before it."""
     judge = Counting()
     worker = start(Guard(judge), opens=[partial(cold_engine, batches=(1,))])
-    greedy, victim = Client(worker, "greedy"), Client(worker, "victim")
+    greedy, victim, silent = (Client(worker, name) for name in ("greedy", "victim", "silent"))
     worker.ask(greedy.seat, Ask(0, prompt="greedy 0"))
     until(lambda: judge.judged == ["greedy 0"])
     for number in range(1, 300):
         worker.ask(greedy.seat, Ask(number, prompt=f"greedy {number}"))
+        if number < 5:
+            silent.draw(Ask(number))  # turns go by
+            assert greedy.seat.session.served == 1
     worker.ask(victim.seat, Ask(1, prompt="victim"))
     until(lambda: victim.seat.session.served == 1)
     judge.permits.release(10)

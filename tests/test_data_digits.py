@@ -67,7 +67,7 @@ def test_the_held_out_part_is_fixed_and_must_divide() -> None:
 
 
 def idx(values: np.ndarray) -> bytes:
-    return gzip.compress(struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes())
+    return gzip.compress(struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes(), mtime=0)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_fashion_reads_idx_files_exactly(source: Path) -> None:
         ("train-images-idx3-ubyte.gz", idx(np.zeros((20, 28, 28), np.uint8))[:-20], "cannot be read"),
         ("train-images-idx3-ubyte.gz", idx(np.zeros(5, np.uint8)), "not an IDX file of bytes with 3 axes"),
         ("t10k-images-idx3-ubyte.gz", idx(np.zeros((9, 28, 28), np.uint8)), "9 pictures but 10 labels"),
-        ("t10k-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x0a123"), "cut short"),
+        ("t10k-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x01\0\0\0\x0a123", mtime=0), "cut short"),
         ("t10k-labels-idx1-ubyte.gz", idx(np.full(10, 11, np.uint8)), "label 11"),
     ],
     ids=["missing", "not gzip", "cut", "one axis", "fewer pictures", "bad header", "a label too high"],

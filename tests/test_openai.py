@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 from collections.abc import Iterator
 from typing import Any
 
+import c2pa
 import httpx
 import numpy as np
 import openai
@@ -166,6 +168,34 @@ def test_an_edit_carries_the_credentials_of_an_edit(client: openai.OpenAI):
     data = httpx.get(answer.data[0].url).content
     facts = read_credentials(data, "image/png").facts
     assert (facts["task"], facts["seed"]) == ("inpaint", answer.data[0].seed)
+
+
+def test_the_credentials_of_a_given_picture_go_along(client: openai.OpenAI):
+    """Through an edit, a variation and the plain address: each answer holds the manifest of the picture it was made from."""
+    first = base64.b64decode(client.images.generate(prompt="a red heart").data[0].b64_json)
+    answers = [
+        base64.b64decode(client.images.edit(image=("a.png", first), prompt="a cat").data[0].b64_json),
+        base64.b64decode(client.images.create_variation(image=("a.png", first)).data[0].b64_json),
+    ]
+    asked = {"prompt": "a cat", "image": base64.b64encode(first).decode(), "strength": 0.5}
+    http = httpx.post(f"{client.base_url}pictures", json=asked, headers={"authorization": f"Bearer {TOKEN}"}, timeout=60)
+    assert http.status_code == 200, http.text
+    answers.append(http.content)
+    own = labels(first)
+    assert len(own) == 1
+    for answer in answers:
+        assert len(labels(answer)) == 2
+        assert own <= labels(answer)
+    bare = io.BytesIO()
+    Image.open(io.BytesIO(first)).save(bare, "PNG")
+    alone = client.images.edit(image=("a.png", bare.getvalue()), prompt="a cat").data[0].b64_json
+    assert len(labels(base64.b64decode(alone))) == 1
+
+
+def labels(picture: bytes) -> set[str]:
+    """Names of the manifests in a picture."""
+    with c2pa.Reader("image/png", io.BytesIO(picture)) as reader:
+        return set(json.loads(reader.json())["manifests"])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from ..bundle import Card
 from ..provenance import Format, GenerationFacts, StampOptions, mark_payload
 from ..provenance.chips import SMALLEST_SIDE
 from ..provenance.content_credentials import Task
-from .protocol import MIMES, Ask
+from .protocol import MIMES, Ask, Part
 from .wire import Pixels, encode
 
 if TYPE_CHECKING:
@@ -84,8 +84,12 @@ class Marks:
         encoder: str = "png",
         include_prompt: bool = False,
         quality: int | None = None,
+        given: Part | None = None,
     ) -> bytes:
-        """A picture to save, from unmarked pixels: marked, encoded and signed. ``quality``, 0 to 100, of a JPEG or a WebP."""
+        """A picture to save, from unmarked pixels: marked, encoded and signed. ``quality``, 0 to 100, of a JPEG or a WebP.
+
+        Of a ``given`` file, which drawing began from, the credentials are kept, where it has some: they hold no pixels of it.
+        """
         if encoder not in MIMES:
             raise ValueError(f"unknown format {encoder!r}: use one of {', '.join(MIMES)}")
         stamping = self._stamping if quality is None else replace(self._stamping, quality=quality)
@@ -94,8 +98,11 @@ class Marks:
             return encode(pixels, encoder) if kept else provenance.encode(pixels, encoder.upper(), stamping.quality)
         said = GenerationFacts(self.card.name, self.hash, **asdict(facts))
         kind = cast(Format, encoder.upper())
+        before = None
+        if given is not None and given.mime in MIMES.values() and self.state["credentials"]:
+            before = provenance.given_of(bytes(given.data), given.mime)
         with _said_at_the_start():
-            return provenance.stamp(pixels, said, replace(stamping, format=kind, include_prompt=include_prompt))
+            return provenance.stamp(pixels, said, replace(stamping, format=kind, include_prompt=include_prompt), before)
 
     def recording(self, data: bytes, mime: str) -> bytes | None:
         """The ``.c2pa`` sidecar of a recording of this model's pictures; None where nobody can sign. It looks into nothing."""

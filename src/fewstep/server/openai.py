@@ -264,6 +264,8 @@ class Order:
     how: Fit | None
     """How it gets that shape, where that is known before anything is drawn."""
     canvas: Canvas | None = None
+    given: Part | None = None
+    """The file that is edited or varied."""
 
     def finish(self, pixels: Pixels) -> tuple[Pixels, Fit | None]:
         """A picture as it is sent, and how it got its shape."""
@@ -333,7 +335,7 @@ class Desk:
         first = self._ask(request, strength, {}, n)  # before the picture is worked on
         ask = self._ask(replace_seed(request, first.seed), strength, canvas.parts(first.size), n)
         height, width = canvas.pixels.shape[:2]
-        return Order(request, "image_edit", ask, n, (width, height), how, canvas)
+        return Order(request, "image_edit", ask, n, (width, height), how, canvas, files["image"][0])
 
     async def pictures(
         self, order: Order, http: Request, base: str
@@ -352,7 +354,7 @@ class Desk:
                 return made
 
             data, facts, drawn = await drawn_file(
-                studio, ask, request.encoder, request.include_prompt, finish, request.output_compression
+                studio, ask, request.encoder, request.include_prompt, finish, request.output_compression, order.given
             )
             if request.response_format == "url":
                 entry = {"url": f"{base}v1/files/{studio.shelf.put(data, MIMES[request.encoder])}"}

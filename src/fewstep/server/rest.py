@@ -105,16 +105,20 @@ async def drawn_file(
     include_prompt: bool = False,
     finish: Callable[[Pixels], Pixels] = lambda pixels: pixels,
     quality: int | None = None,
+    given: Part | None = None,
 ) -> tuple[bytes, dict[str, Any], Drawn]:
     """Draw one picture in turn with everybody else: its file with content credentials, what is said about it, and itself.
 
     ``finish`` is what becomes of the pixels before they are marked, beside the event loop; ``quality`` is a JPEG's or a
-    WebP's. Raises ProtocolError.
+    WebP's. ``given`` is the file that drawing began from, whose own credentials go along; by default the request's picture.
+    Raises ProtocolError.
     """
     drawn, header = await studio.single(ask)
+    given = given or ask.image
 
     def made() -> bytes:
-        return studio.marks.file(finish(drawn.pixels), Facts.of(ask, drawn), encoder, include_prompt, quality)
+        pixels, facts = finish(drawn.pixels), Facts.of(ask, drawn)
+        return studio.marks.file(pixels, facts, encoder, include_prompt, quality, given)
 
     return await studio.made(made), header, drawn
 

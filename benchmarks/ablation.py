@@ -35,7 +35,7 @@ from fewstep.methods.regression import Options as Following
 from fewstep.methods.regression import Regression
 from fewstep.parts.denoiser import Denoiser, Student, Teacher
 from fewstep.parts.discriminator import Options as HeadOptions
-from fewstep.parts.features import ConvClassifier
+from fewstep.parts.features.classifier import ConvClassifier
 from fewstep.recipes import digits
 from fewstep.rng import Rng
 from fewstep.tensors import Features, Media

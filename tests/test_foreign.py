@@ -33,8 +33,8 @@ from fewstep.modality.image import to_pil
 from fewstep.parts import discriminator
 from fewstep.parts.conditioner import UnreadWarning
 from fewstep.parts.denoiser import freeze
-from fewstep.parts.dino import DinoFeatures
-from fewstep.parts.features import Standardised
+from fewstep.parts.features.dinov2 import DinoFeatures
+from fewstep.parts.features.feature import Standardised
 from fewstep.pretrained import trainable
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import Distillation, WarmStart, prepare

@@ -54,6 +54,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "methods": ("method",),
     "inference.backends": (),
     "modality": (),
+    "parts.features": ("feature",),
     "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages"),
     "data": ("dataset",),
 }
@@ -138,6 +139,8 @@ def test_the_walls_have_no_circle() -> None:
         ("methods.add", "methods.method", True),
         ("methods.add", "methods.regression", False),
         ("methods.add", "training.trainer", False),
+        ("parts.features.teacher", "parts.features.feature", True),
+        ("parts.features.teacher", "parts.features.dinov2", False),
         ("inference.pipeline", "training.data", False),
         ("inference.backends.onnx", "inference.backend", True),
         ("inference.backends.onnx", "inference.backends.openvino", False),

@@ -17,7 +17,7 @@ from fewstep.methods.add import ADD, Options
 from fewstep.parts.denoiser import Student, StudentInput, Teacher, noise_to
 from fewstep.parts.discriminator import BatchNormLocal, Discriminator, Head
 from fewstep.parts.discriminator import Options as HeadOptions
-from fewstep.parts.features import OfMedia
+from fewstep.parts.features.feature import MediaFeatures
 from fewstep.pretrained import to_timestep
 from fewstep.rng import Rng
 from fewstep.tensors import Batch, Conditioning, Features, match_dims
@@ -161,7 +161,7 @@ def real_game(**options: object) -> tuple[ADD, Batch, dict[str, torch.nn.Module]
     null = Conditioning(*(torch.zeros_like(v) for v in (cond.tokens, cond.pooled, cond.image)))
     batch = Batch(rng.normal((2, 4, 8, 8)), cond, null, media=rng.uniform((2, 3, 16, 16), -1, 1))
     heads = Discriminator.over(eyes(batch.media), cond)
-    add = ADD(Student(student), Teacher(teacher, 3.0), codec, OfMedia(eyes), heads, Options(**options))
+    add = ADD(Student(student), Teacher(teacher, 3.0), codec, MediaFeatures(eyes), heads, Options(**options))
     return add, batch, {"teacher": teacher, "codec": codec, "features": eyes}
 
 

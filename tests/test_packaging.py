@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from fewstep import extras
-from fewstep.parts.imagenet import NETWORKS
+from fewstep.parts.features.efficientnet import NETWORKS
 from fewstep.provenance.content_credentials import MODULES
 
 ROOT = Path(__file__).parents[1]

@@ -26,7 +26,7 @@ from fewstep.data.dataset import Dataset, DatasetWriter, Item
 from fewstep.methods.method import OnePlayer, Optimizer, Turn
 from fewstep.parts.codec import IdentityCodec
 from fewstep.parts.conditioner import Conditioner
-from fewstep.parts.features import OfMedia
+from fewstep.parts.features.feature import MediaFeatures
 from fewstep.recipes import mixture
 from fewstep.rng import Rng
 from fewstep.tensors import Batch, Conditioning, Features
@@ -474,7 +474,7 @@ def test_every_turn_of_the_discriminator_has_new_samples_and_new_fakes(turns: in
     steps, numbers, reals, fakes = 4, [], [], []
     data = mixture.training_set(n=64 * turns * steps)
 
-    class Seen(OfMedia):
+    class Seen(MediaFeatures):
         def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
             (fakes if x.requires_grad or len(fakes) == len(reals) else reals).append(x.detach())
             return super().__call__(x, cond, rng)

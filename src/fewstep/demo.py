@@ -29,7 +29,7 @@ from .files import whole
 from .inference.pipeline import Pipeline, Request
 from .methods import add
 from .modality.image import to_pil
-from .parts.imagenet import NETWORKS
+from .parts.features.efficientnet import NETWORKS
 from .ranges import Count, NewPath, Placement, Range, Seed
 from .recipes import distillation
 from .sheet import save, sheet

@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 
 @runtime_checkable
 class Judge(Protocol):
-    """A frozen network that looks at pictures; ``fewstep.parts.imagenet.ImageNetFeatures`` is one."""
+    """A frozen network that looks at pictures; ``fewstep.parts.features.efficientnet.ImageNetFeatures`` is one."""
 
     @property
     def name(self) -> str:

@@ -12,9 +12,9 @@ from .. import extras
 from ..bundle import Card
 from ..data.dataset import Dataset, spread
 from ..inference.pipeline import Pipeline, Request
-from ..parts import imagenet
 from ..parts.conditioner import UnreadWarning, summary
-from ..parts.imagenet import ImageNetFeatures
+from ..parts.features import efficientnet
+from ..parts.features.efficientnet import ImageNetFeatures
 from ..ranges import Count, Counts, Range, Seeds
 from ..tensors import Media
 from .evaluate import (
@@ -55,10 +55,10 @@ class Options:
 
     def needs(self) -> tuple[str, ...]:
         """The modules that measuring takes. Raises ValueError for a judge that there is not, or that no extra brings."""
-        networks = [imagenet.network_called(name) for name in self.judge]
+        networks = [efficientnet.network_called(name) for name in self.judge]
         away = [network for network in networks if extras.absent([network.module])]
         if any(network.module in extras.ALONE for network in away):
-            other = imagenet.NETWORKS[IN_ITS_PLACE]
+            other = efficientnet.NETWORKS[IN_ITS_PLACE]
             ready = "" if extras.installed(other.module) else f" ({other.install})"
             raise ValueError(
                 f"a judge is not installed: {extras.install([network.module for network in away])}, or take "
@@ -78,7 +78,7 @@ def while_training(features: str = "") -> Measure:
     discriminator looks through that one: ``features`` is what it looks through.
     """
     judge = Options.judge[0]
-    usual = imagenet.NETWORKS[judge]
+    usual = efficientnet.NETWORKS[judge]
     if not extras.installed(usual.module):
         if features == IN_ITS_PLACE:
             raise ValueError(f"nothing impartial looks at the training: {usual.install}, or take --keep last")

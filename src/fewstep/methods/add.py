@@ -32,7 +32,7 @@ from ..diffusion.weighting import WEIGHTINGS
 from ..parts.codec import Codec
 from ..parts.denoiser import BEND, Student, StudentInput, Teacher, check_alike, to_trajectories
 from ..parts.discriminator import Discriminator
-from ..parts.features import FeatureNetwork
+from ..parts.features.feature import FeatureNetwork
 from ..ranges import Count, Range, Share, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Logits, Time, exactly, match_dims

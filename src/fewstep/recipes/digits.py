@@ -22,7 +22,9 @@ from ..parts.codec import IdentityCodec
 from ..parts.conditioner import ClassConditioner
 from ..parts.denoiser import Denoiser, Student, Teacher
 from ..parts.discriminator import Discriminator
-from ..parts.features import ConvClassifier, FeatureNetwork, OfMedia, OfTeacher, Standardised
+from ..parts.features.classifier import ConvClassifier
+from ..parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
+from ..parts.features.teacher import TeacherFeatures
 from ..pretrained import UNetDenoiser, schedule_of
 from ..rng import Rng
 from ..tensors import Media
@@ -139,7 +141,9 @@ def game(
     ``network``: a classifier, or a denoiser whose own features of re-noised digits are looked at (LADD).
     """
     real = [data.rows(rows) for rows in spread_chunks(512, len(data), 64)]
-    inner: FeatureNetwork = OfTeacher(copy.deepcopy(network)) if isinstance(network, Denoiser) else OfMedia(network)
+    inner: FeatureNetwork = (
+        TeacherFeatures(copy.deepcopy(network)) if isinstance(network, Denoiser) else MediaFeatures(network)
+    )
     features = Standardised.fit(inner, [(b.x0, b.cond) for b in real], Rng.of(0, "fit"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(data.seed)

@@ -26,13 +26,15 @@ from ..data.dataset import Dataset, cache_dir, no_progress, spread
 from ..diffusion import sampler
 from ..methods import add, regression
 from ..methods.method import Optimizer
-from ..parts import dino, discriminator
+from ..parts import discriminator
 from ..parts.augment import Augment
 from ..parts.denoiser import Student, Teacher, freeze
-from ..parts.dino import DinoFeatures
 from ..parts.discriminator import Discriminator
-from ..parts.features import FeatureNetwork, OfMedia, OfTeacher, Standardised
-from ..parts.imagenet import NETWORKS, ImageNetFeatures
+from ..parts.features import dinov2
+from ..parts.features.dinov2 import DinoFeatures
+from ..parts.features.efficientnet import NETWORKS, ImageNetFeatures
+from ..parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
+from ..parts.features.teacher import TeacherFeatures
 from ..pretrained import trainable
 from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng
@@ -492,7 +494,7 @@ def seen_through(o: Options, native_size: tuple[int, ...]) -> Options:
     elif o.features_folder and features != "dinov2":
         raise ValueError(f"--features-folder is DINOv2's: leave it out, or use --features dinov2 instead of {features}")
     side = max(native_size)
-    own = dino.suitable(side) if features == "dinov2" else min(max(side, 64), 224)
+    own = dinov2.suitable(side) if features == "dinov2" else min(max(side, 64), 224)
     given = str(folder) if features == "dinov2" else ""
     return replace(o, features=features, features_folder=given, resolution=o.resolution or own)
 
@@ -692,11 +694,11 @@ def look(
     training picture (c_img)."""
     samples: Iterable[tuple[Tensor, Conditioning]]
     if network is None:
-        inner: FeatureNetwork = OfTeacher(copy.deepcopy(teacher.denoiser))
+        inner: FeatureNetwork = TeacherFeatures(copy.deepcopy(teacher.denoiser))
         some = (data.rows(at).to(o.device) for at in spread_chunks(256, len(data), 32))
         samples = ((b.x0, b.cond) for b in some)
     else:
-        inner = OfMedia(network.to(o.device), Augment(o.augment) if o.augment else None)
+        inner = MediaFeatures(network.to(o.device), Augment(o.augment) if o.augment else None)
         samples = ((_media(data, at).to(o.device), Conditioning()) for at in spread_chunks(512, len(data), 32))
     rng = Rng.of(o.seed, "fit", device=o.device)
     features = Standardised.fit(inner, samples, rng) if o.standardise else inner

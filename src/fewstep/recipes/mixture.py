@@ -24,7 +24,7 @@ from ..parts import discriminator
 from ..parts.codec import IdentityCodec
 from ..parts.denoiser import Denoiser, Student, Teacher
 from ..parts.discriminator import Discriminator
-from ..parts.features import OfMedia
+from ..parts.features.feature import MediaFeatures
 from ..rng import Rng
 from ..tensors import Conditioning, Features, Latents, Media, Time, match_dims
 from ..training.data import PromptTable, TrainingSet
@@ -164,9 +164,9 @@ class Waves(nn.Module):
         return Features((math.sqrt(2) * angle.cos().reshape(len(media), -1, 1, 1),))
 
 
-def features() -> OfMedia:
+def features() -> MediaFeatures:
     """What the discriminator looks through."""
-    return OfMedia(Waves())
+    return MediaFeatures(Waves())
 
 
 def heads(seed: int = 0) -> Discriminator:

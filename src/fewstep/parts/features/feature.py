@@ -1,12 +1,11 @@
 """Feature networks: what the discriminator looks through. Frozen for ever, differentiable with respect to their input.
 
 Each one says which space it reads: ``media`` (pixels: ImageNet networks, DINOv2) or ``latents`` (the teacher's own
-features, LADD). Pretrained image networks stand in ``imagenet.py`` and ``dino.py``.
+features, LADD). One file a network; this one is their contract.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -14,12 +13,10 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..diffusion.schedule import add_noise
-from ..rng import Rng
-from ..tensors import Conditioning, Features, Latents, Media, exactly
-from .denoiser import Denoiser, freeze
+from ...rng import Rng
+from ...tensors import Conditioning, Features, Media, exactly
+from ..denoiser import freeze
 
 Space = Literal["media", "latents"]
 
@@ -34,7 +31,7 @@ class FeatureNetwork(Protocol):
         """Features of ``x [B, C, *S]``; gradients reach ``x`` and nothing else."""
 
 
-class OfMedia:
+class MediaFeatures:
     """A frozen network on pixels, behind an optional differentiable augmentation (StyleGAN-T's order: augment, resize)."""
 
     space: Space = "media"
@@ -51,25 +48,6 @@ class OfMedia:
     def __call__(self, x: Media, cond: Conditioning, rng: Rng) -> Features:
         """Features of the augmented media."""
         return self.network(x if self.augment is None else self.augment(x, rng))
-
-
-class OfTeacher:
-    """The frozen teacher's own features of re-noised latents (LADD, arXiv 2403.12015).
-
-    The noise level ``t = sigmoid(mean + std * n)`` decides what the discriminator sees: high t the layout, low t detail.
-    """
-
-    space: Space = "latents"
-
-    def __init__(self, denoiser: Denoiser, mean: float = 1.0, std: float = 1.0) -> None:
-        self.denoiser, self.mean, self.std = denoiser, mean, std
-        freeze(denoiser)
-
-    def __call__(self, x: Latents, cond: Conditioning, rng: Rng) -> Features:
-        """Features at a noise level drawn for each row; the record carries it."""
-        t = exactly(torch.sigmoid(self.mean + self.std * rng.normal((len(x),))))
-        x_t = add_noise(self.denoiser.schedule, x, rng.normal_like(x), t)
-        return self.denoiser.features(x_t, t, cond)
 
 
 @dataclass(frozen=True)
@@ -133,44 +111,3 @@ class Standardised:
             shape = (1, -1, *([1] * (level.dim() - 2)))
             levels.append((level - mean.to(level).reshape(shape)) / std.to(level).reshape(shape))
         return Features(tuple(levels), found.pooled, found.t)
-
-
-class ConvClassifier(nn.Module):
-    """A small classifier for tiny pictures, trained here: the feature network and the judge of the digits rung."""
-
-    def __init__(self, channels: int = 1, classes: int = 10, width: int = 32) -> None:
-        super().__init__()
-        widths = (channels, width, 2 * width, 4 * width)
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, 2 if i else 1, 1), nn.GroupNorm(8, b), nn.SiLU())
-            for i, (a, b) in enumerate(itertools.pairwise(widths))
-        )
-        self.classifier = nn.Linear(widths[-1], classes)
-
-    def forward(self, media: Media) -> Features:
-        """Maps after every convolution; ``pooled`` is the mean of the last one."""
-        levels = []
-        for layer in self.layers:
-            media = layer(media)
-            levels.append(media)
-        return Features(tuple(levels), pooled=media.flatten(2).mean(2))
-
-    def classify(self, media: Media) -> Tensor:
-        """Class logits ``[B, classes]``."""
-        return self.classifier(self(media).pooled)
-
-    def fit(self, media: Media, labels: Tensor, rng: Rng, steps: int = 300, batch: int = 64) -> ConvClassifier:
-        """Train with one-pixel shifts, then freeze."""
-        optimizer = torch.optim.AdamW(self.parameters(), 3e-3, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-        for _ in range(steps):
-            rows = rng.integers((batch,), len(media))
-            shift = rng.integers((2,), 3) - 1
-            x = media[rows].roll((int(shift[0]), int(shift[1])), (2, 3))
-            loss = F.cross_entropy(self.classify(x), labels[rows], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        freeze(self)
-        return self

@@ -49,7 +49,7 @@ def test_a_way_and_the_planner_agree_on_every_rung():
 
 
 def test_all_the_time_in_the_world_takes_the_best():
-    found = look(target="600s", strength=1.0)
+    found = look(budget="600s", strength=1.0)
     assert (found.way.rung.steps, found.way.rung.encoder, found.refusal) == (4, "png", "")
     assert found.way.stages_ms["network"] > found.way.stages_ms["decode"] > 0
     assert found.way.stages_ms["wire"] == 0
@@ -66,13 +66,13 @@ def test_little_strength_leaves_few_steps_and_new_prompts_cost_their_encoding():
 
 
 def test_nothing_fits_is_a_refusal_that_says_what_would(capsys: pytest.CaptureFixture[str]):
-    text, ended = shown("--target", "0.001ms")
+    text, ended = shown("--budget", "0.001ms")
     assert ended == 2
     for wanted in ("what fits into 0.001 ms", "too long", "where the time goes", "network", "over"):
         assert wanted in text
     said = capsys.readouterr().err
     assert "nothing fits into 0.001 ms here" in said
-    assert "--target" in said
+    assert "--budget" in said
     assert len(said.strip().splitlines()) == 1
 
 
@@ -85,7 +85,7 @@ def test_what_fits_is_shown_by_stage():
 
 def test_why_a_backend_was_taken_is_said():
     """Not for speed alone: the fastest draws other pictures."""
-    found = look(target="600s")
+    found = look(budget="600s")
     tried = [Measured("eager", 9.0, 0.0), Measured("int8", 1.0, 0.08), Measured("onnx", 6.0, 1e-6)]
     told = Forecast(found.model, found.card, found.plan, found.ways, found.target_ms, tried, {"openvino": "run pip install it"})
     with console.capture() as capture:
@@ -100,7 +100,7 @@ def test_why_a_backend_was_taken_is_said():
 
 def test_a_teacher_is_told_to_be_distilled(tmp_path: Path):
     teacher = make_bundle(tmp_path / "teacher", role="teacher")
-    found = look(model=str(teacher), target="0.001ms")
+    found = look(model=str(teacher), budget="0.001ms")
     assert "not trained for few steps: it needs 25" in found.advice
     assert f"fewstep distill --teacher {teacher}" in found.refusal
 
@@ -108,7 +108,7 @@ def test_a_teacher_is_told_to_be_distilled(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"target": "soon"}, "100ms"),
+        ({"budget": "soon"}, "100ms"),
         ({"strength": 0.0}, "more than 0"),
         ({"wire": "far"}, "100ms"),
         ({"backends": ("abacus",)}, "eager"),

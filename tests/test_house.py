@@ -165,6 +165,36 @@ def test_the_rule_tells_right_from_wrong(importer: str, imported: str, allowed: 
     assert (complaint(importer, imported) == "") == allowed
 
 
+def in_the_locales_encoding(tree: ast.AST) -> list[int]:
+    """Lines that read or write text without naming an encoding."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or any(word.arg == "encoding" for word in node.keywords):
+            continue
+        match node.func:
+            case ast.Attribute(attr="read_text"):
+                wrong = not node.args
+            case ast.Attribute(attr="write_text"):
+                wrong = len(node.args) < 2
+            case ast.Name(id="open") | ast.Attribute(attr="open", value=ast.Attribute(attr="path") | ast.Name(id="path")):
+                texts = [word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)]
+                wrong = not any("b" in mode for mode in texts)
+            case _:
+                wrong = False
+        if wrong:
+            found.append(node.lineno)
+    return found
+
+
+def test_no_text_is_read_or_written_in_the_locales_encoding() -> None:
+    """What one machine writes, another reads: Windows and a plain C locale have encodings of their own."""
+    wrong = [f"{path.name}:{line}" for path in FILES for line in in_the_locales_encoding(ast.parse(path.read_text("utf-8")))]
+    assert not wrong, f"name the encoding: {wrong}"
+    bad = 'p.read_text()\np.write_text("é")\nopen(p)\nopen(p, "a")\nself.path.open("a")'
+    good = 'p.read_text("utf-8")\np.write_text("é", "utf-8")\nopen(p, "rb")\nopen(p, encoding="utf-8")\nImage.open(p)'
+    assert (in_the_locales_encoding(ast.parse(bad)), in_the_locales_encoding(ast.parse(good))) == ([1, 2, 3, 4, 5], [])
+
+
 def test_imports_are_read_in_every_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("test_house.SOURCE", tmp_path)
     (tmp_path / "parts").mkdir()

@@ -102,7 +102,7 @@ class Card:
             rows = ",\n  ".join(json.dumps(record) for record in self.metrics)
             text = text.replace('\n "metrics": []', f'\n "metrics": [\n  {rows}\n ]')
         with files.whole(folder / CARD) as draft:
-            draft.write_text(text + "\n")
+            draft.write_text(text + "\n", "utf-8")
 
     def check_use(self, steps: int, guidance_scale: float | None = None, size: tuple[int, ...] | None = None) -> None:
         """Refuse a step count it was not trained for; warn about guidance and size with the right values."""
@@ -208,9 +208,9 @@ def save_module(module: nn.Module, folder: Path, dtype: torch.dtype = torch.floa
     folder.mkdir(parents=True, exist_ok=True)
     module.save_config(folder)  # type: ignore[operator]
     config = folder / "config.json"
-    facts = json.loads(config.read_text())
+    facts = json.loads(config.read_text("utf-8"))
     facts.pop("_name_or_path", None)  # where it was read from on this machine is nobody else's business
-    config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    config.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", "utf-8")
     weights = {
         k: v.detach().to(dtype if v.is_floating_point() else v.dtype).contiguous().cpu().clone()
         for k, v in trainable.merged_state(module).items()
@@ -292,7 +292,7 @@ def save(
             trainable.save_lora(unet, component, temporary / "lora", dtype)
         if origin is not None:
             inherit(origin, temporary, index, card)
-        (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         if notices:
             (temporary / ATTRIBUTION).write_text(notices, "utf-8")
         weights = sorted(temporary.rglob("*.safetensors"))
@@ -418,7 +418,7 @@ def complete(folder: Path, card: Card) -> Path:
         for part in ("tokenizer", "text_encoder"):
             shutil.copytree(text / part, draft / part, dirs_exist_ok=True)
         index = pretrained.read_config(draft / "model_index.json") | text_index(text)
-        (draft / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (draft / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         if notices := notices_of(folder):
             (draft / ATTRIBUTION).write_text(notices, "utf-8")
     return full

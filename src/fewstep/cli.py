@@ -21,16 +21,27 @@ from inspect import signature
 from json import dumps
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union, get_type_hints
 
 import tyro
 
 from . import __version__, extras, failures
-from .console import PIPE_CLOSED, Report, TrainingDisplay, console, counted, note, progress_bars, say, say_tables
+from .console import (
+    PIPE_CLOSED,
+    Report,
+    TrainingDisplay,
+    console,
+    counted,
+    encodable,
+    note,
+    progress_bars,
+    say,
+    say_tables,
+)
 from .files import content
 from .memory import keep_freed_memory
 from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
-from .text import plain
+from .text import heard, plain
 from .training.health import Options as HealthOptions
 from .training.health import Unhealthy
 from .training.log import STOPS, Stopped, ignored, leave_terminal
@@ -246,6 +257,7 @@ def draw(
     from .parts.conditioner import shortened
     from .provenance.verify import media_type
 
+    prompt = heard(prompt)
     if output.suffix.lower().lstrip(".") not in pictures.WRITTEN:
         raise ValueError(f"cannot write {output.name}: give a name that ends in .png, .jpg or .webp")
     if image is None and (fit, strength) != ("crop", STRENGTH):
@@ -385,7 +397,7 @@ def docs(
     if not found:
         raise ValueError(f"{results} holds no results: run this in the project's folder, or give --results")
     for page in pages:
-        page.write_text(filled(page.read_text(), found))
+        page.write_text(filled(page.read_text("utf-8"), found), "utf-8")
     if models is not None:
         fill_cards(models, results / "emoji64.json")
 
@@ -557,6 +569,32 @@ def compare(
     say_tables(paired.table(paired.compare(ours, theirs, margin)))
 
 
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]) -> None:
+    """Print a script that makes a shell complete commands and options; docs/install.md says where it goes.
+
+    Args:
+        shell: The shell that will read the script.
+    """
+    complete(shell)
+
+
+def complete(shell: str) -> None:
+    """Print the completion script of the whole program: every command with all its options, every dataset."""
+    every: dict[str, Any] = {}
+    for name in commands(""):
+        try:
+            every[name] = commands(name)[name]
+        except ValueError:  # its options need packages that are not installed: its name alone is completed
+            every[name] = listed(commands("")[name])
+    datasets = tuple(Annotated[Any, tyro.conf.subcommand(n, constructor=c)] for n, c in data_commands().items())
+
+    def dataset(name: Any) -> None: ...  # of a union that is known only now
+
+    dataset.__annotations__["name"] = Annotated[Union[datasets], FLAT]  # noqa: UP007
+    every["data"] = dataset
+    tyro.extras.subcommand_cli_from_dict(every, prog="fewstep", args=["--tyro-print-completion", shell])
+
+
 def demo(options: Any) -> None:
     """Draw with the shipped student and teacher, then make a student in about three minutes."""
     from . import demo as show
@@ -584,7 +622,7 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
     So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
     takes seconds to say which commands there are.
     """
-    every = (demo, data, teach, distill, draw, evaluate, compare, info, verify, serve, budget, docs)
+    every = (demo, data, teach, distill, draw, evaluate, compare, info, verify, serve, budget, docs, completion)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
         argument, *place = OPTIONS[wanted]
@@ -636,6 +674,8 @@ def listed(command: Callable[..., None]) -> Callable[..., None]:
     return placeholder
 
 
+MORE = "fewstep help COMMAND shows the options of a command, fewstep -V the version."
+"""What the overview of the commands says above them."""
 KEPT = {
     "data": "nothing was written, and a dataset that was there stands as it was: give the command again to build it",
     "evaluate": "the records of finished step counts are in --output: give the command again with --resume for the others",
@@ -690,6 +730,13 @@ def piped() -> Iterator[None]:
         sys.exit(PIPE_CLOSED)
 
 
+def uncoloured() -> None:
+    """Have help and its errors without colours where ``NO_COLOR`` is set (no-color.org): rich heeds it, tyro does not."""
+    options = getattr(tyro, "_experimental_options", {})
+    if os.environ.get("NO_COLOR") and "ansi_codes" in options:
+        options["ansi_codes"] = False
+
+
 def flowing(module: Any = tyro._strings) -> None:
     """Have the help texts flow: tyro breaks a sentence where a line of the docstring begins with a space or a digit."""
     usual = getattr(module, "remove_single_line_breaks", None)
@@ -702,19 +749,23 @@ def run(arguments: list[str]) -> None:
     """Parse and do it; whatever goes wrong becomes one sentence and an exit code."""
     warnings.showwarning = lambda message, *_, **__: note(message)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    encodable(sys.stdout, sys.stderr)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     try:
         program, known, words = asked(arguments)
         flowing()
-        if words == ["--version"]:
+        uncoloured()
+        if words in (["--version"], ["-V"]):
             say(f"fewstep {__version__}")
         elif words and words[0] in known:
             check_words(known[words[0]], words[1:])
             tyro.cli(known[words[0]], prog=f"{program} {words[0]}", args=words[1:])
         elif words:
-            tyro.extras.subcommand_cli_from_dict(known, prog=program, args=words)
+            tyro.extras.subcommand_cli_from_dict(known, prog=program, args=words, description=MORE)
         else:
             with suppress(SystemExit):
-                tyro.extras.subcommand_cli_from_dict(known, prog=program, args=["--help"])
+                tyro.extras.subcommand_cli_from_dict(known, prog=program, args=["--help"], description=MORE)
             sys.exit(2)
     except (ValueError, Unhealthy) as error:
         end(str(error), 3 if isinstance(error, Unhealthy) else 2)

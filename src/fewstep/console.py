@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -49,6 +51,38 @@ class Terminal(Console):
 
 console = Terminal()
 
+SPARKS = "▁▂▃▄▅▆▇█"
+SPELT = {"×": "x", "·": ".", "•": "*", "…": "...", "−": "-", "–": "-", "—": "-", "░": ":", "━": "-", "╸": "-", "╺": "-"} | {
+    "→": "->", "←": "<-", "↑": "^", "↓": "v", "≤": "<=", "≥": ">=", "±": "+-", "≈": "~", "\u00a0": " ", "\u200b": ""
+} | {"‘": "'", "’": "'", "“": '"', "”": '"'} | dict(zip(SPARKS, "_.,-=+*#"))  # fmt: skip
+"""How what we print is written in ASCII."""
+
+
+def spelt(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an output cannot write, as an error handler of codecs: letters without their accents, signs
+    in ASCII, and for anything else its number in Unicode, as ``\\u732b``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+
+    def one(character: str) -> str:
+        if character in SPELT:
+            return SPELT[character]
+        letters = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+        return letters or character.encode("ascii", "backslashreplace").decode()
+
+    return "".join(map(one, error.object[error.start : error.end])), error.end
+
+
+codecs.register_error("fewstep.spelt", spelt)
+
+
+def encodable(*streams: Any) -> None:
+    """Let text outputs take any text, whatever their encoding: an ASCII or Latin-1 terminal is no reason to end."""
+    for stream in streams:
+        unicode = (stream.encoding or "utf-8").lower().startswith("utf")
+        if not unicode and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="fewstep.spelt")
+
 
 def say(text: str, *strong: object) -> None:
     """One line as it stands: no prompt and no path is markup, and no line break comes into a command. ``strong`` is bold."""
@@ -84,9 +118,6 @@ def say_tables(markdown: str) -> None:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
     return None
-
-
-SPARKS = "▁▂▃▄▅▆▇█"
 
 
 Report = Callable[[str, int, int], None]

@@ -226,9 +226,9 @@ def report(o: Options, card: Card, before: Row, after: Row, goal: Row, seconds: 
         f"{conclusion(found)} ({len(goal.media)} pictures: {len(PROMPTS)} prompts from {len(goal.media) // len(PROMPTS)} "
         f"noises each, held against the teacher's of {goal.steps} steps from the same noises)"
     )
-    (o.out / "table.md").write_text("\n".join([*lines, "", said]) + "\n")
+    (o.out / "table.md").write_text("\n".join([*lines, "", said]) + "\n", "utf-8")
     with whole(o.out / "figures.json") as draft:
-        draft.write_text(json.dumps({figure.name: [figure.before, figure.after] for figure in found}))
+        draft.write_text(json.dumps({figure.name: [figure.before, figure.after] for figure in found}), "utf-8")
     console.print(table)
     say(said)
     own = o.out / "student"

@@ -31,6 +31,14 @@ def plain(value: object, most: int | None = None, keep: str = "") -> str:
     return text[:head] + CUT + text[len(text) - (most - len(CUT) - head) :]
 
 
+def heard(argument: str) -> str:
+    """A text of the command line, read as UTF-8 where Python knew no better and handed its bytes on as lone surrogates."""
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return argument
+
+
 def _shown(one: str) -> str:
     """A character that is not printable: itself if it is harmless, as a no-break space, else its escape."""
     if one in JOINERS or unicodedata.category(one) not in HARMFUL:

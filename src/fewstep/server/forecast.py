@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
+import tyro
+
 from .. import bundle
 from ..bundle import Card
 from ..inference.backend import Measured
@@ -23,7 +25,7 @@ from .protocol import RAW, Ask, Part
 class ForecastOptions:
     """What fits into a latency target on this machine."""
 
-    target: str = "100ms"
+    budget: Annotated[str, tyro.conf.arg(aliases=["--target"])] = "100ms"
     """End to end, from the change on the screen to the new picture on it: 100ms, 0.1s or 30fps."""
     model: str = "emoji-64"
     """A shipped bundle's name, or a bundle's folder."""
@@ -90,12 +92,12 @@ class Forecast:
         )
         if self.card.role != "student":
             return f"{said}, and {self.advice}"
-        return f"{said}: give at least --target {best.total_ms * 1.2:.0f}ms, smaller --sizes, or a faster machine"
+        return f"{said}: give at least --budget {best.total_ms * 1.2:.0f}ms, smaller --sizes, or a faster machine"
 
 
 def forecast(options: ForecastOptions, report: Report) -> Forecast:
     """Open the model, measure every stage of every choice, and plan. Raises ValueError for options that make no sense."""
-    budget = Budget(milliseconds(options.target))
+    budget = Budget(milliseconds(options.budget))
     wire_ms = milliseconds(options.wire) if options.wire else 0.0
     if not 0 < options.strength <= 1:
         raise ValueError(f"strength {options.strength} is out of range: use more than 0 and at most 1")

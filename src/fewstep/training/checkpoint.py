@@ -61,7 +61,7 @@ def save(folder: Path, state: dict[str, Any], keep: Path | None = None) -> Path:
     try:
         with files.replaced(folder, FILES, previous(folder), keep) as draft:
             save_file({k: v.clone() for k, v in tensors.items()}, draft / "state.safetensors")
-            (draft / "state.json").write_text(json.dumps(plain, indent=1, sort_keys=True))
+            (draft / "state.json").write_text(json.dumps(plain, indent=1, sort_keys=True), "utf-8")
             for name in FILES:
                 with open(draft / name, "rb") as file:
                     os.fsync(file.fileno())

@@ -29,7 +29,7 @@ class Journal:
             if self._last is None:
                 self._cut(log.step)
             self._last = log.step
-            with self.path.open("a") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
         except OSError as error:
             raise ValueError(
@@ -49,7 +49,7 @@ class Journal:
         if self.path.exists():
             kept = [line for line in self.read(self.path) if line["step"] < step] if step > 1 else []
             with whole(self.path) as draft:
-                draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                draft.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

@@ -131,7 +131,7 @@ def write_down(phase: Phase, own: Saving, changed: Mapping[str, list[Any]]) -> N
         changes = [*then.get(CHANGES, []), {"after": step, **changed}] if changed else then.get(CHANGES, [])
         written = {**then, **written} | ({CHANGES: changes} if changes else {})
     with whole(own.made_with) as draft:
-        draft.write_text(json.dumps(written, indent=1))
+        draft.write_text(json.dumps(written, indent=1), "utf-8")
 
 
 def history(options: Any, phases: Sequence[Phase], out: Path) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def alone(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:  # whosever it is, what stands in it stays
+    with open(folder / ".lock", "a", encoding="utf-8") as file:  # whosever it is, what stands in it stays
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -14,10 +14,12 @@ from fewstep.diffusion import losses
 from fewstep.diffusion.schedule import Cosine, NoiseSchedule, RectifiedFlow
 from fewstep.methods.denoising import Denoising
 from fewstep.methods.denoising import Options as DenoisingOptions
+from fewstep.methods.dmd2 import DMD2
+from fewstep.methods.lcm import Consistency
 from fewstep.methods.method import Method
 from fewstep.methods.regression import Options as RegressionOptions
 from fewstep.methods.regression import Regression
-from fewstep.parts.denoiser import Student, Teacher
+from fewstep.parts.denoiser import Student, Teacher, freeze
 from fewstep.recipes import mixture
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning
@@ -157,6 +159,47 @@ def test_add_with_regression_beside_it_finds_every_mode_without_a_warm_start(dif
     modes, on = played(diffusion, regression_weight=2.5)
     assert modes == mixture.MODES
     assert on > 0.45
+
+
+def accuracy(student: Student, steps: int) -> float:
+    """The share of its samples that lies on a mode."""
+    with torch.no_grad():
+        return mixture.modes_reached(student.draw(Rng.of(99).normal((2000, 2)), NOBODY, steps, Rng.of(98)))[1]
+
+
+def test_consistency_brings_one_step_to_the_ends_of_the_teachers_trajectories(diffusion: Student) -> None:
+    """A diffusion model's one step is the mean of everything, 1.4 from there; half of the way is gone in 500 steps."""
+    own, teacher = Student(copy.deepcopy(diffusion.denoiser), diffusion.times), Teacher(mixture.denoiser())
+    method = Consistency(own, teacher, freeze(copy.deepcopy(own.denoiser)))
+    trained(method, mixture.warm_options(500), mixture.training_set())
+    noise = Rng.of(7).normal((500, 2))
+    ends = teacher.draw(noise, NOBODY, NOBODY, 50)
+    with torch.no_grad():
+        away, before = (float((s.draw(noise, NOBODY, 1, Rng.of(0)) - ends).norm(dim=1).mean()) for s in (own, diffusion))
+    assert before > 1.2
+    assert away < 0.55 * before
+
+
+def test_matching_the_teachers_distribution_brings_a_student_onto_the_modes(
+    diffusion: Student, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a short warm-up: no mode is given up, and of two steps' samples far more lie on one (.54 -> .65). With its sign
+    turned the student leaves them."""
+    warm = Student(copy.deepcopy(diffusion.denoiser), diffusion.times)
+    trained(Regression(warm), mixture.warm_options(100), mixture.pairs())
+
+    def matched() -> Student:
+        own = Student(copy.deepcopy(warm.denoiser), warm.times)
+        method = DMD2(own, Teacher(mixture.denoiser()), copy.deepcopy(diffusion.denoiser))
+        trained(method, mixture.add_options(200), mixture.training_set())
+        return own
+
+    own = matched()
+    assert reached(own)[0] == mixture.MODES
+    assert accuracy(own, 2) > accuracy(warm, 2) + 0.05
+    towards = DMD2.matching
+    monkeypatch.setattr(DMD2, "matching", lambda *args: -towards(*args))
+    assert accuracy(matched(), 1) < 0.5 * accuracy(warm, 1)
 
 
 def test_distillation_alone_gives_every_mode_up(diffusion: Student, warm: Student) -> None:

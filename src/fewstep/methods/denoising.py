@@ -16,9 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..diffusion import prediction
-from ..diffusion.losses import squared
-from ..parts.denoiser import Denoiser, noise_to
+from ..parts.denoiser import Denoiser, prediction_error
 from ..rng import Rng
 from ..tensors import Batch, exactly
 from .method import OnePlayer
@@ -77,9 +75,7 @@ class Denoising(OnePlayer):
         t = torch.where(rng.uniform((n,)) < o.pure_noise, torch.ones_like(t), t)
         noise = rng.normal_like(batch.x0)
         keep = rng.uniform((n,)) >= o.label_dropout
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        out = self.denoiser.predict(noise_to(schedule, batch.x0, noise, t), t, batch.cond.where(keep, batch.null))
-        error = squared(out.to(noise.dtype), prediction.target(self.denoiser.kind, batch.x0, noise, alpha, sigma))
-        weight = self.weight(alpha, sigma)
+        error = prediction_error(self.denoiser, batch.x0, noise, t, batch.cond.where(keep, batch.null))
+        weight = self.weight(schedule.alpha(t), schedule.sigma(t))
         floor = 0.1 if self.denoiser.kind == "v" else 0.0  # min-SNR gives v no weight at t = 1, where students begin
         return {"denoising": (weight.clamp(min=floor).to(error.dtype) * error).mean()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..diffusion import prediction, sampler
 from ..diffusion.guidance import guide
-from ..diffusion.losses import huber
+from ..diffusion.losses import huber, squared
 from ..diffusion.schedule import NoiseSchedule, knot, start_scale
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
@@ -153,6 +153,15 @@ def noise_to(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> L
     kept = schedule.alpha(t) * (t < 1)
     scale = torch.where(t < 1, schedule.sigma(t), start_scale(schedule, t))
     return match_dims(kept, x0) * x0 + match_dims(scale, x0) * noise
+
+
+def prediction_error(
+    denoiser: Denoiser, x0: Latents, noise: Latents, t: Time, cond: Conditioning
+) -> Float[Tensor, " B"]:
+    """Mean squared error of the network's own kind of prediction at ``x0`` noised to t: what a diffusion model minimises."""
+    alpha, sigma = denoiser.schedule.alpha(t), denoiser.schedule.sigma(t)
+    out = denoiser.predict(noise_to(denoiser.schedule, x0, noise, t), t, cond)
+    return squared(out.to(noise.dtype), prediction.target(denoiser.kind, x0, noise, alpha, sigma))
 
 
 BEND = 0.1

@@ -16,7 +16,8 @@ logits                ``[B, K]``      float: one number for each place a head lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -38,6 +39,25 @@ def exact_dtype(device: torch.device | str) -> torch.dtype:
 def exactly(x: Tensor) -> Tensor:
     """``x`` in the `exact_dtype` of its device."""
     return x.to(exact_dtype(x.device))
+
+
+def valued(x: Tensor, value: Tensor) -> Tensor:
+    """``value``, bit for bit where it lies within a factor of 2 of x or is 0, with the derivative of ``x``: rounding stops
+    neither a gradient nor a tangent."""
+    return x + (value - x).detach()
+
+
+def snapped(x: Tensor, within: float = 1e-3) -> Tensor:
+    """The whole number that is nearer than ``within``, else x itself; its derivative is 1 everywhere."""
+    nearest = x.round()
+    return torch.where((x - nearest).abs() < within, valued(x, nearest), x)
+
+
+@contextmanager
+def full_precision(like: Tensor) -> Iterator[None]:
+    """No autocast inside, on the device of ``like``: for what bf16 cannot tell apart, such as a difference of two estimates."""
+    with torch.autocast(like.device.type, enabled=False):
+        yield
 
 
 def unfinite(values: Mapping[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..tensors import Latents, Time, exact_dtype, exactly, match_dims
+from ..tensors import Latents, Time, exact_dtype, exactly, match_dims, snapped, valued
 
 
 @runtime_checkable
@@ -127,10 +127,8 @@ class VariancePreserving:
         if t.device not in self._on:  # copied once to each device, not at every call
             self._on[t.device] = self._knots.to(t.device, exact_dtype(t.device))
         knots = self._on[t.device]
-        position = exactly(t).clamp(0, 1) * self.n_timesteps
-        nearest = position.round()
         # a float32 t such as 0.999 stands for its knot exactly, not for a point 1e-5 beside it
-        position = torch.where((position - nearest).abs() < 1e-3, nearest, position)
+        position = snapped(exactly(t).clamp(0, 1) * self.n_timesteps)
         low = position.floor().long().clamp(max=self.n_timesteps - 1)
         return torch.lerp(knots[low], knots[low + 1], position - low)
 
@@ -168,7 +166,8 @@ class Cosine:
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale; exactly 0 at t = 1."""
-        return torch.where(t >= 1, torch.zeros_like(exactly(t)), torch.cos(exactly(t) * torch.pi / 2))
+        alpha = torch.cos(exactly(t) * torch.pi / 2)
+        return torch.where(t >= 1, valued(alpha, torch.zeros_like(alpha)), alpha)
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..diffusion import prediction, sampler
 from ..diffusion.guidance import guide
@@ -38,6 +39,18 @@ class Denoiser(nn.Module):
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         out = self.predict(x_t, t, cond)
         return prediction.to_x0(self.kind, x_t, out.to(x_t.dtype), alpha, sigma)
+
+    def tangent(
+        self, x_t: Latents, t: Time, cond: Conditioning, dx: Latents, dt: Float[Tensor, " B"]
+    ) -> tuple[Latents, Latents]:
+        """``(x0, dx0)``: the estimate, and how it changes along ``(dx, dt)``, by one forward-mode derivative.
+
+        With ``dx = d x_t / d t`` and dt = 1 it is the total derivative along a trajectory, which continuous-time consistency
+        (arXiv 2410.11081) and MeanFlow (arXiv 2505.13447) need. Attention runs unfused: the fused kernels have no tangent.
+        """
+        with sdpa_kernel(SDPBackend.MATH):
+            x0, change = torch.func.jvp(lambda x, s: self(x, s, cond), (x_t, t), (dx, dt))  # type: ignore[misc]
+        return x0, change
 
 
 def freeze(module: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..diffusion.schedule import NoiseSchedule
 from ..parts.codec import Codec
 from ..parts.denoiser import Denoiser
-from ..tensors import Conditioning, Features, Latents, Media, Time
+from ..tensors import Conditioning, Features, Latents, Media, Time, valued
 from .schedules import to_timestep
 
 
@@ -36,7 +36,10 @@ class NetworkDenoiser(Denoiser):
         if self.kind != "flow":
             return to_timestep(t, n)
         last = getattr(self.schedule, "last", 1.0)
-        return t * n if last == 1 else (t.double() * last * n + 1e-6).floor()  # the multistep solvers' whole numbers
+        if last == 1:
+            return t * n
+        timestep = t.double() * last * n
+        return valued(timestep, (timestep + 1e-6).floor())  # the multistep solvers' whole numbers
 
     def _own(self, x_t: Latents, cond: Conditioning) -> tuple[Latents, Conditioning]:
         """What the network is given, in its own precision."""

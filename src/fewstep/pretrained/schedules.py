@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..diffusion.schedule import NoiseSchedule, RectifiedFlow, VariancePreserving
-from ..tensors import Time, exactly
+from ..tensors import Time, exactly, snapped
 
 PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
@@ -87,6 +87,4 @@ def kind_of(config: dict[str, Any]) -> str:
 
 def to_timestep(t: Time, n: int = 1000) -> Tensor:
     """t in [0, 1] -> the table's timestep: t = (k + 1) / n stands for timestep k. Fractions are kept for training."""
-    timestep = exactly(t) * n - 1
-    nearest = timestep.round()
-    return torch.where((timestep - nearest).abs() < 1e-3, nearest, timestep).clamp(min=0).float()
+    return snapped(exactly(t) * n - 1).clamp(min=0).float()

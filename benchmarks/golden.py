@@ -77,8 +77,8 @@ def in_the_plane(steps: int, dtype: torch.dtype) -> dict[str, Callable[[], dict[
 
     def played(options: dict[str, Any]) -> dict[str, Any]:
         game = mixture.game(copy.deepcopy(start), replace(mixture.GAME, **options))
-        if game.discriminator is not None:
-            game.discriminator.to(dtype)
+        for player in game.players.values():
+            player.network.to(dtype)
         return told(Trainer(game, mixture.add_options(steps)), data)
 
     def warmed(every: int) -> dict[str, Any]:

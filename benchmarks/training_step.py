@@ -36,7 +36,7 @@ def passes(trainer: Trainer, batch: object) -> dict[str, Callable[[], object]]:
     with torch.no_grad():
         sample = student(x, t, batch.cond)
         media = codec.decode(sample)
-        features = game.features(media, batch.cond, rng)
+        features = game.adversary.features(media, batch.cond, rng)
 
     def student_pass() -> None:
         student(x, t, batch.cond).square().mean().backward()
@@ -47,20 +47,20 @@ def passes(trainer: Trainer, batch: object) -> dict[str, Callable[[], object]]:
 
     def feature_pass() -> None:
         m = media.clone().requires_grad_(True)
-        torch.stack([f.square().mean() for f in game.features(m, batch.cond, rng).levels]).sum().backward()
+        torch.stack([f.square().mean() for f in game.adversary.features(m, batch.cond, rng).levels]).sum().backward()
 
     @torch.no_grad()
     def real_features() -> None:
-        game.features(batch.media, batch.cond, rng)
+        game.adversary.features(batch.media, batch.cond, rng)
 
     def heads_pass() -> None:
         levels = tuple(f.detach().requires_grad_(True) for f in features.levels)
-        game.discriminator(type(features)(levels), batch.cond).mean().backward()  # the student's turn
-        logits = game.discriminator(type(features)(levels), batch.cond)
+        game.adversary.discriminator(type(features)(levels), batch.cond).mean().backward()  # the student's turn
+        logits = game.adversary.discriminator(type(features)(levels), batch.cond)
         from fewstep.diffusion.losses import r1
 
         (r1(logits, levels) + logits.mean()).backward()
-        game.discriminator(features, batch.cond).mean().backward()
+        game.adversary.discriminator(features, batch.cond).mean().backward()
 
     def teacher_pass() -> None:
         teacher(sample, t.clamp(max=0.9), batch.cond, batch.null)

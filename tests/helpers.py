@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fewstep.diffusion import prediction
 from fewstep.diffusion.schedule import Cosine, NoiseSchedule, VariancePreserving
 from fewstep.methods.add import ADD, Options
+from fewstep.parts.adversary import Adversary
 from fewstep.parts.codec import Codec, IdentityCodec
 from fewstep.parts.denoiser import Denoiser, Student, Teacher, freeze
 from fewstep.parts.discriminator import Discriminator
@@ -167,6 +168,7 @@ class Game:
     """An ADD game and everything in it."""
 
     add: ADD
+    adversary: Adversary
     student: Student
     teacher: Teacher
     codec: Codec
@@ -227,8 +229,9 @@ def make_game(
     discriminator = Discriminator.over(seen, batch.cond, heads or HeadOptions()).to(dtype)
     student, teacher = Student(student_network, **(student_options or {})), Teacher(teacher_network, guidance_scale)
     codec = codec or IdentityCodec()
-    add = ADD(student, teacher, codec, looking, discriminator, Options(**options), negative)
-    return Game(add, student, teacher, codec, eyes, discriminator, batch)
+    against = Adversary(codec, looking, discriminator, Options(**options))
+    add = ADD(student, teacher, codec, against, Options(**options), negative)
+    return Game(add, against, student, teacher, codec, eyes, discriminator, batch)
 
 
 def optimizers(**changes: Any) -> dict[str, trainer.Optimizer]:

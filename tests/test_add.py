@@ -12,10 +12,12 @@ from torch import Tensor
 
 from fewstep.diffusion import losses
 from fewstep.diffusion.schedule import Cosine, RectifiedFlow, add_noise
-from fewstep.methods.add import ADD, Options, another_concept, colours
+from fewstep.methods.add import ADD, Options
+from fewstep.methods.adversarial import colours
 from fewstep.methods.method import Turn
 from fewstep.methods.regression import Options as RegressionOptions
 from fewstep.methods.regression import Regression
+from fewstep.parts.adversary import Adversary, another_concept
 from fewstep.parts.augment import Augment
 from fewstep.parts.codec import IdentityCodec
 from fewstep.parts.denoiser import Student, StudentInput, Teacher, freeze, to_trajectories
@@ -125,7 +127,7 @@ def test_sound_and_video_are_played_too(axes: int, options: dict[str, Any]) -> N
 
 def test_ladd_is_add_on_the_teachers_own_features() -> None:
     logs, game = train(2, features=lambda eyes, denoiser: TeacherFeatures(denoiser))
-    assert game.add.features.space == "latents"
+    assert game.adversary.features.space == "latents"
     assert not any(log.skipped for log in logs)
 
 
@@ -144,8 +146,7 @@ def test_a_text_to_image_game_of_diffusers_own_parts() -> None:
         Student(text_unet(seed=1)),
         Teacher(text_unet(seed=2), 7.5),
         tiny_vae(),
-        MediaFeatures(eyes, Augment()),
-        heads,
+        Adversary(tiny_vae(), MediaFeatures(eyes, Augment()), heads, options),
         options,
         negative,
     )
@@ -231,14 +232,14 @@ def test_the_discriminator_judges_what_was_just_drawn() -> None:
     game = make_game(features=lambda eyes, denoiser: Counting(eyes))
     calls: list[int] = []
     game.student.denoiser.register_forward_hook(lambda *_: calls.append(1))
-    game.add.features.looks = 0  # type: ignore[attr-defined]
+    game.adversary.features.looks = 0  # type: ignore[attr-defined]
     game.turn("student")
-    assert (len(calls), game.add.features.looks) == (1, 1)  # type: ignore[attr-defined]
+    assert (len(calls), game.adversary.features.looks) == (1, 1)  # type: ignore[attr-defined]
     game.turn("discriminator")
-    assert (len(calls), game.add.features.looks) == (1, 2)  # type: ignore[attr-defined]
+    assert (len(calls), game.adversary.features.looks) == (1, 2)  # type: ignore[attr-defined]
     game.add.after_step(0)
     game.turn("discriminator")
-    assert (len(calls), game.add.features.looks) == (2, 4), "a new step, or a resting student: drawn afresh"  # type: ignore[attr-defined]
+    assert (len(calls), game.adversary.features.looks) == (2, 4), "a new step, or a resting student: drawn afresh"  # type: ignore[attr-defined]
     other = replace(game.batch)
     game.turn("student")
     game.add.losses("discriminator", other, Rng.of(0))
@@ -248,7 +249,7 @@ def test_the_discriminator_judges_what_was_just_drawn() -> None:
 def test_stashed_features_are_the_students_own_and_carry_no_graph() -> None:
     game = make_game(dtype=F64)
     game.turn("student", seed=3)
-    (stash,) = game.add._samples
+    (stash,) = game.adversary._samples
     assert not any(level.requires_grad for level in stash.features.levels)
     rng = Rng.of(3, "student")
     x_t, t, _ = StudentInput(game.student)(game.batch.x0, game.batch.cond, rng)
@@ -395,14 +396,8 @@ def test_reals_are_raw_pixels_or_decoded_latents() -> None:
     batch = Batch(rng.normal((4, 4, 8, 8)), cond, cond, media=rng.uniform((4, 3, 16, 16), -1, 1))
     heads = Discriminator.over(eyes(batch.media), cond)
     for through in (False, True):
-        add = ADD(
-            Student(denoiser),
-            None,
-            codec,
-            Seeing(eyes),
-            heads,
-            Options(distillation_weight=0, reals_through_codec=through),
-        )
+        options = Options(distillation_weight=0, reals_through_codec=through)
+        add = ADD(Student(denoiser), None, codec, Adversary(codec, Seeing(eyes), heads, options), options)
         shown.clear()
         add.losses("discriminator", batch, Rng.of(0))
         wanted = codec.decode(batch.x0) if through else batch.media
@@ -644,25 +639,25 @@ def test_every_part_of_a_batch_finds_the_sample_that_was_drawn_on_it() -> None:
     for seed, part in enumerate(parts):
         with torch.no_grad():
             game.add.losses("student", part, Rng.of(seed))
-        drawn.append(game.add._samples[-1].features.levels[0])
+        drawn.append(game.adversary._samples[-1].features.levels[0])
     calls = []
     game.student.denoiser.register_forward_hook(lambda *_: calls.append(1))
     for part, wanted in zip(reversed(parts), reversed(drawn)):
-        _, found = game.add._fake(part, Rng.of(9))
+        _, found = game.adversary._fake(part, game.add.draw, Rng.of(9))
         assert torch.equal(found.levels[0], wanted)
     assert not calls, "nothing was drawn again"
     game.add.after_step(0)
-    game.add._fake(parts[0], Rng.of(9))
+    game.adversary._fake(parts[0], game.add.draw, Rng.of(9))
     assert calls, "the next step draws its own"
 
 
 def test_a_game_that_cannot_be_played_gets_a_sentence() -> None:
     game = make_game()
     with pytest.raises(ValueError, match="set distillation_weight to 0"):
-        ADD(game.student, None, game.codec, game.add.features, game.discriminator)
+        ADD(game.student, None, game.codec, game.adversary)
     everywhere = Options(distillation_weight=0.0, regression_weight=1.0, regression_steps=2)
     with pytest.raises(ValueError, match="set regression_steps to 0"):
-        ADD(game.student, None, game.codec, game.add.features, game.discriminator, everywhere)
+        ADD(game.student, None, game.codec, game.adversary, everywhere)
     with pytest.raises(ValueError, match="its noise schedule is another one"):
         make_game(regression_weight=1.0, regression_steps=2, teacher_network=Gaussian(RectifiedFlow()))
     with pytest.raises(ValueError, match="regression_weight is 0: give it a weight"):
@@ -672,5 +667,6 @@ def test_a_game_that_cannot_be_played_gets_a_sentence() -> None:
     lonely = make_game(regression_weight=1.0)
     with pytest.raises(ValueError, match="give batches with pairs"):
         lonely.add.losses("student", replace(lonely.batch, pairs=None), Rng.of(0))
+    nothing = Options(adversarial_weight=0.0, distillation_weight=0.0)
     with pytest.raises(ValueError, match="nothing would be trained"):
-        ADD(game.student, game.teacher, game.codec, game.add.features, game.discriminator, Options(0.0, 0.0))
+        ADD(game.student, game.teacher, game.codec, game.adversary, nothing)

@@ -52,7 +52,7 @@ def test_one_logit_a_place_of_every_level(axes: int, norm: str, spectral: bool) 
 )
 def test_the_condition_holds_what_was_asked_for(options: Options, width: int) -> None:
     seen, batch = features(), make_batch(8)
-    heads = Discriminator.over(seen, batch.cond, options)
+    heads = Discriminator.over(seen, batch.cond, options).eval()
     assert heads.width == width
     before = heads.eval()(seen, batch.cond)
     other = make_batch(8, seed=9).cond
@@ -234,7 +234,8 @@ def test_digits_are_standardised_and_warmed_up_over_all_their_classes() -> None:
     network = ConvClassifier()
     student = Student(digits.denoiser(digits.unet()))
     with torch.no_grad():
-        features = digits.game(student, Teacher(copy.deepcopy(student.denoiser)), data, network, add.Options()).features
+        game = digits.game(student, Teacher(copy.deepcopy(student.denoiser)), data, network, add.Options())
+        features = game.adversary.features
         assert features is not None
         seen = features(media, Conditioning(), Rng.of(0)).levels[0]
         assert seen.mean((0, 2, 3)).abs().max() < 0.02
@@ -270,6 +271,25 @@ def test_the_teachers_own_features_carry_their_noise_level(axes: int) -> None:
     assert seen.t is not None
     assert len(seen.t.unique()) == 4
     assert seen.levels[1].shape[2:] == SIZES[axes]
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_heads_that_are_told_the_noise_level_judge_the_same_maps_by_it(axes: int) -> None:
+    """LADD's heads know at which t the features were taken; a batch in another order of times gets other logits. It is no
+    prompt: a wrong one cannot be told by it."""
+    batch = make_batch(4, axes)
+    seen = TeacherFeatures(ConvDenoiser(axes))(batch.x0, batch.cond, Rng.of(0))
+    assert seen.t is not None
+    later = replace(seen, t=seen.t.flip(0))
+    torch.manual_seed(0)
+    for told in (False, True):
+        options = Options(noise_level=told, text=False, image=False, norm="group")
+        heads = Discriminator.over(seen, batch.cond, options).eval()
+        assert not heads.prompted
+        assert torch.equal(heads(seen, batch.cond), heads(later, batch.cond)) == (not told)
+    assert Discriminator.over(seen, batch.cond, Options(noise_level=True)).prompted
+    clean = replace(seen, t=None)
+    assert Discriminator.over(clean, batch.cond, Options(noise_level=True, text=False, image=False)).width == 0
 
 
 @pytest.mark.parametrize("make", [unet, text_unet])

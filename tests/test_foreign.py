@@ -455,7 +455,7 @@ def test_dinov2_is_taken_where_its_folder_is_given(root, tmp_path):
     changes: dict[str, Any] = {"features_folder": str(tmp_path / "dino"), "steps": 1}
     work, trainer, batches = game(root, tmp_path, **changes)
     assert (work.options.features, work.options.resolution) == ("dinov2", 28)
-    network = trainer.method.features.inner.network
+    network = trainer.method.adversary.features.inner.network
     assert isinstance(network, DinoFeatures)
     assert batches(0).cond.image.shape == (8, 16)  # c_img is the class embedding
     before = {k: v.clone() for k, v in network.state_dict().items()}
@@ -659,7 +659,7 @@ def test_distillation_alone_needs_no_eyes_and_no_heads(root, tmp_path, monkeypat
     work = prepare(options(root, "sd1", add=alone), tmp_path, lambda what, done, total: told.append(what))
     trainer, batches = work.phases[-1].build()
     assert "image embeddings" not in told
-    assert (trainer.method.features, trainer.method.discriminator) == (None, None)
+    assert trainer.method.adversary is None
     assert (batches(0).media, batches(0).cond.image) == (None, None)
     assert set(next(trainer.steps(batches)).losses) == {"student/distillation"}
     a, b = (t.weights()["student"] for t in (looking, trainer))
@@ -671,10 +671,10 @@ def test_features_are_standardised_unless_that_is_off(root, tmp_path):
     levels = []
     for standardise in (True, False):
         _, trainer, batches = game(root, tmp_path, features="efficientnet-lite0", standardise=standardise)
-        assert isinstance(trainer.method.features, Standardised) == standardise
+        assert isinstance(trainer.method.adversary.features, Standardised) == standardise
         (log,) = itertools.islice(trainer.steps(batches), 1)
         assert not log.skipped
-        levels.append(trainer.method.features(batches.media(np.arange(16)), Conditioning(), Rng.of(0)).levels)
+        levels.append(trainer.method.adversary.features(batches.media(np.arange(16)), Conditioning(), Rng.of(0)).levels)
     assert all(float(level.mean((0, 2, 3)).abs().max()) < 1e-3 for level in levels[0])
     assert any(float(level.mean((0, 2, 3)).abs().max()) > 0.1 for level in levels[1])
 
@@ -699,7 +699,7 @@ def test_the_teachers_features_are_seen_on_their_device(root, tmp_path, monkeypa
     monkeypatch.setattr(distillation, "check_device", lambda device: None)
     with elsewhere() as device:
         _, trainer, _ = game(root, tmp_path, device=device, features="teacher")
-    assert {p.device.type for p in trainer.method.discriminator.parameters()} == {"meta"}
+    assert {p.device.type for p in trainer.method.adversary.discriminator.parameters()} == {"meta"}
 
 
 def test_two_devices_in_one_operation_are_noticed():

@@ -51,7 +51,7 @@ SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")
 """What a person touches: sees every room, and no room sees it."""
 
 CONTRACTS: dict[str, tuple[str, ...]] = {
-    "methods": ("method",),
+    "methods": ("method", "adversarial"),
     "inference.backends": (),
     "modality": (),
     "parts.features": ("feature",),

@@ -14,6 +14,7 @@ from torch import Tensor
 from fewstep.diffusion import losses, sampler
 from fewstep.diffusion.schedule import EDM, Cosine, NoiseSchedule, RectifiedFlow, add_noise
 from fewstep.methods.add import ADD, Options
+from fewstep.parts.adversary import Adversary
 from fewstep.parts.denoiser import Student, StudentInput, Teacher, noise_to
 from fewstep.parts.discriminator import BatchNormLocal, Discriminator, Head
 from fewstep.parts.discriminator import Options as HeadOptions
@@ -161,7 +162,8 @@ def real_game(**options: object) -> tuple[ADD, Batch, dict[str, torch.nn.Module]
     null = Conditioning(*(torch.zeros_like(v) for v in (cond.tokens, cond.pooled, cond.image)))
     batch = Batch(rng.normal((2, 4, 8, 8)), cond, null, media=rng.uniform((2, 3, 16, 16), -1, 1))
     heads = Discriminator.over(eyes(batch.media), cond)
-    add = ADD(Student(student), Teacher(teacher, 3.0), codec, MediaFeatures(eyes), heads, Options(**options))
+    o = Options(**options)
+    add = ADD(Student(student), Teacher(teacher, 3.0), codec, Adversary(codec, MediaFeatures(eyes), heads, o), o)
     return add, batch, {"teacher": teacher, "codec": codec, "features": eyes}
 
 

@@ -484,7 +484,7 @@ def test_every_turn_of_the_discriminator_has_new_samples_and_new_fakes(turns: in
         return data(number)
 
     game = mixture.game(mixture.student(), replace(mixture.GAME, discriminator_turns=turns, student_every=every))
-    game.features = Seen(mixture.Waves())
+    game.adversary.features = Seen(mixture.Waves())
     for _ in Trainer(game, mixture.add_options(steps=steps)).steps(batches):
         pass
     assert numbers == list(range(turns * steps)), "with one turn, the batch of step i is batch i"

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..ranges import Limit
-from ..tensors import Conditioning, Features, Logits
+from ..tensors import Conditioning, Features, Logits, Time
 
 _PROJECTION = 64
 _CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -38,6 +39,9 @@ class Options:
     image: bool = True
     """Condition on ``cond.image`` (c_img), the embedding of the real x0, by the network that the heads look through; the paper
     takes DINOv2 ViT-L. It is zero where the student saw nothing of x0, of which the paper says nothing."""
+    noise_level: bool = False
+    """Condition on the noise level t at which the features saw their input, as LADD's heads (arXiv 2403.12015): high t shows the
+    layout, low t the detail. Features of clean input have none."""
 
 
 GROUP = 8
@@ -133,37 +137,58 @@ class Head(nn.Module):
 class Discriminator(nn.Module):
     """Heads over Features. Real and fake must go through it in separate calls: their statistics never mix."""
 
-    def __init__(self, levels: Sequence[tuple[int, int]], condition: int = 0, options: Options = Options()) -> None:
-        """``levels``: (channels, number of spatial axes) of every feature level; ``condition``: width of the condition."""
+    def __init__(
+        self,
+        levels: Sequence[tuple[int, int]],
+        condition: int = 0,
+        options: Options = Options(),
+        prompted: bool | None = None,
+    ) -> None:
+        """``levels``: (channels, number of spatial axes) of every feature level; ``condition``: width of the condition;
+        ``prompted``: whether it says what is asked for, and not the noise level alone. None: as it does where there is one."""
         super().__init__()
         self.options = options
         self.width = condition
+        self.prompted = bool(condition) if prompted is None else prompted
         self.heads = nn.ModuleList(Head(c, axes, condition, options) for c, axes in levels)
 
     @classmethod
     def over(cls, features: Features, cond: Conditioning, options: Options = Options()) -> Discriminator:
         """A discriminator that fits these features and this conditioning."""
-        width = 0
+        asked = 0
         if options.text and cond.pooled is not None:
-            width += cond.pooled.shape[1]
+            asked += cond.pooled.shape[1]
         if options.image and cond.image is not None:
-            width += cond.image.shape[1]
-        return cls([(level.shape[1], level.dim() - 2) for level in features.levels], width, options)
+            asked += cond.image.shape[1]
+        level = 2 * len(_FREQUENCIES) if options.noise_level and features.t is not None else 0
+        shapes = [(level.shape[1], level.dim() - 2) for level in features.levels]
+        return cls(shapes, asked + level, options, prompted=bool(asked))
 
-    def condition(self, cond: Conditioning) -> Tensor | None:
-        """c_text and c_img side by side, each scaled to unit root mean square so that neither drowns the other."""
+    def condition(self, cond: Conditioning, t: Time | None = None) -> Tensor | None:
+        """c_text, c_img and the noise level side by side, each of unit root mean square so that none drowns another."""
         parts = []
         if self.options.text and cond.pooled is not None:
             parts.append(cond.pooled)
         if self.options.image and cond.image is not None:
             parts.append(cond.image)
+        if self.options.noise_level and t is not None:
+            parts.append(_waves(t).to(parts[0] if parts else torch.get_default_dtype()))
         return torch.cat([_unit_rms(p) for p in parts], 1) if parts else None
 
     def forward(self, features: Features, cond: Conditioning) -> Logits:
         """Logits of every place of every level, ``[B, K]``."""
-        condition = self.condition(cond)
+        condition = self.condition(cond, features.t)
         pairs = zip(self.heads, features.levels, strict=True)
         return torch.cat([head(level, condition) for head, level in pairs], 1)
+
+
+_FREQUENCIES = (1.0, 2.0, 4.0, 8.0)
+
+
+def _waves(t: Time) -> Float[Tensor, "B K"]:
+    """A time in [0, 1] as sines and cosines of it, coarse and fine."""
+    phase = t.double()[:, None] * torch.tensor(_FREQUENCIES, dtype=torch.float64, device=t.device)
+    return torch.cat([phase.sin(), phase.cos()], 1)
 
 
 def _groups(channels: int) -> int:

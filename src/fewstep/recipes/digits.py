@@ -5,7 +5,6 @@ Clothes (``fewstep data fashion --size 16``) are the same rung once more: ten ot
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from torch import nn
 from ..methods import add
 from ..methods.method import Optimizer
 from ..parts import discriminator
+from ..parts.adversary import Adversary
 from ..parts.codec import IdentityCodec
 from ..parts.conditioner import ClassConditioner
 from ..parts.denoiser import Denoiser, Student, Teacher
@@ -138,18 +138,16 @@ def game(
 ) -> add.ADD:
     """ADD on pixels: heads over a network's features, standardised over real digits.
 
-    ``network``: a classifier, or a denoiser whose own features of re-noised digits are looked at (LADD).
+    ``network``: a classifier, or the teacher's denoiser, whose own features of re-noised digits are looked at (LADD); frozen.
     """
     real = [data.rows(rows) for rows in spread_chunks(512, len(data), 64)]
-    inner: FeatureNetwork = (
-        TeacherFeatures(copy.deepcopy(network)) if isinstance(network, Denoiser) else MediaFeatures(network)
-    )
+    inner: FeatureNetwork = TeacherFeatures(network) if isinstance(network, Denoiser) else MediaFeatures(network)
     features = Standardised.fit(inner, [(b.x0, b.cond) for b in real], Rng.of(0, "fit"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(data.seed)
         example = features(real[0].x0, real[0].cond, Rng.of(0, "example"))
         judges = Discriminator.over(example, real[0].cond, heads)
-    return add.ADD(student, teacher, codec(), features, judges, options)
+    return add.ADD(student, teacher, codec(), Adversary(codec(), features, judges, options), options)
 
 
 def add_phase(

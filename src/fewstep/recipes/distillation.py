@@ -27,6 +27,7 @@ from ..diffusion import sampler
 from ..methods import add, regression
 from ..methods.method import Optimizer
 from ..parts import discriminator
+from ..parts.adversary import Adversary
 from ..parts.augment import Augment
 from ..parts.denoiser import Student, Teacher, freeze
 from ..parts.discriminator import Discriminator
@@ -644,9 +645,9 @@ def game(
     features, image = look(o, teacher, network, data, progress) if o.add.adversarial_weight else (None, None)
     on_media = features is not None and features.space == "media"
     data = replace(data, image=image, media=data.media if on_media else None).near(o.device)
-    heads = heads_over(o, features, data) if features else None
+    against = Adversary(model.codec, features, heads_over(o, features, data), o.add) if features else None
     advice = teacher if o.add.distillation_weight or o.add.regression_steps else None
-    method = add.ADD(student, advice, model.codec, features, heads, o.add, negative)
+    method = add.ADD(student, advice, model.codec, against, o.add, negative)
     optimizers = {
         "student": Optimizer(o.student_learning_rate, warmup=20, ema=o.ema),
         "discriminator": Optimizer(o.heads_learning_rate, warmup=0, max_gradient_norm=0.0),
@@ -694,7 +695,7 @@ def look(
     training picture (c_img)."""
     samples: Iterable[tuple[Tensor, Conditioning]]
     if network is None:
-        inner: FeatureNetwork = TeacherFeatures(copy.deepcopy(teacher.denoiser))
+        inner: FeatureNetwork = TeacherFeatures(teacher.denoiser)
         some = (data.rows(at).to(o.device) for at in spread_chunks(256, len(data), 32))
         samples = ((b.x0, b.cond) for b in some)
     else:

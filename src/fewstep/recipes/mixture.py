@@ -21,6 +21,7 @@ from ..diffusion.schedule import Cosine, NoiseSchedule
 from ..methods import add
 from ..methods.method import Optimizer
 from ..parts import discriminator
+from ..parts.adversary import Adversary
 from ..parts.codec import IdentityCodec
 from ..parts.denoiser import Denoiser, Student, Teacher
 from ..parts.discriminator import Discriminator
@@ -190,7 +191,8 @@ def game(
     kind: type[add.ADD] = add.ADD,
 ) -> add.ADD:
     """ADD, or a variant of it, with the exact teacher of the ring, or of ``modes``; ``seed`` is that of the heads."""
-    return kind(student, Teacher(denoiser(modes)), codec(), features(), heads(seed), options)
+    against = Adversary(codec(), features(), heads(seed), options)
+    return kind(student, Teacher(denoiser(modes)), codec(), against, options)
 
 
 def draw_data(n: int, seed: int = 0, modes: int = MODES, std: float = STD) -> Float[Tensor, "N 2"]:

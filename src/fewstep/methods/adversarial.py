@@ -1,0 +1,126 @@
+"""What methods with one student and one adversary have in common: two players, who moves when, what is observed.
+
+Not a method itself: ADD, LADD and GAN stand on it, and each says what else the student minimises. Methods with more players
+(DMD2) hold an `Adversary` of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..parts import adversary
+from ..parts.adversary import Adversary
+from ..parts.denoiser import Student, StudentInput
+from ..ranges import Count, Share
+from ..rng import Rng
+from ..tensors import Batch, Latents, Time
+from .method import Defaults, Optimizer, Player, Turn
+
+
+@dataclass(frozen=True)
+class Options(adversary.Options):
+    """The game, and how the two players take turns."""
+
+    backward: Share = 0.0
+    """Share of batches that start from the student's own roll-out (DMD2's backward simulation)."""
+    discriminator_turns: Count = 1
+    """Discriminator updates a step (two-time-scale updates); each has its own real samples, noise and fakes."""
+    student_every: Count = 1
+    """The student moves every this many steps."""
+
+
+STUDENT = Optimizer(2e-4, warmup=20, ema=0.99)
+HEADS = Optimizer(1e-3, warmup=0, max_gradient_norm=0.0)
+"""Two-time-scale updates, without momentum (StyleGAN-T); the heads' gradients are not clipped."""
+
+
+def colours(sample: Latents, x0: Latents) -> dict[str, float]:
+    """How every channel of the samples stands to the data's: ``shift_c``, the difference of their means in the data's
+    standard deviations, and ``spread_c``, the ratio of their standard deviations; 0 and 1 where they are alike."""
+    of, real = (x.transpose(0, 1).flatten(1).float() for x in (sample, x0))
+    std = real.std(1).clamp(min=1e-6)
+    found = torch.stack([(of.mean(1) - real.mean(1)) / std, of.std(1) / std]).tolist()
+    return {f"{name}_{c}": value for name, row in zip(("shift", "spread"), found) for c, value in enumerate(row)}
+
+
+class Adversarial(Defaults):
+    """A student against an adversary. A method says in `beside` what else its student minimises."""
+
+    def __init__(self, student: Student, adversary: Adversary | None, options: Options) -> None:
+        """``adversary`` may be None where ``adversarial_weight`` is 0."""
+        if options.adversarial_weight and adversary is None:
+            raise ValueError(
+                "the adversarial loss needs features and a discriminator: give an adversary, or set adversarial_weight to 0"
+            )
+        self.student, self.options = student, options
+        self.adversary = adversary if options.adversarial_weight else None
+        self.input = StudentInput(student, options.backward)
+        self._observed: dict[str, float] = {}
+        self._norms: dict[str, Tensor] = {}
+
+    @property
+    def players(self) -> Mapping[str, Player]:
+        """``student`` and, if it is asked, ``discriminator``."""
+        student = {"student": Player(self.student.denoiser, STUDENT)}
+        return student | ({"discriminator": Player(self.adversary.discriminator, HEADS)} if self.adversary else {})
+
+    def turns(self, step: int) -> Sequence[Turn]:
+        """The student first, so that the discriminator judges what was just drawn; its further turns have their own batches."""
+        student = (Turn("student"),) if step % self.options.student_every == 0 else ()
+        if self.adversary is None:
+            return student
+        return (*student, *(Turn("discriminator", batch) for batch in range(self.options.discriminator_turns)))
+
+    def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        """``adversarial`` and what stands beside it for the student; ``adversarial``, ``r1`` ... for the heads."""
+        return self._student(batch, rng) if player == "student" else self._discriminator(batch, rng)
+
+    def beside(self, sample: Latents, shown: tuple[Latents, Time], batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        """What the student minimises beside the adversarial loss, weighted and named. ``sample`` was drawn from ``shown``,
+        which is ``(x_s, s)``."""
+        return {}
+
+    def observations(self) -> dict[str, float]:
+        """Logits, and the norm of each loss's gradient at the student's sample (read after the backward pass)."""
+        norms = {f"{name}_gradient_at_x0": float(value) for name, value in self._norms.items()}
+        self._norms = {}
+        return self._observed | norms
+
+    def after_step(self, step: int) -> None:
+        """Forget the samples: the next step draws its own."""
+        if self.adversary is not None:
+            self.adversary.forget()
+
+    def draw(self, batch: Batch, rng: Rng) -> tuple[Latents, Tensor]:
+        """The student's sample, and which rows saw something of the data."""
+        sample, seen, _ = self._draw(batch, rng)
+        return sample, seen
+
+    def _draw(self, batch: Batch, rng: Rng) -> tuple[Latents, Tensor, tuple[Latents, Time]]:
+        x_t, t, seen = self.input(batch.x0, batch.cond, rng)
+        return self.student.denoiser(x_t, t, batch.cond), seen, (x_t, t)
+
+    def _student(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        sample, seen, shown = self._draw(batch, rng)
+        self._observed = colours(sample.detach(), batch.x0)
+        out: dict[str, Tensor] = {}
+        if self.adversary is not None:
+            out["adversarial"] = self.adversary.fool(self.tap(sample, "adversarial"), seen, batch, rng)
+        return out | self.beside(sample, shown, batch, rng)
+
+    def _discriminator(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        assert self.adversary is not None, "without an adversary there is no such player"
+        out = self.adversary.judge(batch, self.draw, rng)
+        self._observed = self.adversary.observed
+        return out
+
+    def tap(self, sample: Latents, name: str) -> Latents:
+        """An alias of the sample that writes down the norm of the gradient that comes back through it."""
+        alias = sample.view_as(sample)
+        if alias.requires_grad:
+            alias.register_hook(lambda g: self._norms.__setitem__(name, g.detach().norm()))
+        return alias

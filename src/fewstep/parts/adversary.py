@@ -86,7 +86,7 @@ class Adversary:
     # -- the student's turn
 
     def fool(self, sample: Latents, seen: Bool[Tensor, " B"], batch: Batch, rng: Rng) -> Tensor:
-        """L_adv of the student, weighted; its features are kept for `judge`. ``seen``: rows that saw something of ``batch.x0``."""
+        """L_adv of the student, weighted; the features are kept for `judge`. ``seen``: rows that saw some of ``batch.x0``."""
         features = self._look(self._view(sample), batch.cond, rng)
         shown = self._shown(batch.cond, seen)
         real = None

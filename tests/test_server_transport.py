@@ -263,6 +263,33 @@ def test_what_is_no_http_is_told_so_in_the_one_form(server: Server, junk: bytes)
         assert (status, error["code"]) == (400, "invalid")
 
 
+@pytest.mark.parametrize(
+    ("path", "more", "status"),
+    [
+        ("/v1/stream?resume=" + "a" * 9000, "", 414),
+        ("/v1/stream", "".join(f"X-{number}: 1\r\n" for number in range(200)), 431),
+        ("/v1/stream", "Sec-WebSocket-Protocol: " + ", ".join(f"a{number}" for number in range(2000)) + "\r\n", 431),
+        ("/v1/stream", "Content-Length: 5\r\n", 400),
+        ("/v1/stream", "Sec-WebSocket-Version: 8\r\n", 400),
+        ("/v1/stream", "Sec-WebSocket-Protocol: fewstep.v\xb2\r\n", 400),
+        ("/v1/elsewhere", f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n", 404),
+    ],
+    ids=["a long line", "many headers", "a long header", "a body", "two versions", "no protocol's name", "elsewhere"],
+)  # fmt: skip
+def test_a_handshake_that_fails_is_answered_in_the_one_form(server: Server, path: str, more: str, status: int):
+    """Also where HTTP's parser took the head and the WebSocket's does not: nobody waits, and no connection stays."""
+    with raw(server) as made:
+        made.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n"
+            f"{more}\r\n".encode("latin-1")
+        )
+        found, error = answer(ended(made))
+        assert found in (status, 400 if status in (414, 431) else status), "older parsers have one number for all"
+        assert error["code"] == ("not_found" if status == 404 else "invalid")
+    until(lambda: count(server) == 0)
+
+
 def test_a_download_that_nobody_reads_is_given_up(server: Server):
     name = server.studio.shelf.put(bytes(16 * 2**20), "image/png")
     with raw(server, window=4096) as made:

@@ -188,6 +188,11 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
     async def stream(ws: WebSocket) -> None:
         await Connection(ws, studio).run()
 
+    @app.websocket("/{path:path}")
+    async def elsewhere(ws: WebSocket) -> None:
+        said = f"no live session is offered at {ws.url.path:.100}: open /v1/stream"
+        await ws.send_denial_response(Response(error_body(said, "not_found"), 404, {}, "application/json"))
+
     @app.get("/health")
     async def health() -> JSONResponse:
         """200 once pictures can be drawn."""

@@ -23,7 +23,9 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import ProtocolError as BrokenFrame
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
 from websockets.server import ServerProtocol
+from websockets.typing import StatusLike
 
 from .limits import Arrivals, Door, Limits, Pace, Refusal, Shares, TokenBucket, neighbourhood, too_soon
 from .metrics import Metrics
@@ -251,6 +253,17 @@ class Frames(ServerProtocol):
         self.fail(code, why)
         self.parser_exc = BrokenFrame(why)
 
+    def reject(self, status: StatusLike, text: str) -> Response:
+        """The answer to a handshake that fails, in the one form that errors have here."""
+        answer = super().reject(status, text)
+        why = text.removeprefix("Failed to open a WebSocket connection: ").rstrip(".\n")
+        said = f"this is no WebSocket handshake ({why}): see RFC 6455, or use another client"
+        answer.body = error_body(said, "invalid")
+        for name, value in (("content-type", "application/json"), ("content-length", str(len(answer.body)))):
+            del answer.headers[name]
+            answer.headers[name] = value
+        return answer
+
     @property
     def begun(self) -> bool:
         """Whether a message or a frame is half received."""
@@ -303,8 +316,17 @@ class Live(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """More of the stream; what it leaves half received is held against its address."""
         super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._no_handshake(str(self.conn.handshake_exc.__cause__ or self.conn.handshake_exc))
         if not self.transport.is_closing() and not self._hold(self.frames_read.half):
             self._goodbye(1013, "too much is half received: try again in a second")
+
+    def _no_handshake(self, why: str) -> None:
+        """HTTP took this head, and the WebSocket's stricter parser did not: uvicorn would wait for the rest of it for ever."""
+        if not self.transport.is_closing():
+            told = b"".join(self.conn.data_to_send())  # nothing, from older versions of the parser
+            self.transport.write(told or self.frames_read.reject(400, why).serialize())
+            self.transport.close()
 
     def _hold(self, half: int) -> bool:
         grown, self._held = half - self._held, half

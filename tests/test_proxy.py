@@ -1,13 +1,16 @@
-"""Below a path of a reverse proxy: a real nginx in front, configured by what docs/protocol.md says, and the server alone."""
+"""Below a path of a reverse proxy: a real nginx in front, TLS included, by the file that deploy/ ships, and the server alone."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
+import ipaddress
 import re
 import shutil
 import socket
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urljoin
@@ -15,6 +18,11 @@ from urllib.parse import urljoin
 import httpx
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from PIL import Image
 
 import fewstep
@@ -23,7 +31,9 @@ from fewstep.server.prefix import checked
 from serving_helpers import SIZE, TOKEN, Server, running, until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-DOCS = Path(__file__).parents[1] / "docs" / "protocol.md"
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "deploy" / "nginx.conf"
+NAME = "studio.example.org"
 SHOWN = {"Authorization": f"Bearer {TOKEN}"}
 WHOLE = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
@@ -32,10 +42,7 @@ http {{
   access_log off;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  server {{
-    listen 127.0.0.1:{port};
-    {location}
-  }}
+{servers}
 }}
 """
 
@@ -46,19 +53,38 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def certificate(folder: Path) -> Path:
+    """A certificate for this machine's address that signs itself, and its key beside it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    meant = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    now = datetime.datetime.now(datetime.UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(1))
+    made = made.add_extension(meant, False).add_extension(x509.BasicConstraints(True, None), True)
+    pem = folder / "certificate.pem"
+    pem.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (folder / "key.pem").write_bytes(key.private_bytes(*form))
+    return pem
+
+
 @contextlib.contextmanager
-def nginx(folder: Path, server: Server, change: dict[str, str]) -> Iterator[str]:
-    """nginx with the snippet of the docs in front of a server: the address of the studio behind it."""
+def nginx(folder: Path, server: Server, change: dict[str, str], plain: int = 0) -> Iterator[str]:
+    """nginx in front of a server, by the file of deploy/ with a test's ports and certificate: the address of the studio."""
     if NGINX is None:
         pytest.skip("no nginx here: install Debian's nginx-light")
-    snippet = re.search(r"```nginx\n(.*?)```", DOCS.read_text(), re.S)
-    assert snippet is not None
-    location = snippet[1]
-    for old, new in {**change, "127.0.0.1:7860": server.url.removeprefix("http://")}.items():
-        assert old in location
-        location = location.replace(old, new)
-    port, config = free_port(), folder / "nginx.conf"
-    config.write_text(WHOLE.format(folder=folder, port=port, location=location))
+    pem, servers, port = certificate(folder), CONFIG.read_text("utf-8"), free_port()
+    ours = {
+        "listen 80;": f"listen 127.0.0.1:{plain or free_port()};",
+        "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+        f"/etc/letsencrypt/live/{NAME}/fullchain.pem": str(pem),
+        f"/etc/letsencrypt/live/{NAME}/privkey.pem": str(folder / "key.pem"),
+    }
+    for old, new in {**ours, **change, "127.0.0.1:7860": server.url.removeprefix("http://")}.items():
+        assert old in servers
+        servers = servers.replace(old, new)
+    config = folder / "nginx.conf"
+    config.write_text(WHOLE.format(folder=folder, servers=servers))
     command = [NGINX, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)]
     with open(folder / "said", "w") as said:
         process = subprocess.Popen(command, stderr=said)
@@ -71,7 +97,7 @@ def nginx(folder: Path, server: Server, change: dict[str, str]) -> Iterator[str]
 
     try:
         until(answers)
-        yield f"http://127.0.0.1:{port}/studio/"
+        yield f"https://127.0.0.1:{port}/studio/"
     finally:
         process.terminate()
         process.wait(20)
@@ -123,8 +149,22 @@ def check_studio(url: str) -> None:
 )
 def test_the_studio_below_a_path_of_nginx(tmp_path, monkeypatch, options: dict, change: dict):
     monkeypatch.chdir(tmp_path)
-    with running(trusted_proxies=("127.0.0.1",), token=TOKEN, **options) as server, nginx(tmp_path, server, change) as url:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))  # every client here trusts this one alone
+    plain = free_port()
+    with running(trusted_proxies=("127.0.0.1",), token=TOKEN, **options) as server, nginx(tmp_path, server, change, plain) as url:
         check_studio(url)
+        page = httpx.get(url)
+        assert page.headers["strict-transport-security"] == "max-age=31536000"
+        assert httpx.get(urljoin(url, "/elsewhere")).status_code == 404
+        for path in ("/studio/", "/studio/v1/models?a=b"):
+            moved = httpx.get(f"http://127.0.0.1:{plain}{path}")
+            assert (moved.status_code, moved.headers["location"]) == (308, f"https://127.0.0.1{path}")
+
+
+def test_the_page_shows_the_location_that_is_shipped():
+    snippet = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "protocol.md").read_text("utf-8"), re.S)
+    assert snippet is not None
+    assert textwrap.indent(snippet[1], "    ") in CONFIG.read_text("utf-8")
 
 
 def test_a_server_below_a_path_answers_with_and_without_it():

@@ -391,6 +391,95 @@ def test_turns_on_one_batch_share_it_and_others_have_their_own() -> None:
         assert len({id(b) for b in (first, second, fourth)}) == 3
 
 
+# gradient accumulation
+
+
+class Fit(OnePlayer):
+    """A line through points, in float64; nothing is drawn."""
+
+    def __init__(self, bad: float | None = None) -> None:
+        self.line, self.bad, self.rows = nn.Linear(1, 1).double(), bad, list[int]()
+        nn.init.constant_(self.line.weight, 0.5)
+        nn.init.zeros_(self.line.bias)
+        super().__init__("line", self.line, Optimizer(0.1, beta1=0.5, warmup=0, max_gradient_norm=0.7, ema=0.5))
+
+    def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        self.rows.append(len(batch))
+        loss = (self.line(batch.x0) - batch.x0.pow(2)).pow(2).mean()
+        return {"square": loss * math.nan if self.bad in batch.x0.flatten().tolist() else loss}
+
+    def observations(self) -> dict[str, float]:
+        return {"rows": float(self.rows[-1])}
+
+
+def points(number: int) -> Batch:
+    return Batch(Rng.of(number).normal((6, 1), torch.float64), Conditioning(), Conditioning())
+
+
+@pytest.mark.parametrize(("parts", "rows"), [(2, [3, 3]), (3, [2, 2, 2]), (4, [2, 2, 1, 1]), (6, [1] * 6)])
+def test_a_batch_in_parts_moves_a_player_as_the_whole_does(parts: int, rows: list[int]) -> None:
+    """Each part counts by its rows: weights, average, Adam's moments, losses and gradient norm are the whole batch's."""
+    whole, split = (Trainer(Fit(), Options(5, 6, gradient_accumulation=n)) for n in (1, parts))
+    for a, b in zip(whole.steps(points), split.steps(points), strict=True):
+        assert b.losses == pytest.approx(a.losses, rel=1e-6)
+        assert b.observations["line/gradient_norm"] == pytest.approx(a.observations["line/gradient_norm"], rel=1e-6)
+        assert b.observations["line/rows"] == pytest.approx(sum(r * r for r in rows) / 6)
+    assert split.method.rows == rows * 5
+    (tensors, _), (others, _) = checkpoint.flatten(whole.state()), checkpoint.flatten(split.state())
+    for name, value in tensors.items():
+        torch.testing.assert_close(others[name], value, rtol=1e-6, atol=1e-9)
+
+
+def test_a_part_that_is_not_finite_spoils_its_whole_batch() -> None:
+    """Adding up what was good before it would be a step on other data than was asked for."""
+    method = Fit(bad=float(points(2).x0[4]))
+    trainer = Trainer(method, Options(4, 6, gradient_accumulation=3))
+    places, skipped = [], []
+    for log in trainer.steps(points):
+        places.append(method.line.weight.item())
+        skipped.append(log.skipped)
+    assert skipped == [False, False, True, False]
+    assert places[1] == places[2] != places[3]
+
+
+def test_every_part_has_draws_of_its_own_and_finds_the_sample_that_was_made_on_it(tmp_path: Path) -> None:
+    """ADD in two parts: the heads judge the very samples that the student's turn drew, and resume is exact."""
+    drawn: list[int] = []
+
+    def counted(steps: int) -> Trainer:
+        trainer = training_worker.trainer(steps, gradient_accumulation=2, backward=0.0)
+        trainer.networks["student"].register_forward_hook(lambda *a: drawn.append(len(a[1][0])))
+        return trainer
+
+    trainer = counted(4)
+    half = training_worker.batches(0).split(2)
+    assert [len(part) for part in half] == [len(training_worker.batches(0)) / 2] * 2
+    for log in trainer.steps(training_worker.batches):
+        if log.step == 2:
+            trainer.save(tmp_path / "c")
+    assert drawn == [len(half[0])] * 2 * 4, "two parts a step, and none drawn again"
+    again = counted(4)
+    again.resume(tmp_path / "c")
+    assert_same_state(finish(trainer), finish(again))
+
+
+def test_pairs_are_dealt_out_with_the_rows_they_come_with() -> None:
+    own = Batch(torch.arange(6.0).reshape(6, 1), Conditioning(pooled=torch.arange(6.0).reshape(6, 1)), Conditioning())
+    pairs = Batch(torch.arange(4.0).reshape(4, 1), Conditioning(), Conditioning(), noise=torch.arange(4.0).reshape(4, 1))
+    parts = replace(own, pairs=pairs).split(4)
+    assert [p.x0.flatten().tolist() for p in parts] == [[0, 1], [2, 3], [4], [5]]
+    assert [p.cond.pooled.flatten().tolist() for p in parts] == [[0, 1], [2, 3], [4], [5]]
+    assert [p.pairs.noise.flatten().tolist() for p in parts] == [[0], [1], [2], [3]]
+    with pytest.raises(ValueError, match=r"^4 pairs cannot be dealt out to 5 parts of a batch: take fewer parts$"):
+        replace(own, pairs=pairs).split(5)
+
+
+@pytest.mark.parametrize("parts", [0, 9])
+def test_parts_that_a_batch_does_not_have_get_a_sentence(parts: int) -> None:
+    with pytest.raises(ValueError, match=rf"^a batch of 6 cannot be worked through in {parts} parts: choose .* 1 to the"):
+        Trainer(Fit(), Options(4, 6, gradient_accumulation=parts))
+
+
 def test_a_fresh_optimiser_forgets_what_it_has_seen() -> None:
     """Its first move has Adam's size, the learning rate, whatever came before; and the state goes on."""
 

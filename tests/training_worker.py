@@ -18,7 +18,7 @@ def batches(step: int) -> Batch:
     return make_batch(8, seed=step)
 
 
-def trainer(steps: int, seed: int = 0, **options: object) -> Trainer:
+def trainer(steps: int, seed: int = 0, gradient_accumulation: int = 1, **options: object) -> Trainer:
     """A two-player game with averaged weights; another ``seed`` gives the players other first weights, and nothing else."""
     game = make_game(**{"n": 8, "backward": 0.5, **options})  # type: ignore[arg-type]
     torch.manual_seed(seed)
@@ -26,7 +26,7 @@ def trainer(steps: int, seed: int = 0, **options: object) -> Trainer:
         for network, _ in game.add.players.values() if seed else ():
             for p in network.parameters():
                 p.copy_(torch.randn_like(p))
-    return Trainer(game.add, Options(steps=steps, optimizers=optimizers()))
+    return Trainer(game.add, Options(steps, optimizers=optimizers(), gradient_accumulation=gradient_accumulation))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -143,6 +144,20 @@ class Batch:
         """Every tensor on that device; those that are there already stay where they are."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if getattr(self, f.name) is not None}
         return replace(self, **moved)
+
+    def split(self, parts: int) -> list[Batch]:
+        """The same rows in ``parts`` batches, as even as can be, none of them empty; pairs are dealt out likewise."""
+        rows = np.array_split(np.arange(len(self)), min(parts, len(self)))
+        pairs = [None] * len(rows) if self.pairs is None else self.pairs.split(len(rows))
+        if len(pairs) < len(rows):
+            raise ValueError(
+                f"{len(pairs)} pairs cannot be dealt out to {len(rows)} parts of a batch: take fewer parts"
+            )
+        return [self._rows(slice(int(r[0]), int(r[-1]) + 1), own) for r, own in zip(rows, pairs)]
+
+    def _rows(self, rows: slice, pairs: Batch | None) -> Batch:
+        present = [f.name for f in fields(self) if f.name != "pairs" and getattr(self, f.name) is not None]
+        return replace(self, pairs=pairs, **{name: getattr(self, name)[rows] for name in present})
 
 
 @dataclass(frozen=True)

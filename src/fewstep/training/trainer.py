@@ -8,7 +8,8 @@ run resumed from a checkpoint is bit-identical to one that was never interrupted
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +44,9 @@ class Options:
     """``cpu`` or ``cuda``."""
     optimizers: Mapping[str, Optimizer] = field(default_factory=dict)
     """Optimiser of each player, by role; the method's own where none is given."""
+    gradient_accumulation: int = 1
+    """Parts that every batch is worked through in, one after another, before a player moves: less memory at once, for the mean
+    of the parts' gradients, weighted by their rows, is the batch's."""
 
 
 @contextmanager
@@ -67,6 +71,11 @@ class Trainer:
     def __init__(self, method: Method, options: Options) -> None:
         if options.precision not in ("fp32", "bf16"):
             raise ValueError(f"unknown precision {options.precision!r}: use fp32 or bf16")
+        if not 1 <= options.gradient_accumulation <= options.batch_size:
+            raise ValueError(
+                f"a batch of {options.batch_size} cannot be worked through in {options.gradient_accumulation} parts: "
+                "choose gradient_accumulation from 1 to the batch size"
+            )
         if options.device.startswith("cuda"):
             torch.backends.cudnn.benchmark = True  # a training asks for the same shapes all along
         self.method, self.options, self.step = method, options, 0
@@ -100,25 +109,37 @@ class Trainer:
             return nullcontext()
         return torch.autocast(torch.device(self.options.device).type, torch.bfloat16)
 
-    def _turn(self, turn: Turn, batch: Batch, number: int) -> tuple[dict[str, float], dict[str, float], bool]:
-        """One move, the step's ``number``-th: losses, gradients, one optimiser step. Returns (losses, observations, moved)."""
+    def _turn(self, turn: Turn, parts: Sequence[Batch], number: int) -> tuple[dict[str, float], dict[str, float], bool]:
+        """One move, the step's ``number``-th, on a batch in parts: losses, gradients, one optimiser step.
+
+        Returns (losses, observations, moved); the numbers are means over the batch.
+        """
         player, networks = turn.player, self.networks
         o, optimizer = self.optimizer_of(player), self.optimizers[player]
         if turn.fresh_optimizer:
             optimizer.state.clear()
-        rng = Rng.of(self.options.seed, "step", self.step, number, device=self.options.device)
+        logged, observed, finite = defaultdict[str, float](float), defaultdict[str, float](float), True
         with only_trainable(networks, player) as network:
             for name, other in networks.items():
                 other.train(name == player)
             optimizer.zero_grad(set_to_none=True)
-            with self._autocast():
-                losses = self.method.losses(player, batch, rng)
-            total = torch.stack([v.float() for v in losses.values()]).sum()
-            total.backward()
+            for i, part in enumerate(parts):
+                path = (number, i) if len(parts) > 1 else (number,)
+                rng = Rng.of(self.options.seed, "step", self.step, *path, device=self.options.device)
+                share = len(part) / sum(map(len, parts))
+                with self._autocast():
+                    losses = self.method.losses(player, part, rng)
+                total = share * torch.stack([v.float() for v in losses.values()]).sum()
+                total.backward()
+                finite &= bool(torch.isfinite(total))
+                for name, value in losses.items():
+                    logged[f"{player}/{name}"] += share * float(value.detach())
+                for name, seen in self.method.observations().items():
+                    observed[f"{player}/{name}"] += share * seen
             parameters = [p for p in network.parameters() if p.grad is not None]
             limit = o.max_gradient_norm or math.inf
             norm = torch.nn.utils.clip_grad_norm_(parameters, limit, foreach=True)
-            finite = bool(torch.isfinite(norm) & torch.isfinite(total))
+            finite &= bool(torch.isfinite(norm))
             if finite:
                 for group in optimizer.param_groups:
                     group["lr"] = o.rate(self.step, self.options.steps)
@@ -126,22 +147,21 @@ class Trainer:
                 if player in self.averages:
                     self.averages[player].update(network)
             optimizer.zero_grad(set_to_none=True)
-        observed = {f"{player}/{k}": v for k, v in self.method.observations().items()}
-        logged = {f"{player}/{k}": float(v.detach()) for k, v in losses.items()}
-        return logged, observed | {f"{player}/gradient_norm": float(norm)}, finite
+        return dict(logged), dict(observed) | {f"{player}/gradient_norm": float(norm)}, finite
 
     def steps(self, batches: Callable[[int], Batch]) -> Iterator[StepLog]:
         """Train from the current step to the last, yielding after each. ``batches(number)`` must be a pure function.
 
-        Turns on one batch of the step are handed the very same object, so that a method can keep what it has made of it.
+        Turns on one batch of the step are handed the very same objects, so that a method can keep what it has made of them.
         """
         while self.step < self.options.steps:
             turns = self.method.turns(self.step)
             first = self.step * (max((turn.batch for turn in turns), default=0) + 1)
-            log, seen = StepLog(self.step + 1, {}, {}), dict[int, Batch]()
+            log, seen = StepLog(self.step + 1, {}, {}), dict[int, list[Batch]]()
             for number, turn in enumerate(turns):
                 if turn.batch not in seen:
-                    seen[turn.batch] = batches(first + turn.batch).to(self.options.device)
+                    batch = batches(first + turn.batch).to(self.options.device)
+                    seen[turn.batch] = batch.split(o) if (o := self.options.gradient_accumulation) > 1 else [batch]
                 losses, observed, moved = self._turn(turn, seen[turn.batch], number)
                 log.losses |= losses
                 log.observations |= observed

@@ -166,6 +166,43 @@ def test_every_kind_of_pixel_can_be_read(mode: str, tmp_path: Path, picture: np.
     assert verify(path, QUICK).watermark is not None
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_no_odd_file_hides_a_mark(picture: np.ndarray, tmp_path: Path) -> None:
+    """16 bits, and texts and profiles so large that Pillow gives the picture up: it is a stranger who wrote them."""
+    marked = SpreadSpectrum().embed(picture, 5)
+    grey = np.asarray(Image.fromarray(marked).convert("L"), np.uint16) * 257
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.fromarray(grey).save(tmp_path / "deep.tif")
+    buffer = io.BytesIO()
+    Image.fromarray(marked).save(buffer, "PNG")
+    data, huge = buffer.getvalue(), zlib.compress(bytes(100_000_000))
+    head, tail = data[:33], data[33:]
+    odd = {
+        "zTXt.png": head + chunk(b"zTXt", b"a\0\0" + huge) + tail,
+        "iTXt.png": head + tail[:-12] + chunk(b"iTXt", b"a\0\1\0\0\0" + huge) + tail[-12:],
+        "iCCP.png": head + chunk(b"iCCP", b"a\0\0" + huge) + tail,
+        "many.png": head + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(900_000))) * 100 + tail,
+    }
+    for name, content in odd.items():
+        put(tmp_path / name, content)
+    for name in ("deep.png", "deep.tif", *odd):
+        found = verify(tmp_path / name, QUICK).watermark
+        assert found is not None, name
+        assert found.found, name
+
+
+def test_of_an_animation_it_says_what_was_looked_at(picture: np.ndarray, tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (288, 288)), Image.fromarray(SpreadSpectrum().embed(picture, 5))
+    for name in ("a.gif", "a.png", "a.webp", "a.tif"):
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+        assert "in the first alone" in verify(tmp_path / name, QUICK).sentences[-1]
+        first.save(tmp_path / name)
+        assert "in the first alone" not in str(verify(tmp_path / name, QUICK))
+
+
 def test_tiny_pictures_carry_no_mark(tmp_path: Path) -> None:
     Image.new("RGB", (16, 40)).save(tmp_path / "tiny.png")
     verdict = verify(tmp_path / "tiny.png")
@@ -181,7 +218,8 @@ def bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-@pytest.mark.parametrize("junk", [b"", b"junk", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP", bomb()])
+@pytest.mark.parametrize("junk", [b"", b"junk", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP", bomb(),
+                                  bomb()[:33] + chunk(b"tRNS", b"") + bomb()[33:], bomb()[:8] + chunk(b"IHDR", b"")])  # fmt: skip
 def test_files_that_are_no_pictures_get_one_sentence(junk: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"bad\.png") as raised:
         verify(put(tmp_path / "bad.png", junk))
@@ -480,3 +518,20 @@ def test_verify_speaks_json_a_line_a_file(
     page = Path("docs/provenance.md").read_text()
     for name in (*first, *first["credentials"], *first["watermark"]):
         assert f"`{name}`" in page, f"{name} is not described"
+
+
+def test_every_line_of_json_is_json_and_what_nobody_could_look_into_was_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A decoder's remarks about a file stand nowhere; a recording without a frame and without credentials is no "nothing says so"."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9500, 9500, 8, 2, 0, 0, 0))
+    large = put(tmp_path / "large.png", b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    loop = put(tmp_path / "loop.tif", b"II*\0\x08\0\0\0\x01\0" + b"\xff" * 20)
+    film = put(tmp_path / "film.webm", b"\x1a\x45\xdf\xa3" + b"\xff" * 1000)
+    code, out, _ = run(capsys, "--json", large, loop, film)
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [one["ai_generated"] for one in told] == [None, None, None]
+    assert code == 2
+    code, out, _ = run(capsys, film)
+    assert code == 2
+    assert "not looked for" in out

@@ -332,6 +332,7 @@ def verify(trusting: Any, files: Annotated[tuple[Path, ...], tyro.conf.Positiona
             told, lines = {"ai_generated": None, "error": plain(error)}, [f"Could not be read: {error}."]
         else:
             made += verdict.ai_generated
+            unread += not verdict.looked_at
             told, lines = {**verdict.table(), "error": None}, list(verdict.sentences)
         if json:
             print(dumps({"file": str(path), **told}), flush=True)

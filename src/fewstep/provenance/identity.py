@@ -210,7 +210,10 @@ def _create(place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=place.parent))
     except OSError as error:
-        raise ValueError(f"can't keep a signing identity in {place.parent} ({error}): set FEWSTEP_HOME") from error
+        raise ValueError(
+            f"can't keep a signing identity in {place.parent} ({error.strerror or error}): set FEWSTEP_HOME to a folder that "
+            "you may write to, or give --certificate-chain and --private-key"
+        ) from error
     try:
         for name, content in _generate().items():
             with open(os.open(draft / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

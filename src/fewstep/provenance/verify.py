@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import mimetypes
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ MOST_PIXELS = 50_000_000
 REASONS_SHOWN = 3
 MOST_BYTES, MOST_SIDECAR = 2**30, 2**26
 """How much is read of a file, and of the credentials beside it."""
+PNG, PNG_WORDS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+FIRST_ALONE = "It has several frames, or pages: a watermark was looked for in the first alone."
 MADE = {CREATED: "a trained model made the whole picture", EDITED: "a trained model made part of the picture"}
 DRAWN_FROM = {"image": ", from a picture", "inpaint": ": a region of a picture drawn anew"}
 
@@ -92,6 +96,11 @@ class Verdict:
         return (self._intact and bool(self.credentials.facts)) or (self.watermark is not None and self.watermark.found)
 
     @property
+    def looked_at(self) -> bool:
+        """Whether there was anything to conclude from: a recording that can't be decoded, and has no credentials, says nothing."""
+        return not self.unread or self.credentials.state not in ("absent", "unreadable", "unchecked")
+
+    @property
     def ai_generated(self) -> bool:
         """Whether intact credentials or the watermark say that a model, whosever, made it or a part of it."""
         return (self._intact and self.credentials.ai_generated) or self.made_by_fewstep
@@ -107,7 +116,7 @@ class Verdict:
         """The same for programs, of JSON's own types; docs/provenance.md describes every field."""
         told, mark = self.credentials, self.watermark
         return {
-            "ai_generated": self.ai_generated,
+            "ai_generated": self.ai_generated if self.looked_at else None,
             "made_by_fewstep": self.made_by_fewstep,
             "credentials": {
                 "state": told.state,
@@ -186,7 +195,10 @@ def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
         if held := store.find(options.store, picture, number):
             told = read_recovered(data, mime, held.manifest, anchors)
             recovered = Recovered(told, held.by_identifier, held.differing)
-    return conclude(credentials, found, film is not None, unread, recovered)
+    verdict = conclude(credentials, found, film is not None, unread, recovered)
+    if picture is not None and _is_animated(data):
+        verdict = replace(verdict, sentences=(*verdict.sentences, FIRST_ALONE))
+    return verdict
 
 
 PICTURES = (
@@ -277,17 +289,59 @@ def decode(data: bytes, name: str = "this file") -> tuple[Bytes, str]:
     """Read a picture's pixels ``[H, W, 3]`` (transparency ignored) and its media type; anything else is a ValueError."""
     name = plain(name, NAMED)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{name} has {image.width}x{image.height} pixels: at most {MOST_PIXELS:,} are read")
-            mime = Image.MIME.get(image.format or "", "application/octet-stream")
-            return np.asarray(image.convert("RGB"), np.uint8), mime
+        with _opened(data) as image:
+            if image.width * image.height <= MOST_PIXELS:
+                mime = Image.MIME.get(image.format or "", "application/octet-stream")
+                return _rgb(image), mime
+            size = f"{image.width}x{image.height}"
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not a picture that can be read: give a PNG, JPEG or WebP file") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is far too large: at most {MOST_PIXELS:,} pixels are read") from error
-    except (OSError, SyntaxError, EOFError, IndexError, TypeError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{name} is broken ({plain(error, NAMED)}): get a whole copy of it") from error
+    except Exception as error:  # a decoder may raise anything at all over a stranger's bytes
+        why = plain(error, NAMED) or type(error).__name__
+        raise ValueError(f"{name} is broken ({why}): get a whole copy of it") from error
+    raise ValueError(f"{name} has {size} pixels: at most {MOST_PIXELS:,} are read")
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """A picture with its decoder, whose remarks about the file are no news: they would stand between the lines of ``--json``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(_without_words(data))) as image:
+            yield image
+
+
+def _without_words(data: bytes) -> bytes:
+    """A PNG without its texts and its colour profile: Pillow gives the whole picture up where one of them is huge, and
+    whoever wants a mark not to be found could put one there."""
+    if not data.startswith(PNG):
+        return data
+    kept, at = [PNG], len(PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] not in PNG_WORDS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _rgb(image: Image.Image) -> Bytes:
+    """The pixels of a picture of any mode; of 16 bits the upper 8, which Pillow would clip."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, -1)
+    return np.asarray(image.convert("RGB"), np.uint8)
+
+
+def _is_animated(data: bytes) -> bool:
+    """Whether a picture has more frames, or pages, than the one that is looked at."""
+    try:
+        with _opened(data) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # it was read once: what follows its first frame is broken
+        return True
 
 
 def conclude(

@@ -123,8 +123,7 @@ def try_out(stamping: StampOptions) -> None:
     except Exception as error:
         why = str(error) or type(error).__name__
         raise ValueError(
-            f"pictures cannot be signed here ({why}): set FEWSTEP_HOME to a folder that you may write to, give "
-            "--certificate-chain and --private-key, or serve with the mark alone: --no-credentials"
+            f"pictures cannot be signed here: {why}; or serve with the mark alone: --no-credentials"
         ) from error
 
 

@@ -120,8 +120,25 @@ def test_credentials_in_a_store_count_only_if_they_are_intact(tmp_path: Path) ->
     assert "they count for nothing" in str(verify(tmp_path / "a.jpg", options))
     held.unlink()
     os.mkfifo(held)
-    with pytest.raises(ValueError, match="a device or a pipe"):
-        verify(tmp_path / "a.jpg", options)
+    assert verify(tmp_path / "a.jpg", options).recovered is None, "what is no file hinders nothing"
+
+
+@pytest.mark.parametrize("side", [64, 512])
+def test_credentials_in_a_store_are_those_of_the_picture_that_they_name(side: int, tmp_path: Path) -> None:
+    """A file's name is anybody's to choose: what counts is the binding that was signed."""
+    drawn = [np.asarray(Image.fromarray(drawing(seed)).resize((side, side))) for seed in (1, 2)]
+    for name, one in zip("ab", drawn):
+        Image.open(io.BytesIO(stamp(one, FACTS, StampOptions(store=tmp_path / name)))).save(tmp_path / f"{name}.png")
+    (mine,), (other,) = (list((tmp_path / name).iterdir()) for name in "ab")
+    options = VerifyOptions(effort="aligned", store=tmp_path / "a")
+    recovered = verify(tmp_path / "a.png", options).recovered
+    assert recovered is not None
+    assert recovered.credentials.state == "trusted"
+    mine.write_bytes(other.read_bytes())
+    verdict = verify(tmp_path / "a.png", options)
+    assert verdict.recovered is not None
+    assert verdict.recovered.credentials.state == "invalid"
+    assert "another picture's, under this one's name: they count for nothing" in verdict.sentences[-1]
 
 
 def test_a_store_is_bounded_and_never_touches_what_others_put_there(

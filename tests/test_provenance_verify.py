@@ -186,8 +186,8 @@ def test_no_odd_file_hides_a_mark(picture: np.ndarray, tmp_path: Path) -> None:
         "iCCP.png": head + chunk(b"iCCP", b"a\0\0" + huge) + tail,
         "many.png": head + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(900_000))) * 100 + tail,
     }
-    for name, content in odd.items():
-        put(tmp_path / name, content)
+    for name, whole in odd.items():
+        put(tmp_path / name, whole)
     for name in ("deep.png", "deep.tif", *odd):
         found = verify(tmp_path / name, QUICK).watermark
         assert found is not None, name
@@ -523,7 +523,7 @@ def test_verify_speaks_json_a_line_a_file(
 def test_every_line_of_json_is_json_and_what_nobody_could_look_into_was_not_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A decoder's remarks about a file stand nowhere; a recording without a frame and without credentials is no "nothing says so"."""
+    """A decoder's remarks about a file stand nowhere; of a recording without frames and credentials nobody says "nothing"."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 9500, 9500, 8, 2, 0, 0, 0))
     large = put(tmp_path / "large.png", b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     loop = put(tmp_path / "loop.tif", b"II*\0\x08\0\0\0\x01\0" + b"\xff" * 20)

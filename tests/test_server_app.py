@@ -971,7 +971,7 @@ def test_what_cannot_be_signed_is_said_at_the_start(monkeypatch: pytest.MonkeyPa
     home = tmp_path / "file"
     home.write_text("")
     monkeypatch.setenv("FEWSTEP_HOME", str(home))
-    with pytest.raises(ValueError, match="cannot be signed here: .*--no-credentials") as raised:
+    with pytest.raises(ValueError, match=r"cannot be signed here: .*--no-credentials") as raised:
         app.make_studio(app.ServeOptions(model="there is no such bundle"))  # before it is looked for
     assert str(raised.value).count("FEWSTEP_HOME") == 1, "the fix is said once"
     with running(credentials=False) as server:

@@ -39,6 +39,8 @@ class Found:
     """Whether the number in its watermark named them; else it looks like the picture that they are about."""
     differing: int
     """Bits of the fingerprint that differ, of 256."""
+    bound: str
+    """The soft binding that the file's name tells, and its signed content has to tell, too: anybody can rename a file."""
 
 
 def fingerprint(picture: Bytes) -> int:
@@ -76,7 +78,7 @@ def find(folder: Path, picture: Bytes, identifier: int | None) -> Found | None:
     Raises ValueError for a folder that can't be read.
     """
     mine = fingerprint(picture)
-    best: tuple[bool, int, str] | None = None
+    best: tuple[bool, int, str, str] | None = None
     try:
         for name, _ in _kept(folder):
             match = NAME.fullmatch(name)
@@ -84,7 +86,8 @@ def find(folder: Path, picture: Bytes, identifier: int | None) -> Found | None:
             exact = identifier is not None and match["identifier"] == f"{identifier:012x}"
             differing = (int(match["fingerprint"], 16) ^ mine).bit_count()
             if exact or differing <= ALIKE:
-                best = min(best or (True, 257, ""), (not exact, differing, name))
+                bound = match["fingerprint"] if match["identifier"] == "none" else match["identifier"]
+                best = min(best or (True, 257, "", ""), (not exact, differing, name, bound))
     except OSError as error:
         raise ValueError(
             f"can't read the store ({error}): give the folder that draw or serve kept credentials in"
@@ -92,7 +95,7 @@ def find(folder: Path, picture: Bytes, identifier: int | None) -> Found | None:
     if best is None:
         return None
     try:
-        return Found(content(folder / best[2], MOST_MANIFEST), not best[0], best[1])
+        return Found(content(folder / best[2], MOST_MANIFEST), not best[0], best[1], best[3])
     except OSError:
         return None
 
@@ -101,6 +104,6 @@ def _kept(folder: Path) -> Iterator[tuple[str, float]]:
     """Name and age of what fewstep kept in a folder; what others put there is passed over."""
     with os.scandir(folder) as inside:
         for one in inside:
-            if NAME.fullmatch(one.name):
+            if NAME.fullmatch(one.name) and one.is_file(follow_symlinks=False):
                 with suppress(OSError):
                     yield one.name, one.stat(follow_symlinks=False).st_mtime

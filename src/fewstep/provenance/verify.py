@@ -34,6 +34,7 @@ MOST_PIXELS = 50_000_000
 REASONS_SHOWN = 3
 MOST_BYTES, MOST_SIDECAR = 2**30, 2**26
 """How much is read of a file, and of the credentials beside it."""
+ANOTHERS = "they are another picture's, under this one's name"
 PNG, PNG_WORDS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 FIRST_ALONE = "It has several frames, or pages: a watermark was looked for in the first alone."
 MADE = {CREATED: "a trained model made the whole picture", EDITED: "a trained model made part of the picture"}
@@ -97,7 +98,7 @@ class Verdict:
 
     @property
     def looked_at(self) -> bool:
-        """Whether there was anything to conclude from: a recording that can't be decoded, and has no credentials, says nothing."""
+        """Whether there was anything to conclude from: not in a recording that can't be decoded and has no credentials."""
         return not self.unread or self.credentials.state not in ("absent", "unreadable", "unchecked")
 
     @property
@@ -194,6 +195,8 @@ def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
         number = getattr(found, "identifier", None) if found is not None and found.found else None
         if held := store.find(options.store, picture, number):
             told = read_recovered(data, mime, held.manifest, anchors)
+            if told.identifier != held.bound and told.state in ("trusted", "valid"):
+                told = replace(told, state="invalid", reasons=(ANOTHERS,))
             recovered = Recovered(told, held.by_identifier, held.differing)
     verdict = conclude(credentials, found, film is not None, unread, recovered)
     if picture is not None and _is_animated(data):
@@ -406,7 +409,8 @@ def _about_recovered(recovered: Recovered) -> list[str]:
     """What a store held, and how sure it is that it is about this picture."""
     told = recovered.credentials
     if told.state not in ("trusted", "valid"):
-        return [f"Store: it holds credentials for this picture, and they are {told.state}: they count for nothing."]
+        why = ANOTHERS if told.reasons == (ANOTHERS,) else f"they are {told.state}"
+        return [f"Store: it holds credentials for this picture, and {why}: they count for nothing."]
     how = f"{recovered.differing} of 256 bits of the fingerprints differ"
     if recovered.by_identifier:
         how = f"named by the identifier in the watermark, {how}"

@@ -35,7 +35,7 @@ from attackers import ATTACKS
 from load import PROMPTS, Canvas, Served, child, machine, serving, without
 
 import fewstep
-from fewstep.server.client import ServerError
+from fewstep.client import ServerError
 
 HERE = Path(__file__).parent
 SERVER = {"guard-backlog": ("--safety", "slow_filter.Slow")}

@@ -34,10 +34,10 @@ import tyro
 from PIL import Image
 
 import fewstep
+from fewstep.client import AsyncClient, ServerError
 from fewstep.evaluation.realtime import LoadLevel, Realtime
 from fewstep.inference.budget import milliseconds
 from fewstep.inference.timings import Percentiles
-from fewstep.server.client import AsyncClient, ServerError
 
 HERE = Path(__file__).parent
 PROMPTS = ("a red heart", "a blue house", "a cat", "a green apple", "a yellow star")

@@ -23,11 +23,11 @@ from load import Person, Served, machine, serving
 
 import fewstep
 from fewstep import bundle
+from fewstep.client import AsyncClient
 from fewstep.inference.pipeline import Pipeline
 from fewstep.inference.timings import STAGES
-from fewstep.server.client import AsyncClient
-from fewstep.server.engine import Engine
-from fewstep.server.marks import Marks
+from fewstep.server.drawing.engine import Engine
+from fewstep.server.drawing.provenance import Marks
 
 COLUMNS = ("at_s", "steps", "encoder", "bytes", *STAGES)
 """Of a recorded picture: when it came, how it was drawn, and milliseconds by stage."""

@@ -22,7 +22,7 @@ from fewstep import bundle
 from fewstep.bundle import Card
 from fewstep.inference.pipeline import Pipeline
 from fewstep.server import app
-from fewstep.server.studio import Studio
+from fewstep.server.state import Studio
 
 SIZE = 32
 TOKEN = "a-token-for-tests"

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewstep.inference.budget import SHED_ORDER, Budget, Choices, Plan, ladder, milliseconds, plan, predict, totals
-from fewstep.inference.link import Link
 from fewstep.inference.timings import Costs, Percentiles, StageClock, Timings
+from fewstep.server.sessions.wire_estimate import Link
 
 COSTS = Costs(
     network={("onnx", 64): 10.0, ("int8", 64): 6.0, ("onnx", 32): 4.0, ("int8", 32): 2.5},

@@ -19,10 +19,10 @@ from PIL import Image
 from websockets.sync.server import serve
 
 import fewstep
-from fewstep.server import client
-from fewstep.server.client import AsyncClient, Client, Picture, ServerError
+from fewstep import client
+from fewstep.client import AsyncClient, Client, Picture, ServerError
 from fewstep.server.limits import Limits
-from fewstep.server.protocol import pack
+from fewstep.server.wire.protocol import pack
 from serving_helpers import SIZE, Server, running, until
 
 LIMITS = Limits(sessions=2, queue=2, share=1.0, message_bytes=25_000, prompt_characters=40)

@@ -24,8 +24,8 @@ from fewstep import bundle, cli
 from fewstep.evaluation import pages, realtime
 from fewstep.evaluation.record import MetricRecord, of_card, write_figures, write_records
 from fewstep.provenance.content_credentials import read as read_credentials
-from fewstep.server import safety
-from fewstep.server.protocol import Ask, Part, pack, unpack
+from fewstep.server.drawing import safety
+from fewstep.server.wire.protocol import Ask, Part, pack, unpack
 from serving_helpers import benchmark
 
 ROOT = Path(__file__).parents[1]
@@ -188,7 +188,8 @@ def codes_used() -> set[str]:
     server = ROOT / "src" / "fewstep" / "server"
     used = {field.name for field in dataclasses.fields(Ask)}  # what is wrong with a field of "draw" bears its name
     places = {"ProtocolError": 0, "ServerError": 0, "error_body": 1, "turn_away": 1, "Refusal": 1, "_end": 1, "_cut": 1}
-    for node in (node for path in server.glob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
+    files = (server.parent / "client.py", *server.rglob("*.py"))
+    for node in (node for path in files for node in ast.walk(ast.parse(path.read_text()))):
         found: list[ast.expr] = []
         if isinstance(node, ast.Call) and (name := ast.unparse(node.func).rpartition(".")[2]) in places:
             found = node.args[places[name] :][:1]

@@ -11,7 +11,7 @@ from fewstep.console import console, show_forecast
 from fewstep.inference.backend import Measured
 from fewstep.inference.budget import Choices, Rung, totals, ways
 from fewstep.inference.timings import STAGES, Costs, Timings
-from fewstep.server.forecast import Forecast, ForecastOptions, forecast
+from fewstep.server.drawing.forecast import Forecast, ForecastOptions, forecast
 from serving_helpers import make_bundle, tiny_bundle
 
 

@@ -39,7 +39,8 @@ from fewstep.pretrained import trainable
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import Distillation, WarmStart, prepare
 from fewstep.rng import Rng
-from fewstep.server import app, safety
+from fewstep.server import app
+from fewstep.server.drawing import safety
 from fewstep.tensors import Conditioning
 from fewstep.training.log import Stopped
 from fewstep.training.recipe import run_phases

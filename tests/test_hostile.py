@@ -13,7 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from fewstep.server.protocol import read_ask, unpack
+from fewstep.server.wire.protocol import read_ask, unpack
 from serving_helpers import benchmark, running
 
 

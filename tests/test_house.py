@@ -42,11 +42,23 @@ SEES: dict[str, tuple[str, ...]] = {
     # the other: serve
     "inference": STUDENT,
     "server": (*STUDENT, "inference", "provenance", "plugin"),
+    "client": ("provenance", "server"),  # the wire, and whose turn it is: neither torch nor the model
     # beside them
     "evaluation": (*STUDENT, "inference"),
     "provenance": ("text", "files", "plugin", "extras"),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
+SERVER: dict[str, tuple[str, ...]] = {
+    "wire": (),
+    "metrics": (),
+    "limits": ("wire",),
+    "sessions": ("wire",),
+    "drawing": ("wire", "metrics", "sessions"),
+    "state": ("wire", "metrics", "limits", "sessions", "drawing"),
+    "http": ("wire", "metrics", "limits", "sessions", "drawing", "state"),
+    "app": ("wire", "metrics", "limits", "sessions", "drawing", "state", "http"),
+}
+"""Which rooms of the server a room of the server may look down into: only ``app`` knows them all."""
 SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")
 """What a person touches: sees every room, and no room sees it."""
 
@@ -105,6 +117,10 @@ def complaint(importer: str, imported: str) -> str:
         members = [m for m in members if m not in contracts and not m.startswith("_")]
         if len(members) == 2 and importer != imported:
             return f"{importer} imports {imported}: files of one family never import each other"
+    if here == there == "server" and importer != "server":
+        here, there = (name.split(".")[1] for name in (importer, imported))
+        allowed = here == there or there in SERVER.get(here, ())
+        return "" if allowed else f"{importer} imports {imported}: an arrow upward or sideways in the server"
     if here in SURFACE or not importer or not imported or here == there:  # the root holds the version
         return ""
     if here not in SEES:
@@ -124,9 +140,10 @@ def test_arrows_go_down_only() -> None:
 
 def test_the_walls_have_no_circle() -> None:
     """Every room stands on rooms that do not stand on it."""
-    for room, below in SEES.items():
-        assert room not in below
-        assert all(room not in SEES[under] for under in below)
+    for rooms in (SEES, SERVER):
+        for room, below in rooms.items():
+            assert room not in below
+            assert all(room not in rooms[under] for under in below)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +161,9 @@ def test_the_walls_have_no_circle() -> None:
         ("inference.pipeline", "training.data", False),
         ("inference.backends.onnx", "inference.backend", True),
         ("inference.backends.onnx", "inference.backends.openvino", False),
-        ("server.engine", "inference.pipeline", True),
-        ("server.engine", "evaluation.record", False),
-        ("server.engine", "provenance.watermark", True),
+        ("server.drawing.engine", "inference.pipeline", True),
+        ("server.drawing.engine", "evaluation.record", False),
+        ("server.drawing.engine", "provenance.watermark", True),
         ("recipes.emoji", "bundle", True),
         ("bundle", "training.trainer", False),
         ("evaluation.kernel", "evaluation.bootstrap", True),
@@ -156,6 +173,12 @@ def test_the_walls_have_no_circle() -> None:
         ("data.emoji", "data.dataset", True),
         ("data.emoji", "data._npm", True),
         ("data.emoji", "data.digits", False),
+        ("server.drawing.engine", "server.wire.images", True),
+        ("server.drawing.engine", "server.limits", False),
+        ("server.sessions.scheduler", "server.drawing.worker", False),
+        ("server.http.websocket", "server.state", True),
+        ("server.state", "server.http.attend", False),
+        ("client", "server.wire.protocol", True),
         ("cli", "server.app", True),
         ("training.run", "console", False),
         ("attic", "tensors", False),

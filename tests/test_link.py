@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewstep.inference.budget import Budget, Choices, Plan, Rung, ladder, plan, totals
-from fewstep.inference.link import ENOUGH, IN_FLIGHT, Link
 from fewstep.inference.timings import Costs, Kind, Timings
+from fewstep.server.sessions.wire_estimate import ENOUGH, IN_FLIGHT, Link
 
 PNG, WEBP, JPEG = ("png", 512), ("webp", 512), ("jpeg", 512)
 SENT = {PNG: 450e3, WEBP: 60e3, JPEG: 90e3}

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 
 import fewstep
 from fewstep.evaluation import realtime
-from fewstep.server.protocol import HEAD, SUBPROTOCOL, TOKEN_PREFIX, Part, pack, unpack
+from fewstep.server.wire.protocol import HEAD, SUBPROTOCOL, TOKEN_PREFIX, Part, pack, unpack
 from serving_helpers import SIZE, TOKEN, benchmark
 
 load = benchmark("load")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from fewstep.provenance.content_credentials import read as read_credentials
 from fewstep.provenance.options import Signing
-from fewstep.server.forms import boundary_of, read_form
+from fewstep.server.http.forms import boundary_of, read_form
 from serving_helpers import SIZE, TOKEN, running
 
 

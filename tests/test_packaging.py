@@ -168,7 +168,7 @@ def test_what_is_published_is_what_the_package_is_made_of() -> None:
     assert not [one for one in PROJECT["classifiers"] if one.startswith("License")], "PEP 639: the expression says it"
 
 
-@pytest.mark.parametrize("module", ["fewstep", "fewstep.bundle", "fewstep.inference.pipeline", "fewstep.server.client"])
+@pytest.mark.parametrize("module", ["fewstep", "fewstep.bundle", "fewstep.inference.pipeline", "fewstep.client"])
 def test_what_is_public_is_there(module: str) -> None:
     public = importlib.import_module(module).__all__
     assert all(hasattr(importlib.import_module(module), name) for name in public)

@@ -27,7 +27,7 @@ from PIL import Image
 
 import fewstep
 from fewstep.provenance.content_credentials import read as read_credentials
-from fewstep.server.prefix import checked
+from fewstep.server.http.prefix import checked
 from serving_helpers import SIZE, TOKEN, Server, running, until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")

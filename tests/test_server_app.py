@@ -24,19 +24,20 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect as live
 
 import fewstep
+from fewstep.client import Client, ServerError
 from fewstep.provenance.content_credentials import read as read_credentials
 from fewstep.provenance.identity import own_identity
 from fewstep.provenance.options import Signing
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
-from fewstep.server import app, stream
-from fewstep.server.attend import WHOSE, Attended
-from fewstep.server.client import Client, ServerError
+from fewstep.server import app
+from fewstep.server.drawing.provenance import Facts
+from fewstep.server.drawing.worker import KeptPicture
+from fewstep.server.http import websocket as stream
+from fewstep.server.http.attend import WHOSE, Attended
 from fewstep.server.limits import Limits
-from fewstep.server.marks import Facts
-from fewstep.server.protocol import HEAD, SUBPROTOCOL, VERSION, pack, unpack
-from fewstep.server.studio import Studio
-from fewstep.server.worker import KeptPicture
+from fewstep.server.state import Studio
+from fewstep.server.wire.protocol import HEAD, SUBPROTOCOL, VERSION, pack, unpack
 from serving_helpers import PATIENCE_S, SIZE, Server, running, until
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from fewstep.server.app import WEB
-from fewstep.server.assets import FOREVER, Assets
+from fewstep.server.http.assets import FOREVER, Assets
 from serving_helpers import running
 
 

@@ -15,7 +15,8 @@ import simplejpeg
 from PIL import Image
 
 from fewstep.modality import image as pictures
-from fewstep.server import safety, wire
+from fewstep.server.drawing import safety
+from fewstep.server.drawing.safety import Guard, WordList
 from fewstep.server.limits import (
     Arrivals,
     Door,
@@ -30,8 +31,8 @@ from fewstep.server.limits import (
     is_loopback,
     neighbourhood,
 )
-from fewstep.server.protocol import RAW, Part, ProtocolError, pack
-from fewstep.server.safety import Guard, WordList
+from fewstep.server.wire import images as wire
+from fewstep.server.wire.protocol import RAW, Part, ProtocolError, pack
 
 PIXELS = 64 * 64
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewstep.server.protocol import (
+from fewstep.server.wire.protocol import (
     HEAD,
     MAX_HEADER_BYTES,
     RAW,

@@ -18,9 +18,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as live
 
+from fewstep.server.http.transport import Frames, Lines
 from fewstep.server.limits import Limits
-from fewstep.server.protocol import RAW, SUBPROTOCOL, Part, pack, unpack
-from fewstep.server.transport import Frames, Lines
+from fewstep.server.wire.protocol import RAW, SUBPROTOCOL, Part, pack, unpack
 from serving_helpers import PATIENCE_S, Server, process, running, until
 
 OTHER = "127.0.0.2"

@@ -14,19 +14,19 @@ import pytest
 import torch
 
 from fewstep.inference.budget import Budget, Plan
-from fewstep.inference.session import Session
 from fewstep.inference.steady import Smoother, flicker
 from fewstep.inference.timings import STAGES
 from fewstep.modality.image import to_uint8
 from fewstep.provenance import SpreadSpectrum
-from fewstep.server import wire
-from fewstep.server.engine import Drawn, Engine, EngineOptions, Job
-from fewstep.server.marks import Facts, Marks
+from fewstep.server.drawing.engine import Drawn, Engine, EngineOptions, Job
+from fewstep.server.drawing.pool import Pool
+from fewstep.server.drawing.provenance import Facts, Marks
+from fewstep.server.drawing.safety import VERDICTS_BYTES, Guard
+from fewstep.server.drawing.worker import REPLAN_S, REST_S, Answer, Kept, KeptPicture, Open, Seat, Worker
 from fewstep.server.metrics import Metrics
-from fewstep.server.pool import Pool
-from fewstep.server.protocol import RAW, Ask, Part, ProtocolError
-from fewstep.server.safety import VERDICTS_BYTES, Guard
-from fewstep.server.worker import REPLAN_S, REST_S, Answer, Kept, KeptPicture, Open, Seat, Worker
+from fewstep.server.sessions.scheduler import Session
+from fewstep.server.wire import images as wire
+from fewstep.server.wire.protocol import RAW, Ask, Part, ProtocolError
 from serving_helpers import SIZE, tiny_pipeline, until
 
 

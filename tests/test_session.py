@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewstep.inference.cache import Cache
-from fewstep.inference.session import Fair, Full, Room, Session, Slot, Turn, Turns
+from fewstep.server.sessions.scheduler import Fair, Full, Room, Session, Slot, Turn, Turns
 
 
 def kind(_session: Session, request: str) -> str:

@@ -29,7 +29,7 @@ from PIL import Image
 from fewstep.bundle import Card, shipped
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
-from fewstep.server.protocol import pack, unpack
+from fewstep.server.wire.protocol import pack, unpack
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page tests need playwright: pip install playwright")
 

@@ -220,7 +220,8 @@ def test_the_page_says_where_the_scripts_go():
 
 def test_the_budget_is_spelt_alike():
     cli.options_of("server.app", "ServeOptions")
-    for command, place in (("serve", ("server.app", "ServeOptions")), ("budget", ("server.forecast", "ForecastOptions"))):
+    for command, place in (("serve", ("server.app", "ServeOptions")), ("budget", ("server.drawing.forecast", "ForecastOptions"))):
         assert cli.OPTIONS[command][1:] == place
         assert cli.tyro.cli(cli.options_of(*place), args=["--budget", "30fps"]).budget == "30fps"
-    assert cli.tyro.cli(cli.options_of("server.forecast", "ForecastOptions"), args=["--target", "30fps"]).budget == "30fps"
+    options = cli.options_of("server.drawing.forecast", "ForecastOptions")
+    assert cli.tyro.cli(options, args=["--target", "30fps"]).budget == "30fps"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .server.client import Connect
+    from .client import Connect
 
 __all__ = ["__version__", "connect"]
 __version__ = "0.1.0"
@@ -13,6 +13,6 @@ __version__ = "0.1.0"
 
 def connect(url: str, token: str = "", timeout_s: float = 120.0) -> Connect:
     """Connect to a running ``fewstep serve``: ``with connect(url) as studio``, or ``async with``."""
-    from .server.client import Connect
+    from .client import Connect
 
     return Connect(url, token, timeout_s)

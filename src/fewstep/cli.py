@@ -363,7 +363,7 @@ def serve(options: Any) -> None:
 def budget(options: Any) -> None:
     """What fits into a latency target on this machine, and where the time goes; exit code 2 where nothing does."""
     from .console import show_forecast
-    from .server.forecast import forecast
+    from .server.drawing.forecast import forecast
 
     with console.status("measuring") as status:
         found = forecast(options, lambda what: status.update(what))
@@ -612,7 +612,7 @@ OPTIONS = {
     "evaluate": ("options", "evaluation.suite", "Options"),
     "verify": ("trusting", "provenance.options", "Trusting"),
     "serve": ("options", "server.app", "ServeOptions"),
-    "budget": ("options", "server.forecast", "ForecastOptions"),
+    "budget": ("options", "server.drawing.forecast", "ForecastOptions"),
 }
 """By command: the argument that takes an option dataclass, and where that is found."""
 

@@ -25,7 +25,7 @@ from .text import plain
 from .training.log import Alarm, StepLog
 
 if TYPE_CHECKING:  # they need torch, and packages that the rest does without
-    from .server.forecast import Forecast
+    from .server.drawing.forecast import Forecast
     from .training.recipe import Phase
     from .training.trainer import Trainer
 

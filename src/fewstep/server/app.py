@@ -28,19 +28,21 @@ from .. import __version__
 from ..inference.budget import Budget, milliseconds
 from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
-from . import openai, prefix, rest, safety
-from .assets import Assets
-from .attend import Attended
-from .engine import Engine, EngineOptions
-from .gate import Gate, sentence, unreadable
+from .drawing import safety
+from .drawing.engine import Engine, EngineOptions
+from .drawing.provenance import Marks, try_out
+from .drawing.worker import Open, Worker
+from .http import openai, prefix
+from .http import pictures as rest
+from .http.assets import Assets
+from .http.attend import Attended
+from .http.middleware import Gate, sentence, unreadable
+from .http.transport import Http, Lines, Live, Server
+from .http.websocket import Connection
 from .limits import NO_TOKEN, Door, Limits, address, check_sizes, is_loopback
-from .marks import Marks, try_out
 from .metrics import Metrics
-from .protocol import error_body
-from .stream import Connection
-from .studio import Studio
-from .transport import Http, Lines, Live, Server
-from .worker import Open, Worker
+from .state import Studio
+from .wire.protocol import error_body
 
 log = logging.getLogger("fewstep.server")
 WEB = Path(__file__).parent / "web"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ..ranges import Count, Limit, Range, Rate
-from .protocol import HEAD, MAX_HEADER_BYTES
+from .wire.protocol import HEAD, MAX_HEADER_BYTES
 
 LOCAL_NAMES = ("localhost",)
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+|null")

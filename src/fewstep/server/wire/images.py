@@ -13,7 +13,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..modality import image as pictures
+from ...modality import image as pictures
 from .protocol import MIMES, RAW, Part, ProtocolError
 
 log = logging.getLogger("fewstep.server")

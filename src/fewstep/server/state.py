@@ -9,26 +9,25 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from .. import __version__
 from ..inference.budget import Budget
-from ..inference.session import Room, Session
-from .attend import WHOSE
-from .engine import ENCODERS, Drawn
+from .drawing.engine import ENCODERS, Drawn
+from .drawing.pool import Pool
+from .drawing.provenance import Marks
+from .drawing.worker import Kept, Seat, Worker
 from .limits import Door, Limits
-from .marks import Marks
 from .metrics import Metrics
-from .pool import Pool
-from .protocol import SUBPROTOCOL, TASKS, Ask, Message, ProtocolError, read_ask
-from .wire import Pixels
-from .worker import Kept, Seat, Worker
+from .sessions.scheduler import Room, Session
+from .wire.images import Pixels
+from .wire.protocol import SUBPROTOCOL, TASKS, Ask, Message, ProtocolError, read_ask
 
 PATIENT_MS = 60_000.0
 """Budget of a single picture: nobody is drawing while they wait, so nothing is shed."""
-
-
+WHOSE: ContextVar[str] = ContextVar("address that the request at hand counts for", default="")
 SINGLE = "single"
 """What all single pictures of an address count as together: one session."""
 BUSY_S = 0.25

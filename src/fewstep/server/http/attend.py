@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import neighbourhood
-
-WHOSE: ContextVar[str] = ContextVar("address that the request at hand counts for", default="")
+from ..limits import neighbourhood
+from ..state import WHOSE
 
 
 class Attended:

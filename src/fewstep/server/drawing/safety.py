@@ -21,12 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from .. import bundle, plugin
-from ..inference.cache import Cache
-from ..inference.session import Party
-from ..pretrained.safety import SafetyChecker, check_has_safety_checker
+from ... import bundle, plugin
+from ...inference.cache import Cache
+from ...pretrained.safety import SafetyChecker, check_has_safety_checker
+from ..sessions.scheduler import Party
+from ..wire.images import Pixels
 from .pool import Pool
-from .wire import Pixels
 
 log = logging.getLogger("fewstep.server")
 WORDS = Path(__file__).with_name("words.txt")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from email.message import Message
 from email.parser import BytesHeaderParser
 
-from .protocol import ProtocolError
+from ..wire.protocol import ProtocolError
 
 MOST_FIELDS = 64
 """A request of ours has a quarter of these."""

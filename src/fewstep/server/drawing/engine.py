@@ -19,23 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bundle import Card
-from ..diffusion import sampler
-from ..inference import backend as backends
-from ..inference.backend import Denoise
-from ..inference.budget import Choices, Plan
-from ..inference.cache import Cache
-from ..inference.concepts import Concepts
-from ..inference.pipeline import Pipeline, Request, blend
-from ..inference.steady import Smoother
-from ..inference.timings import Costs
-from ..parts.conditioner import Unread
-from ..tensors import Conditioning, Latents, Time
-from . import wire
+from ...bundle import Card
+from ...diffusion import sampler
+from ...inference import backend as backends
+from ...inference.backend import Denoise
+from ...inference.budget import Choices, Plan
+from ...inference.cache import Cache
+from ...inference.concepts import Concepts
+from ...inference.pipeline import Pipeline, Request, blend
+from ...inference.steady import Smoother
+from ...inference.timings import Costs
+from ...parts.conditioner import Unread
+from ...tensors import Conditioning, Latents, Time
+from ..wire import images as wire
+from ..wire.images import Pixels
+from ..wire.protocol import ENCODERS, RAW, Ask, Part, ProtocolError, check_pinned
 from .codec import Pictures, TimedCodec
-from .marks import Marks
-from .protocol import ENCODERS, RAW, Ask, Part, ProtocolError, check_pinned
-from .wire import Pixels
+from .provenance import Marks
 
 log = logging.getLogger("fewstep.server")
 Report = Callable[[str], None]

@@ -20,12 +20,12 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import ClientDisconnect
 
-from ..provenance.verify import video_type
-from .engine import Drawn
-from .marks import Facts
-from .protocol import MIMES, Ask, Message, Part, ProtocolError, error_body
-from .studio import Studio
-from .wire import Pixels
+from ...provenance.verify import video_type
+from ..drawing.engine import Drawn
+from ..drawing.provenance import Facts
+from ..state import Studio
+from ..wire.images import Pixels
+from ..wire.protocol import MIMES, Ask, Message, Part, ProtocolError, error_body
 
 Encoder = Literal["png", "jpeg", "webp"]
 STANDARD = str.maketrans("-_", "+/")

@@ -9,16 +9,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .. import bundle
-from ..bundle import Card
-from ..inference.backend import Measured
-from ..inference.budget import Budget, Plan, Way, milliseconds, plan, ways
-from ..inference.pipeline import Pipeline
-from ..inference.timings import Timings
-from ..ranges import Range, Sides, Threads
+from ... import bundle
+from ...bundle import Card
+from ...inference.backend import Measured
+from ...inference.budget import Budget, Plan, Way, milliseconds, plan, ways
+from ...inference.pipeline import Pipeline
+from ...inference.timings import Timings
+from ...ranges import Range, Sides, Threads
+from ..wire.protocol import RAW, Ask, Part
 from .engine import Engine, EngineOptions, Report
-from .marks import Marks
-from .protocol import RAW, Ask, Part
+from .provenance import Marks
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from ..inference.budget import Budget, Choices, Plan, best, plan
-from ..inference.link import Link
-from ..inference.session import Held, Session, Turn, Turns
-from ..inference.steady import Smoother
-from ..inference.timings import Kind, Percentiles
+from ...inference.budget import Budget, Choices, Plan, best, plan
+from ...inference.steady import Smoother
+from ...inference.timings import Kind, Percentiles
+from ..metrics import Metrics
+from ..sessions.scheduler import Held, Session, Turn, Turns
+from ..sessions.wire_estimate import Link
+from ..wire.images import Pixels
+from ..wire.protocol import MIMES, Ask, Part, ProtocolError, pack
 from .engine import Drawn, Engine, Given, Job
-from .marks import Facts
-from .metrics import Metrics
 from .pool import Pool
-from .protocol import MIMES, Ask, Part, ProtocolError, pack
+from .provenance import Facts
 from .safety import Guard
-from .wire import Pixels
 
 log = logging.getLogger("fewstep.server")
 State = Literal["warming", "ready", "failed", "stopped"]

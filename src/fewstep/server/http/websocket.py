@@ -10,11 +10,11 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from ..inference.session import Full
-from .limits import TokenBucket, neighbourhood
-from .protocol import SUBPROTOCOL, Message, ProtocolError, id_in, pack, unpack
-from .studio import Studio, from_thread
-from .worker import Seat
+from ..drawing.worker import Seat
+from ..limits import TokenBucket, neighbourhood
+from ..sessions.scheduler import Full
+from ..state import Studio, from_thread
+from ..wire.protocol import SUBPROTOCOL, Message, ProtocolError, id_in, pack, unpack
 
 log = logging.getLogger("fewstep.server")
 CLOSE_UNAUTHORISED, CLOSE_FOREIGN, CLOSE_PROTOCOL = 4401, 4403, 4400

@@ -23,13 +23,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from ..state import Studio
+from ..wire.images import Pixels, decode
+from ..wire.protocol import MIMES, Ask, Message, Part, ProtocolError, error_body
 from .canvas import Canvas, Fit, hole, shaped
 from .forms import boundary_of, read_form
-from .gate import sentence
-from .protocol import MIMES, Ask, Message, Part, ProtocolError, error_body
-from .rest import Encoder, drawn_file, failed, failed404, part_of, part_of_text
-from .studio import Studio
-from .wire import Pixels, decode
+from .middleware import sentence
+from .pictures import Encoder, drawn_file, failed, failed404, part_of, part_of_text
 
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 STRENGTH = 0.5

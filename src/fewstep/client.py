@@ -34,9 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..inference.session import Slot
-from ..provenance import DEFAULTS, encode
-from .protocol import MIMES, RAW, SUBPROTOCOL, Ask, Message, Part, ProtocolError, pack, read_ask, unpack
+from .provenance import DEFAULTS, encode
+from .server.sessions.scheduler import Slot
+from .server.wire.protocol import MIMES, RAW, SUBPROTOCOL, Ask, Message, Part, ProtocolError, pack, read_ask, unpack
 
 __all__ = ["AsyncClient", "Client", "Connect", "Picture", "ServerError", "connect"]
 Pixels = NDArray[np.uint8]

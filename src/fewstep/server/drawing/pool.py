@@ -15,8 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from ..inference.session import Fair, Party
-from .protocol import ProtocolError
+from ..sessions.scheduler import Fair, Party
+from ..wire.protocol import ProtocolError
 
 T = TypeVar("T")
 

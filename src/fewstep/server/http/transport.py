@@ -27,9 +27,9 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 from websockets.typing import StatusLike
 
-from .limits import Arrivals, Door, Limits, Pace, Refusal, Shares, TokenBucket, neighbourhood, too_soon
-from .metrics import Metrics
-from .protocol import error_body
+from ..limits import Arrivals, Door, Limits, Pace, Refusal, Shares, TokenBucket, neighbourhood, too_soon
+from ..metrics import Metrics
+from ..wire.protocol import error_body
 
 TICKS = 5
 """Connections are looked at every so many of uvicorn's ticks, which are a tenth of a second."""

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ..modality.image import edge_colour
-from .protocol import RAW, Part
-from .wire import Pixels, decode, fit
+from ...modality.image import edge_colour
+from ..wire.images import Pixels, decode, fit
+from ..wire.protocol import RAW, Part
 
 Fit = Literal["crop", "pad"]
 """How a picture gets another shape: ``crop`` cuts its middle out, ``pad`` puts borders of its edge's colour around it."""

@@ -8,12 +8,12 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .limits import Door, Limits, Pace, Refusal, Shares, bearer, neighbourhood, too_soon
-from .metrics import Metrics
+from ..limits import Door, Limits, Pace, Refusal, Shares, bearer, neighbourhood, too_soon
+from ..metrics import Metrics
+from ..wire.protocol import VERSION, error_body, greeting, of_another_version, pack, sendable, token_in, version_in
 from .prefix import route_path
-from .protocol import VERSION, error_body, greeting, of_another_version, pack, sendable, token_in, version_in
-from .stream import CLOSE_FOREIGN, CLOSE_UNAUTHORISED, CLOSE_VERSION
 from .transport import Lines
+from .websocket import CLOSE_FOREIGN, CLOSE_UNAUTHORISED, CLOSE_VERSION
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from .timings import Kind, Percentiles
+from ...inference.timings import Kind, Percentiles
 
 ENOUGH = 3
 """Pictures of one kind until their time is believed."""

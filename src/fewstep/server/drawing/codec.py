@@ -11,11 +11,11 @@ from collections.abc import Callable
 from jaxtyping import UInt8
 from torch import Tensor
 
-from ..inference import backend as backends
-from ..inference.backend import Backend, Compiled
-from ..modality import image
-from ..parts.codec import Codec
-from ..tensors import Latents
+from ...inference import backend as backends
+from ...inference.backend import Backend, Compiled
+from ...modality import image
+from ...parts.codec import Codec
+from ...tensors import Latents
 
 Pictures = UInt8[Tensor, "B H W 3"]
 

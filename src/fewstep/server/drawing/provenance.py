@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from .. import provenance
-from ..bundle import Card
-from ..provenance import Format, GenerationFacts, StampOptions, mark_payload
-from ..provenance.chips import SMALLEST_SIDE
-from ..provenance.content_credentials import Task
-from .protocol import MIMES, Ask, Part
-from .wire import Pixels, encode
+from ... import provenance
+from ...bundle import Card
+from ...provenance import Format, GenerationFacts, StampOptions, mark_payload
+from ...provenance.chips import SMALLEST_SIDE
+from ...provenance.content_credentials import Task
+from ..wire.images import Pixels, encode
+from ..wire.protocol import MIMES, Ask, Part
 
 if TYPE_CHECKING:
     from .engine import Drawn

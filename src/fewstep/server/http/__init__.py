@@ -1,0 +1,1 @@
+"""What stands in front: connections, access, routes, files of the page."""

@@ -1,0 +1,1 @@
+"""Who is there, and whose turn it is: pure, without torch, threads or clocks of its own."""

@@ -223,10 +223,7 @@ def test_an_address_may_be_written_in_every_way(server: Server, connect: Any, tm
 @both
 def test_another_path_and_another_service_are_told(server: Server, connect: Any):
     code, sentence = refused(connect(f"{server.url}/studio").__enter__)
-    assert (code, sentence) == (
-        "unreachable",
-        f"no studio answers at {server.url}/studio (HTTP 403): use the address that the server printed",
-    )
+    assert (code, sentence) == ("not_found", "no live session is offered at /studio/v1/stream: open /v1/stream")
     answers = {
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello": "(HTTP 200, hello): use the address",
         b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 15\r\n\r\n<html>no</html>": "(HTTP 502): try again in a moment",

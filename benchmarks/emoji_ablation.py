@@ -99,7 +99,7 @@ def train(o: argparse.Namespace, row: str, seed: int, folder: Path) -> Path:
     """Train one row's student, or go on where it was stopped; returns its bundle."""
     if row == TEACHER:
         return locate(o.teacher)
-    options = tyro.cli(flat(distillation.Options), args=shlex.split(recipe(o, row, seed)))
+    options = tyro.cli(flat(distillation.options_type()), args=shlex.split(recipe(o, row, seed)))
     run = distillation.prepare(options, folder)
     began = time.process_time()
     kept = run_phases(run.phases, Saving(folder, resume=True), lambda phase, trainer, log: None)

@@ -82,7 +82,7 @@ def main() -> None:
     teacher = (sys.argv[1:] or ["emoji-64-teacher"])[0]
     data = (sys.argv[2:] or ["emoji"])[0]
     rounds = int((sys.argv[3:] or ["7"])[0])
-    o = distillation.Options(
+    o = distillation.options(
         teacher=teacher, data=data, concepts=64, captions="name", batch_size=16, steps=10_000,
         warm=distillation.WarmStart(steps=0),
     )  # fmt: skip

@@ -37,6 +37,7 @@ from fewstep.evaluation.record import of_card, read_records
 from fewstep.inference.pipeline import Pipeline
 from fewstep.methods import add
 from fewstep.modality.image import to_pil
+from fewstep.options import as_typed
 from fewstep.provenance.detection import Detection
 from fewstep.provenance.identity import own_identity
 from fewstep.recipes import distillation
@@ -1000,13 +1001,13 @@ def test_too_few_pictures_are_told_before_the_warm_start(distill, tmp_path, caps
 
 def test_a_record_says_all_that_has_to_be_typed_again():
     options = suite.Options(prompts=5, apart_from=(3, 1), seeds=(2, 3, 5), judge=("mobilenet-v2", "efficientnet-lite2"))
-    words = cli.typed(asdict(options), asdict(suite.Options()))
+    words = cli.words_of(asdict(options), asdict(suite.Options()))
     assert words == shlex.split("--prompts 5 --apart-from 3 1 --seeds 2 3 5 --judge mobilenet-v2 efficientnet-lite2")
     assert tyro.cli(cli.flat(suite.Options), args=words) == options
-    assert cli.typed(asdict(suite.Options()), asdict(suite.Options())) == []
-    o = distillation.Options(add=add.Options(r1=0.5, reals_through_codec=True), standardise=False, concepts=3)
-    words = cli.typed(json.loads(json.dumps(asdict(o))), asdict(distillation.Options()))
-    assert tyro.cli(cli.flat(distillation.Options), args=words) == o
+    assert cli.words_of(asdict(suite.Options()), asdict(suite.Options())) == []
+    o = distillation.options(add=add.Options(r1=0.5, reals_through_codec=True), standardise=False, concepts=3)
+    words = cli.words_of(json.loads(json.dumps(as_typed(o))), as_typed(distillation.options()))
+    assert tyro.cli(cli.flat(distillation.options_type()), args=words) == o
 
 
 def test_commands_are_found_by_their_files(capsys):

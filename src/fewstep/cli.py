@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from inspect import signature
 from json import dumps
@@ -40,6 +40,8 @@ from .console import (
 )
 from .files import content
 from .memory import keep_freed_memory
+from .options import as_typed
+from .options import words as words_of
 from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
 from .text import heard, plain
 from .training.health import Options as HealthOptions
@@ -56,27 +58,6 @@ FLAT = tyro.conf.arg(name="")
 def flat(options: type) -> Any:
     """An option dataclass that is read later, so that ``--help`` need not wait for it."""
     return Annotated[options, FLAT]
-
-
-def typed(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What to type for options, nested as ``asdict`` or JSON has them: all that are not as they are by default.
-
-    Those that ``default`` does not know, of an older version perhaps, are left out.
-    """
-    words: list[str] = []
-    for name, usual in default.items():
-        value, dashed = given.get(name, usual), name.replace("_", "-")
-        if isinstance(usual, Mapping):
-            words += typed(value, usual, f"{prefix}{dashed}.")
-            continue
-        values, usually = (list(x) if isinstance(x, list | tuple) else [x] for x in (value, usual))
-        if values == usually:
-            continue
-        if isinstance(value, bool):
-            words.append(f"--{prefix}{'' if value else 'no-'}{dashed}")
-        else:
-            words += [f"--{prefix}{dashed}", *map(str, values)]
-    return words
 
 
 @dataclass(frozen=True)
@@ -204,9 +185,9 @@ def distill(
     from .evaluation import suite
     from .recipes import distillation
 
-    measure = suite.while_training(options.features) if options.keep == "best" else None
+    measure = suite.while_training(getattr(options.own, "features", "")) if options.keep == "best" else None
     prepare = partial(distillation.prepare, options, running.out, measure=measure)
-    run, steps = _train(f"distil {options.teacher}", prepare, running, distillation.PHASES)
+    run, steps = _train(f"distil {options.teacher}", prepare, running, distillation.folders(options))
     bundle = running.out / "bundle"
     run.save(bundle, steps, running.thin)
     say(f'the student is in {bundle}: try `fewstep draw "a red heart" --model {shlex.quote(str(bundle))}`', bundle)
@@ -463,8 +444,7 @@ def made(card: Card) -> dict[str, str]:
     told: dict[str, str] = dict(card.training)
     if options := card.training.get("options"):
         command = "distill" if card.role == "student" else "teach"
-        usual = asdict(options_of(*OPTIONS[command][1:])())
-        told["made with"] = shlex.join(["fewstep", command, *typed(options, usual)])
+        told["made with"] = shlex.join(["fewstep", command, *words_of(options, usual(command, options))])
     if changes := card.training.get("changes"):
         told["changed"] = "; ".join(
             f"after step {change['after']} of {change['phase']}: {name} {values[1]} (before: {values[0]})"
@@ -474,6 +454,22 @@ def made(card: Card) -> dict[str, str]:
         )
     kept = ("before", "made with", "changed", "ended", "then", "machine")
     return {key: str(told[key]) for key in kept if key in told}
+
+
+def usual(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the options are by default, of the method that a card names; where that is not to be had, its own
+    have no defaults."""
+    if command != "distill":
+        return as_typed(options_of(*OPTIONS[command][1:])())
+    from .recipes import distillation
+
+    method = given.get("method", distillation.USUAL)
+    try:
+        found = as_typed(distillation.options_type(method)())
+    except ValueError:
+        own = distillation.short(method)
+        found = {**as_typed(distillation.Options()), own: dict.fromkeys(given.get(own, {}))}
+    return {**found, "method": distillation.USUAL}
 
 
 def evaluate(
@@ -524,8 +520,8 @@ def evaluate(
     given = [
         *(["--data", data] if data != "emoji" else []),
         *(["--name", name] if name else []),
-        *typed(asdict(options), asdict(type(options)())),
-        *typed(asdict(placement), asdict(USUAL)),
+        *words_of(as_typed(options), as_typed(type(options)())),
+        *words_of(as_typed(placement), as_typed(USUAL)),
     ]
     commands = {n: shlex.join(["fewstep", "evaluate", model, "--steps", str(n), *given]) for n in steps}
     known = {r.command for r in records if r.left_out} if resume else set()  # an older version's cannot be paired
@@ -607,7 +603,7 @@ def demo(options: Any) -> None:
 OPTIONS = {
     "demo": ("options", "demo", "Options"),
     "teach": ("options", "recipes.emoji", "Teach"),
-    "distill": ("options", "recipes.distillation", "Options"),
+    "distill": ("options", "recipes.distillation", "options_type"),
     "draw": ("signing", "provenance.options", "FileSigning"),
     "evaluate": ("options", "evaluation.suite", "Options"),
     "verify": ("trusting", "provenance.options", "Trusting"),
@@ -617,7 +613,7 @@ OPTIONS = {
 """By command: the argument that takes an option dataclass, and where that is found."""
 
 
-def commands(wanted: str) -> dict[str, Callable[..., None]]:
+def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., None]]:
     """Every command by name; ``wanted`` with all its options, the others as lines of the overview.
 
     So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
@@ -627,15 +623,25 @@ def commands(wanted: str) -> dict[str, Callable[..., None]]:
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
         argument, *place = OPTIONS[wanted]
-        known[wanted].__annotations__[argument] = flat(options_of(*place))
+        known[wanted].__annotations__[argument] = flat(options_of(*place, *meant(wanted, words)))
     return {name: command if name == wanted != "data" else listed(command) for name, command in known.items()}
 
 
-def options_of(module: str, name: str) -> Any:
+def meant(command: str, words: Sequence[str]) -> tuple[str, ...]:
+    """The method that is meant, where the command's options depend on one; the last word counts, as it does for all."""
+    given: tuple[str, ...] = ()
+    for word, after in zip(words, [*words[1:], ""]):
+        if command == "distill" and word.partition("=")[0] == "--method":
+            given = (word.partition("=")[2] if "=" in word else after,)
+    return given
+
+
+def options_of(module: str, name: str, *which: str) -> Any:
     """An option dataclass of this package. Those of the server stand beside what it imports, so that is asked for first."""
     if module.startswith("server."):
         extras.require("the studio", extras.of("serve"))
-    return getattr(importlib.import_module(f"fewstep.{module}"), name)
+    found = getattr(importlib.import_module(f"fewstep.{module}"), name)
+    return found if isinstance(found, type) else found(*which)
 
 
 def ready(command: Callable[..., None]) -> Callable[..., None]:
@@ -660,7 +666,7 @@ def asked(arguments: list[str]) -> tuple[str, dict[str, Callable[..., None]], li
     if arguments[:1] == ["data"]:
         program, what, words = "fewstep data", "dataset", arguments[1:]
     wanted = words[0] if words else ""
-    known = data_commands() if what == "dataset" else commands(wanted)
+    known = data_commands() if what == "dataset" else commands(wanted, words)
     if wanted and not wanted.startswith("-") and wanted not in known:
         raise ValueError(f"there is no {what} {wanted!r}: use {', '.join(known)}")
     return program, {name: checked(ready(command)) for name, command in known.items()}, words

@@ -154,7 +154,7 @@ def recipe(o: Options) -> distillation.Options:
     steps each, keep the regression from learning its pairs by heart; most of the training goes to the one step that is
     shown; the game sharpens, is short, and has the regression beside it, without which it leaves the teacher's pictures.
     """
-    return distillation.Options(
+    return distillation.options(
         teacher=o.teacher,
         device=o.placement.device,
         precision=o.placement.precision,

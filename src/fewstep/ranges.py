@@ -149,11 +149,16 @@ def values(
         if is_dataclass(value):
             own = {f.name: getattr(value, f.name) for f in fields(value)}
             flat = any(getattr(extra, "name", None) == "" for extra in told)  # tyro's word for fields without a prefix
-            inside = prefix if flat else f"{prefix}{name}."
+            inside = prefix if flat else f"{before(prefix, told)}{name}."
             yield from values(get_type_hints(type(value), include_extras=True), own, inside)
             continue
         for one in value if isinstance(value, tuple) else (value,):
-            yield f"{prefix}{name}", one, told
+            yield f"{before(prefix, told)}{name}", one, told
+
+
+def before(prefix: str, told: Sequence[Any]) -> str:
+    """What stands before an option's name: nothing where it is marked as ``options.SHARED``."""
+    return "" if any(getattr(extra, "prefix_name", None) is False for extra in told) else prefix
 
 
 def path_options(hints: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -163,6 +168,8 @@ def path_options(hints: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         inner = hint.__origin__ if told else hint
         if is_dataclass(inner) and isinstance(inner, type):
             flat = any(getattr(extra, "name", None) == "" for extra in told)
-            yield from path_options(get_type_hints(inner, include_extras=True), prefix if flat else f"{prefix}{name}.")
+            yield from path_options(
+                get_type_hints(inner, include_extras=True), prefix if flat else f"{before(prefix, told)}{name}."
+            )
         elif inner is Path or Path in get_args(inner):
-            yield f"{prefix}{name}"
+            yield f"{before(prefix, told)}{name}"

@@ -27,6 +27,7 @@ from torch import Tensor
 from ..diffusion import losses, sampler
 from ..diffusion.schedule import add_noise
 from ..diffusion.weighting import WEIGHTINGS
+from ..options import CHANGEABLE, SHARED
 from ..parts.adversary import Adversary
 from ..parts.codec import Codec
 from ..parts.denoiser import BEND, Student, Teacher, check_alike, to_trajectories
@@ -34,16 +35,17 @@ from ..ranges import Range, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Latents, Time, exactly, match_dims
 from . import adversarial
-from .adversarial import Adversarial
+from .adversarial import Adversarial, adversary_of
+from .method import UNKNOWN, Facts, Parts
 
 
 @dataclass(frozen=True)
 class Options(adversarial.Options):
     """ADD and its switches. Where a default is not the paper's, or the paper does not say, its docstring says so."""
 
-    distillation_weight: Weight = 2.5
+    distillation_weight: Annotated[Weight, CHANGEABLE] = 2.5
     """The paper's lambda, here on a mean over elements; 0 leaves the adversarial loss only."""
-    regression_weight: Weight = 0.0
+    regression_weight: Annotated[Weight, CHANGEABLE] = 0.0
     """Weight of regression onto the teacher's trajectories, beside the game (DMD's, arXiv 2311.18828): it keeps the variety
     that a warm start brought and the game alone gives away. Needs noise-to-sample pairs, or ``regression_steps``."""
     regression_steps: Annotated[int, Range(0, 1000)] = 0
@@ -58,10 +60,18 @@ class Options(adversarial.Options):
     """DDIM steps of the teacher from the re-noised sample; more gave the paper no conclusive gain."""
     teacher_times: Annotated[tuple[float, float], Range(0, 1)] = (0.02, 0.98)
     """Range of the uniform re-noising time t of the teacher. Not published; DMD's range."""
+    negative: Annotated[str, SHARED] = ""
+    """What a picture should not be, such as "unrealistic, blurry, low quality": NFSD's negative prompt, read with
+    ``--add.weighting nfsd`` only."""
 
 
-def check(o: Options) -> None:
+def check(o: Options, facts: Facts = UNKNOWN) -> None:
     """Refuse switches that contradict each other. Raises ValueError with the fix."""
+    adversarial.check(o, facts)
+    if o.negative and o.weighting != "nfsd":
+        raise ValueError("--negative is read by noise-free score distillation: add --add.weighting nfsd")
+    if o.negative and not o.distillation_weight:
+        raise ValueError("--negative belongs to the distillation loss, which has weight 0: leave one of the two out")
     if not (o.distillation_weight or o.adversarial_weight):
         raise ValueError(
             "both losses have weight 0, so nothing would be trained: give adversarial_weight or distillation_weight more"
@@ -77,6 +87,22 @@ def check(o: Options) -> None:
             f"nfsd asks the teacher for one direction, not for {o.teacher_steps} steps: set teacher_steps to 1, or take "
             "another weighting"
         )
+
+
+def build(o: Options, parts: Parts) -> ADD:
+    """ADD of a run's parts."""
+    teacher = parts.teacher if o.distillation_weight or o.regression_steps else None
+    if o.regression_weight and not o.regression_steps:
+        parts.pairs()
+    negative = parts.encode(o.negative) if o.negative else None
+    return ADD(parts.student, teacher, parts.codec, adversary_of(o, parts), o, negative)
+
+
+def called(o: Options) -> str:
+    """ADD, or which half of it is left."""
+    if not o.adversarial_weight:
+        return "distillation_only"
+    return "add" if o.distillation_weight else "adversarial_only"
 
 
 class ADD(Adversarial):

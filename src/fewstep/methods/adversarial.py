@@ -18,11 +18,11 @@ from ..parts.denoiser import Student, StudentInput
 from ..ranges import Count, Share
 from ..rng import Rng
 from ..tensors import Batch, Latents, Time
-from .method import Defaults, Optimizer, Player, Turn
+from .method import UNKNOWN, Defaults, Facts, Optimizer, Parts, Player, StudentOptions, Turn
 
 
 @dataclass(frozen=True)
-class Options(adversary.Options):
+class Options(StudentOptions, adversary.Options):
     """The game, and how the two players take turns."""
 
     backward: Share = 0.0
@@ -33,9 +33,17 @@ class Options(adversary.Options):
     """The student moves every this many steps."""
 
 
-STUDENT = Optimizer(2e-4, warmup=20, ema=0.99)
-HEADS = Optimizer(1e-3, warmup=0, max_gradient_norm=0.0)
-"""Two-time-scale updates, without momentum (StyleGAN-T); the heads' gradients are not clipped."""
+def check(o: Options, facts: Facts = UNKNOWN) -> None:
+    """Refuse a game that cannot be played. Raises ValueError with the fix."""
+    adversary.check(o, facts.batch_size, facts.concepts)
+
+
+def adversary_of(o: Options, parts: Parts) -> Adversary | None:
+    """The heads and what they look through, made of the run's parts; None where ``adversarial_weight`` is 0."""
+    if not o.adversarial_weight:
+        return None
+    features = parts.features(o)
+    return Adversary(parts.codec, features, parts.heads(features, o.heads), o)
 
 
 def colours(sample: Latents, x0: Latents) -> dict[str, float]:
@@ -64,9 +72,13 @@ class Adversarial(Defaults):
 
     @property
     def players(self) -> Mapping[str, Player]:
-        """``student`` and, if it is asked, ``discriminator``."""
-        student = {"student": Player(self.student.denoiser, STUDENT)}
-        return student | ({"discriminator": Player(self.adversary.discriminator, HEADS)} if self.adversary else {})
+        """``student`` and, if it is asked, ``discriminator``: two time scales, without momentum (StyleGAN-T), heads unclipped."""
+        o = self.options
+        student = Player(self.student.denoiser, Optimizer(o.student_learning_rate, warmup=20, ema=o.ema))
+        if self.adversary is None:
+            return {"student": student}
+        heads = Optimizer(o.heads_learning_rate, warmup=0, max_gradient_norm=0.0)
+        return {"student": student, "discriminator": Player(self.adversary.discriminator, heads)}
 
     def turns(self, step: int) -> Sequence[Turn]:
         """The student first, so that the discriminator judges what was just drawn; its further turns have their own batches."""

@@ -1,16 +1,32 @@
-"""The contract of a method: it is handed its parts and owns the losses. The trainer owns everything else."""
+"""The contract of a method: it is handed its parts and owns the losses. The trainer owns everything else.
+
+A method's file offers
+
+- ``Options``, a frozen dataclass whose fields become ``--NAME.field``;
+- ``build(o, parts) -> Method``, which asks ``parts`` for what it needs: a method *is* what it asks for;
+- ``check(o, facts)``, where options can contradict each other: it refuses in one sentence, before any work;
+- ``called(o) -> str``, where tables call a variant by another name than the file's.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from ..options import CHANGEABLE, SHARED
+from ..parts import discriminator
+from ..parts.codec import Codec
+from ..parts.denoiser import Denoiser, Student, Teacher
+from ..parts.discriminator import Discriminator
+from ..parts.features import feature
+from ..parts.features.feature import FeatureNetwork
+from ..ranges import Range, Rate
 from ..rng import Rng
-from ..tensors import Batch
+from ..tensors import Batch, Conditioning
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,72 @@ class Turn(NamedTuple):
     """Which of the step's batches it moves on: turns of one number share a batch."""
     fresh_optimizer: bool = False
     """Forget the optimiser's moments first: what the player is trained for has changed."""
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """How the student moves: what every method's options begin with."""
+
+    student_learning_rate: Annotated[Rate, SHARED, CHANGEABLE] = 2e-4
+    """Adam's learning rate of the student."""
+    ema: Annotated[float, Range(0, 0.999999), SHARED, CHANGEABLE] = 0.99
+    """Decay of the student's weight average, which is what is saved."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run. ``check`` is asked before anything is read, and again once the teacher and the data are known:
+    what is not known yet is None."""
+
+    batch_size: int | None = None
+    """Samples a step."""
+    native_size: tuple[int, ...] | None = None
+    """What the teacher draws: (length), (height, width) or (frames, height, width)."""
+    concepts: int | None = None
+    """How many concepts, under prompts of their own, are trained on."""
+
+
+UNKNOWN = Facts()
+"""Of a run of which nothing is known."""
+
+
+@runtime_checkable
+class Parts(Protocol):
+    """What a method may ask for. Each part is made when it is asked for, once, on the run's device."""
+
+    @property
+    def student(self) -> Student:
+        """The few-step model that is trained: all of it, a LoRA, or some of its layers, as the run says."""
+
+    @property
+    def teacher(self) -> Teacher:
+        """The frozen model, with its guidance."""
+
+    @property
+    def codec(self) -> Codec:
+        """Media <-> latents, frozen."""
+
+    @property
+    def data(self) -> Callable[[int], Batch]:
+        """Batches by number, with all in them that was asked for."""
+
+    def features(self, o: feature.Options) -> FeatureNetwork:
+        """The frozen network that samples are looked at through. If it looks at media, batches come with them."""
+
+    def heads(self, features: FeatureNetwork, o: discriminator.Options) -> Discriminator:
+        """Fresh heads that fit the features and the conditioning of the data."""
+
+    def denoiser(self) -> Denoiser:
+        """A second trainable denoiser that begins as the teacher, such as a fake score."""
+
+    def follower(self, of: nn.Module) -> nn.Module:
+        """A frozen copy, to be moved in ``after_step``."""
+
+    def pairs(self) -> None:
+        """From now on, batches come with the teacher's trajectories beside them (``Batch.pairs``)."""
+
+    def encode(self, prompt: str) -> Conditioning:
+        """A prompt as one row."""
 
 
 @runtime_checkable

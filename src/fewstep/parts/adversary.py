@@ -16,31 +16,34 @@ gamma R1             ``r1`` of `judge`, on the heads' inputs (arXiv 2311.17042, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..diffusion import losses
-from ..ranges import Share, Weight
+from ..options import CHANGEABLE, SHARED
+from ..ranges import Rate, Share, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Logits, match_dims
+from . import discriminator
 from .codec import Codec
 from .discriminator import Discriminator
+from .features import feature
 from .features.feature import FeatureNetwork
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(feature.Options):
     """The game against the heads."""
 
-    adversarial_weight: Weight = 1.0
+    adversarial_weight: Annotated[Weight, CHANGEABLE] = 1.0
     """Weight of L_adv in the student's loss; 0 leaves the adversary out."""
     loss: Literal["hinge", "softplus", "relativistic"] = "hinge"
     """Adversarial loss of both players."""
-    r1: Weight = 0.001
+    r1: Annotated[Weight, CHANGEABLE] = 0.001
     """gamma of R1 on the inputs of the heads: of each head the gradient of the sum over its places, squared, and averaged over
     them. It belongs to features of unit variance; raw ones of variance s^2 take about s^2 of it. The paper's 1e-5 is of a sum
     whose terms it does not say."""
@@ -54,6 +57,46 @@ class Options:
     """Weight of real samples under another concept's prompt as additional fakes (SANA-Sprint, arXiv 2503.09641)."""
     reals_through_codec: bool = False
     """Decode the encoded reals rather than show raw pixels, so that the codec's fingerprint proves nothing."""
+    heads_learning_rate: Annotated[Rate, SHARED, CHANGEABLE] = 1e-3
+    """Adam's learning rate of the discriminator's heads."""
+    heads: Annotated[discriminator.Options, SHARED] = field(default_factory=discriminator.Options)
+    """The discriminator's heads."""
+
+    @property
+    def looks(self) -> bool:
+        """Without the adversarial loss nothing is looked at."""
+        return bool(self.adversarial_weight)
+
+    @property
+    def embeds(self) -> bool:
+        """Do the heads see the embedding of the real picture (c_img)?"""
+        return self.heads.image and self.features != "teacher"
+
+
+def check(o: Options, batch_size: int | None = None, concepts: int | None = None) -> None:
+    """Refuse a game that cannot be played. Raises ValueError with the fix.
+
+    ``batch_size`` samples of so many ``concepts`` a batch; what is not known yet is None.
+    """
+    feature.check(o)
+    if not o.adversarial_weight:
+        return
+    if o.heads.norm == "local" and batch_size is not None:
+        discriminator.check_groups(batch_size)
+    if not o.mismatched:
+        return
+    if not (o.heads.text or o.embeds):
+        raise ValueError(
+            "--add.mismatched shows the heads a wrong prompt, but they are shown none: leave out --heads.no-text, or "
+            "--add.mismatched"
+        )
+    if batch_size == 1:
+        raise ValueError("--add.mismatched takes its wrong prompts from the batch: use --batch-size 2 or more")
+    if concepts is not None and concepts < 2:
+        raise ValueError(
+            "--add.mismatched shows the heads another concept's prompt, but all that is trained on shows one concept: leave "
+            "it out, or give data of more"
+        )
 
 
 Draw = Callable[[Batch, Rng], tuple[Latents, Bool[Tensor, " B"]]]

@@ -8,7 +8,7 @@ from .folder import Pretrained, load, read_config, reader_of, refuse_pickles
 from .networks import TransformerDenoiser, UNetDenoiser, VaeCodec, is_sdxl
 from .portable import make_portable
 from .quiet import quiet
-from .schedules import PREDICTION_TYPES, kind_of, schedule_of, to_timestep
+from .schedules import BETA_KEYS, PREDICTION_TYPES, kind_of, prediction_type, schedule_of, to_timestep
 from .terms import TEACHERS_README, Terms, checker_of, copy_checker, page_of, pass_on, read_terms
 from .text import (
     SENTENCE_FORM,
@@ -21,6 +21,7 @@ from .text import (
 )
 
 __all__ = [
+    "BETA_KEYS",
     "PREDICTION_TYPES",
     "SENTENCE_FORM",
     "SENTENCE_TOKENS",
@@ -41,6 +42,7 @@ __all__ = [
     "make_portable",
     "page_of",
     "pass_on",
+    "prediction_type",
     "quiet",
     "read_config",
     "read_terms",

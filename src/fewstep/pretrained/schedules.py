@@ -88,3 +88,19 @@ def kind_of(config: dict[str, Any]) -> str:
 def to_timestep(t: Time, n: int = 1000) -> Tensor:
     """t in [0, 1] -> the table's timestep: t = (k + 1) / n stands for timestep k. Fractions are kept for training."""
     return snapped(exactly(t) * n - 1).clamp(min=0).float()
+
+
+BETA_KEYS = (
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "num_train_timesteps",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+"""What a scheduler config says of the noise."""
+
+
+def prediction_type(config: dict[str, Any]) -> str:
+    """What a scheduler config says that the network predicts, in diffusers' words."""
+    return {kind: name for name, kind in PREDICTION_TYPES.items()}[kind_of(config)]

@@ -22,6 +22,7 @@ from ..methods import autoencoding, denoising
 from ..methods.autoencoding import Autoencoding
 from ..methods.denoising import Denoising
 from ..methods.method import Optimizer
+from ..options import CHANGEABLE, FREE, Mark, StandsFor, marked, resume_key
 from ..parts.denoiser import freeze
 from ..pretrained import (
     UNetDenoiser,
@@ -35,7 +36,7 @@ from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, data_needs, open_dataset, training_set
-from ..training.recipe import Phase, history, named
+from ..training.recipe import Phase, history
 from ..training.trainer import Options, Trainer
 
 PHASES = ("codec", "teacher")
@@ -128,60 +129,61 @@ def scheduler(role: str) -> Any:
     return bundle.scheduler_for(role, "v_prediction", **BETAS)
 
 
+OF_CODEC = Mark("codec")
+"""Marks an option that a VAE depends on."""
+
+
+def weights_of(name: str) -> str:
+    """What a bundle's name stands for: the first hex digits of a hash of the weights."""
+    return bundle.content_of(bundle.locate(name))[:12] if name else ""
+
+
 @dataclass(frozen=True)
 class Teach:
     """Train a text-to-image teacher from scratch, as emoji-64's was: first its VAE, then its UNet."""
 
-    data: str = "emoji"
+    data: Annotated[str, StandsFor(), OF_CODEC] = "emoji"
     """Dataset folder, or the name of one that ``fewstep data`` has built."""
-    styles: tuple[str, ...] = ()
+    styles: Annotated[tuple[str, ...], OF_CODEC] = ()
     """Train on these style words only; empty takes all."""
     size: Literal["small", "told", "base"] = "told"
     """How big the UNet is: 9, 12 or 18 million parameters; ``told`` is ``small`` with a wide embedding of the text."""
-    init: str = ""
+    init: Annotated[str, StandsFor(weights_of)] = ""
     """A bundle whose UNet is trained on; one of size ``small`` may go on as ``told``."""
     captions: Literal["all", "name"] = "all"
     """``name`` asks for a picture by its plain name only."""
-    latent_channels: Annotated[int, Range(1, 64)] = 4
+    latent_channels: Annotated[int, Range(1, 64), OF_CODEC] = 4
     """Numbers the VAE keeps for every 4x4 pixels."""
     codec_steps: Limit = 2000
     """Steps of VAE training."""
-    codec_batch_size: Count = 64
+    codec_batch_size: Annotated[Count, CHANGEABLE, OF_CODEC] = 64
     """Crops of 32 px (whole pictures where they are smaller) a step of VAE training."""
-    autoencoding: autoencoding.Options = field(default_factory=autoencoding.Options)
+    autoencoding: Annotated[autoencoding.Options, OF_CODEC] = field(default_factory=autoencoding.Options)
     """What is asked of the VAE."""
-    codec: str = ""
+    codec: Annotated[str, StandsFor(weights_of)] = ""
     """A bundle whose VAE is taken over instead of training one."""
-    steps: Count = 20000
+    steps: Annotated[Count, FREE] = 20000
     """Steps of teacher training."""
-    batch_size: Count = 64
+    batch_size: Annotated[Count, CHANGEABLE] = 64
     """Pictures a step."""
-    learning_rate: Rate = 1e-3
+    learning_rate: Annotated[Rate, CHANGEABLE] = 1e-3
     """Peak learning rate of the teacher."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """muon needs fewer samples for the same loss: see docs/log.md."""
-    ema: Annotated[float, Range(0, 0.999999)] = 0.999
+    ema: Annotated[float, Range(0, 0.999999), CHANGEABLE] = 0.999
     """Decay of the teacher's weight average, which is what is saved."""
     denoising: denoising.Options = field(default_factory=lambda: denoising.Options(high_noise=0.5, min_snr_gamma=0.0))
     """What is asked of it at which noise."""
-    seed: Seed = 0
+    seed: Annotated[Seed, OF_CODEC] = 0
     """Seed of everything that is drawn."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Annotated[Literal["fp32", "bf16"], CHANGEABLE, OF_CODEC] = "fp32"
     """bf16 only where the processor has bf16 units: elsewhere it is emulated, up to 80 times slower."""
-    device: str = "cpu"
+    device: Annotated[str, FREE] = "cpu"
     """Where it is trained: cpu, cuda or cuda:1 for an NVIDIA GPU, mps for Apple's (which no test of ours has seen)."""
 
     def needs(self) -> tuple[str, ...]:
         """The modules that teaching takes."""
         return data_needs(self.data)
-
-
-OF_CODEC = ("--data", "--styles", "--latent-channels", "--codec-batch-size", "--seed", "--precision")
-"""Options that a VAE depends on, beside those of ``autoencoding``."""
-
-
-CHANGEABLE = ("--learning-rate", "--batch-size", "--codec-batch-size", "--precision", "--ema")
-"""Options that a run which has exploded may go on with others of, and is told so."""
 
 
 @dataclass
@@ -273,19 +275,14 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
         options = Options(o.steps, o.batch_size, o.seed, o.precision, o.device, optimizers={"teacher": adam})
         return Trainer(Denoising(denoiser(network), o.denoising), options), data
 
-    made_with = named(o, ("steps", "device")) | {"--data": dataset.fingerprint[:12]}
-    for name in ("codec", "init"):
-        if given := getattr(o, name):
-            made_with[f"--{name}"] = bundle.content_of(bundle.locate(given))[:12]
-    phases = [Phase("teacher", o.steps, teacher_phase, made_with=made_with, changeable=CHANGEABLE, counted="--steps")]
+    made_with = resume_key(o, {"--data": dataset.fingerprint[:12]})
+    of_codec = {name: made_with[name] for name in marked(o, OF_CODEC)}
+    changeable, contents = marked(o, CHANGEABLE), marked(o, StandsFor)
+    same: dict[str, Any] = {"changeable": changeable, "contents": contents}
+    phases = [Phase("teacher", o.steps, teacher_phase, made_with=made_with, counted="--steps", **same)]
     if not o.codec:
-        of_codec = {k: v for k, v in made_with.items() if k in OF_CODEC or k.startswith("--autoencoding.")}
-        phases.insert(
-            0,
-            Phase(
-                "codec", o.codec_steps, codec_phase, made_with=of_codec, changeable=CHANGEABLE, counted="--codec-steps"
-            ),
-        )
+        first = Phase("codec", o.codec_steps, codec_phase, made_with=of_codec, counted="--codec-steps", **same)
+        phases.insert(0, first)
     return Teaching(o, dataset, encoder, network, phases)
 
 

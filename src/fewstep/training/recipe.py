@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..files import whole
+from ..options import as_typed
 from ..tensors import Batch
 from . import checkpoint
 from .health import Health
@@ -45,27 +46,15 @@ class Phase:
     """Those of ``made_with`` that it may go on with others of all the same: what helps a run that has exploded."""
     counted: str = ""
     """The option that says how many steps it takes."""
+    contents: Sequence[str] = ()
+    """Those of ``made_with`` that name files, whose values are hashes of what the files hold."""
 
 
 Watch = Callable[[Phase, Trainer, StepLog], None]
 
 
-def named(options: Any, free: Sequence[str] = (), prefix: str = "--") -> dict[str, Any]:
-    """Options by their names on the command line, nested ones as ``--add.r1``, but for the fields in ``free``."""
-    found: dict[str, Any] = {}
-    for option in fields(options):
-        value, name = getattr(options, option.name), prefix + option.name.replace("_", "-")
-        if is_dataclass(value):
-            found |= named(value, prefix=f"{name}.")
-        elif option.name not in free:
-            found[name] = list(value) if isinstance(value, tuple) else value
-    return found
-
-
 CHANGES = "changes"
 """Key of ``made_with.json`` under which stands which options were changed on the way, and after which step."""
-CONTENTS = ("--data", "--teacher", "--init")
-"""Options that name files, which are compared by a hash of what the files hold."""
 THREADS = "threads"
 """Key of ``made_with.json`` for the number of threads that a state was made with."""
 
@@ -81,7 +70,7 @@ def check_same(phase: Phase, own: Saving) -> dict[str, list[Any]]:
     changed = {name: [then[name], phase.made_with[name]] for name in other if name in phase.changeable}
     other = [name for name in other if name not in changed]
     if other:
-        was, given = (", ".join(_said(name, made[name]) for name in other) for made in (then, phase.made_with))
+        was, given = (", ".join(_said(phase, name, made[name]) for name in other) for made in (then, phase.made_with))
         may = f"; a resume may change {', '.join(phase.changeable)}" if phase.changeable else ""
         raise ValueError(
             f"{own.out} was made with {was}, not with {given}: resume with the options it was started with, or choose "
@@ -90,9 +79,9 @@ def check_same(phase: Phase, own: Saving) -> dict[str, list[Any]]:
     return changed
 
 
-def _said(name: str, value: Any) -> str:
+def _said(phase: Phase, name: str, value: Any) -> str:
     """An option as the sentence has it; of files its value is a hash, which tells that they are others, or changed."""
-    return f"{name} {'of the content ' if name in CONTENTS else ''}{_typed(value)}"
+    return f"{name} {'of the content ' if name in phase.contents else ''}{_typed(value)}"
 
 
 def made_with(own: Saving) -> dict[str, Any]:
@@ -137,7 +126,7 @@ def write_down(phase: Phase, own: Saving, changed: Mapping[str, list[Any]]) -> N
 def history(options: Any, phases: Sequence[Phase], out: Path) -> dict[str, Any]:
     """What a run in ``out`` did, for the card: the ``options`` as they were used, the steps that every phase has taken, the
     threads, and which options were changed on the way."""
-    used = json.loads(json.dumps(asdict(options), default=str))
+    used = json.loads(json.dumps(as_typed(options), default=str))
     taken: dict[str, int] = {}
     changes: list[dict[str, Any]] = []
     threads: list[int] = []
@@ -158,7 +147,7 @@ def history(options: Any, phases: Sequence[Phase], out: Path) -> dict[str, Any]:
 
 
 def _set(used: dict[str, Any], name: str, value: Any) -> None:
-    """Give an option, named as it is typed, another value in what ``asdict`` made of all of them."""
+    """Give an option, named as it is typed, another value in what `as_typed` made of all of them."""
     *groups, last = name.removeprefix("--").replace("-", "_").split(".")
     for group in groups:
         used = used[group]

@@ -8,17 +8,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ...options import SHARED, StandsFor
+from ...ranges import Range
 from ...rng import Rng
 from ...tensors import Conditioning, Features, Media, exactly
+from ..augment import Augment
 from ..denoiser import freeze
 
 Space = Literal["media", "latents"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a method looks at samples through."""
+
+    features: Annotated[Literal["auto", "dinov2", "efficientnet-lite0", "efficientnet-lite2", "teacher"], SHARED] = (
+        "auto"
+    )
+    """What the discriminator looks through. ``auto`` is the paper's dinov2 for teachers of 128 pixels or more where its
+    weights are to be had, else efficientnet-lite0, which comes in a Python package."""
+    features_folder: Annotated[str, SHARED, StandsFor()] = ""
+    """Folder of DINOv2 (a download of facebook/dinov2-small, say); empty looks for ``dinov2`` in fewstep's cache."""
+    resolution: Annotated[int, Range(0, 4096), SHARED] = 0
+    """Side that pictures are resized to for an image feature network; 0 takes the pictures' own, as near as it can."""
+    augment: Annotated[tuple[str, ...], SHARED] = ()
+    """Differentiable augmentation in front of the features: color, translation, cutout."""
+    standardise: Annotated[bool, SHARED] = True
+    """Give every channel of the features zero mean and unit variance over real data. Off, as in the paper, R1 is measured
+    in the features' own units: raw EfficientNet-Lite0 takes 15 times the weight for the same pressure."""
+
+    @property
+    def looks(self) -> bool:
+        """Is anything looked at at all?"""
+        return True
+
+    @property
+    def embeds(self) -> bool:
+        """Does somebody want the pooled features of every real picture (c_img)?"""
+        return False
+
+
+def check(o: Options) -> None:
+    """Refuse options that contradict each other. Raises ValueError with the fix."""
+    Augment(o.augment)  # refuses names that it does not know
+    if o.augment and o.features == "teacher":
+        raise ValueError("--augment changes pictures, which --features teacher does not see: leave one of the two out")
 
 
 @runtime_checkable

@@ -1,0 +1,46 @@
+"""Latent Adversarial Diffusion Distillation (Sauer, Boesel, Dockhorn, Blattmann, Esser, Rombach, arXiv 2403.12015).
+
+===================  =======================================================================================
+paper                here
+===================  =======================================================================================
+theta, phi           ``student``, the ``adversary``'s heads
+F                    the teacher's own features of re-noised latents (parts/features/teacher.py)
+x_s, s               ``x_t, t`` from ``StudentInput``: latents noised to a student time, pure noise at the last
+x^_theta(x_s, s)     ``sample``
+t                    noise level of the features, ``sigmoid(mean + std n)``; the heads are told it
+L_adv                ``adversarial`` (parts/adversary.py)
+===================  =======================================================================================
+
+``L = L_adv`` in latents: nothing is decoded, and the distillation loss of ADD is gone. The paper trains on samples that the
+teacher drew with guidance; here the data are what ``--data`` names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from ..options import SHARED
+from ..parts import discriminator
+from . import adversarial
+from .adversarial import Adversarial, adversary_of, check
+from .method import Parts
+
+__all__ = ["Options", "build", "check"]
+
+
+@dataclass(frozen=True)
+class Options(adversarial.Options):
+    """LADD: the game on the teacher's own features."""
+
+    features: Annotated[Literal["teacher"], SHARED] = "teacher"
+    """What the discriminator looks through: the teacher itself, at a noise level drawn for each sample."""
+    heads: Annotated[discriminator.Options, SHARED] = field(
+        default_factory=lambda: discriminator.Options(image=False, noise_level=True)
+    )
+    """The discriminator's heads; they are told the noise level."""
+
+
+def build(o: Options, parts: Parts) -> Adversarial:
+    """The game, of a run's parts."""
+    return Adversarial(parts.student, adversary_of(o, parts), o)

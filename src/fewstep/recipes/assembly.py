@@ -1,0 +1,253 @@
+"""The parts of a run, made for any method: each when it is asked for, once, on the run's device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import bundle, pretrained
+from ..data.dataset import cache_dir
+from ..parts import discriminator
+from ..parts.augment import Augment
+from ..parts.denoiser import Denoiser, Student, Teacher, freeze
+from ..parts.discriminator import Discriminator
+from ..parts.features import dinov2, feature
+from ..parts.features.dinov2 import DinoFeatures
+from ..parts.features.efficientnet import NETWORKS, ImageNetFeatures
+from ..parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
+from ..parts.features.teacher import TeacherFeatures
+from ..pretrained import trainable
+from ..rng import Rng
+from ..tensors import Conditioning, Media, unfinite
+from ..training.data import Progress, TrainingSet, chunks, spread_chunks, tell_unread
+
+Eyes = ImageNetFeatures | DinoFeatures
+"""A feature network on pictures."""
+Looking = TypeVar("Looking", bound=feature.Options)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a run's parts are made."""
+
+    batch_size: int
+    """Samples a step."""
+    seed: int
+    """Seed of everything that is drawn."""
+    device: str
+    """Where the parts lie."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What is counted in while training."""
+    progress: Progress | None = None
+    """Told of what takes long."""
+
+
+class Parts:
+    """`fewstep.methods.method.Parts` of a pretrained model and its data."""
+
+    def __init__(
+        self,
+        student: Student,
+        teacher: Teacher,
+        model: pretrained.Pretrained,
+        data: TrainingSet,
+        draw_pairs: Callable[[int], TrainingSet],
+        setting: Setting,
+        eyes: Eyes | None = None,
+        what: trainable.What = "full",
+        rank: int = 64,
+    ) -> None:
+        """``draw_pairs`` makes the teacher's trajectories, for a batch size. ``eyes``: the network on pictures that
+        `load_eyes` has read. ``what`` of a second denoiser is trained, as of the student."""
+        self.student, self.teacher, self.codec = student, teacher, model.codec
+        self._conditioner, self._data, self._draw_pairs = model.conditioner, data, draw_pairs
+        self._setting, self._eyes, self._what, self._rank = setting, eyes, what, rank
+        self._image: Tensor | None = None
+        self._media = False
+        self._pairs: TrainingSet | None = None
+        self._features: dict[feature.Options, FeatureNetwork] = {}
+
+    @property
+    def data(self) -> TrainingSet:
+        """Batches by number, with media, embeddings and pairs where a part that was asked for wants them."""
+        media = self._data.media if self._media else None
+        return replace(self._data, image=self._image, media=media, pairs=self._pairs).near(self._setting.device)
+
+    def features(self, o: feature.Options) -> FeatureNetwork:
+        """The feature network, standardised over rows from all over the data; with it, where the options say so, the embedding
+        of every training picture (c_img)."""
+        if o not in self._features:
+            self._features[o] = found = looking(o, self.teacher, self._eyes, self._data, self._setting)
+            self._media |= found.space == "media"
+            if o.embeds:
+                assert self._eyes is not None, "what embeds pictures looks at them"
+                read = partial(_media, self._data)
+                self._image = embed(self._eyes, read, len(self._data), self._setting.progress)
+        return self._features[o]
+
+    def heads(self, features: FeatureNetwork, o: discriminator.Options) -> Discriminator:
+        """Fresh heads that fit the features and the conditioning of the data."""
+        seed, device = self._setting.seed, self._setting.device
+        example = self.data.rows(np.arange(min(8, len(self._data)))).to(device)
+        view = example.media if features.space == "media" else example.x0
+        assert view is not None, "a feature network on media comes with media"
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            seen = features(view, example.cond, Rng.of(seed, "example", device=device))
+            return Discriminator.over(seen, example.cond, o).to(device)
+
+    def denoiser(self) -> Denoiser:
+        """A trainable copy of the teacher, as much of it as of the student."""
+        made = copy.deepcopy(self.teacher.denoiser).requires_grad_(True)
+        trainable.choose(made.network, self._what, self._rank, self._setting.seed)  # type: ignore[arg-type]
+        return made
+
+    def follower(self, of: nn.Module) -> nn.Module:
+        """A frozen copy."""
+        return freeze(copy.deepcopy(of))
+
+    def pairs(self) -> None:
+        """Draw the teacher's trajectories, once for a run: from now on batches come with them."""
+        self._pairs = self._draw_pairs(self._setting.batch_size)
+
+    def encode(self, prompt: str) -> Conditioning:
+        """A prompt as one row; what the text encoder does not read of it is told."""
+        tell_unread(self._conditioner, [prompt])
+        return self._conditioner([prompt]).to(self._setting.device)
+
+
+def looking(
+    o: feature.Options, teacher: Teacher, eyes: Eyes | None, data: TrainingSet, setting: Setting
+) -> FeatureNetwork:
+    """The feature network, standardised over rows from all over the data."""
+    samples: Iterable[tuple[Tensor, Conditioning]]
+    if eyes is None:
+        inner: FeatureNetwork = TeacherFeatures(teacher.denoiser)
+        some = (data.rows(at).to(setting.device) for at in spread_chunks(256, len(data), 32))
+        samples = ((b.x0, b.cond) for b in some)
+    else:
+        inner = MediaFeatures(eyes.to(setting.device), Augment(o.augment) if o.augment else None)
+        rows = spread_chunks(512, len(data), 32)
+        samples = ((_media(data, at).to(setting.device), Conditioning()) for at in rows)
+    rng = Rng.of(setting.seed, "fit", device=setting.device)
+    return Standardised.fit(inner, samples, rng) if o.standardise else inner
+
+
+def _media(data: TrainingSet, rows: np.ndarray) -> Media:
+    assert data.media is not None, "prepare() reads the media"
+    return data.media(rows)
+
+
+def load_eyes(o: feature.Options) -> Eyes | None:
+    """The image feature network that these options name; None where nothing, or the teacher, is looked through.
+
+    Raises ValueError with the fix if it is not there.
+    """
+    if not o.looks or o.features == "teacher":
+        return None
+    if o.features == "dinov2":
+        return DinoFeatures.load(o.features_folder, o.resolution)
+    return ImageNetFeatures.load(o.features, o.resolution)
+
+
+def needs(o: feature.Options) -> tuple[str, ...]:
+    """The modules that looking takes, as far as the options tell."""
+    name = o.features
+    if name == "auto":  # the network is certain where DINOv2's weights are not to be had
+        name = "teacher" if o.features_folder or dino_at_hand(cache_dir() / "dinov2") else "efficientnet-lite0"
+    return (NETWORKS[name].module,) if o.looks and name in NETWORKS else ()
+
+
+@torch.no_grad()
+def embed(
+    network: Eyes,
+    read: Callable[[np.ndarray], Media],
+    n: int,
+    progress: Progress | None,
+) -> Tensor:
+    """Pooled features of every picture ``[N, P]``, float16."""
+    parts, device = [], next(network.parameters()).device
+    for at in chunks(n, 32):
+        pooled = network(read(at).to(device)).pooled
+        assert pooled is not None
+        parts.append(pooled.half().cpu())
+        if progress:
+            progress("image embeddings", int(at[-1]) + 1, n)
+    return torch.cat(parts)
+
+
+def dino_at_hand(folder: Path) -> bool:
+    """Whether the folder holds DINOv2's weights."""
+    return (folder / "model.safetensors").is_file()
+
+
+def decided(o: Looking, native_size: tuple[int, ...]) -> Looking:
+    """The options with the feature network, its folder and its resolution decided."""
+    folder = Path(o.features_folder) if o.features_folder else cache_dir() / "dinov2"
+    features = o.features
+    if features == "auto":
+        real = min(native_size) >= 128
+        to_be_had = bool(o.features_folder) or (real and dino_at_hand(folder))
+        features = "dinov2" if to_be_had else "efficientnet-lite0"
+    elif o.features_folder and features != "dinov2":
+        raise ValueError(f"--features-folder is DINOv2's: leave it out, or use --features dinov2 instead of {features}")
+    side = max(native_size)
+    own = dinov2.suitable(side) if features == "dinov2" else min(max(side, 64), 224)
+    given = str(folder) if features == "dinov2" else ""
+    return replace(o, features=features, features_folder=given, resolution=o.resolution or own)
+
+
+def student_of(
+    model: pretrained.Pretrained, init: str, what: trainable.What, rank: int, seed: int
+) -> tuple[Denoiser, float]:
+    """The denoiser that is trained, and the share of its weights that is: the teacher's, those of the student that ``init``
+    names, or fresh ones (``random``)."""
+    denoiser = copy.deepcopy(model.denoiser)
+    if init not in ("teacher", "random"):
+        train_on(denoiser.network, init)
+    share = trainable.choose(denoiser.network, what, rank, seed)
+    if init == "random":
+        randomise(denoiser, seed)
+    return denoiser, share
+
+
+def check_numbers(owner: str, parts: Mapping[str, Any]) -> None:
+    """Refuse networks whose weights hold NaN or infinity, by name: every step of a training on them would be lost."""
+    for part, network in parts.items():
+        if isinstance(network, nn.Module) and (first := unfinite(network.state_dict())):
+            raise ValueError(
+                f"the {part} of {owner} holds NaN or infinity (first in {first}): fetch it again, or take another one"
+            )
+
+
+def train_on(network: nn.Module, name: str) -> None:
+    """Give the student the weights of another one. Raises ValueError where that is a network of another shape."""
+    given = pretrained.load(bundle.locate(name)).denoiser.network.state_dict()
+    own = network.state_dict()
+    wrong = [k for k in {**own, **given} if k not in own or k not in given or own[k].shape != given[k].shape]
+    if wrong:
+        raise ValueError(
+            f"--init {name} has another network than the teacher (first at {wrong[0]}): give one of its students"
+        )
+    if first := unfinite(given):
+        raise ValueError(
+            f"--init {name} holds NaN or infinity (first in {first}): give another student, or make it again"
+        )
+    network.load_state_dict(given)
+
+
+def randomise(network: nn.Module, seed: int) -> None:
+    """Fresh weights (the paper's random-init ablation)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()

@@ -1,4 +1,4 @@
-"""Which part of ADD does what: every part left out in turn, on digits or on clothes (rung 1), by one command.
+"""Which part of ADD does what: every part left out in turn, on digits or on clothes (level 1), by one command.
 
     python benchmarks/ablation.py --seeds 0 1 --updates 300
     python benchmarks/ablation.py --data fashion
@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from fewstep.data import digits as digits_data
 from fewstep.data import fashion as fashion_data
-from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, evaluate
+from fewstep.evaluation.evaluate import EvaluateOptions, MeasuredModel, Reference, evaluate
 from fewstep.evaluation.record import MetricRecord, entry, of_entry, over_trainings
 from fewstep.methods import add
 from fewstep.methods.denoising import Denoising
@@ -206,7 +206,7 @@ class Bench:
         options = EvaluateOptions(seeds=tuple(range(self.o.pictures)), batch=100)
         concepts = list(range(len(self.names)))
         guidance = digits.GUIDANCE_SCALE if model == "teacher" else 1.0
-        subject = Subject(model, steps, guidance, self.o.command)
+        subject = MeasuredModel(model, steps, guidance, self.o.command)
         found = evaluate(
             drawn, self.names, concepts, self.reference, self.judge, subject, options,
             discriminator_features=f"{self.o.data}-eyes",

@@ -1,4 +1,4 @@
-"""Which part of ADD does what on emoji (rungs 2 and 3): one short game, a row for each thing changed about it.
+"""Which part of ADD does what on emoji (levels 2 and 3): one short game, a row for each thing changed about it.
 
     python benchmarks/emoji_ablation.py                     # every row, one training each: about an hour of one core
     python benchmarks/emoji_ablation.py --rows random_init without_r1 --seeds 0 1
@@ -26,7 +26,7 @@ import tyro
 from fewstep.bundle import locate
 from fewstep.cli import flat
 from fewstep.evaluation.record import MetricRecord, merge, over_trainings, read_records, write_records
-from fewstep.evaluation.suite import Bench
+from fewstep.evaluation.suite import Evaluator
 from fewstep.evaluation.suite import Options as Judging
 from fewstep.inference.pipeline import Pipeline
 from fewstep.recipes import distillation
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HOUSE / "docs" / "results" / "emoji_ablation.json")
     o = parser.parse_args()
     torch.set_num_threads(1)
-    bench = None
+    evaluator = None
     for seed in o.seeds:
         for row in o.rows:
             if row == TEACHER and seed != o.seeds[0]:
@@ -137,11 +137,11 @@ def main() -> None:
             found = folder / "records.json"
             if not found.is_file():
                 pipeline = Pipeline.open(locate(str(train(o, row, seed, folder))))
-                bench = bench or Bench(open_dataset(o.data), replace(JUDGING, calls=0))
+                evaluator = evaluator or Evaluator(open_dataset(o.data), replace(JUDGING, calls=0))
                 new = [
                     r
                     for n in (TEACHER_STEPS if row == TEACHER else o.steps)
-                    for r in bench.measure(pipeline, n, row, command(o, row, seed, n))
+                    for r in evaluator.measure(pipeline, n, row, command(o, row, seed, n))
                     if r.metric in SHOWN
                 ]
                 folder.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fewstep.evaluation.compare import paired
-from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, measure
+from fewstep.evaluation.evaluate import EvaluateOptions, MeasuredModel, Reference, measure
 from fewstep.evaluation.jackknife import Interval
 from fewstep.evaluation.record import METRICS, MetricRecord
 from fewstep.rng import Rng
@@ -88,7 +88,7 @@ def simulated(world: World, prompts: int, seeds: int, turn: int) -> Iterator[dic
     names, options = [f"concept {int(c)}" for c in chosen], EvaluateOptions(seeds=tuple(range(seeds)), batch=len(of))
     for m in (STUDENT, TEACHER):
         media = (m.contrast * world.concepts[of] + m.variety * moved + m.noise * grain + m.shift).clamp(-1, 1)
-        found = measure(media, names, chosen.tolist(), world.reference, world.judge, Subject(m.name, 1), options)
+        found = measure(media, names, chosen.tolist(), world.reference, world.judge, MeasuredModel(m.name, 1), options)
         yield {r.metric: r for r in found if r.left_out}
 
 

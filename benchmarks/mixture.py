@@ -1,4 +1,4 @@
-"""Rung 0: which way of training reaches every mode, and which keeps a rare one.
+"""Level 0: which way of training reaches every mode, and which keeps a rare one.
 
     python benchmarks/mixture.py                        # a ring of eight, in one step; about four minutes of one core
     python benchmarks/mixture.py --modes uneven         # weights .1/.3/.6, in one, two and four steps; about fifteen

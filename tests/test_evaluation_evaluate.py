@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.dataset import Dataset, Item
-from fewstep.evaluation.evaluate import EvaluateOptions, Reference, Subject, draw_all, evaluate, floor
+from fewstep.evaluation.evaluate import EvaluateOptions, MeasuredModel, Reference, draw_all, evaluate, floor
 from fewstep.evaluation.evaluate import measure as measure_drawn
 from fewstep.evaluation.record import MetricRecord
 from fewstep.evaluation.suite import Options, asked
@@ -20,7 +20,7 @@ from fewstep.tensors import Features
 
 CONCEPTS = 40
 OPTIONS = EvaluateOptions(seeds=(0, 1), batch=7, resamples=20)
-SUBJECT = Subject("add", 1, command="fewstep evaluate", nfe=1, latency_ms=(3.0, 4.0, 5.0), device="test")
+SUBJECT = MeasuredModel("add", 1, command="fewstep evaluate", nfe=1, latency_ms=(3.0, 4.0, 5.0), device="test")
 
 
 class SmallJudge:

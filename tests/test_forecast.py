@@ -9,7 +9,7 @@ import pytest
 from fewstep import cli
 from fewstep.console import console, show_forecast
 from fewstep.inference.backend import Measured
-from fewstep.inference.budget import Choices, Rung, totals, ways
+from fewstep.inference.budget import Choices, QualityLevel, latencies, totals
 from fewstep.inference.timings import STAGES, Costs, Timings
 from fewstep.server.drawing.forecast import Forecast, ForecastOptions, forecast
 from serving_helpers import make_bundle, tiny_bundle
@@ -42,25 +42,25 @@ def test_a_way_and_the_planner_agree_on_every_rung():
     wire_ms = {kind: 5.0 + cost for kind, cost in costs.encode.items()}
     timings = Timings(costs, {"network": 1.5}, wire_ms, wait_ratio=0.5, text_ms=7.0)
     for with_picture in (False, True):
-        every = ways(choices, timings, with_picture)
-        assert [w.total_ms for w in every] == pytest.approx(totals([w.rung for w in every], timings, with_picture))
-        assert every[0].rung == Rung(4, 64, "eager", "png")
+        every = latencies(choices, timings, with_picture)
+        assert [w.total_ms for w in every] == pytest.approx(totals([w.quality for w in every], timings, with_picture))
+        assert every[0].quality == QualityLevel(4, 64, "eager", "png")
         assert all(tuple(w.stages_ms) == STAGES for w in every)
 
 
 def test_all_the_time_in_the_world_takes_the_best():
     found = look(budget="600s", strength=1.0)
-    assert (found.way.rung.steps, found.way.rung.encoder, found.refusal) == (4, "png", "")
-    assert found.way.stages_ms["network"] > found.way.stages_ms["decode"] > 0
-    assert found.way.stages_ms["wire"] == 0
+    assert (found.chosen.quality.steps, found.chosen.quality.encoder, found.refusal) == (4, "png", "")
+    assert found.chosen.stages_ms["network"] > found.chosen.stages_ms["decode"] > 0
+    assert found.chosen.stages_ms["wire"] == 0
     assert "trained to draw in 1, 2, 4 steps (by add)" in found.advice
 
 
 def test_little_strength_leaves_few_steps_and_new_prompts_cost_their_encoding():
-    assert {way.rung.steps for way in look(strength=0.5).ways} == {1, 2}
+    assert {way.quality.steps for way in look(strength=0.5).latencies} == {1, 2}
     text = look(task="text", wire="7ms")
-    assert {way.rung.steps for way in text.ways} == {1, 2, 4}
-    stages = text.way.stages_ms
+    assert {way.quality.steps for way in text.latencies} == {1, 2, 4}
+    stages = text.chosen.stages_ms
     assert stages["text"] > 0
     assert (stages["wire"], stages["decode"], stages["codec_in"]) == (7.0, 0.0, 0.0)
 
@@ -87,7 +87,8 @@ def test_why_a_backend_was_taken_is_said():
     """Not for speed alone: the fastest draws other pictures."""
     found = look(budget="600s")
     tried = [Measured("eager", 9.0, 0.0), Measured("int8", 1.0, 0.08), Measured("onnx", 6.0, 1e-6)]
-    told = Forecast(found.model, found.card, found.plan, found.ways, found.target_ms, tried, {"openvino": "run pip install it"})
+    missing = {"openvino": "run pip install it"}
+    told = Forecast(found.model, found.card, found.plan, found.latencies, found.target_ms, tried, missing)
     with console.capture() as capture:
         show_forecast(told)
     lines = {line.split()[0]: line for line in capture.get().splitlines() if line.split()}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewstep.inference.budget import Budget, Choices, Plan, Rung, ladder, plan, totals
+from fewstep.inference.budget import Budget, Choices, Plan, QualityLevel, ladder, plan, totals
 from fewstep.inference.timings import Costs, Kind, Timings
 from fewstep.server.sessions.wire_estimate import ENOUGH, IN_FLIGHT, Link
 
@@ -111,7 +111,7 @@ def drawn_over(
     return course
 
 
-def mostly(course: list[tuple[float, Plan]]) -> Rung:
+def mostly(course: list[tuple[float, Plan]]) -> QualityLevel:
     """The way that most of the second half was drawn with: an attempt may be under way when it ends."""
     plans = [current for _, current in course[len(course) // 2 :]]
     return LADDER[Counter(current.level for current in plans).most_common(1)[0][0]]

@@ -1,4 +1,4 @@
-"""Closed forms that the whole machine has to meet, and rung 0: a game in the plane whose right answer is known."""
+"""Closed forms that the whole machine has to meet, and level 0: a game in the plane whose right answer is known."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_distillation_alone_narrows_a_perfect_student(t: float) -> None:
     assert abs(float(shift.grad)) < 0.02 * wanted
 
 
-# rung 0: which students reach every mode in one step
+# level 0: which students reach every mode in one step
 
 
 def trained(method: Method, options: Options, data: TrainingSet) -> None:

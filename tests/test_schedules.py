@@ -14,10 +14,10 @@ from fewstep.diffusion import prediction
 from fewstep.diffusion.guidance import guide
 from fewstep.diffusion.schedule import (
     EDM,
+    CachedSchedule,
     Cosine,
     NoiseSchedule,
     RectifiedFlow,
-    Remembered,
     VariancePreserving,
     add_noise,
 )
@@ -178,19 +178,19 @@ def test_configs_are_read_as_diffusers_means_them() -> None:
 
 @each_schedule
 def test_a_remembered_schedule_is_the_schedule_and_of_use_in_any_mode(schedule: NoiseSchedule) -> None:
-    remembered = Remembered(schedule)
+    cached = CachedSchedule(schedule)
     with torch.inference_mode():
         for t in (torch.tensor([0.25, 1.0], dtype=F64), torch.tensor([0.25], dtype=F64)):
             for _ in range(2):
-                assert torch.equal(remembered.alpha(t), schedule.alpha(t))
-                assert torch.equal(remembered.sigma(t), schedule.sigma(t))
-    assert remembered.alpha(t) is remembered.alpha(t.clone())
+                assert torch.equal(cached.alpha(t), schedule.alpha(t))
+                assert torch.equal(cached.sigma(t), schedule.sigma(t))
+    assert cached.alpha(t) is cached.alpha(t.clone())
     x = torch.ones(1, 2, dtype=F64, requires_grad=True)
-    add_noise(remembered, x, torch.zeros_like(x), t).sum().backward()  # a tensor of inference mode would refuse
+    add_noise(cached, x, torch.zeros_like(x), t).sum().backward()  # a tensor of inference mode would refuse
     assert x.grad is not None
     for i in range(1000):
-        remembered.alpha(torch.tensor([i / 1000], dtype=F64))
-    assert len(remembered.at) <= 256
+        cached.alpha(torch.tensor([i / 1000], dtype=F64))
+    assert len(cached.at) <= 256
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:

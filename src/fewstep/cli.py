@@ -504,7 +504,7 @@ def evaluate(
         table,
         write_records,
     )
-    from .evaluation.suite import Bench, check_judge
+    from .evaluation.suite import Evaluator, check_judge
     from .inference.pipeline import Pipeline
     from .training.data import open_dataset
 
@@ -528,11 +528,11 @@ def evaluate(
     left = {n: command for n, command in commands.items() if command not in known}
     if left:
         with progress_bars() as report:
-            bench = Bench(open_dataset(data, styles), options, report)
-            real = bench.floor(records, report)
+            evaluator = Evaluator(open_dataset(data, styles), options, report)
+            real = evaluator.floor(records, report)
     for n, command in left.items():
         with progress_bars() as report:
-            measured = bench.measure(pipeline, n, name, command, report)
+            measured = evaluator.measure(pipeline, n, name, command, report)
         before = read_records(output) if output.exists() else []  # others may have added theirs
         records = merge(before, [*real, *measured])
         write_records(output, records)

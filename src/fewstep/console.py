@@ -20,7 +20,7 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-from .inference.budget import Way
+from .inference.budget import PredictedLatency
 from .text import plain
 from .training.log import Alarm, StepLog
 
@@ -179,7 +179,7 @@ def _backends(found: Forecast) -> Table:
     for m in sorted(found.measured, key=lambda m: m.ms):
         if m.name == found.plan.backend:
             row, said = "green", "taken: the fastest of those that draw eager's pictures"
-        elif m.name in {way.rung.backend for way in found.ways}:
+        elif m.name in {way.quality.backend for way in found.latencies}:
             row, said = "", "nearly the same pictures: only where the target would be missed"
         elif m.exact:
             row, said = "", "the reference" if m.name == "eager" else "the same pictures, slower"
@@ -195,36 +195,36 @@ def _ways(found: Forecast) -> Table:
     """Step counts and sizes, each travelling as well as the target allows."""
     table = Table("steps", "size", "travels as", "end to end", "a second", "", box=None, padding=(0, 2),
                   title=f"what fits into {found.target_ms:.3g} ms", title_justify="left", title_style="bold")  # fmt: skip
-    rows: dict[tuple[int, int, str], list[Way]] = {}
-    for way in found.ways:
-        rows.setdefault((way.rung.size, way.rung.steps, way.rung.backend), []).append(way)
+    rows: dict[tuple[int, int, str], list[PredictedLatency]] = {}
+    for way in found.latencies:
+        rows.setdefault((way.quality.size, way.quality.steps, way.quality.backend), []).append(way)
     for same in rows.values():
         fitting = [way for way in same if way.total_ms <= found.target_ms]
-        way = found.way if found.way in same else (fitting or [min(same, key=lambda w: w.total_ms)])[0]
+        way = found.chosen if found.chosen in same else (fitting or [min(same, key=lambda w: w.total_ms)])[0]
         served = way.total_ms - way.stages_ms["wire"]
         fits = way.total_ms <= found.target_ms
         said = "fits" if fits else f"{way.total_ms - found.target_ms:.3g} ms too long"
-        if fits and way is found.way:
+        if fits and way is found.chosen:
             said = "what will be drawn" + (f", giving up {' and '.join(found.plan.shed)}" if found.plan.shed else "")
-        style = "green" if fits and way is found.way else "" if fits else "dim"
-        cells = (str(way.rung.steps), f"{way.rung.size} px", way.rung.encoder, f"{way.total_ms:.1f} ms")
+        style = "green" if fits and way is found.chosen else "" if fits else "dim"
+        cells = (str(way.quality.steps), f"{way.quality.size} px", way.quality.encoder, f"{way.total_ms:.1f} ms")
         table.add_row(*cells, f"{1000 / served:.0f}", said, style=style)
     return table
 
 
 def _stages(found: Forecast) -> Table:
     """Where the time of the planned way goes, against the target."""
-    rung = found.way.rung
-    title = f"where the time goes (steps: {rung.steps}, {rung.size} px, {rung.backend}, {rung.encoder})"
+    quality = found.chosen.quality
+    title = f"where the time goes (steps: {quality.steps}, {quality.size} px, {quality.backend}, {quality.encoder})"
     table = Table(box=None, show_header=False, title=title, title_justify="left", title_style="bold", padding=(0, 2))
-    whole = max(found.target_ms, found.way.total_ms)
-    for stage, ms in found.way.stages_ms.items():
+    whole = max(found.target_ms, found.chosen.total_ms)
+    for stage, ms in found.chosen.stages_ms.items():
         if ms:
             table.add_row(stage.replace("_", " "), f"{ms:.2f} ms", Text("█" * max(1, round(40 * ms / whole)), "cyan"))
-    left = found.target_ms - found.way.total_ms
+    left = found.target_ms - found.chosen.total_ms
     said, style = ("left", "green") if left >= 0 else ("over", "red")
     table.add_row(said, f"{abs(left):.2f} ms", Text("░" * max(1, round(40 * abs(left) / whole)), style), style=style)
-    if not found.way.stages_ms["wire"]:
+    if not found.chosen.stages_ms["wire"]:
         table.caption = "the way to the user and back is not in it: --wire 20ms counts it"
     return table
 

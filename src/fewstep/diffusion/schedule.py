@@ -44,7 +44,7 @@ def add_noise(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> 
     return match_dims(schedule.alpha(t), x0) * x0 + match_dims(schedule.sigma(t), x0) * noise
 
 
-class ByTime:
+class CachedCoefficients:
     """A pair of coefficients for whoever visits few times again and again: computed once a time, then looked up."""
 
     def __init__(self, pair: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
@@ -65,11 +65,11 @@ class ByTime:
         return self._known[key]
 
 
-class Remembered:
+class CachedSchedule:
     """A schedule of which each coefficient is computed once, then looked up."""
 
     def __init__(self, schedule: NoiseSchedule) -> None:
-        self.at = ByTime(lambda t: (schedule.alpha(t), schedule.sigma(t)))
+        self.at = CachedCoefficients(lambda t: (schedule.alpha(t), schedule.sigma(t)))
         """Both at once."""
         self._schedule = schedule
 

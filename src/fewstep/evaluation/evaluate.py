@@ -50,7 +50,7 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredModel:
     """What is measured, as its records name it."""
 
     model: str
@@ -157,7 +157,7 @@ def evaluate(
     concepts: Sequence[int],
     reference: Reference,
     judge: Judge,
-    subject: Subject,
+    measured: MeasuredModel,
     options: EvaluateOptions = EvaluateOptions(),
     *,
     gallery: Reference | None = None,
@@ -171,7 +171,7 @@ def evaluate(
     """
     check_impartial(judge.name, discriminator_features)
     media = draw_all(draw, prompts, options, reference.size, progress)
-    return measure(media, prompts, concepts, reference, judge, subject, options, gallery=gallery, progress=progress)
+    return measure(media, prompts, concepts, reference, judge, measured, options, gallery=gallery, progress=progress)
 
 
 def measure(
@@ -180,7 +180,7 @@ def measure(
     concepts: Sequence[int],
     reference: Reference,
     judge: Judge,
-    subject: Subject,
+    measured: MeasuredModel,
     options: EvaluateOptions = EvaluateOptions(),
     *,
     gallery: Reference | None = None,
@@ -201,7 +201,7 @@ def measure(
     found |= {f"{name}_ratio": _mean(values, clusters) for name, values in sharp.items()}
     if len(options.seeds) > 1:
         found |= _variety(seen, of_prompt)
-    return _records(found, subject, options, prompts, judge, reference, gallery)
+    return _records(found, measured, options, prompts, judge, reference, gallery)
 
 
 def floor(reference: Reference, n: int, progress: Progress | None = None) -> list[MetricRecord]:
@@ -359,7 +359,7 @@ def _variety(seen: Tensor, of_prompt: Tensor) -> dict[str, Figure]:
 
 
 def _records(
-    found: dict[str, Figure], subject: Subject, options: EvaluateOptions, prompts: Sequence[str],
+    found: dict[str, Figure], measured: MeasuredModel, options: EvaluateOptions, prompts: Sequence[str],
     judge: Judge, reference: Reference, gallery: Reference,
 ) -> list[MetricRecord]:  # fmt: skip
     dataset = reference.fingerprint
@@ -369,8 +369,8 @@ def _records(
 
     def record(metric: str, at: Interval, n: int, interval: str, **more: Any) -> MetricRecord:
         return MetricRecord(
-            subject.model, subject.steps, metric, at.value, at.low, at.high, n, len(options.seeds),
-            guidance=subject.guidance, command=subject.command, interval=interval, **more,
+            measured.model, measured.steps, metric, at.value, at.low, at.high, n, len(options.seeds),
+            guidance=measured.guidance, command=measured.command, interval=interval, **more,
         )  # fmt: skip
 
     looked = {"features": f"{judge.name}@{judge.fingerprint}", "resizer": judge.resizer, "prompts": hashed}
@@ -387,12 +387,12 @@ def _records(
         )
         for name, figure in found.items()
     ]
-    if subject.latency_ms:
-        times = torch.tensor(list(subject.latency_ms), dtype=torch.float64)
+    if measured.latency_ms:
+        times = torch.tensor(list(measured.latency_ms), dtype=torch.float64)
         at = median_interval(times, _rng(options, "latency_ms"))
-        records.append(record("latency_ms", at, len(times), "bootstrap", device=subject.device))
-    if subject.nfe is not None:
-        records.append(record("nfe", Interval(*[float(subject.nfe)] * 3), drawn, "none"))
+        records.append(record("latency_ms", at, len(times), "bootstrap", device=measured.device))
+    if measured.nfe is not None:
+        records.append(record("nfe", Interval(*[float(measured.nfe)] * 3), drawn, "none"))
     return records
 
 

@@ -19,9 +19,9 @@ from ..ranges import Count, Counts, Range, Seeds
 from ..tensors import Media
 from .evaluate import (
     EvaluateOptions,
+    MeasuredModel,
     Progress,
     Reference,
-    Subject,
     check_enough,
     check_impartial,
     draw_all,
@@ -103,7 +103,7 @@ def asked(train: Dataset, options: Options) -> list[int]:
     return [left[k] for k in spread(options.prompts, len(left))]
 
 
-class Bench:
+class Evaluator:
     """Judges and real pictures, looked at once and used for every model."""
 
     def __init__(self, dataset: Dataset, options: Options = Options(), progress: Progress | None = None) -> None:
@@ -153,7 +153,7 @@ class Bench:
         card = pipeline.card
         check_judge(self.options, card)
         guidance = 1.0 if card.role == "student" else card.guidance_scale
-        subject = Subject(
+        subject = MeasuredModel(
             model=name or card.method if card.role == "student" else name or "teacher",
             steps=steps,
             guidance=guidance,

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion import prediction, sampler
-from ..diffusion.schedule import ByTime
+from ..diffusion.schedule import CachedCoefficients
 from ..parts.codec import Codec
 from ..parts.denoiser import Denoiser
 from ..tensors import Conditioning, Latents, Time, exactly
@@ -136,7 +136,9 @@ def compile_denoiser(backend: Backend, denoiser: Denoiser, x_t: Latents, cond: C
     """A drop-in for ``denoiser`` on inputs of exactly these shapes."""
     present = fields_of(denoiser, cond)
     schedule = denoiser.schedule
-    coefficients = ByTime(lambda t: prediction.coefficients(denoiser.kind, schedule.alpha(t), schedule.sigma(t)))
+    coefficients = CachedCoefficients(
+        lambda t: prediction.coefficients(denoiser.kind, schedule.alpha(t), schedule.sigma(t))
+    )
 
     def inputs(x_t: Latents, t: Time, cond: Conditioning) -> tuple[Tensor, ...]:
         return (x_t, exactly(t), *coefficients(t), *(getattr(cond, name) for name in present))

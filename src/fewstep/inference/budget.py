@@ -1,6 +1,6 @@
 """The latency budget: what may be spent on a picture so that it is there in time. Pure: the same facts, the same plan.
 
-The user states an end-to-end target first. Choices stand on a ladder, best first; the plan is the best rung whose
+The user states an end-to-end target first. Choices stand on a ladder, best first; the plan is the best quality whose
 predicted time fits. What is given up, in this order, as little of it as will do:
 
 1. ``encoder``  how the picture travels (PNG, then WebP, then JPEG): nobody sees it
@@ -9,7 +9,7 @@ predicted time fits. What is given up, in this order, as little of it as will do
 4. ``size``     pixels
 
 Each thing given up earlier is taken back before the next is touched (an odometer, ``encoder`` its fastest wheel). The
-plan sheds when the target has been missed for ``patience_s``, and takes back when a better rung has fitted with room to
+plan sheds when the target has been missed for ``patience_s``, and takes back when a better quality has fitted with room to
 spare for ``hold_s``. Each time that taking back proves too early ``hold_s`` doubles, and only a plan that was taken back
 and stood for ``settled_s`` halves it again: attempts die out, so the picture never flips between two qualities. What the
 wire would take for another encoding is `Link`'s estimate.
@@ -36,11 +36,11 @@ class Budget:
     target_ms: float
     """End to end: from the moment something changes on the user's screen to the new picture on it."""
     room: float = 0.85
-    """A better rung must fit into this share of the target before it is taken."""
+    """A better quality must fit into this share of the target before it is taken."""
     patience_s: float = 0.25
     """The target must be missed for this long before anything is shed."""
     hold_s: float = 1.5
-    """A better rung must fit for this long before it is taken."""
+    """A better quality must fit for this long before it is taken."""
     longest_hold_s: float = 86400.0
     """``hold_s`` doubles up to this."""
     settled_s: float = 600.0
@@ -67,7 +67,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Rung:
+class QualityLevel:
     """One way to draw."""
 
     steps: int
@@ -93,49 +93,49 @@ class Plan:
     level: int = 0
     """Place on the ladder; 0 is the best."""
     since: float = 0.0
-    """When this rung was taken."""
+    """When this quality was taken."""
     missing_since: float | None = None
     """Since when the target has been missed."""
     better_since: float | None = None
-    """Since when a better rung would fit."""
+    """Since when a better quality would fit."""
     hold_s: float = 0.0
-    """How long a better rung has to fit now; grows when taking back was too early."""
+    """How long a better quality has to fit now; grows when taking back was too early."""
     took_back: bool = False
-    """Whether this rung was reached by taking back."""
+    """Whether this quality was reached by taking back."""
     changes: int = field(default=0, compare=False)
-    """How often the rung has changed."""
+    """How often the quality has changed."""
 
 
 @lru_cache(256)
-def ladder(choices: Choices) -> tuple[Rung, ...]:
+def ladder(choices: Choices) -> tuple[QualityLevel, ...]:
     """Every way to draw, best first."""
     everything = itertools.product(choices.sizes, choices.steps, choices.backends, choices.encoders)
-    return tuple(Rung(steps, size, backend, encoder) for size, steps, backend, encoder in everything)
+    return tuple(QualityLevel(steps, size, backend, encoder) for size, steps, backend, encoder in everything)
 
 
-def predict(rung: Rung, timings: Timings, with_picture: bool = False) -> dict[str, float]:
+def predict(quality: QualityLevel, timings: Timings, with_picture: bool = False) -> dict[str, float]:
     """Milliseconds by stage for one way to draw, under the load of now."""
-    costs, size = timings.costs, rung.size
+    costs, size = timings.costs, quality.size
     stages = {
         "decode": costs.decode * timings.factor("decode") if with_picture else 0.0,
         "text": timings.text_ms,
         "codec_in": costs.codec_in.get(size, 0.0) * timings.factor("codec_in") if with_picture else 0.0,
-        "network": rung.steps * costs.network[rung.backend, size] * timings.factor("network"),
+        "network": quality.steps * costs.network[quality.backend, size] * timings.factor("network"),
         "codec_out": costs.codec_out[size] * timings.factor("codec_out"),
         "watermark": costs.watermark.get(size, 0.0) * timings.factor("watermark"),
-        "encode": costs.encode[rung.encoder, size] * timings.factor("encode"),
+        "encode": costs.encode[quality.encoder, size] * timings.factor("encode"),
         "other": costs.other.get(size, 0.0) * timings.factor("other"),
     }
     served = sum(stages.values())
-    stages |= {"wait": served * timings.wait_ratio, "wire": timings.wire_ms.get((rung.encoder, size), 0.0)}
+    stages |= {"wait": served * timings.wait_ratio, "wire": timings.wire_ms.get((quality.encoder, size), 0.0)}
     return {name: stages[name] for name in STAGES}
 
 
 @dataclass(frozen=True)
-class Way:
-    """A rung, and where its time would go."""
+class PredictedLatency:
+    """A quality, and where its time would go."""
 
-    rung: Rung
+    quality: QualityLevel
     stages_ms: Mapping[str, float]
     """By the names of STAGES."""
 
@@ -145,13 +145,13 @@ class Way:
         return sum(self.stages_ms.values())
 
 
-def ways(choices: Choices, timings: Timings, with_picture: bool = False) -> list[Way]:
+def latencies(choices: Choices, timings: Timings, with_picture: bool = False) -> list[PredictedLatency]:
     """Every way to draw, best first, as `predict` sees it: for people."""
-    return [Way(rung, predict(rung, timings, with_picture)) for rung in ladder(choices)]
+    return [PredictedLatency(quality, predict(quality, timings, with_picture)) for quality in ladder(choices)]
 
 
-def totals(rungs: Sequence[Rung], timings: Timings, with_picture: bool = False) -> list[float]:
-    """`predict`, summed, for many rungs: a plan is made for every picture, so this does no work twice."""
+def totals(qualities: Sequence[QualityLevel], timings: Timings, with_picture: bool = False) -> list[float]:
+    """`predict`, summed, for many qualities: a plan is made for every picture, so this does no work twice."""
     costs, factor = timings.costs, timings.factor
     slow = {stage: factor(stage) for stage in ("network", "codec_in", "codec_out", "watermark", "encode", "other")}
     same = timings.text_ms + (costs.decode * factor("decode") if with_picture else 0.0)
@@ -161,7 +161,7 @@ def totals(rungs: Sequence[Rung], timings: Timings, with_picture: bool = False) 
         + costs.codec_out[size] * slow["codec_out"]
         + costs.watermark.get(size, 0.0) * slow["watermark"]
         + costs.other.get(size, 0.0) * slow["other"]
-        for size in {rung.size for rung in rungs}
+        for size in {quality.size for quality in qualities}
     }
     waiting = 1 + timings.wait_ratio
     return [
@@ -172,7 +172,7 @@ def totals(rungs: Sequence[Rung], timings: Timings, with_picture: bool = False) 
             + r.steps * costs.network[r.backend, r.size] * slow["network"]
             + costs.encode[r.encoder, r.size] * slow["encode"]
         )
-        for r in rungs
+        for r in qualities
     ]
 
 
@@ -185,44 +185,46 @@ def plan(
     with_picture: bool = False,
 ) -> Plan:
     """The plan for the next picture; ``previous`` is the one before it, made from the same choices."""
-    rungs = ladder(choices)
-    costs = totals(rungs, timings, with_picture)
+    qualities = ladder(choices)
+    costs = totals(qualities, timings, with_picture)
     if previous is None:
-        level = _first(costs, range(len(rungs)), budget.target_ms * budget.room)
-        return _at(budget, choices, rungs, costs, Plan(0, 0, "", "", 0, True, hold_s=budget.hold_s, since=now), level)
-    state = replace(previous, level=min(previous.level, len(rungs) - 1))
+        level = _first(costs, range(len(qualities)), budget.target_ms * budget.room)
+        return _at(
+            budget, choices, qualities, costs, Plan(0, 0, "", "", 0, True, hold_s=budget.hold_s, since=now), level
+        )
+    state = replace(previous, level=min(previous.level, len(qualities) - 1))
     if costs[state.level] > budget.target_ms:
-        return _missing(budget, choices, rungs, costs, state, now)
-    return _meeting(budget, choices, rungs, costs, state, now)
+        return _missing(budget, choices, qualities, costs, state, now)
+    return _meeting(budget, choices, qualities, costs, state, now)
 
 
 def best(budget: Budget, choices: Choices, timings: Timings, with_picture: bool = False) -> Plan:
     """The plan that sheds nothing, whatever it takes."""
-    rungs = ladder(choices)
-    costs = totals(rungs[:1], timings, with_picture)
-    return _at(budget, choices, rungs, costs, Plan(0, 0, "", "", 0, True), 0)
+    qualities = ladder(choices)
+    costs = totals(qualities[:1], timings, with_picture)
+    return _at(budget, choices, qualities, costs, Plan(0, 0, "", "", 0, True), 0)
 
 
 def _missing(
-    budget: Budget, choices: Choices, rungs: Sequence[Rung], costs: Sequence[float], state: Plan, now: float
+    budget: Budget, choices: Choices, qualities: Sequence[QualityLevel], costs: Sequence[float], state: Plan, now: float
 ) -> Plan:
     """The target is missed: shed, if it has been for long enough and there is something to shed."""
     since = now if state.missing_since is None else state.missing_since
     state = replace(state, missing_since=since, better_since=None)
     level = state.level
     if now - since >= budget.patience_s:
-        level = _first(costs, range(state.level + 1, len(rungs)), budget.target_ms)
+        level = _first(costs, range(state.level + 1, len(qualities)), budget.target_ms)
         if costs[level] > budget.target_ms and costs[level] >= costs[state.level] * budget.room:
             level = state.level
     if level == state.level:
-        return _at(budget, choices, rungs, costs, state, level)
+        return _at(budget, choices, qualities, costs, state, level)
     hold_s = min(2 * state.hold_s, budget.longest_hold_s) if state.took_back else state.hold_s
     moved = replace(state, since=now, missing_since=None, hold_s=hold_s, took_back=False, changes=state.changes + 1)
-    return _at(budget, choices, rungs, costs, moved, level)
+    return _at(budget, choices, qualities, costs, moved, level)
 
 
 def _meeting(
-    budget: Budget, choices: Choices, rungs: Sequence[Rung], costs: Sequence[float], state: Plan, now: float
+    budget: Budget, choices: Choices, qualities: Sequence[QualityLevel], costs: Sequence[float], state: Plan, now: float
 ) -> Plan:
     """The target is met: take something back, if it would have fitted for long enough."""
     if state.took_back and now - state.since >= budget.settled_s:
@@ -230,12 +232,12 @@ def _meeting(
     state = replace(state, missing_since=None)
     fitting = [i for i in range(state.level) if costs[i] <= budget.target_ms * budget.room]
     if not fitting:
-        return _at(budget, choices, rungs, costs, replace(state, better_since=None), state.level)
+        return _at(budget, choices, qualities, costs, replace(state, better_since=None), state.level)
     since = now if state.better_since is None else state.better_since
     if now - since < state.hold_s:
-        return _at(budget, choices, rungs, costs, replace(state, better_since=since), state.level)
+        return _at(budget, choices, qualities, costs, replace(state, better_since=since), state.level)
     moved = replace(state, since=now, better_since=None, took_back=True, changes=state.changes + 1)
-    return _at(budget, choices, rungs, costs, moved, fitting[0])
+    return _at(budget, choices, qualities, costs, moved, fitting[0])
 
 
 def _first(costs: Sequence[float], levels: Sequence[int], limit_ms: float) -> int:
@@ -247,17 +249,17 @@ def _first(costs: Sequence[float], levels: Sequence[int], limit_ms: float) -> in
 
 
 def _at(
-    budget: Budget, choices: Choices, rungs: Sequence[Rung], costs: Sequence[float], state: Plan, level: int
+    budget: Budget, choices: Choices, qualities: Sequence[QualityLevel], costs: Sequence[float], state: Plan, level: int
 ) -> Plan:
-    rung, best = rungs[level], rungs[0]
-    shed = tuple(name for name in SHED_ORDER if getattr(rung, name) != getattr(best, name))
+    quality, best = qualities[level], qualities[0]
+    shed = tuple(name for name in SHED_ORDER if getattr(quality, name) != getattr(best, name))
     expected = costs[level]
     return replace(
         state,
-        steps=rung.steps,
-        size=rung.size,
-        backend=rung.backend,
-        encoder=rung.encoder,
+        steps=quality.steps,
+        size=quality.size,
+        backend=quality.backend,
+        encoder=quality.encoder,
         level=level,
         shed=shed,
         expected_ms=expected,

@@ -19,7 +19,7 @@ from .. import pretrained
 from ..bundle import Card, card_of
 from ..diffusion import sampler
 from ..diffusion.guidance import guide
-from ..diffusion.schedule import Remembered
+from ..diffusion.schedule import CachedSchedule
 from ..parts.conditioner import Unread, UnreadWarning
 from ..parts.denoiser import Student, noise_to
 from ..ranges import Dtype, check_device
@@ -76,7 +76,7 @@ class Pipeline:
         self.denoise: Denoise = denoise or model.denoiser
         self._encoded: Cache[str, Conditioning] = Cache(PROMPTS_BYTES)
         self._null: Conditioning | None = None
-        self._schedule = Remembered(model.denoiser.schedule)
+        self._schedule = CachedSchedule(model.denoiser.schedule)
         weight = next(model.denoiser.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         """Where it draws, and the numbers of its networks."""

@@ -12,7 +12,7 @@ import tyro
 from ... import bundle
 from ...bundle import Card
 from ...inference.backend import Measured
-from ...inference.budget import Budget, Plan, Way, milliseconds, plan, ways
+from ...inference.budget import Budget, Plan, PredictedLatency, latencies, milliseconds, plan
 from ...inference.pipeline import Pipeline
 from ...inference.timings import Timings
 from ...ranges import Range, Sides, Threads
@@ -56,7 +56,7 @@ class Forecast:
     card: Card
     plan: Plan
     """What would be drawn with."""
-    ways: Sequence[Way]
+    latencies: Sequence[PredictedLatency]
     """Every way, best first."""
     target_ms: float
     measured: Sequence[Measured]
@@ -65,9 +65,9 @@ class Forecast:
     """Backends that could not be tried, and why."""
 
     @property
-    def way(self) -> Way:
+    def chosen(self) -> PredictedLatency:
         """The planned one."""
-        return self.ways[self.plan.level]
+        return self.latencies[self.plan.level]
 
     @property
     def advice(self) -> str:
@@ -85,10 +85,10 @@ class Forecast:
         """One sentence that says why the target cannot be met and which can; empty where it can."""
         if self.plan.fits:
             return ""
-        best = min(self.ways, key=lambda way: way.total_ms)
+        best = min(self.latencies, key=lambda way: way.total_ms)
         said = (
-            f"nothing fits into {self.target_ms:.3g} ms here: the quickest way (steps: {best.rung.steps}, {best.rung.size} px, "
-            f"{best.rung.backend}, {best.rung.encoder}) takes {best.total_ms:.3g} ms"
+            f"nothing fits into {self.target_ms:.3g} ms here: the quickest way (steps: {best.quality.steps}, "
+            f"{best.quality.size} px, {best.quality.backend}, {best.quality.encoder}) takes {best.total_ms:.3g} ms"
         )
         if self.card.role != "student":
             return f"{said}, and {self.advice}"
@@ -112,6 +112,6 @@ def forecast(options: ForecastOptions, report: Report) -> Forecast:
     wires = dict.fromkeys(engine.costs.sent, wire_ms)
     timings = Timings(engine.costs, wire_ms=wires, text_ms=0.0 if with_picture else engine.costs.text)
     planned = plan(budget, choices, timings, with_picture=with_picture)
-    every = ways(choices, timings, with_picture)
+    every = latencies(choices, timings, with_picture)
     found = (planned, every, budget.target_ms, engine.measured, engine.left_out)
     return Forecast(options.model, pipeline.card, *found)

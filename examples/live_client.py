@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 import fewstep
-from fewstep.server.client import ServerError
+from fewstep.client import ServerError
 
 SECONDS, A_SECOND = 4.0, 15
 

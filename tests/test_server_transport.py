@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import socket
 import struct
 import time
@@ -66,13 +67,16 @@ def raw(server: Server, source: tuple[str, int] | None = None, window: int = 0) 
     return made
 
 
+UPGRADE = (
+    f"Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n"
+)
+HANDSHAKE = f"GET /v1/stream HTTP/1.1\r\n{UPGRADE}Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n".encode()
+
+
 def raw_live(server: Server, **options: Any) -> socket.socket:
     made = raw(server, **options)
-    key = base64.b64encode(bytes(16)).decode()
-    made.sendall(
-        f"GET /v1/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n".encode()
-    )
+    made.sendall(HANDSHAKE)
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         byte = made.recv(1)
@@ -140,6 +144,25 @@ def test_a_flood_of_frames_is_cut_off_after_a_few(server: Server, flood: bytes, 
     assert most * 0.9 < len(parsed) < most + 60 * LIMITS.frames_per_s
     assert len(parsed) < 20_000
     assert get(server).status_code == 200
+
+
+def test_who_is_cut_off_while_an_answer_is_on_its_way_fills_no_log(server: Server):
+    """The application still speaks, to a connection that was ended beneath it."""
+    written: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: written.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("uvicorn.error").addHandler(handler)
+    flood = frame(BINARY, pack({"type": "stats"})) * 3 + frame(PING) * 1000
+    try:
+        for _ in range(10):
+            with raw_live(server) as made:
+                with contextlib.suppress(OSError):  # ended while we send
+                    made.sendall(flood)
+                ended(made)
+        until(lambda: server.studio.room.inside == 0)
+    finally:
+        logging.getLogger("uvicorn.error").removeHandler(handler)
+    assert written == []
 
 
 def test_a_ping_is_answered_only_to_those_who_read():
@@ -279,11 +302,7 @@ def test_what_is_no_http_is_told_so_in_the_one_form(server: Server, junk: bytes)
 def test_a_handshake_that_fails_is_answered_in_the_one_form(server: Server, path: str, more: str, status: int):
     """Also where HTTP's parser took the head and the WebSocket's does not: nobody waits, and no connection stays."""
     with raw(server) as made:
-        made.sendall(
-            f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\nSec-WebSocket-Version: 13\r\n"
-            f"{more}\r\n".encode("latin-1")
-        )
+        made.sendall(f"GET {path} HTTP/1.1\r\n{UPGRADE}{more}\r\n".encode("latin-1"))
         found, error = answer(ended(made))
         assert found in (status, 400 if status in (414, 431) else status), "older parsers have one number for all"
         assert error["code"] == ("not_found" if status == 404 else "invalid")

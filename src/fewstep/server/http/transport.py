@@ -20,6 +20,7 @@ from typing import Any
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import ProtocolError as BrokenFrame
 from websockets.frames import Frame, Opcode
@@ -291,6 +292,7 @@ class Live(WebSocketsSansIOProtocol):
         self._looked_s = 0.0
         frames = self.conn = Frames(max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error"))
         frames.judge, frames.may_answer = self._judge, self.writable.is_set
+        self._over = False
         self.frames_read = frames
 
     def connection_made(self, transport: Any) -> None:
@@ -336,6 +338,20 @@ class Live(WebSocketsSansIOProtocol):
         self.lines.note_cut()
         self.frames_read.refuse(code, why)
         self.handle_parser_exception()
+
+    def handle_parser_exception(self) -> None:
+        """Say goodbye to a client that broke the rules."""
+        self._over = True
+        super().handle_parser_exception()
+
+    async def send(self, message: Any) -> None:
+        """What the application still says after that is said to nobody, as if the client had gone, and is nothing for the log."""
+        try:
+            await super().send(message)
+        except RuntimeError:
+            if not self._over:
+                raise
+            raise ClientDisconnected from None
 
     def check(self, now: float) -> None:
         """Cut the connection off where its client is late: with reading, or with the rest of a message."""

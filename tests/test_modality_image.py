@@ -383,3 +383,11 @@ def test_heic() -> None:
     assert media.shape == (3, 96, 64)
     assert media[:, :40].max() < -0.8
     assert media[:, 56:].min() > 0.8, "turned a quarter: what was on the right is below"
+
+
+@pytest.mark.parametrize(("brand", "kind"), [(b"avif", "AVIF"), (b"heic", "HEIF")])
+def test_a_format_that_is_not_taken_is_no_damaged_file(brand: bytes, kind: str):
+    """Where only some formats may be decoded, as on a server, the others are named."""
+    whole = b"\0\0\0\x1cftyp" + brand + bytes(200)
+    with pytest.raises(ValueError, match=f"{kind} is not taken here; save it as PNG, JPEG or WebP"):
+        image.load(whole, formats=("PNG", "JPEG", "WEBP"))

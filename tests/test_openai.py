@@ -239,7 +239,11 @@ def test_an_edit_comes_in_json_too_with_base64_of_every_spelling(served: Any):
 @pytest.mark.parametrize(
     ("kind", "body", "said"),
     [
-        ("application/json", b"{", "no form"),
+        ("application/json", b"{", "not valid JSON"),
+        ("application/json", b'{"n": ' + b"9" * 5000 + b"}", "too many digits"),
+        ("application/json", b"[" * 100_000, "nested too deeply"),
+        ("application/json", b'{"prompt": "\xff"}', "not UTF-8"),
+        ("application/json", b"[]", "no form"),
         ("application/json", b'{"image": "http://127.0.0.1/x.png", "prompt": ""}', "the picture itself"),
         ("text/plain", b"x", "no form"),
         ("multipart/form-data", b"x", "no boundary"),
@@ -252,6 +256,8 @@ def test_an_edit_comes_in_json_too_with_base64_of_every_spelling(served: Any):
          "not in UTF-8"),
         ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na cat\r\n--b--',
          "the image is missing"),
+        ("multipart/form-data; boundary=b", b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n' * 2 + b"--b--",
+         "'prompt' came more than once"),
     ],
 )  # fmt: skip
 def test_broken_forms_are_told_what_is_wrong(served: Any, kind: str, body: bytes, said: str):
@@ -259,6 +265,14 @@ def test_broken_forms_are_told_what_is_wrong(served: Any, kind: str, body: bytes
     answer = httpx.post(f"{options(served)['base_url']}/images/edits", content=body, headers=headers)
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
+
+
+def test_a_variation_takes_no_mask_and_says_so(served: Any):
+    url, key = options(served)["base_url"], {"authorization": f"Bearer {TOKEN}"}
+    files = {"image": photo(32, 32), "mask": photo(32, 32, with_hole(32, 32))}
+    answer = httpx.post(f"{url}/images/variations", files=files, headers=key, timeout=60)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "mask")
+    assert "use /v1/images/edits" in answer.json()["error"]["message"]
 
 
 def test_files_pass_through_a_form_as_they_are():

@@ -447,6 +447,10 @@ def test_a_single_picture_from_a_picture(server: Server):
         ({"mask": base64.b64encode(encoded_photo()).decode()}, 400, "mask"),
         ({"unknown": 1}, 422, "invalid"),
         ({"seed": "seven"}, 422, "invalid"),
+        ({"seed": True}, 422, "invalid"),
+        ({"steps": True}, 422, "invalid"),
+        ({"blend": True, "blend_prompt": "a dog"}, 422, "invalid"),
+        ({"strength": False}, 422, "invalid"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(server: Server, body: dict, status: int, code: str):
@@ -510,6 +514,7 @@ NINES = "9" * 5000
         ("GET", "/v1/models", {"Origin": b"\xff://"}, None, 403),
         ("GET", "/v1/models", {"Origin": "x" * 20_000}, None, 403),
         ("GET", "/v1/models", {"Host": "[::1"}, None, 403),
+        ("GET", "/v1/models", {"Host": ""}, None, 403),
         ("GET", "/v1/models", {"Host": "evil.org@localhost"}, None, 403),
         ("GET", "/v1/models", {"Host": "localhost/evil"}, None, 403),
         ("GET", "/v1/models", {"Authorization": b"Bearer \xff\xfe"}, None, 200),
@@ -520,8 +525,10 @@ NINES = "9" * 5000
         ("GET", "/" + "x" * 20_000, {}, None, 404),
         ("POST", "/v1/images/generations", {}, {"prompt": "a cat", "size": f"{NINES}x{NINES}"}, 400),
         ("POST", "/v1/images/generations", {}, {"prompt": "a cat", "n": 10**400}, 400),
+        ("POST", "/v1/images/generations", {}, {"prompt": "a cat", "n": True}, 422),
+        ("POST", "/v1/images/generations", {}, {"prompt": "a cat", "output_compression": True}, 422),
     ],
-    ids=range(14),
+    ids=range(17),
 )  # fmt: skip
 def test_odd_headers_paths_and_numbers_are_refused_and_break_nothing(
     server: Server, method, path, headers, body, status
@@ -531,6 +538,23 @@ def test_odd_headers_paths_and_numbers_are_refused_and_break_nothing(
     assert len(answer.content) < 2000
     if status != 200:
         assert len(answer.json()["error"]["message"]) > 10
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({"Host": ""}, "names no host"),
+        ({"Host": "studio.example"}, "is not known here"),
+        ({"Origin": "http://[::1/x"}, "is no origin of a page"),
+        ({"Origin": "http://example.org"}, "start it with --origins http://example.org"),
+        ({"Origin": "null"}, "start it with --origins null"),
+    ],
+)
+def test_advice_that_is_given_can_be_taken(server: Server, headers: dict, said: str):
+    """What is no origin could not be given to ``--origins`` either, and "None" is no host's name."""
+    answer = httpx.get(f"{server.url}/v1/models", headers=headers, timeout=60)
+    assert answer.status_code == 403
+    assert said in answer.json()["error"]["message"]
 
 
 def test_head_is_get_without_its_body(server: Server):
@@ -778,8 +802,10 @@ def test_malformed_messages_are_answered_and_end_after_twenty(server: Server):
         (b'{"type":"draw","parts":[{"name":"' + b"n" * 16_200 + b'","mime":"image/png","bytes":9}]}', "truncated"),
         (b'{"type":"draw","task":"image","parts":[{"name":"image","mime":"\\ud800' + b"m" * 16_200 + b'","bytes":0}]}',
          "picture"),
+        (b'{"type":"draw","task":"image","parts":[{"name":"image","mime":"image/png","bytes":0},'
+         b'{"name":"image","mime":"image/png","bytes":0}]}', "parts"),
     ],
-    ids=range(10),
+    ids=range(11),
 )  # fmt: skip
 def test_what_is_echoed_can_always_be_sent(server: Server, header: bytes, code: str):
     """The answer says what is wrong, however odd what it repeats is, and the session goes on."""
@@ -828,6 +854,11 @@ def test_a_flood_is_throttled_and_spoils_nothing(server: Server):
         for number in range(1, 500):
             ws.send(pack({"type": "seen", "id": number, "glass_ms": 1.0}))  # cheap: a flood also on a slow machine
         until(lambda: server.studio.metrics.total("throttled") > before)
+        said = unpack(ws.recv(60)).header
+        assert (said["type"], said["code"], said["id"]) == ("error", "too_many", None)
+        assert f"more than {server.studio.limits.messages_per_s:g} messages in a second: the rest is dropped" in said["message"]
+        with pytest.raises(TimeoutError):  # and once, however many are dropped
+            ws.recv(0.2)
         with fewstep.connect(server.url) as studio:
             assert studio.draw("a dog").seed == 0
 

@@ -141,7 +141,7 @@ def load(
     name = "picture" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _explained(name, lambda: _bytes(source))
     plain = _explained(name, lambda: look(data))
-    image = _explained(name, lambda: _open(plain.data, formats), data)
+    image = _explained(name, lambda: _open(plain.data, formats), data, formats)
     try:
         _explained(name, lambda: _check_header(name, image, min_side, max_pixels, max_side))
         _explained(name, image.load)
@@ -192,10 +192,12 @@ def _without_decoder(kind: str) -> str:
     return f"this Pillow cannot read {kind}: pip install --upgrade pillow, or save the picture as PNG"
 
 
-def _unknown(head: bytes) -> str:
-    """What to say of bytes that no decoder knows."""
+def _unknown(head: bytes, formats: Sequence[str]) -> str:
+    """What to say of bytes that no decoder of these ``formats`` knows."""
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     kind = "HEIF" if brand in HEIF_BRANDS else "AVIF" if brand in (b"avif", b"avis") else ""
+    if kind and kind not in formats:
+        return f"{kind} is not taken here; save it as PNG, JPEG or WebP"
     if kind:
         damaged = f"{kind} that cannot be decoded; the file is damaged, replace it"
         return damaged if kind in _installed_formats() else _without_decoder(kind)
@@ -210,7 +212,7 @@ class Refused(ValueError):
     """The same, with its name."""
 
 
-def _explained(name: str, decode: Callable[[], T], data: bytes = b"") -> T:
+def _explained(name: str, decode: Callable[[], T], data: bytes = b"", formats: Sequence[str] = FORMATS) -> T:
     """Turn whatever a decoder throws at a broken file (not only OSError) into one sentence."""
     try:
         return decode()
@@ -221,7 +223,7 @@ def _explained(name: str, decode: Callable[[], T], data: bytes = b"") -> T:
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: its header claims far too many pixels; make it smaller") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: {_unknown(data)}") from error
+        raise ValueError(f"{name}: {_unknown(data, formats)}") from error
     except MemoryError:
         raise
     except Exception as error:

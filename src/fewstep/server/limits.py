@@ -288,6 +288,8 @@ class Door:
         """
         if self.token or self.knows(host):  # whoever knows the token was given the address
             return None
+        if not host:
+            return "the request names no host: send a Host header, with the address that the server printed"
         return f"the host name {host!r:.100} is not known here: use the address the server printed, or --names"
 
     def knows(self, host: str | None) -> bool:
@@ -324,6 +326,8 @@ class Door:
         """
         if origin is None or self.invited(origin) or self._own(origin, host or ""):
             return None
+        if not ORIGIN.fullmatch(origin):
+            return f"{origin!r:.100} is no origin of a page: a browser sends scheme, name and port alone, or null"
         return f"pages from {origin:.100} may not use this server: start it with --origins {origin:.100} to allow them"
 
     def invited(self, origin: str | None) -> bool:

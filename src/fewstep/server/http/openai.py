@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from ..state import Studio
@@ -28,8 +28,8 @@ from ..wire.images import Pixels, decode
 from ..wire.protocol import MIMES, Ask, Message, Part, ProtocolError, error_body
 from .canvas import Canvas, Fit, hole, shaped
 from .forms import boundary_of, read_form
-from .middleware import sentence
-from .pictures import Encoder, drawn_file, failed, failed404, part_of, part_of_text
+from .middleware import sentence, unreadable
+from .pictures import Body, Encoder, drawn_file, failed, failed404, part_of, part_of_text
 
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 STRENGTH = 0.5
@@ -48,7 +48,7 @@ OPENAI_ONLY = {
 T = TypeVar("T", bound="ImagesRequest")
 
 
-class ImagesRequest(BaseModel):
+class ImagesRequest(Body):
     """What generations, edits and variations share."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
@@ -226,8 +226,12 @@ async def _given(http: Request) -> tuple[dict[str, Any], dict[str, list[Part]]]:
     if boundary is None:
         try:
             given = json.loads(body) if "json" in kind else None
-        except (ValueError, RecursionError):
-            given = None
+        except json.JSONDecodeError as error:
+            raise ProtocolError(
+                "form", f"the body is not valid JSON ({error.msg}): send an object, or a form"
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError("form", unreadable(error, "")) from None
         if not isinstance(given, dict):
             raise ProtocolError(
                 "form", "the body is no form: send multipart/form-data, as `curl -F image=@photo.png` does"
@@ -246,6 +250,8 @@ async def _given(http: Request) -> tuple[dict[str, Any], dict[str, list[Part]]]:
         elif isinstance(value, bytes):
             raise ProtocolError("form", f"{name!r:.40} is no file here: send image, and mask if need be")
         elif value != "":
+            if name in fields:
+                raise ProtocolError("form", f"the field {name!r:.40} came more than once: send it once")
             fields[name] = value
     return fields, files
 
@@ -325,6 +331,10 @@ class Desk:
             raise ProtocolError("image", "the image is missing: send it as a file of the form")
         canvas, how = _canvas(files["image"][0], next(iter(files["mask"]), None), limits.picture_pixels), None
         if isinstance(request, VariationRequest):
+            if files["mask"]:
+                raise ProtocolError(
+                    "mask", "a variation has no mask, all of it changes: use /v1/images/edits, or leave it out"
+                )
             canvas = replace(canvas, open=None)
         if size is not None:
             canvas, how = canvas.shaped(*size, request.fit)

@@ -17,7 +17,8 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 
 from ...provenance.verify import video_type
@@ -33,7 +34,22 @@ STANDARD = str.maketrans("-_", "+/")
 STATUS = {"busy": 503, "not_ready": 503, "recordings": 403, "refused": 400, "internal": 500}
 
 
-class PictureRequest(BaseModel):
+NUMBERS = (int, float, int | None, float | None)
+
+
+class Body(BaseModel):
+    """A request in JSON. true and false are no numbers, as nowhere on the wire: pydantic would take them for 1 and 0."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any, info: Any) -> Any:
+        field = cls.model_fields.get(str(info.field_name))
+        if isinstance(value, bool) and field is not None and field.annotation in NUMBERS:
+            raise PydanticCustomError("number_type", "should be a number")
+        return value
+
+
+class PictureRequest(Body):
     """What to draw."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)

@@ -21,6 +21,8 @@ CLOSE_UNAUTHORISED, CLOSE_FOREIGN, CLOSE_PROTOCOL = 4401, 4403, 4400
 CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW, CLOSE_VERSION = 4408, 4429, 4413, 4426
 PATIENCE, PATIENCE_S = 20, 60.0
 """So many broken or refused messages within so many seconds close a connection. It is a rate: a long session may err often."""
+TOLD_S = 10.0
+"""Who sends too many messages is told so at most once in so many seconds."""
 QUEUE_S = 5.0
 """Whoever is in the queue hears at least this often where it stands."""
 
@@ -41,6 +43,10 @@ class Connection:
         self._wake = asyncio.Event()
         self._notices: deque[dict[str, Any]] = deque(maxlen=32)
         self._bucket = TokenBucket(studio.limits.messages_per_s, studio.limits.burst, studio.clock())
+        self._told = TokenBucket(1 / TOLD_S, 1, studio.clock())
+        self._throttled = (
+            f"more than {studio.limits.messages_per_s:g} messages in a second: the rest is dropped, send fewer"
+        )
         self._patience_left = TokenBucket(PATIENCE / PATIENCE_S, PATIENCE - 1, studio.clock())
         self._asked_s = 0.0
         """When a picture was last asked for, in the event loop's time."""
@@ -155,6 +161,8 @@ class Connection:
                 return
             if not self._bucket.take(self._studio.clock()):
                 self._studio.metrics.count("throttled")
+                if self._told.take(self._studio.clock()):
+                    self._say({"type": "error", "code": "too_many", "message": self._throttled, "id": None})
                 continue
             self._take(received.get("bytes"))
 

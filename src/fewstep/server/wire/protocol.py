@@ -144,6 +144,8 @@ def _parts(header: Mapping[str, Any], payload: memoryview) -> dict[str, Part]:
         if not (isinstance(name, str) and isinstance(mime, str) and all(type(s) is int and s >= 0 for s in sizes)):
             raise ProtocolError("parts", 'each of "parts" needs "name" and "mime" (text) and "bytes" (a whole number)')
         n, width, height = sizes
+        if name in parts:
+            raise ProtocolError("parts", f"the part {name!r:.40} is listed twice: send one")
         if start + n > len(payload):
             raise ProtocolError("truncated", f"the part {name!r} should have {n} bytes, but the frame ends before")
         parts[name] = Part(name, mime, payload[start : start + n], width, height)

@@ -22,7 +22,7 @@ MEAN, STD = torch.tensor([[0.7, -0.4]], dtype=F64), 0.3
 def method(apart: torch.Tensor, turns: int = 5) -> DMD2:
     """The exact scores of two Gaussians whose means lie ``apart``."""
     real, fake = Mixture(MEAN, STD), Mixture(MEAN + apart, STD)
-    return DMD2(Student(copy.deepcopy(real), (1.0,)), Teacher(real), fake, Options(fake_score_turns=turns))
+    return DMD2(Student(copy.deepcopy(real), (1.0,)), Teacher(real), fake, options=Options(fake_score_turns=turns))
 
 
 def batch(n: int = 64) -> Batch:

@@ -39,7 +39,7 @@ class TrajectoryEnd(Denoiser):
 def consistency(intervals: int, shift: float = 0.0, times: tuple[float, ...] = (1.0, 0.5)) -> Consistency:
     teacher = Teacher(Mixture(torch.tensor([MEAN], dtype=torch.float64), STD))
     student = Student(TrajectoryEnd(shift), times)
-    return Consistency(student, teacher, freeze(copy.deepcopy(student.denoiser)), Options(intervals, huber=1e-9))
+    return Consistency(student, teacher, freeze(copy.deepcopy(student.denoiser)), Options(intervals=intervals, huber=1e-9))
 
 
 def loss(of: Consistency) -> float:

@@ -38,7 +38,7 @@ def check(o: Options, facts: Facts = UNKNOWN) -> None:
     adversary.check(o, facts.batch_size, facts.concepts)
 
 
-def adversary_of(o: Options, parts: Parts) -> Adversary | None:
+def adversary_of(o: adversary.Options, parts: Parts) -> Adversary | None:
     """The heads and what they look through, made of the run's parts; None where ``adversarial_weight`` is 0."""
     if not o.adversarial_weight:
         return None

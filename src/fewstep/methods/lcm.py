@@ -21,28 +21,29 @@ since a student here has no such input. Its c_skip is left out: at the grid's fi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ..diffusion import losses, sampler
 from ..parts.denoiser import Student, Teacher, check_alike, noise_to
-from ..ranges import Count, Share
+from ..ranges import Range, Rate, Share
 from ..rng import Rng
 from ..tensors import Batch, match_dims
-from .method import OnePlayer, Optimizer
+from .method import OnePlayer, Optimizer, Parts, StudentOptions
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(StudentOptions):
     """How a consistency model is distilled."""
 
-    intervals: Count = 48
+    intervals: Annotated[int, Range(2, 1000)] = 48
     """Steps of the teacher from pure noise to the sample. The paper's skip of 20 timesteps of 1000 makes 50; a multiple of the
     student's number of steps puts its times on the grid."""
     target_decay: Share = 0.95
     """Decay of the moving average that gives the target. The paper's .95 is of thousands of steps at a batch of 72."""
-    huber: float = 0.001
+    huber: Rate = 0.001
     """Where the pseudo-Huber distance turns from square to absolute, in the latents' own unit."""
 
 
@@ -54,7 +55,8 @@ class Consistency(OnePlayer):
     ) -> None:
         """``target`` is a frozen copy of the student's denoiser. ValueError where the two schedules differ."""
         check_alike(student, teacher)
-        super().__init__("student", student.denoiser, Optimizer(2e-4, beta1=0.9, warmup=20, ema=0.99))
+        o = Optimizer(options.student_learning_rate, beta1=0.9, warmup=20, ema=options.ema)
+        super().__init__("student", student.denoiser, o)
         self.student, self.teacher, self.target, self.options = student, teacher, target, options
         self.followers = {"target": target}
         even = [k / options.intervals for k in range(1, options.intervals + 1)]
@@ -80,3 +82,8 @@ class Consistency(OnePlayer):
         """Move the target a little towards the student."""
         for own, now in zip(self.target.parameters(), self.student.denoiser.parameters(), strict=True):
             own.lerp_(now, 1 - self.options.target_decay)
+
+
+def build(o: Options, parts: Parts) -> Consistency:
+    """A consistency model of a run's parts; its target begins as the student."""
+    return Consistency(parts.student, parts.teacher, parts.follower(parts.student.denoiser), o)

@@ -1236,15 +1236,23 @@ def test_a_table_too_wide_for_the_terminal_is_turned(monkeypatch):
     lines = [f"| {' | '.join(row)} |" for row in rows]
     markdown = "\n".join([lines[0], "|---|" + "--:|" * 4, *lines[1:], "", "In brackets: both."])
 
+    shown: list[str] = []
+
     def told(width: int, terminal: bool) -> list[list[str]]:
         screen = type(cli.console)(file=io.StringIO(), force_terminal=terminal, color_system=None, width=width)
         monkeypatch.setattr("fewstep.console.console", screen)
         console.say_tables(markdown)
-        return [re.split(r" {2,}", line.strip()) for line in screen.file.getvalue().strip().splitlines()]
+        shown.append(screen.file.getvalue())
+        return [re.split(r" {2,}", line.strip()) for line in shown[-1].strip().splitlines()]
 
     assert told(150, True)[:4] == rows
     assert told(70, True)[:5] == [list(row) for row in zip(*rows)]
     assert told(70, True)[-1] == ["In brackets: both."]
+    markdown = "\n".join(["| a | b |", "|---|--:|", *("| 1 | a rather long cell |" for _ in range(9))])
+    assert told(20, True)[:2] == [["a", "b"], ["1", "a rather long"]], "turned it would be wider yet"
+    markdown = "| | a |\n|---|---|\n| 1 | |"
+    assert told(70, True) == [["a"], ["1"]]
+    assert "  a" in shown[-1], "an empty cell keeps its place"
     assert [" ".join(line) for line in told(20, False)] == markdown.split("\n")
 
 

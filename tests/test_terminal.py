@@ -128,6 +128,8 @@ def test_what_moves_in_an_ascii_terminal(monkeypatch):
     assert "FD v" in told
     assert "1 +- 2" in told
     assert "pictures..." in told
+    assert re.search(r"[|/\\-](?:\x1b\[0m)? measuring", told)
+    assert "\\u" not in told
 
 
 def test_an_output_that_can_write_it_is_left_as_it_is():

@@ -67,6 +67,8 @@ def spelt(error: UnicodeError) -> tuple[str, int]:
     def one(character: str) -> str:
         if character in SPELT:
             return SPELT[character]
+        if "\u2800" <= character <= "\u28ff":  # Braille: what turns while something is waited for
+            return "|/-\\"[ord(character) % 4]
         letters = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
         return letters or character.encode("ascii", "backslashreplace").decode()
 
@@ -101,8 +103,14 @@ def counted(n: int, thing: str) -> str:
     return f"{n:,} {thing}{'s' * (n != 1)}"
 
 
+def _width(rows: list[list[str]]) -> int:
+    """Characters of a table's line, with two between its columns."""
+    return sum(max(map(len, column)) + 2 for column in zip(*rows))
+
+
 def say_tables(markdown: str) -> None:
-    """Markdown as it stands; in a terminal its tables are set, and turned where they are too wide: what was a column is a row."""
+    """Markdown as it stands; in a terminal its tables are set, and turned where they are too wide and then less so: what was a
+    column is a row."""
     if not console.is_terminal:
         return say(markdown)
     lines = markdown.split("\n")
@@ -110,9 +118,12 @@ def say_tables(markdown: str) -> None:
         if not is_table:
             say("\n".join(part))
             continue
-        rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in part if not line.startswith("|--")]
-        if sum(max(map(len, column)) + 2 for column in zip(*rows)) > console.width:
-            rows = [list(row) for row in zip(*rows)]
+        rows = [
+            [cell.strip() for cell in line.strip()[1:-1].split(" | ")] for line in part if not line.startswith("|--")
+        ]
+        turned = [list(row) for row in zip(*rows)]
+        if _width(rows) > max(console.width, _width(turned)):
+            rows = turned
         table = Table(*(Column(overflow="fold") for _ in rows[0]), box=None, padding=(0, 2, 0, 0), show_header=False)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))

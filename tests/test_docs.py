@@ -1,4 +1,4 @@
-"""The README's tables come from the result files, whatever they hold, and stand there as the files have it."""
+"""The tables of the pages come from the result files, whatever they hold, and stand there as the files have it."""
 
 from __future__ import annotations
 
@@ -89,8 +89,13 @@ def test_a_figure_in_a_sentence_comes_from_its_file(tmp_path: Path):
         "half (<!--=own:add,1,fd/teacher,50,fd:g--><!--=-->) in "
         "<!--=demo:minutes:.1f-->9<!--=--> minutes, <!--=gone:x:g-->as it stands<!--=-->"
     )
+    (tmp_path / "speed.json").write_text(json.dumps({"variants": [{"variant": "ours, small", "p50_ms": 16.16}]}))
+    (tmp_path / "load.json").write_text(json.dumps({"load": [{"sessions": 10, "p50_ms": 246.4}]}))
+    for path in (tmp_path / "speed.json", tmp_path / "load.json"):
+        found[path.stem] = path
+    page += "; <!--=speed:ours, small,p50_ms:.0f--><!--=-->, <!--=load:10,p50_ms:.0f--><!--=-->"
     filled = pages.filled(page, found)
-    assert re.sub("<!--.*?-->", "", filled) == "FD .25 [20.0%], half (.5) in 3.0 minutes, as it stands"
+    assert re.sub("<!--.*?-->", "", filled) == "FD .25 [20.0%], half (.5) in 3.0 minutes, as it stands; 16, 246"
     assert pages.filled(filled, found) == filled
     for missing in ("own:add,2,fd:g", "own:add,1,fd/add,2,fd:g", "demo:hours:g"):
         with pytest.raises(ValueError, match=r"json holds no '.*: measure it, or correct the place"):
@@ -110,7 +115,7 @@ def test_a_file_of_no_known_kind_is_one_sentence(tmp_path: Path, capsys: pytest.
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/provenance.md", "docs/evaluation.md", "docs/variety.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/provenance.md", "docs/evaluation.md", "docs/variety.md"])
 def test_the_pages_say_what_the_files_say(tmp_path: Path, page: str):
     """If this fails: make docs."""
     copy = tmp_path / Path(page).name

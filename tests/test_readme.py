@@ -1,4 +1,4 @@
-"""What the README tells a stranger to type works as it stands there."""
+"""What the README and the tutorials tell a stranger to type works as it stands there."""
 
 from __future__ import annotations
 
@@ -21,34 +21,81 @@ from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.methods import add
 from fewstep.modality.image import from_uint8
 from fewstep.recipes import distillation
+from fences import PAGES, ROOT, blocks
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
-TYPED = "".join(re.findall(r"^```\w*\n(.*?)^```", README, re.S | re.M))  # the commands of code blocks, not of sentences
-COMMANDS = [line.split("#")[0].split() for line in TYPED.splitlines() if re.match(r"fewstep [a-z]", line)]
+EXISTING = [page for page in PAGES if (ROOT / page).exists()]
+FEWSTEP = [words for page in EXISTING for block in blocks(page) for words in block.commands if words[0] == "fewstep"]
 
 
-def test_the_code_in_your_own_code_draws_what_it_says():
-    (snippet,) = [s for s in SNIPPETS if "Pipeline.open" in s]
+def test_the_readme_is_short_enough_to_be_read():
+    shown = re.sub(r"<!--.*?-->", "", (ROOT / "README.md").read_text(), flags=re.S)
+    assert len(shown.split()) <= 1500
+
+
+def test_no_figure_of_the_readme_is_marked_within_a_sentence():
+    """They stand in the table; what is marked elsewhere makes the source hard to read."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert [line for line in lines if "<!--=" in line and not line.startswith("| ")] == []
+    assert sum("<!--=" in line for line in lines) > 5
+
+
+@pytest.mark.parametrize("page", EXISTING)
+def test_every_block_of_the_page_runs_or_says_why_not(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
+    """One after the other in one folder, as a reader does."""
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(snippet, names)
-    media = names["media"]
-    assert tuple(media.shape) == (2, 3, 64, 64)
-    assert float(media.abs().max()) <= 1
+    known = {
+        "the tests' server": lambda: request.getfixturevalue("served").url,
+        "the shipped student": lambda: str(bundle.locate("emoji-64")),
+    }
+    for block in blocks(page):
+        if block.mark == "not run":
+            assert len(block.said.split()) > 3, f"why not? {block.text}"
+            continue
+        if block.mark == "run by":
+            path, _, name = block.said.partition("::")
+            assert f"def {name}(" in (ROOT / path).read_text()
+            continue
+        assert block.mark in ("", "run with"), f"{block.mark}: {block.said}"
+        block = block.swapped(known)
+        if block.language == "python":
+            exec(compile(block.text, page, "exec"), names)
+            continue
+        assert block.language == "bash", f"neither bash nor python, and not marked: {block.text}"
+        for program, *words in block.commands:
+            assert program == "fewstep", f"a command that the tests do not run, and not marked: {block.text}"
+            try:
+                cli.main(words)
+            except SystemExit as ended:
+                assert not ended.code, words
+    if page == "README.md":
+        assert tuple(names["media"].shape) == (2, 3, 64, 64)
+        assert float(names["media"].abs().max()) <= 1
+        assert names["picture"].size == (64, 64)
+        assert Image.open("heart.png").size[0] > 1
 
 
-def test_the_student_needs_no_fewstep():
-    (snippet,) = [s for s in SNIPPETS if "AutoPipeline" in s]
-    assert "fewstep" not in snippet
-    names: dict[str, object] = {}
-    exec(snippet.replace("runs/student/bundle", str(bundle.locate("emoji-64"))), names)
-    assert names["picture"].size == (64, 64)
+def test_a_block_without_a_mark_is_one_that_runs(tmp_path: Path):
+    """The words that marks are read from, in every form that a page has."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "a\n```bash\nfewstep draw \"a b\" \\\n  --steps 1  # one\n# two\n```\n<!-- not run: no time for it -->\n```python\nx\n```\n"
+        "<!-- run with: x = 1; u = the tests' server -->\n```python\ny(x, u)\n```\n<!-- another comment: y -->\n\n```text\nz\n```\n"
+    )
+    found = list(blocks(str(page)))
+    assert [(one.mark, one.language) for one in found] == [
+        ("", "bash"), ("not run", "python"), ("run with", "python"), ("", "text"),
+    ]  # fmt: skip
+    assert found[0].commands == [["fewstep", "draw", "a b", "--steps", "1"]]
+    assert found[2].swapped({"the tests' server": lambda: "http://x"}).text == "y(1, http://x)\n"
 
 
 def test_the_papers_recipe_is_the_command_that_is_said_to_be_it():
     """All that the section calls different is as the paper has it, and nothing else is changed."""
-    section = README.split("## ADD here, and in the paper")[1].split("\n## ")[0]
-    (command,) = re.findall(r"```\n(fewstep distill .*?)```", section, re.S)
+    page = (ROOT / "docs" / "add.md").read_text()
+    (command,) = re.findall(r"```\n(fewstep distill .*?)```", page, re.S)
     words = shlex.split(command.replace("\\\n", " "))[2:]
     o = tyro.cli(cli.flat(distillation.options_type()), args=words)
     paper = {"features": "dinov2", "standardise": False, "augment": ("color", "translation", "cutout"), "keep": "last"}
@@ -99,14 +146,14 @@ def known(words: list[str]) -> str:
 @cache
 def helps() -> dict[str, str]:
     """Of every command, asked in a process apart: the shape checks of tests hide signatures."""
-    commands = "\n".join(sorted({known(words) for words in COMMANDS}))
+    commands = "\n".join(sorted({known(words) for words in FEWSTEP}))
     asked = [sys.executable, "-c", ASKED]
     told = subprocess.run(asked, input=commands, capture_output=True, text=True, check=True, timeout=120).stdout
     return dict(page.split("\n", 1) for page in told.split("\f")[1:])
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_option_in_the_readme_is_one_of_its_command(words):
+@pytest.mark.parametrize("words", FEWSTEP, ids=" ".join)
+def test_every_option_in_a_page_is_one_of_its_command(words):
     text = helps()[known(words)]
     for option in (w for w in words if w.startswith("-")):
         assert re.search(rf"(?<![\w-]){re.escape(option)}\b", text), f"{option} is no option of {known(words)}"

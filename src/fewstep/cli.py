@@ -356,6 +356,7 @@ def budget(options: Any) -> None:
 def docs(
     pages: tuple[Path, ...] = (
         Path("README.md"),
+        Path("docs/results.md"),
         Path("docs/log.md"),
         Path("docs/provenance.md"),
         Path("docs/evaluation.md"),
@@ -364,7 +365,7 @@ def docs(
     results: Path = Path("docs/results"),
     models: Path | None = None,
 ) -> None:
-    """Rewrite the tables and figures of the README, the log, three more pages, and the shipped cards' metrics.
+    """Rewrite the tables and figures of the README, of pages in docs, and the shipped cards' metrics.
 
     All of it comes from the result files.
 

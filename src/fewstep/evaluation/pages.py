@@ -4,8 +4,8 @@ A page marks a place for a whole file, ``<!-- table:emoji64 -->...<!-- /table:em
 side, ``<!-- paired:emoji64:add,1:teacher,50 -->...<!-- /paired -->``, and one for a single figure in a sentence,
 ``<!--=emoji64:add,1,fd:.0f-->289<!--=-->``: the file, what of it, and how it is written. What of it is a record's model, steps
 and metric (with ``.low`` or ``.high`` for its bounds, and ``@`` and a judge's name where it is not the first's), or the name of
-one of the ``figures`` of a benchmark. Two of them with ``/`` between them are a ratio, with ``-`` a difference, of records that
-may be compared; bounds of these are paired.
+one of the ``figures`` of a benchmark, or a row's first cell and a column of the server's load (``10,p50_ms``) or of variants. Two
+records with ``/`` between them are a ratio, with ``-`` a difference, where they may be compared; bounds of these are paired.
 """
 
 from __future__ import annotations
@@ -63,8 +63,11 @@ def filled(text: str, results: Mapping[str, Path]) -> str:
 
 
 def held_by(path: Path) -> Mapping[str, float] | list[MetricRecord]:
-    """The figures or the records of a results file."""
+    """The records of a results file, or its figures by name: those of a table as ``ROW,COLUMN``."""
     held = json.loads(path.read_text(encoding="utf-8"))
+    for key, first in (("load", "sessions"), ("variants", "variant")):
+        if key in held:
+            return {f"{row[first]},{name}": value for row in held[key] for name, value in row.items() if name != first}
     return held["figures"] if "figures" in held else read_records(path)
 
 

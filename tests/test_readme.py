@@ -15,13 +15,13 @@ import torch
 import tyro
 from PIL import Image, ImageDraw
 
+from fences import PAGES, ROOT, blocks
 from fewstep import bundle, cli
 from fewstep.evaluation.sharpness import sharpness
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.methods import add
 from fewstep.modality.image import from_uint8
 from fewstep.recipes import distillation
-from fences import PAGES, ROOT, blocks
 
 EXISTING = [page for page in PAGES if (ROOT / page).exists()]
 FEWSTEP = [words for page in EXISTING for block in blocks(page) for words in block.commands if words[0] == "fewstep"]
@@ -37,6 +37,14 @@ def test_no_figure_of_the_readme_is_marked_within_a_sentence():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert [line for line in lines if "<!--=" in line and not line.startswith("| ")] == []
     assert sum("<!--=" in line for line in lines) > 5
+
+
+def exit_code(words: list[str]) -> object:
+    try:
+        cli.main(words)
+    except SystemExit as ended:
+        return ended.code
+    return 0
 
 
 @pytest.mark.parametrize("page", EXISTING)
@@ -66,10 +74,7 @@ def test_every_block_of_the_page_runs_or_says_why_not(
         assert block.language == "bash", f"neither bash nor python, and not marked: {block.text}"
         for program, *words in block.commands:
             assert program == "fewstep", f"a command that the tests do not run, and not marked: {block.text}"
-            try:
-                cli.main(words)
-            except SystemExit as ended:
-                assert not ended.code, words
+            assert not exit_code(words), words
     if page == "README.md":
         assert tuple(names["media"].shape) == (2, 3, 64, 64)
         assert float(names["media"].abs().max()) <= 1
@@ -81,8 +86,10 @@ def test_a_block_without_a_mark_is_one_that_runs(tmp_path: Path):
     """The words that marks are read from, in every form that a page has."""
     page = tmp_path / "page.md"
     page.write_text(
-        "a\n```bash\nfewstep draw \"a b\" \\\n  --steps 1  # one\n# two\n```\n<!-- not run: no time for it -->\n```python\nx\n```\n"
-        "<!-- run with: x = 1; u = the tests' server -->\n```python\ny(x, u)\n```\n<!-- another comment: y -->\n\n```text\nz\n```\n"
+        "a\n```bash\nfewstep draw \"a b\" \\\n  --steps 1  # one\n# two\n```\n"
+        "<!-- not run: no time for it -->\n```python\nx\n```\n"
+        "<!-- run with: x = 1; u = the tests' server -->\n```python\ny(x, u)\n```\n"
+        "<!-- another comment: y -->\n\n```text\nz\n```\n"
     )
     found = list(blocks(str(page)))
     assert [(one.mark, one.language) for one in found] == [

@@ -34,6 +34,7 @@ from fewstep.parts import discriminator
 from fewstep.parts.conditioner import UnreadWarning
 from fewstep.parts.denoiser import freeze
 from fewstep.parts.features.dinov2 import DinoFeatures
+from fewstep.parts.features.efficientnet import ImageNetFeatures
 from fewstep.parts.features.feature import Standardised
 from fewstep.pretrained import trainable
 from fewstep.recipes import assembly, distillation
@@ -656,7 +657,7 @@ def test_distillation_alone_needs_no_eyes_and_no_heads(root, tmp_path, monkeypat
     alone = add.Options(adversarial_weight=0.0)
     _, looking, batches = game(root, tmp_path, add=replace(alone, adversarial_weight=1e-30))
     next(looking.steps(batches))
-    monkeypatch.setattr(assembly.ImageNetFeatures, "load", lambda *_: pytest.fail("the feature network is loaded"))
+    monkeypatch.setattr(ImageNetFeatures, "load", lambda *_: pytest.fail("the feature network is loaded"))
     told: list[str] = []
     work = prepare(options(root, "sd1", add=alone), tmp_path, lambda what, done, total: told.append(what))
     trainer, batches = work.phases[-1].build()

@@ -18,7 +18,7 @@ import fewstep
 SOURCE = Path(fewstep.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = ("text", "files", "tensors", "rng", "ranges", "options", "extras", "diffusion", "parts")
+CORE = ("plugin", "text", "files", "tensors", "rng", "ranges", "options", "extras", "diffusion", "parts")
 RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
@@ -31,7 +31,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "files": ("text",),
     "plugin": (),
     "diffusion": ("tensors", "rng"),
-    "parts": ("tensors", "rng", "ranges", "options", "extras", "diffusion"),
+    "parts": ("plugin", "tensors", "rng", "ranges", "options", "extras", "diffusion"),
     "pretrained": CORE,
     "modality": CORE,
     "data": (*CORE, "modality", "pretrained"),  # files -> modality.read -> media; a teacher's tokenizer counts captions
@@ -39,10 +39,10 @@ SEES: dict[str, tuple[str, ...]] = {
     # one arm: distil
     "methods": RUN,
     "training": (*RUN, "methods"),
-    "recipes": (*STUDENT, "methods", "training", "plugin"),
+    "recipes": (*STUDENT, "methods", "training"),
     # the other: serve
     "inference": STUDENT,
-    "server": (*STUDENT, "inference", "provenance", "plugin"),
+    "server": (*STUDENT, "inference", "provenance"),
     "client": ("provenance", "server"),  # the wire, and whose turn it is: neither torch nor the model
     # beside them
     "evaluation": (*STUDENT, "inference"),

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import math
 import os
-import pkgutil
 import re
 import shlex
 import signal
@@ -78,26 +77,19 @@ class Running:
     """When a rule speaks that watches over the run."""
 
 
-def families(package: str, attribute: str) -> dict[str, Any]:
-    """Modules of a family that offer ``attribute``, by file name: adding one is one file."""
-    root = importlib.import_module(package)
-    names = [m.name for m in pkgutil.iter_modules(root.__path__) if not m.name.startswith("_")]
-    modules = {name: importlib.import_module(f"{package}.{name}") for name in names}
-    return {name: module for name, module in modules.items() if hasattr(module, attribute)}
-
-
 def data() -> None:
     """Build a dataset: emoji, digits, clothes, or your own folder of pictures."""
 
 
-def data_commands() -> dict[str, Callable[..., None]]:
-    """``fewstep data NAME`` for every file of the data family."""
+def data_commands(wanted: str = "") -> dict[str, Callable[..., None]]:
+    """``fewstep data NAME`` for every file of the data family, and for one of somebody's own if its dotted path is given."""
+    from .data.dataset import FAMILY
 
     def command(name: str, module: Any) -> Callable[..., None]:
         def build(options: Any, out: Annotated[Path | None, Place()] = None) -> None:
             from .data.dataset import cache_dir
 
-            folder = out or cache_dir() / "data" / name
+            folder = out or cache_dir() / "data" / name.rpartition(".")[2]
             if getattr(options, "teacher", None):  # by its name, as everywhere
                 from .bundle import locate
 
@@ -112,11 +104,12 @@ def data_commands() -> dict[str, Callable[..., None]]:
 
         build.__annotations__["options"] = flat(module.Options)
         build.__name__ = f"data {name}"
-        first = (module.__doc__ or "").strip().splitlines()[0]
+        first = (module.__doc__ or f"Build {name}.").strip().splitlines()[0]
         build.__doc__ = f"{first}\n\nArgs:\n    out: Folder to write to; default: the cache, where training finds it."
         return build
 
-    return {name: command(name, module) for name, module in families("fewstep.data", "build").items()}
+    own = {wanted: FAMILY.load(wanted)} if "." in wanted.strip(".") else {}
+    return {name: command(name, module) for name, module in {**FAMILY.members, **own}.items()}
 
 
 def _train(title: str, prepare: Callable[[Report], Any], how: Running, phases: Sequence[str]) -> tuple[Any, int]:
@@ -181,7 +174,7 @@ def distill(
     options: Any,
     running: Annotated[Running, FLAT] = Running(Path("runs/student")),
 ) -> None:
-    """Distil a teacher into a student that draws in one to four steps (ADD, arXiv 2311.17042)."""
+    """Distil a teacher into a student that draws in one to four steps: by ADD (arXiv 2311.17042), or by another --method."""
     from .evaluation import suite
     from .recipes import distillation
 
@@ -631,9 +624,10 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
 def meant(command: str, words: Sequence[str]) -> tuple[str, ...]:
     """The method that is meant, where the command's options depend on one; the last word counts, as it does for all."""
     given: tuple[str, ...] = ()
-    for word, after in zip(words, [*words[1:], ""]):
-        if command == "distill" and word.partition("=")[0] == "--method":
-            given = (word.partition("=")[2] if "=" in word else after,)
+    for word, after in zip(words, [*words[1:], "-"]):
+        option, equals, value = word.partition("=")
+        if command == "distill" and option == "--method" and (equals or not after.startswith("-")):
+            given = (value if equals else after,)
     return given
 
 
@@ -667,7 +661,7 @@ def asked(arguments: list[str]) -> tuple[str, dict[str, Callable[..., None]], li
     if arguments[:1] == ["data"]:
         program, what, words = "fewstep data", "dataset", arguments[1:]
     wanted = words[0] if words else ""
-    known = data_commands() if what == "dataset" else commands(wanted, words)
+    known = data_commands(wanted) if what == "dataset" else commands(wanted, words)
     if wanted and not wanted.startswith("-") and wanted not in known:
         raise ValueError(f"there is no {what} {wanted!r}: use {', '.join(known)}")
     return program, {name: checked(ready(command)) for name, command in known.items()}, words

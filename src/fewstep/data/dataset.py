@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import files
+from ..plugin import Family
 
 FORMAT = "fewstep-dataset"
 ATTRIBUTION = "ATTRIBUTION.md"
@@ -40,6 +41,10 @@ USUAL = ("media.npy", "items.jsonl", "dataset.json", ATTRIBUTION, "report.json")
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
 Split = Literal["train", "heldout"]
+
+
+FAMILY = Family("fewstep.data", "dataset", ("Options", "build"))
+"""Where pictures come from. A file offers ``Options`` and ``build(options, folder, progress) -> Dataset``."""
 
 
 def cache_dir() -> Path:

@@ -14,8 +14,6 @@ twentieth of a picture; its coefficients are computed here, in float64, so that 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -28,6 +26,7 @@ from ..diffusion import prediction, sampler
 from ..diffusion.schedule import CachedCoefficients
 from ..parts.codec import Codec
 from ..parts.denoiser import Denoiser
+from ..plugin import Family
 from ..tensors import Conditioning, Latents, Time, exactly
 
 Compiled = Callable[..., Tensor]
@@ -45,27 +44,18 @@ class Backend(Protocol):
         """Make ``module`` ready for tensors of exactly the shapes and dtypes of ``example``."""
 
 
+FAMILY = Family("fewstep.inference.backends", "backend", ("missing", "compile"))
+"""What runs a network."""
+
+
 def names() -> list[str]:
     """Every backend that has a file, eager first."""
-    root = importlib.import_module(f"{__package__}.backends")
-    found = [m.name for m in pkgutil.iter_modules(root.__path__) if not m.name.startswith("_")]
-    return sorted(found, key=lambda name: (name != "eager", name))
+    return sorted(FAMILY.names, key=lambda name: (name != "eager", name))
 
 
 def load(name: str) -> Backend:
     """A backend by its file's name or, from outside, by a dotted path. Raises ValueError that lists what there is."""
-    path = name if "." in name else f"{__package__}.backends.{name}"
-    if "." not in name and name not in names():
-        raise ValueError(f"there is no backend {name!r}: use one of {', '.join(names())}, or a dotted path to your own")
-    try:
-        module = importlib.import_module(path)
-    except ImportError as error:
-        raise ValueError(
-            f"cannot load the backend {name!r} ({error}): give a dotted path to a module of yours"
-        ) from None
-    if not (hasattr(module, "compile") and hasattr(module, "missing")):
-        raise ValueError(f"{path} is no backend: it needs the functions missing() and compile(module, example)")
-    return cast(Backend, module)
+    return cast(Backend, FAMILY.load(name))
 
 
 def runs_on(backend: Backend, device: str) -> bool:

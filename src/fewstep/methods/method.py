@@ -24,9 +24,13 @@ from ..parts.denoiser import Denoiser, Student, Teacher
 from ..parts.discriminator import Discriminator
 from ..parts.features import feature
 from ..parts.features.feature import FeatureNetwork
+from ..plugin import Family
 from ..ranges import Range, Rate
 from ..rng import Rng
 from ..tensors import Batch, Conditioning
+
+FAMILY = Family("fewstep.methods", "method", ("Options", "build"))
+"""How a student is distilled."""
 
 
 @dataclass(frozen=True)

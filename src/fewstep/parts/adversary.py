@@ -87,14 +87,13 @@ def check(o: Options, batch_size: int | None = None, concepts: int | None = None
         return
     if not (o.heads.text or o.embeds):
         raise ValueError(
-            "--add.mismatched shows the heads a wrong prompt, but they are shown none: leave out --heads.no-text, or "
-            "--add.mismatched"
+            "mismatched shows the heads a wrong prompt, but they are shown none: leave out --heads.no-text, or mismatched"
         )
     if batch_size == 1:
-        raise ValueError("--add.mismatched takes its wrong prompts from the batch: use --batch-size 2 or more")
+        raise ValueError("mismatched takes its wrong prompts from the batch: use --batch-size 2 or more")
     if concepts is not None and concepts < 2:
         raise ValueError(
-            "--add.mismatched shows the heads another concept's prompt, but all that is trained on shows one concept: leave "
+            "mismatched shows the heads another concept's prompt, but all that is trained on shows one concept: leave "
             "it out, or give data of more"
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,18 +18,15 @@ from ..parts import discriminator
 from ..parts.augment import Augment
 from ..parts.denoiser import Denoiser, Student, Teacher, freeze
 from ..parts.discriminator import Discriminator
-from ..parts.features import dinov2, feature
-from ..parts.features.dinov2 import DinoFeatures
-from ..parts.features.efficientnet import NETWORKS, ImageNetFeatures
+from ..parts.features import feature
 from ..parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
-from ..parts.features.teacher import TeacherFeatures
 from ..pretrained import trainable
 from ..rng import Rng
-from ..tensors import Conditioning, Media, unfinite
+from ..tensors import Conditioning, Features, Media, unfinite
 from ..training.data import Progress, TrainingSet, chunks, spread_chunks, tell_unread
 
-Eyes = ImageNetFeatures | DinoFeatures
-"""A feature network on pictures."""
+Eyes = Callable[[Media], Features] | FeatureNetwork
+"""A frozen network on pictures, or one that sees latents, too."""
 Looking = TypeVar("Looking", bound=feature.Options)
 
 
@@ -85,12 +81,12 @@ class Parts:
         """The feature network, standardised over rows from all over the data; with it, where the options say so, the embedding
         of every training picture (c_img)."""
         if o not in self._features:
-            self._features[o] = found = looking(o, self.teacher, self._eyes, self._data, self._setting)
+            eyes = load_eyes(o, self.teacher.denoiser) if self._eyes is None else self._eyes
+            assert eyes is not None, "who asks for features looks at something"
+            self._features[o] = found = looking(o, eyes, self._data, self._setting)
             self._media |= found.space == "media"
-            if o.embeds:
-                assert self._eyes is not None, "what embeds pictures looks at them"
-                read = partial(_media, self._data)
-                self._image = embed(self._eyes, read, len(self._data), self._setting.progress)
+            if o.embeds and not isinstance(eyes, FeatureNetwork):
+                self._image = embed(eyes, self._data, self._setting)
         return self._features[o]
 
     def heads(self, features: FeatureNetwork, o: discriminator.Options) -> Discriminator:
@@ -124,17 +120,21 @@ class Parts:
         return self._conditioner([prompt]).to(self._setting.device)
 
 
-def looking(
-    o: feature.Options, teacher: Teacher, eyes: Eyes | None, data: TrainingSet, setting: Setting
-) -> FeatureNetwork:
+def on_pictures(o: feature.Options, network: Callable[[Media], Features], setting: Setting) -> MediaFeatures:
+    """A network on pictures where the run is, behind the augmentation that is asked for."""
+    if isinstance(network, nn.Module):
+        network.to(setting.device)
+    return MediaFeatures(network, Augment(o.augment) if o.augment else None)
+
+
+def looking(o: feature.Options, eyes: Eyes, data: TrainingSet, setting: Setting) -> FeatureNetwork:
     """The feature network, standardised over rows from all over the data."""
     samples: Iterable[tuple[Tensor, Conditioning]]
-    if eyes is None:
-        inner: FeatureNetwork = TeacherFeatures(teacher.denoiser)
+    inner = eyes if isinstance(eyes, FeatureNetwork) else on_pictures(o, eyes, setting)
+    if inner.space == "latents":
         some = (data.rows(at).to(setting.device) for at in spread_chunks(256, len(data), 32))
         samples = ((b.x0, b.cond) for b in some)
     else:
-        inner = MediaFeatures(eyes.to(setting.device), Augment(o.augment) if o.augment else None)
         rows = spread_chunks(512, len(data), 32)
         samples = ((_media(data, at).to(setting.device), Conditioning()) for at in rows)
     rng = Rng.of(setting.seed, "fit", device=setting.device)
@@ -146,41 +146,36 @@ def _media(data: TrainingSet, rows: np.ndarray) -> Media:
     return data.media(rows)
 
 
-def load_eyes(o: feature.Options) -> Eyes | None:
-    """The image feature network that these options name; None where nothing, or the teacher, is looked through.
+def load_eyes(o: feature.Options, teacher: Denoiser) -> Eyes | None:
+    """The network that these options look through; None where nothing is looked at.
 
     Raises ValueError with the fix if it is not there.
     """
-    if not o.looks or o.features == "teacher":
-        return None
-    if o.features == "dinov2":
-        return DinoFeatures.load(o.features_folder, o.resolution)
-    return ImageNetFeatures.load(o.features, o.resolution)
+    return feature.FAMILY.load(o.features).load(o, teacher) if o.looks else None
 
 
 def needs(o: feature.Options) -> tuple[str, ...]:
     """The modules that looking takes, as far as the options tell."""
     name = o.features
     if name == "auto":  # the network is certain where DINOv2's weights are not to be had
-        name = "teacher" if o.features_folder or dino_at_hand(cache_dir() / "dinov2") else "efficientnet-lite0"
-    return (NETWORKS[name].module,) if o.looks and name in NETWORKS else ()
+        name = "dinov2" if o.features_folder or dino_at_hand(cache_dir() / "dinov2") else "efficientnet-lite0"
+    own = getattr(feature.FAMILY.load(name), "needs", None)
+    return own(name) if own and o.looks else ()
 
 
 @torch.no_grad()
-def embed(
-    network: Eyes,
-    read: Callable[[np.ndarray], Media],
-    n: int,
-    progress: Progress | None,
-) -> Tensor:
-    """Pooled features of every picture ``[N, P]``, float16."""
-    parts, device = [], next(network.parameters()).device
-    for at in chunks(n, 32):
-        pooled = network(read(at).to(device)).pooled
-        assert pooled is not None
+def embed(network: Callable[[Media], Features], data: TrainingSet, setting: Setting) -> Tensor:
+    """Pooled features of every picture ``[N, P]``, float16. Raises ValueError where the network gives none."""
+    parts = []
+    for at in chunks(len(data), 32):
+        pooled = network(_media(data, at).to(setting.device)).pooled
+        if pooled is None:
+            raise ValueError(
+                "the feature network gives no embedding of a picture, which the heads are told: give --heads.no-image"
+            )
         parts.append(pooled.half().cpu())
-        if progress:
-            progress("image embeddings", int(at[-1]) + 1, n)
+        if setting.progress:
+            setting.progress("image embeddings", int(at[-1]) + 1, len(data))
     return torch.cat(parts)
 
 
@@ -197,12 +192,12 @@ def decided(o: Looking, native_size: tuple[int, ...]) -> Looking:
         real = min(native_size) >= 128
         to_be_had = bool(o.features_folder) or (real and dino_at_hand(folder))
         features = "dinov2" if to_be_had else "efficientnet-lite0"
-    elif o.features_folder and features != "dinov2":
+    elif o.features_folder and features != "dinov2" and features in feature.FAMILY.names:
         raise ValueError(f"--features-folder is DINOv2's: leave it out, or use --features dinov2 instead of {features}")
     side = max(native_size)
-    own = dinov2.suitable(side) if features == "dinov2" else min(max(side, 64), 224)
-    given = str(folder) if features == "dinov2" else ""
-    return replace(o, features=features, features_folder=given, resolution=o.resolution or own)
+    suitable = getattr(feature.FAMILY.load(features), "suitable", lambda side: min(max(side, 64), 224))
+    given = str(folder) if features == "dinov2" else o.features_folder
+    return replace(o, features=features, features_folder=given, resolution=o.resolution or suitable(side))
 
 
 def student_of(

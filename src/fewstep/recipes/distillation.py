@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from .. import bundle, extras, pretrained
 from ..data.dataset import Dataset, cache_dir, no_progress, spread
 from ..diffusion import sampler
+from ..methods.method import FAMILY as METHODS
 from ..methods.method import Facts
 from ..options import CHANGEABLE, FREE, SHARED, StandsFor, marked, resume_key
 from ..parts.denoiser import Student, Teacher, freeze
 from ..parts.features import feature
-from ..plugin import Family
 from ..pretrained import trainable
 from ..ranges import Count, Limit, Range, Seed, check_device
 from ..rng import Rng
@@ -42,8 +42,6 @@ from .assembly import Parts, Setting
 from .warm import LATER, draw_pairs, warm_start
 from .warm import Options as WarmStart
 
-METHODS = Family("fewstep.methods", "build", "method")
-"""How a student is distilled: one file each."""
 USUAL = "add"
 """The method where none is named."""
 
@@ -272,7 +270,7 @@ def prepare(
     o = decided(options, card.native_size)
     check_method(o, Facts(o.batch_size, card.native_size))
     tell_missing_licence(card, source)
-    eyes = assembly.load_eyes(o.own) if o.steps and isinstance(o.own, feature.Options) else None
+    eyes = assembly.load_eyes(o.own, model.denoiser) if o.steps and isinstance(o.own, feature.Options) else None
     assembly.check_numbers(
         card.name, {"network": model.denoiser, "VAE": model.codec, "text encoder": model.conditioner}
     )

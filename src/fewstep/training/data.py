@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 import warnings
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .. import extras
+from ..data.dataset import FAMILY as SOURCES
 from ..data.dataset import Dataset, cache_dir, spread
 from ..files import whole
 from ..parts.codec import Codec
@@ -186,9 +185,9 @@ def is_built(name: str) -> bool:
 
 def data_needs(name: str) -> tuple[str, ...]:
     """The modules that building the dataset of that name will take, where it is not built yet."""
-    if is_built(name) or not name.isidentifier() or not extras.installed(f"fewstep.data.{name}"):
+    if is_built(name) or name not in SOURCES.files:
         return ()
-    options: Any = getattr(importlib.import_module(f"fewstep.data.{name}"), "Options", None)
+    options: Any = getattr(SOURCES.load(name), "Options", None)
     return options().needs() if hasattr(options, "needs") else ()
 
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...tensors import Features, Media
+from ..denoiser import Denoiser
+from .feature import Options
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -139,3 +141,8 @@ def _refuse(wrong: set[str]) -> None:
 def suitable(side: int, patch: int = 14, largest: int = 518) -> int:
     """The resolution to show pictures of this side at: the nearest multiple of the patch, at most what DINOv2 was trained at."""
     return min(largest // patch, max(2, round(side / patch))) * patch
+
+
+def load(o: Options, teacher: Denoiser) -> DinoFeatures:
+    """The network in ``o.features_folder``."""
+    return DinoFeatures.load(o.features_folder, o.resolution)

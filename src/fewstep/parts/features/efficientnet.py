@@ -32,8 +32,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep import extras
-from fewstep.tensors import Features, Media
+from ... import extras
+from ...tensors import Features, Media
+from ..denoiser import Denoiser
+from .feature import Options
 
 Resizer = Literal["bicubic", "bilinear"]
 Triple = tuple[float, float, float]
@@ -370,3 +372,17 @@ def _digest(state: Mapping[str, Tensor]) -> str:
         digest.update(key.encode() + str(tuple(state[key].shape)).encode())
         digest.update(state[key].cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+MEMBERS = ("efficientnet-lite0", "efficientnet-lite2")
+"""Those that a discriminator looks through; the third one judges."""
+
+
+def load(o: Options, teacher: Denoiser) -> ImageNetFeatures:
+    """The network of that name, from its package."""
+    return ImageNetFeatures.load(o.features, o.resolution)
+
+
+def needs(name: str) -> tuple[str, ...]:
+    """The module that holds the weights."""
+    return (NETWORKS[name].module,)

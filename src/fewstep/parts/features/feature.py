@@ -1,5 +1,12 @@
 """Feature networks: what the discriminator looks through. Frozen for ever, differentiable with respect to their input.
 
+A file offers
+
+- ``load(o, teacher)``: a frozen network, media -> ``Features``; or a `FeatureNetwork` of its own, if it reads latents;
+- ``MEMBERS``, if it has other names on the command line than its file's, or several;
+- ``suitable(side) -> int``, where pictures have to be resized: the resolution for pictures of this side;
+- ``needs(name) -> tuple[str, ...]``, where it takes packages that fewstep does not: their modules.
+
 Each one says which space it reads: ``media`` (pixels: ImageNet networks, DINOv2) or ``latents`` (the teacher's own
 features, LADD). One file a network; this one is their contract.
 """
@@ -15,12 +22,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...options import SHARED, StandsFor
+from ...plugin import Family
 from ...ranges import Range
 from ...rng import Rng
 from ...tensors import Conditioning, Features, Media, exactly
 from ..augment import Augment
 from ..denoiser import freeze
 
+FAMILY = Family("fewstep.parts.features", "feature network", ("load",))
+"""What a discriminator looks through."""
 Space = Literal["media", "latents"]
 
 
@@ -28,11 +38,10 @@ Space = Literal["media", "latents"]
 class Options:
     """What a method looks at samples through."""
 
-    features: Annotated[Literal["auto", "dinov2", "efficientnet-lite0", "efficientnet-lite2", "teacher"], SHARED] = (
-        "auto"
-    )
-    """What the discriminator looks through. ``auto`` is the paper's dinov2 for teachers of 128 pixels or more where its
-    weights are to be had, else efficientnet-lite0, which comes in a Python package."""
+    features: Annotated[str, SHARED] = "auto"
+    """What the discriminator looks through: dinov2, efficientnet-lite0, efficientnet-lite2, teacher, or the dotted path of a
+    file of your own. ``auto`` is the paper's dinov2 for teachers of 128 pixels or more where its weights are to be had, else
+    efficientnet-lite0, which comes in a Python package."""
     features_folder: Annotated[str, SHARED, StandsFor()] = ""
     """Folder of DINOv2 (a download of facebook/dinov2-small, say); empty looks for ``dinov2`` in fewstep's cache."""
     resolution: Annotated[int, Range(0, 4096), SHARED] = 0
@@ -56,6 +65,8 @@ class Options:
 
 def check(o: Options) -> None:
     """Refuse options that contradict each other. Raises ValueError with the fix."""
+    if o.features != "auto":
+        FAMILY.load(o.features)
     Augment(o.augment)  # refuses names that it does not know
     if o.augment and o.features == "teacher":
         raise ValueError("--augment changes pictures, which --features teacher does not see: leave one of the two out")

@@ -8,7 +8,7 @@ from ...diffusion.schedule import add_noise
 from ...rng import Rng
 from ...tensors import Conditioning, Features, Latents, exactly
 from ..denoiser import Denoiser, freeze
-from .feature import Space
+from .feature import Options, Space
 
 
 class TeacherFeatures:
@@ -28,3 +28,8 @@ class TeacherFeatures:
         t = exactly(torch.sigmoid(self.mean + self.std * rng.normal((len(x),))))
         x_t = add_noise(self.denoiser.schedule, x, rng.normal_like(x), t)
         return self.denoiser.features(x_t, t, cond)
+
+
+def load(o: Options, teacher: Denoiser) -> TeacherFeatures:
+    """The teacher's own."""
+    return TeacherFeatures(teacher)

@@ -167,6 +167,7 @@ COMPLETED = {
     "fewstep data em": {"emoji"},
     "fewstep data folder --follow-l": {"--follow-links"},
     "fewstep distill --warm.pa": {"--warm.pairs"},
+    "fewstep distill --method lad": {"ladd"},
     "fewstep serve --bud": {"--budget"},
     "fewstep draw x --fit ": {"crop", "pad"},
 }

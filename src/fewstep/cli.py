@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial, wraps
 from inspect import signature
 from json import dumps
@@ -577,6 +577,13 @@ def complete(shell: str) -> None:
             every[name] = commands(name)[name]
         except ValueError:  # its options need packages that are not installed: its name alone is completed
             every[name] = listed(commands("")[name])
+    from .recipes import distillation
+
+    methods = [
+        ("method", Literal[distillation.METHODS.names], distillation.USUAL)
+    ]  # or a dotted path: help names no choice
+    known = make_dataclass("Options", methods, bases=(distillation.options_type(),), frozen=True)
+    every["distill"].__annotations__["options"] = flat(known)
     datasets = tuple(Annotated[Any, tyro.conf.subcommand(n, constructor=c)] for n, c in data_commands().items())
 
     def dataset(name: Any) -> None: ...  # of a union that is known only now

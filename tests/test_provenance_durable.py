@@ -18,11 +18,13 @@ import pytest
 from PIL import Image
 
 from fewstep import cli
+from fewstep.bundle import Card
 from fewstep.provenance import GenerationFacts, Given, SpreadSpectrum, StampOptions, given_of, labelled, stamp, store
 from fewstep.provenance.content_credentials import IDENTIFIER, VISIBLE, read
 from fewstep.provenance.identity import own_identity, own_root
 from fewstep.provenance.options import FileSigning, Signing, Trusting
 from fewstep.provenance.verify import VerifyOptions, verify
+from fewstep.server.drawing.provenance import Facts, Marks
 
 c2pa = pytest.importorskip("c2pa")
 pytest.importorskip("cryptography")
@@ -203,7 +205,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
             (folder / "query").write_bytes(self.rfile.read(int(self.headers["content-length"])))
             openssl("ts", "-reply", "-config", "tsa.cnf", "-queryfile", "query", "-out", "reply")
             reply = (folder / "reply").read_bytes()
-            self.send_response(200)
+            self.send_response(503 if (folder / "broken").exists() else 200)
             self.send_header("content-type", "application/timestamp-reply")
             self.send_header("content-length", str(len(reply)))
             self.end_headers()
@@ -244,6 +246,33 @@ def test_a_clock_that_does_not_answer_is_told_before_any_work(clock: tuple[str, 
     ):
         with pytest.raises(ValueError, match=sentence):
             Signing(time_authority=address).stamping()
+
+
+def test_a_clock_that_fails_while_serving_costs_its_stamp_alone(
+    clock: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said once, told by the server's own word on its marks, and mended as soon as the authority answers again."""
+    address, root = clock
+    marks = Marks(Card("tiny", "student", "add", (1,), (1.0,)), stamping=Signing(time_authority=address).stamping())
+
+    def signed() -> bool:
+        said = read(marks.file(drawing(1), Facts(steps=4, seed=1, prompt="")), "image/png", own_root() or b"")
+        assert said.state == "trusted"
+        return said.when is not None
+
+    assert signed()
+    assert marks.state == {"watermark": True, "credentials": True, "time_stamps": True}
+    (root.parent / "broken").touch()
+    try:
+        assert [signed() for _ in range(3)] == [False] * 3
+        assert marks.state["time_stamps"] is False
+        assert [one.message.startswith("saved pictures are signed without a time stamp") for one in caplog.records] == [True]
+    finally:
+        (root.parent / "broken").unlink()
+    assert not signed(), "it is left alone for a while"
+    monkeypatch.setattr(marks, "_silent_until_s", 0.0)
+    assert signed()
+    assert marks.state["time_stamps"] is True
 
 
 # the credentials of a given picture

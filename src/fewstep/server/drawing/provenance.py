@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from .engine import Drawn
 
 log = logging.getLogger("fewstep.server")
+T = TypeVar("T")
+SILENT_S = 60.0
+"""A time authority that failed is left alone for so long: every picture would wait for it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Marks:
         self.hash = card.fingerprint
         self._payload = mark_payload(self.hash)
         self.missing = provenance.missing() if on else None
+        self._answering, self._silent_until_s, self._lock = True, 0.0, threading.Lock()
         if not on:
             log.warning("provenance is switched off: pictures carry neither a watermark nor content credentials")
         elif self.missing:
@@ -64,8 +70,10 @@ class Marks:
 
     @property
     def state(self) -> dict[str, bool]:
-        """For the page's badge."""
-        return {"watermark": self.on, "credentials": self._stamping.credentials and self.on and self.missing is None}
+        """For the page's badge; whether time stamps are put on is told where an authority was named."""
+        signs = self._stamping.credentials and self.on and self.missing is None
+        clock = {"time_stamps": signs and self._answering} if self._stamping.time_authority else {}
+        return {"watermark": self.on, "credentials": signs} | clock
 
     def frame(self, pixels: Pixels) -> Pixels:
         """A frame with the mark in it; pictures too small to carry one pass through."""
@@ -101,15 +109,41 @@ class Marks:
         before = None
         if given is not None and given.mime in MIMES.values() and self.state["credentials"]:
             before = provenance.given_of(bytes(given.data), given.mime)
-        with _said_at_the_start():
-            return provenance.stamp(pixels, said, replace(stamping, format=kind, include_prompt=include_prompt), before)
+        stamping = replace(stamping, format=kind, include_prompt=include_prompt)
+        return self._stamped(lambda how: provenance.stamp(pixels, said, how, before), stamping)
 
     def recording(self, data: bytes, mime: str) -> bytes | None:
         """The ``.c2pa`` sidecar of a recording of this model's pictures; None where nobody can sign. It looks into nothing."""
         if not (self.on and self._stamping.credentials):
             return None
+        facts = GenerationFacts(self.card.name, self.hash)
+        return self._stamped(lambda how: provenance.stamp_beside(data, mime, facts, how), self._stamping)
+
+    def _stamped(self, make: Callable[[StampOptions], T], stamping: StampOptions) -> T:
+        """What ``make`` signs. A time authority that fails costs its stamp alone: it is told once, and asked again later."""
         with _said_at_the_start():
-            return provenance.stamp_beside(data, mime, GenerationFacts(self.card.name, self.hash), self._stamping)
+            if not stamping.time_authority:
+                return make(stamping)
+            without = replace(stamping, time_authority=None)
+            if time.monotonic() < self._silent_until_s:
+                return make(without)
+            try:
+                data = make(stamping)
+            except ValueError as error:
+                data = make(without)  # where this fails, too, it was not the clock
+                self._clock_is(False, error)
+                return data
+            self._clock_is(True)
+            return data
+
+    def _clock_is(self, answering: bool, error: ValueError | None = None) -> None:
+        with self._lock:
+            changed, self._answering = self._answering != answering, answering
+            self._silent_until_s = 0.0 if answering else time.monotonic() + SILENT_S
+        if changed and answering:
+            log.warning("the time authority answers again: pictures carry its time stamps")
+        elif changed:
+            log.warning("saved pictures are signed without a time stamp until it is there again: %s", error)
 
 
 def try_out(stamping: StampOptions) -> None:

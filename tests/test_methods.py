@@ -1,0 +1,154 @@
+"""What every method keeps to, whoever wrote it: this suite finds each file of the family and plays it."""
+
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import foreign
+import method_parts
+from bundles import tiny_bundle
+from fewstep import cli
+from fewstep.bundle import Card
+from fewstep.methods.method import Method
+from fewstep.recipes import distillation
+from fewstep.recipes.distillation import METHODS
+from fewstep.rng import Rng
+from fewstep.training import checkpoint
+from fewstep.training.trainer import only_trainable
+from helpers import flat_gradient, gradients, same_weights
+from method_parts import built, trainer
+
+each_method = pytest.mark.parametrize("name", METHODS.names)
+LOSSES = {
+    "adversarial", "distillation", "regression", "r1", "approximate_r1", "mismatched", "consistency", "distribution_matching",
+    "denoising", "drift",
+}  # fmt: skip
+"""The names that a loss may bear in a log (CONTRIBUTING says what each stands for)."""
+
+
+def test_the_family_is_found() -> None:
+    assert {"add", "dmd2", "gan", "ladd", "lcm"} <= set(METHODS.names)
+
+
+@each_method
+@pytest.mark.parametrize("axes", [1, 2, 3], ids=["sound", "pictures", "video"])
+def test_only_the_player_at_its_turn_gets_a_gradient(name: str, axes: int) -> None:
+    """Every turn of a step: losses are finite scalars under the field's names, and reach that player alone."""
+    method, parts = built(name, axes)
+    assert isinstance(method, Method)
+    networks = {role: player.network for role, player in method.players.items()}
+    seen = {}
+    for number, turn in enumerate(method.turns(0)):
+        batch = seen.setdefault(turn.batch, parts.data(turn.batch))
+        for network in (*networks.values(), *parts.frozen.values()):
+            network.zero_grad(set_to_none=True)
+        with only_trainable(networks, turn.player):
+            losses = method.losses(turn.player, batch, Rng.of(0, number))
+            torch.stack(list(losses.values())).sum().backward()
+        assert set(losses) <= LOSSES
+        assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+        assert all(math.isfinite(value) for value in method.observations().values())
+        assert flat_gradient(networks[turn.player]).norm() > 0
+        others = {role: network for role, network in networks.items() if role != turn.player} | parts.frozen
+        assert not [role for role, network in others.items() if gradients(network)]
+    method.after_step(0)
+    assert "student" in networks
+    assert {turn.player for turn in method.turns(0)} == set(networks), "every player moves"
+
+
+@each_method
+def test_half_a_run_and_the_other_half_are_the_run(name: str, tmp_path: Path) -> None:
+    """Through a file, into players of other first weights: all that the next step depends on is in the state."""
+    whole, data = trainer(name, 6)
+    for log in whole.steps(data):
+        assert not log.skipped
+        if log.step == 3:
+            whole.save(tmp_path / "half")
+    other, data = trainer(name, 6, seed=1)
+    other.resume(tmp_path / "half")
+    list(other.steps(data))
+    same(whole.state(), other.state())
+    fresh, _ = trainer(name, 6)
+    assert not same_weights(whole.networks["student"], fresh.networks["student"]), "it was trained"
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Every tensor and every number, bit for bit."""
+    (tensors, plain), (others, plainly) = checkpoint.flatten(a), checkpoint.flatten(b)
+    assert plain == plainly
+    assert tensors.keys() == others.keys()
+    assert not [k for k in tensors if not torch.equal(tensors[k], others[k])]
+
+
+@pytest.mark.timeout(900)  # two starts of Python and torch, slow on a busy machine
+def test_all_methods_are_killed_and_go_on_bit_for_bit(tmp_path: Path) -> None:
+    """A real process, a real SIGKILL while some have taken one step more than others, a new process, the same bits."""
+    command = [sys.executable, str(Path(method_parts.__file__)), str(tmp_path), "4"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.split() == ["2", METHODS.names[1]]:
+            break
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    left = {name: checkpoint.load(tmp_path / name)["step"] for name in METHODS.names}
+    assert sum(left.values()) < 4 * len(left)
+    resumed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(resumed.stdout.splitlines()) == 4 * len(left) - sum(left.values()), "nothing was done twice"
+    for name in METHODS.names:
+        whole, data = trainer(name, 4)
+        list(whole.steps(data))
+        same(checkpoint.load(tmp_path / name), checkpoint.load(checkpoint.save(tmp_path / f"plain-{name}", whole.state())))
+
+
+@each_method
+def test_mixed_precision_trains_to_the_same_losses(name: str) -> None:
+    exact, data = trainer(name, 3)
+    mixed, _ = trainer(name, 3, precision="bf16")
+    for a, b in zip(exact.steps(data), mixed.steps(data), strict=True):
+        assert not b.skipped
+        assert a.losses.keys() == b.losses.keys()
+        for loss, value in a.losses.items():
+            assert b.losses[loss] == pytest.approx(value, rel=0.2, abs=0.02), loss
+
+
+@each_method
+def test_a_batch_in_parts_trains_too(name: str) -> None:
+    """Gradient accumulation: what a method keeps between its turns is found for every part."""
+    run, data = trainer(name, 2, gradient_accumulation=2)
+    for log in run.steps(data):
+        assert not log.skipped
+        assert all(math.isfinite(value) for value in log.losses.values())
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("methods"), "teacher")
+
+
+@each_method
+def test_the_command_line_distils_by_it_and_card_and_info_say_so(
+    name: str, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    data = foreign.pictures(tmp_path / "data").folder
+    out = tmp_path / "run"
+    cli.main(["distill", "--method", name, "--teacher", str(teacher), "--data", str(data), "--steps", "2", "--batch-size", "4",
+              "--warm.steps", "1", "--warm.pairs", "4", "--warm.batch-size", "4", "--warm.teacher-steps", "2",
+              "--out", str(out)])  # fmt: skip
+    card = Card.read(out / "bundle")
+    assert card.method == name
+    capsys.readouterr()
+    cli.main(["info", str(out / "bundle")])
+    told = capsys.readouterr().out
+    assert f"method          {name} " in told
+    assert f"--method {name}" in " ".join(told.split()) or name == distillation.USUAL

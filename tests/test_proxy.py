@@ -161,6 +161,34 @@ def test_the_studio_below_a_path_of_nginx(tmp_path, monkeypatch, options: dict, 
             assert (moved.status_code, moved.headers["location"]) == (308, f"https://127.0.0.1{path}")
 
 
+def test_a_browser_draws_and_saves_below_a_path_of_nginx(tmp_path):
+    """The page, its scripts, its WebSocket and its download, with the token behind the address as it is printed."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        pytest.skip("no browser here: install Debian's chromium")
+    with (
+        running(trusted_proxies=("127.0.0.1",), token=TOKEN, root_path="/studio") as server,
+        nginx(tmp_path, server, {}) as url,
+        playwright.sync_playwright() as started,
+    ):
+        browser = started.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_context(ignore_https_errors=True, accept_downloads=True).new_page()
+        page.set_default_timeout(60_000)
+        asked: list[tuple[int, str]] = []
+        page.on("response", lambda answer: asked.append((answer.status, answer.url)))
+        page.goto(f"{url}#token={TOKEN}")
+        page.fill("#prompt", "a red heart")
+        page.wait_for_function("!document.querySelector('#save').disabled")
+        with page.expect_download() as saved:
+            page.click("#save")
+        assert read_credentials(Path(saved.value.path()).read_bytes(), "image/png").ai_generated
+        assert server.studio.metrics.total("sent") > 0
+        assert [one for one in asked if one[0] >= 400] == []
+        assert all(where.startswith((url, "blob:")) for _, where in asked)
+        browser.close()
+
+
 def test_the_page_shows_the_location_that_is_shipped():
     snippet = re.search(r"```nginx\n(.*?)```", (ROOT / "docs" / "protocol.md").read_text("utf-8"), re.S)
     assert snippet is not None

@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from fewstep import extras
 from fewstep.parts.features.efficientnet import NETWORKS
-from fewstep.provenance.content_credentials import MODULES
+from fewstep.provenance.identity import MODULES
 
 ROOT = Path(__file__).parents[1]
 WHOLE = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .client import Connect
 
 __all__ = ["__version__", "connect"]
-__version__ = "0.1.0"
 
 
 def connect(url: str, token: str = "", timeout_s: float = 120.0) -> Connect:

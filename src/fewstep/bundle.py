@@ -19,11 +19,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from . import __version__, files, pretrained
+from . import files, pretrained
 from .data.dataset import ATTRIBUTION, cache_dir
 from .diffusion.sampler import step_counts
 from .pretrained import trainable
 from .tensors import unfinite
+from .version import __version__
 
 __all__ = ["CARD", "Card", "card_of", "complete", "locate", "save", "shipped", "verify"]
 CARD = "student_card.json"

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union, get_
 
 import tyro
 
-from . import __version__, extras, failures
+from . import extras, failures
 from .console import (
     PIPE_CLOSED,
     Report,
@@ -46,6 +46,7 @@ from .text import heard, plain
 from .training.health import Options as HealthOptions
 from .training.health import Unhealthy
 from .training.log import STOPS, Stopped, ignored, leave_terminal
+from .version import __version__
 
 if TYPE_CHECKING:  # it needs torch
     from .bundle import Card

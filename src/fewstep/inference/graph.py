@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .. import __version__, extras
+from .. import extras
 from ..data.dataset import cache_dir
 from ..files import whole
+from ..version import __version__
 
 EXPORTER = ("onnx", "onnxscript")
 

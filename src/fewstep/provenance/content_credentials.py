@@ -10,22 +10,18 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from PIL import Image
 
-from fewstep import __version__, extras
+from fewstep.provenance.identity import SIGNING_USES, Identity, missing
 from fewstep.text import plain
-
-if TYPE_CHECKING:
-    from fewstep.provenance.identity import Identity
+from fewstep.version import __version__
 
 CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's source type of a picture whose every pixel a trained model made."""
 EDITED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """And of one that a generative model altered, "such as with inpainting"."""
-MODULES = ("c2pa", "cryptography")
-"""What writes and reads them: part of the core, but somebody may have left it out."""
 GENERATION = "org.fewstep.generation"
 """Label of the assertion that holds this program's own facts."""
 ACTIONS, SOFT_BINDING = "c2pa.actions", "c2pa.soft-binding"
@@ -38,14 +34,6 @@ VISIBLE = "visible label: AI"
 """What the action says that put it on."""
 MOST_PARENTS = 64
 """How far back a picture's states are read."""
-SIGNING_USES = {
-    "1.3.6.1.4.1.62558.2.1": "c2pa-kp-claimSigning",
-    "1.3.6.1.5.5.7.3.36": "documentSigning",
-    "1.3.6.1.5.5.7.3.4": "emailProtection",
-    "1.3.6.1.4.1.311.76.59.1.9": "Microsoft's C2PA signing",
-}
-"""Extended key usages of which a certificate that signs credentials holds one: C2PA's own, two that any authority can give, and
-one that c2pa's tools allow beside them. c2pa-python believes emailProtection alone unless it is told."""
 MOST_SAID, MOST_PROMPT = 200, 1000
 """The most characters that are kept of a stranger's string."""
 EMBEDDABLE = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/tiff"})
@@ -116,11 +104,6 @@ class Credentials:
     def ai_generated(self) -> bool:
         """Whether they state that a trained model made the picture, or a part of it."""
         return self.source_type in (CREATED, EDITED)
-
-
-def missing() -> str | None:
-    """One sentence about what has to be installed, or None where credentials can be written and read."""
-    return extras.missing("content credentials", MODULES)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,17 @@ from fewstep.provenance.chips import Chips, Layout, decode, from_words, gather
 FALSE_POSITIVE_RATE = 1e-6
 SURE_PAYLOAD = 0.99
 """A payload without a CRC is only reported when it is at least this likely to be right."""
+
+
+class DetectorSettings(NamedTuple):
+    """What the search needs to know of a mark."""
+
+    key: bytes
+    """The key it was made with."""
+    reach: float
+    """Coefficients beyond this are ignored, in grey levels."""
+    false_positive_rate: float
+    """Upper bound on the chance that an unmarked picture is called marked."""
 
 
 @dataclass(frozen=True)

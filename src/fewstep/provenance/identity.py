@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewstep import extras
 from fewstep.files import NAMED, content
-from fewstep.provenance.content_credentials import SIGNING_USES, missing
 from fewstep.text import plain
 
 if TYPE_CHECKING:
@@ -28,6 +28,16 @@ FOLDER = "identity"
 CHAIN, KEY, ROOT = "chain.pem", "key.pem", "root.pem"
 MOST_PEM = 2**20
 """Bytes of a file with certificates or a key."""
+MODULES = ("c2pa", "cryptography")
+"""What writes and reads them: part of the core, but somebody may have left it out."""
+SIGNING_USES = {
+    "1.3.6.1.4.1.62558.2.1": "c2pa-kp-claimSigning",
+    "1.3.6.1.5.5.7.3.36": "documentSigning",
+    "1.3.6.1.5.5.7.3.4": "emailProtection",
+    "1.3.6.1.4.1.311.76.59.1.9": "Microsoft's C2PA signing",
+}
+"""Extended key usages of which a certificate that signs credentials holds one: C2PA's own, two that any authority can give, and
+one that c2pa's tools allow beside them. c2pa-python believes emailProtection alone unless it is told."""
 OTHER_USES = {
     "1.3.6.1.5.5.7.3.1": "serverAuth",
     "1.3.6.1.5.5.7.3.2": "clientAuth",
@@ -39,6 +49,11 @@ OTHER_USES = {
 """Extended key usages that people bring, and that sign no content."""
 LEAF_YEARS, ROOT_YEARS = 10, 20
 SIGNER_NAME = "fewstep local signer"
+
+
+def missing() -> str | None:
+    """One sentence about what has to be installed, or None where credentials can be written and read."""
+    return extras.missing("content credentials", MODULES)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def look(data: bytes, mime: str, mark: Watermark) -> Detection | None:
         return best
     some = keys[:: -(-len(keys) // SEARCHED)]
     paid = 2 * searched_places(some[0].shape[0], some[0].shape[1], scales=True)
-    found = search(mark, some, best, scales=True, paid=paid)
+    found = search(mark.settings, some, best, scales=True, paid=paid)
     return found if found.found else best
 
 

@@ -9,17 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from fewstep.provenance.blocks import CORNER, SIDE, Bytes, Floats, fold, forward_grey, luminance
 from fewstep.provenance.chips import IDENTIFIER, LAYOUTS, Chips, Layout, echo, keyed_chips
-from fewstep.provenance.detection import Alignment, Detection, Orientation, decide, despread, respond
-
-if TYPE_CHECKING:
-    from fewstep.provenance.watermark import SpreadSpectrum
+from fewstep.provenance.detection import Alignment, Detection, DetectorSettings, Orientation, decide, despread, respond
 
 DISPLAY_SCALES = (
     1 / 2,
@@ -87,7 +83,7 @@ def searched_places(height: int, width: int, scales: bool) -> int:
     return sum(attempt.hypotheses for attempt in _plan(height, width, scales))
 
 
-def search(mark: SpreadSpectrum, pictures: Sequence[Bytes], aligned: Detection, scales: bool, paid: int) -> Detection:
+def search(mark: DetectorSettings, pictures: Sequence[Bytes], aligned: Detection, scales: bool, paid: int) -> Detection:
     """Try all offsets, then (with ``scales``) other scales; stop where a mark is found and its payload can be read.
 
     Of several ``pictures`` (frames of a film, all of one size) the evidence is added up at every place. Whatever is found
@@ -97,7 +93,7 @@ def search(mark: SpreadSpectrum, pictures: Sequence[Bytes], aligned: Detection, 
     best = replace(aligned, hypotheses=paid)
     for attempt in _plan(pictures[0].shape[0], pictures[0].shape[1], scales):
         for candidate in _best_places(mark, greys, attempt):
-            found = decide(despread(candidate.chips, candidate.heard), mark.options.false_positive_rate, paid)
+            found = decide(despread(candidate.chips, candidate.heard), mark.false_positive_rate, paid)
             if found.p_value < best.p_value:
                 place = replace(candidate.alignment, inverted=found.alignment.inverted)
                 best = replace(
@@ -108,12 +104,12 @@ def search(mark: SpreadSpectrum, pictures: Sequence[Bytes], aligned: Detection, 
     return best
 
 
-def _identifier(mark: SpreadSpectrum, candidate: Candidate, found: Detection) -> int | None:
+def _identifier(mark: DetectorSettings, candidate: Candidate, found: Detection) -> int | None:
     """The picture's own number, in the rows of blocks between those where the mark was found."""
     if not found.found or candidate.chips.layout.tile != IDENTIFIER.tile:
         return None
     evidence = despread(keyed_chips(mark.key, IDENTIFIER), candidate.heard)
-    return decide(evidence, mark.options.false_positive_rate, inverted=found.alignment.inverted).payload
+    return decide(evidence, mark.false_positive_rate, inverted=found.alignment.inverted).payload
 
 
 def _plan(height: int, width: int, scales: bool) -> list[Attempt]:
@@ -139,7 +135,7 @@ def _scales(height: int, width: int) -> list[float]:
     return kept[1:]
 
 
-def _best_places(mark: SpreadSpectrum, greys: Sequence[Floats], attempt: Attempt) -> list[Candidate]:
+def _best_places(mark: DetectorSettings, greys: Sequence[Floats], attempt: Attempt) -> list[Candidate]:
     """The best place of each layout: all 64 offsets at the own scale, else half of them and then the neighbours."""
     if attempt.scale == 1.0:
         greys = [_middle(grey, LARGEST_AT_OWN_SCALE) for grey in greys]
@@ -164,12 +160,12 @@ def _middle(grey: Floats, side: int) -> Floats:
 
 
 def _scan(
-    mark: SpreadSpectrum, greys: Sequence[Floats], attempt: Attempt, offsets: Iterable[tuple[int, int]]
+    mark: DetectorSettings, greys: Sequence[Floats], attempt: Attempt, offsets: Iterable[tuple[int, int]]
 ) -> dict[str, Candidate]:
     """The best place of each layout over these grid offsets and all places in the tile."""
     best: dict[str, Candidate] = {}
     for dy, dx in offsets:
-        responses = [respond(forward_grey(grey, dy, dx), mark.options.reach) for grey in greys]
+        responses = [respond(forward_grey(grey, dy, dx), mark.reach) for grey in greys]
         sides = {layout.tile for layout in attempt.layouts}
         tiles = {side: np.sum([fold(one, side, side) for one in responses], axis=0) for side in sides}
         spectra = {side: _spectra(heard) for side, heard in tiles.items()}

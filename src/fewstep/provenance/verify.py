@@ -22,9 +22,9 @@ from fewstep.files import NAMED, content
 from fewstep.provenance import recording, store
 from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
-from fewstep.provenance.content_credentials import CREATED, EDITED, MODULES, Credentials, read, read_recovered
+from fewstep.provenance.content_credentials import CREATED, EDITED, Credentials, read, read_recovered
 from fewstep.provenance.detection import Detection
-from fewstep.provenance.identity import load_anchors, own_root
+from fewstep.provenance.identity import MODULES, load_anchors, own_root
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.watermark import Effort, SpreadSpectrum, Watermark
 from fewstep.text import plain

@@ -39,7 +39,16 @@ from fewstep.provenance.chips import (
     tiled_pattern,
     turns,
 )
-from fewstep.provenance.detection import FALSE_POSITIVE_RATE, Detection, Evidence, decide, despread, pool, respond
+from fewstep.provenance.detection import (
+    FALSE_POSITIVE_RATE,
+    Detection,
+    DetectorSettings,
+    Evidence,
+    decide,
+    despread,
+    pool,
+    respond,
+)
 from fewstep.provenance.search import ORIENTATIONS, oriented, search, searched_places
 
 PUBLIC_KEY = b"fewstep public watermark key 1"
@@ -137,6 +146,11 @@ class SpreadSpectrum:
         self.key = key
         self.options = options
 
+    @property
+    def settings(self) -> DetectorSettings:
+        """What a search for this mark needs to know."""
+        return DetectorSettings(self.key, self.options.reach, self.options.false_positive_rate)
+
     def capacity(self, height: int, width: int) -> int:
         """Payload bits that a picture of this size carries."""
         return layout_of(height, width).payload_bits
@@ -228,7 +242,7 @@ class SpreadSpectrum:
             other = self.read(oriented(picture, orientation), looks=paid)
             if other.found:
                 return replace(other, alignment=replace(other.alignment, orientation=orientation))
-        return search(self, [picture], found, scales, paid)
+        return search(self.settings, [picture], found, scales, paid)
 
     def read(self, picture: Bytes, looks: int = 1) -> Detection:
         """The mark as it was embedded in a picture of this size: the first of ``looks`` that must share the error rate."""

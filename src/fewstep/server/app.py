@@ -24,10 +24,10 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from .. import __version__
 from ..inference.budget import Budget, milliseconds
 from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
+from ..version import __version__
 from .drawing import safety
 from .drawing.engine import Engine, EngineOptions
 from .drawing.provenance import Marks, try_out

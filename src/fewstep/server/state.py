@@ -13,8 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from .. import __version__
 from ..inference.budget import Budget
+from ..version import __version__
 from .drawing.engine import ENCODERS, Drawn
 from .drawing.pool import Pool
 from .drawing.provenance import Marks

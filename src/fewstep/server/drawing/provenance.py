@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from ...provenance.chips import SMALLEST_SIDE
 from ...provenance.content_credentials import Task
 from ..wire.images import Pixels, encode
 from ..wire.protocol import MIMES, Ask, Part
-
-if TYPE_CHECKING:
-    from .engine import Drawn
 
 log = logging.getLogger("fewstep.server")
 T = TypeVar("T")
@@ -43,10 +40,9 @@ class Facts:
     """Pixels of a side as drawn, of a file that was enlarged."""
 
     @classmethod
-    def of(cls, ask: Ask, drawn: Drawn) -> Facts:
-        """What is true of a picture that was drawn for a request."""
-        strength = drawn.strength if ask.with_picture else None
-        return cls(drawn.steps, ask.seed, ask.prompt, cast(Task, ask.task), strength)
+    def of(cls, ask: Ask, steps: int, strength: float) -> Facts:
+        """What is true of a picture that was drawn for a request in so many ``steps`` from this ``strength``."""
+        return cls(steps, ask.seed, ask.prompt, cast(Task, ask.task), strength if ask.with_picture else None)
 
 
 class Marks:

@@ -590,7 +590,7 @@ class Worker:
             self._deliver(taken, Answer(ask, header))
             return
         with self._lock:
-            seat.kept.put(ask.id, KeptPicture(result.pixels, Facts.of(ask, result)))
+            seat.kept.put(ask.id, KeptPicture(result.pixels, Facts.of(ask, result.steps, result.strength)))
             if taken.may_be_refined(result) and seat.asked is ask:
                 seat.rest = taken.held.value
                 self._lock.notify_all()

@@ -133,7 +133,7 @@ async def drawn_file(
     given = given or ask.image
 
     def made() -> bytes:
-        pixels, facts = finish(drawn.pixels), Facts.of(ask, drawn)
+        pixels, facts = finish(drawn.pixels), Facts.of(ask, drawn.steps, drawn.strength)
         return studio.marks.file(pixels, facts, encoder, include_prompt, quality, given)
 
     return await studio.made(made), header, drawn

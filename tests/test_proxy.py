@@ -179,7 +179,7 @@ def test_a_browser_draws_and_saves_below_a_path_of_nginx(tmp_path):
         page.on("response", lambda answer: asked.append((answer.status, answer.url)))
         page.goto(f"{url}#token={TOKEN}")
         page.fill("#prompt", "a red heart")
-        page.wait_for_function("!document.querySelector('#save').disabled")
+        page.wait_for_selector("#save:not([disabled])")
         with page.expect_download() as saved:
             page.click("#save")
         assert read_credentials(Path(saved.value.path()).read_bytes(), "image/png").ai_generated

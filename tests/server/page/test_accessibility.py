@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from page.studio import ROOT, STANDING_OUT, Host, Studio, free_port, studio_in
 from test_concepts import NAMES, far_and_near, with_list
-from test_studio_page import ROOT, STANDING_OUT, Host, Studio, address, browser, chromium, free_port, host, studio_in  # noqa: F401  fixtures among them
 
 AXE = ROOT / ".venv" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 TABS = ("draw", "camera", "type")
@@ -20,7 +20,7 @@ WIDTHS = ((360, 740), (768, 1024), (1366, 650), (1920, 1080))
 
 
 @pytest.fixture(scope="module")
-def page(browser: Any, address: str) -> Iterator[Studio]:  # noqa: F811
+def page(browser: Any, address: str) -> Iterator[Studio]:
     """One page for all of it: what is looked at changes nothing but the tab and the theme."""
     with studio_in(browser, "access", reduced_motion="no-preference") as made:
         made.open(address).live()
@@ -266,7 +266,7 @@ def test_what_is_said_is_said_aloud(page: Studio):
     assert page.get("document.getElementById('result').getAttribute('aria-label')").startswith("Picture of")
 
 
-def test_what_the_model_knows_is_offered_and_a_prompt_far_from_it_told(browser: Any, host: Host, tmp_path: Path):  # noqa: F811
+def test_what_the_model_knows_is_offered_and_a_prompt_far_from_it_told(browser: Any, host: Host, tmp_path: Path):
     folder = with_list(tmp_path / "bundle")
     far, near = far_and_near(folder)
     port = free_port()

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 
 from fewstep.provenance import content_credentials
+from page.studio import STANDING_OUT, Studio, studio_in
+from page.test_accessibility import AXE, TARGETS
 from serving_helpers import SIZE
-from test_studio_access import AXE, TARGETS
-from test_studio_page import STANDING_OUT, Studio, address, browser, chromium, host, studio_in  # noqa: F401  fixtures among them
 
 
 @pytest.fixture
-def studio(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Studio]:  # noqa: F811
+def studio(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Studio]:
     allowed = ["clipboard-read", "clipboard-write"]
     with studio_in(
         browser, request.node.name.removeprefix("test_"), accept_downloads=True, permissions=allowed
@@ -135,7 +135,7 @@ def test_an_enlarged_file_says_so_in_its_name_and_its_credentials(studio: Studio
     assert "enlarged" not in same.headers["content-disposition"]
 
 
-def test_a_link_carries_prompt_and_seed_and_nothing_else(studio: Studio, address: str):  # noqa: F811
+def test_a_link_carries_prompt_and_seed_and_nothing_else(studio: Studio, address: str):
     studio.page.locator("#prompt").fill("a blue cat & a red dog #1")
     studio.page.locator("#seed").fill("42")
     choose(studio, "link")

@@ -54,7 +54,7 @@ def test_three_people_are_served_alike_and_nothing_is_lost(served: Any, tmp_path
     assert level.rss_peak_mb - level.rss_start_mb < 16
     assert 'stage="glass_to_glass"' in page(served), "what people saw was told to the server"
     found = realtime.Realtime(
-        (level,), 1.1, 1.2, 3.0, 30.0, 10.0, 16.0, "tiny", "eager", 33.3, "a test", "pytest tests/test_load.py"
+        (level,), 1.1, 1.2, 3.0, 30.0, 10.0, 16.0, "tiny", "eager", 33.3, "a test", "pytest tests/server/test_load.py"
     )
     found.write(tmp_path / "realtime.json")
     again = realtime.Realtime.read(tmp_path / "realtime.json")

@@ -31,7 +31,7 @@ from fewstep.server.http.prefix import checked
 from serving_helpers import SIZE, TOKEN, Server, running, until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "deploy" / "nginx.conf"
 NAME = "studio.example.org"
 SHOWN = {"Authorization": f"Bearer {TOKEN}"}

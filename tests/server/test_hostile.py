@@ -24,7 +24,7 @@ def attackers():
 
 @pytest.fixture(scope="module")
 def hostile():
-    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
     try:
         return benchmark("hostile")
     finally:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import textwrap
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -28,12 +29,13 @@ from PIL import Image
 import fewstep
 from fewstep.provenance.content_credentials import read as read_credentials
 from fewstep.server.http.prefix import checked
-from serving_helpers import SIZE, TOKEN, Server, running, until
+from serving_helpers import PATIENCE_S, SIZE, TOKEN, Server, running, until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "deploy" / "nginx.conf"
 NAME = "studio.example.org"
+get = partial(httpx.get, timeout=PATIENCE_S)  # by itself it gives up after 5 seconds, which a busy machine may take
 SHOWN = {"Authorization": f"Bearer {TOKEN}"}
 WHOLE = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
@@ -105,17 +107,17 @@ def nginx(folder: Path, server: Server, change: dict[str, str], plain: int = 0) 
 
 def check_studio(url: str) -> None:
     """Everything that has an address, from the page on: at ``url``, which ends with a slash."""
-    page = httpx.get(url)
+    page = get(url)
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     links = set(re.findall(r'(?:src|href)="([^"#]+)"', page.text))
     assert len(links) >= 3
     for link in links:
         assert not link.startswith("/"), "an address from the root is not the studio's"
-        assert httpx.get(urljoin(url, link)).status_code == 200, link
-    script = httpx.get(urljoin(url, "web/studio.js")).text
+        assert get(urljoin(url, link)).status_code == 200, link
+    script = get(urljoin(url, "web/studio.js")).text
     for link in set(re.findall(r'from "([^"]+)"', script)):
-        assert httpx.get(urljoin(url, f"web/{link}")).status_code == 200, link
-    without = httpx.get(url.rstrip("/"))
+        assert get(urljoin(url, f"web/{link}")).status_code == 200, link
+    without = get(url.rstrip("/"))
     assert without.status_code in (301, 308)
     assert urljoin(url.rstrip("/"), without.headers["location"]) == url
     with fewstep.connect(url, TOKEN) as studio:
@@ -128,9 +130,9 @@ def check_studio(url: str) -> None:
     asked = {"prompt": "a red heart", "seed": 7, "steps": 4, "response_format": "url"}
     handed_out = httpx.post(f"{url}v1/images/generations", json=asked, headers=SHOWN, timeout=60).json()["data"][0]["url"]
     assert handed_out.startswith(f"{url}v1/files/")
-    assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(d))) for d in (data, httpx.get(handed_out).content)))
-    assert httpx.get(f"{url}v1/models/", headers=SHOWN, follow_redirects=True).status_code in (200, 404)
-    assert httpx.get(f"{url}openapi.json", headers=SHOWN).json()["servers"] == [{"url": "/studio"}]
+    assert np.array_equal(*(np.asarray(Image.open(io.BytesIO(d))) for d in (data, get(handed_out).content)))
+    assert get(f"{url}v1/models/", headers=SHOWN, follow_redirects=True).status_code in (200, 404)
+    assert get(f"{url}openapi.json", headers=SHOWN).json()["servers"] == [{"url": "/studio"}]
     photo = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)).save(photo, "PNG")
     assert len(photo.getvalue()) > 2**20, "more than nginx takes by itself"
@@ -153,11 +155,11 @@ def test_the_studio_below_a_path_of_nginx(tmp_path, monkeypatch, options: dict, 
     plain = free_port()
     with running(trusted_proxies=("127.0.0.1",), token=TOKEN, **options) as server, nginx(tmp_path, server, change, plain) as url:
         check_studio(url)
-        page = httpx.get(url)
+        page = get(url)
         assert page.headers["strict-transport-security"] == "max-age=31536000"
-        assert httpx.get(urljoin(url, "/elsewhere")).status_code == 404
+        assert get(urljoin(url, "/elsewhere")).status_code == 404
         for path in ("/studio/", "/studio/v1/models?a=b"):
-            moved = httpx.get(f"http://127.0.0.1:{plain}{path}")
+            moved = get(f"http://127.0.0.1:{plain}{path}")
             assert (moved.status_code, moved.headers["location"]) == (308, f"https://127.0.0.1{path}")
 
 
@@ -198,12 +200,12 @@ def test_the_page_shows_the_location_that_is_shipped():
 def test_a_server_below_a_path_answers_with_and_without_it():
     with running(root_path="/studio") as server:
         for place in ("/", "/studio/"):
-            assert "<h1>" in httpx.get(server.url + place).text
-            assert httpx.get(f"{server.url}{place}health").status_code == 200
-        to = httpx.get(f"{server.url}/studio")
+            assert "<h1>" in get(server.url + place).text
+            assert get(f"{server.url}{place}health").status_code == 200
+        to = get(f"{server.url}/studio")
         assert (to.status_code, to.headers["location"]) == (308, "/studio/")
         for elsewhere in ("/studiox/", "/studio/studio/"):
-            assert httpx.get(server.url + elsewhere).status_code == 404
+            assert get(server.url + elsewhere).status_code == 404
 
 
 def test_a_prefix_is_believed_of_a_trusted_proxy_alone():
@@ -224,10 +226,10 @@ def test_a_prefix_is_believed_of_a_trusted_proxy_alone():
 def test_a_token_is_wanted_below_a_path_too():
     with running(root_path="/studio", token=TOKEN) as server:
         for place in ("/v1/models", "/studio/v1/models"):
-            assert httpx.get(server.url + place).status_code == 401
-            assert httpx.get(server.url + place, headers=SHOWN).status_code == 200
+            assert get(server.url + place).status_code == 401
+            assert get(server.url + place, headers=SHOWN).status_code == 200
         for place in ("/studio/", "/studio/health", "/studio/web/studio.css"):
-            assert httpx.get(server.url + place).status_code == 200
+            assert get(server.url + place).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["studio", "//evil.org", "/a/../b", "/a b", "/a?b", "/v1", "/web/x", "/.hidden"])

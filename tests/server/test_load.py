@@ -45,7 +45,10 @@ def reading(served: Any, name: str) -> float:
 
 
 def test_three_people_are_served_alike_and_nothing_is_lost(served: Any, tmp_path: Path):
-    asyncio.run(load.crowd(served, 3, seconds=1.0))  # what is made once is there before memory is looked at
+    for _ in range(10):  # what is made once is there before memory is looked at; a leak would go on
+        warm = asyncio.run(load.crowd(served, 3, seconds=1.0))
+        if warm.rss_peak_mb - warm.rss_start_mb < 4:
+            break
     level = asyncio.run(load.crowd(served, 3, seconds=3.0))
     assert (level.sessions, level.errors, level.lost) == (3, 0, 0)
     assert level.fps_min > 0
@@ -137,9 +140,12 @@ async def bombing(served: Any) -> None:
             async with live(served) as ws:
                 for number in range(1, 1000):
                     await ws.send(pack({"type": "draw", "task": "image", "id": number}, [parts[number % 4]]))
-                    while (answer := unpack(await ws.recv())).header.get("id") != number:
-                        assert answer.type in ("hello", "state", "queue"), "it may have come in by the queue"
+                    while (answer := unpack(await ws.recv())).type in ("hello", "state", "queue"):
+                        pass  # it may have come in by the queue
                     assert answer.type == "error", answer.header
+                    if answer.header["code"] == "too_many":
+                        break  # the rest of this second is dropped unanswered: it goes on with another connection
+                    assert answer.header["id"] == number
 
 
 async def storming(served: Any) -> None:

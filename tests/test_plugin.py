@@ -77,11 +77,14 @@ def test_the_files_beside_the_members_are_none(lab: Path) -> None:
     assert {"efficientnet-lite0", "efficientnet-lite2", "dinov2", "teacher"} == set(feature.FAMILY.names)
 
 
-def test_the_current_folder_hides_nothing_that_is_installed(lab: Path) -> None:
-    (lab / "json").mkdir()
-    (lab / "json" / "decoder.py").write_text("Options = build = None\n")
-    with pytest.raises(ValueError, match=r"json\.decoder is no method"):
-        METHODS.load("json.decoder")
+def test_the_current_folder_hides_nothing_that_is_installed(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [m for m in sys.modules if m.partition(".")[0] == "wsgiref"]:
+        monkeypatch.delitem(sys.modules, module)
+    (lab / "wsgiref").mkdir()
+    (lab / "wsgiref" / "__init__.py").touch()
+    (lab / "wsgiref" / "util.py").write_text("Options = build = None\n")
+    with pytest.raises(ValueError, match=r"wsgiref\.util is no method"):
+        METHODS.load("wsgiref.util")
 
 
 def test_an_error_inside_a_file_of_ones_own_is_its_own(lab: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fewstep.inference.budget import SHED_ORDER, Budget, Choices, Plan, ladder, milliseconds, plan, predict, totals
 from fewstep.inference.timings import Costs, Percentiles, StageClock, Timings
-from fewstep.server.sessions.wire_estimate import Link
+from fewstep.server.sessions.wire_estimate import WireEstimate
 
 COSTS = Costs(
     network={("onnx", 64): 10.0, ("int8", 64): 6.0, ("onnx", 32): 4.0, ("int8", 32): 2.5},
@@ -254,7 +254,7 @@ def recorded_costs() -> Costs:
 
 def replay(names: Sequence[str], target_ms: float) -> list[tuple[float, str, Plan]]:
     """Plans while the recorded pictures come by, trace after trace; a picture travels as long as its plan's bytes take."""
-    costs, link, current, course, began = recorded_costs(), Link(), None, [], 0.0
+    costs, estimate, current, course, began = recorded_costs(), WireEstimate(), None, [], 0.0
     clock, ((backend, size),) = StageClock(costs), tuple(costs.network)
     choices = Choices((4, 2, 1), (size,), (backend,))
     for name in names:
@@ -267,11 +267,11 @@ def replay(names: Sequence[str], target_ms: float) -> list[tuple[float, str, Pla
             for stage, ms in idle.items():
                 clock.note(stage, seen[stage], now, ms)
             clock.note_wait(seen["wait"], seen["text"] + sum(seen[stage] for stage in idle), now)
-            timings = replace(clock.timings(now), wire_ms=link.wire_ms(costs.sent, now))
+            timings = replace(clock.timings(now), wire_ms=estimate.wire_ms(costs.sent, now))
             current = plan(Budget(target_ms), choices, timings, current, now, with_picture=True)
             sent = costs.sent[current.encoder, size]
             longer = sent / seen["bytes"] if name == SLOW else 1.0
-            link.add((current.encoder, size), int(sent), seen["wire"] * longer, now)
+            estimate.add((current.encoder, size), int(sent), seen["wire"] * longer, now)
             course.append((now, name, current))
         began = now + 1.0
     return course

@@ -328,7 +328,7 @@ def test_a_session_that_was_closed_says_so_and_still_has_its_files(server: Serve
 @both
 def test_the_reason_of_a_close_is_in_the_sentence(connect: Any):
     with running(limits=Limits(idle_s=0.3)) as server, connect(server.url) as studio:
-        until(lambda: not server.studio.room.inside)
+        until(lambda: not server.studio.admission.active)
         code, sentence = refused(lambda: [studio.stats() for _ in range(2)])
         assert code == "lost"
         assert "(nothing was asked for in a long time)" in sentence
@@ -409,6 +409,6 @@ def test_who_gives_up_waiting_leaves_no_place_taken(server: Server, connect: Any
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client, "QUEUE_S", 0.3)
         assert refused(connect(server.url, timeout_s=0.2).__enter__)[0] == "timeout"
-    until(lambda: not server.studio.room.waiting)
+    until(lambda: not server.studio.admission.waiting)
     for one in inside:
         one.close()

@@ -246,14 +246,14 @@ def test_a_full_room_has_a_queue_that_shows_the_place(server: Server):
     finally:
         for client in clients:
             client.close()
-    until(lambda: server.studio.room.inside == server.studio.room.waiting == 0)
+    until(lambda: server.studio.admission.active == server.studio.admission.waiting == 0)
 
 
 def test_one_lost_session_that_comes_back_twice_is_two(server: Server):
     """As when a connection that nobody ended yet waits in the queue: what becomes of it is nothing to its successor."""
     with fewstep.connect(server.url) as lost:
         session = lost.hello["session"]
-    until(lambda: server.studio.room.inside == 0)
+    until(lambda: server.studio.admission.active == 0)
     inside = [fewstep.connect(server.url) for _ in range(4)]
     clients: list[Client] = [connecting.__enter__() for connecting in inside]
     try:
@@ -269,11 +269,11 @@ def test_one_lost_session_that_comes_back_twice_is_two(server: Server):
             assert hello.header["session"] != session
             second.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
             assert unpack(second.recv(60)).type == "picture"
-            assert server.studio.room.inside == 4
+            assert server.studio.admission.active == 4
     finally:
         for client in clients:
             client.close()
-    until(lambda: server.studio.room.inside == server.studio.room.waiting == 0)
+    until(lambda: server.studio.admission.active == server.studio.admission.waiting == 0)
 
 
 IDLE_S = 1.5
@@ -312,7 +312,7 @@ def test_sessions_of_others_that_come_and_go_push_no_pictures_out(server: Server
             if number % 2:
                 ws.send(pack({"type": "draw", "id": 1, "prompt": "a dog", "steps": 1}))
                 assert unpack(ws.recv(60)).type == "picture"
-        until(lambda: server.studio.room.inside == 0)
+        until(lambda: server.studio.admission.active == 0)
     assert httpx.get(f"{server.url}/v1/sessions/{session}/pictures/7").status_code == 200
 
 
@@ -338,7 +338,7 @@ def test_a_lost_session_comes_back_with_its_pictures(server: Server):
         session = unpack(ws.recv(60)).header["session"]
         ws.send(pack({"type": "draw", "id": 5, "prompt": "a cat"}))
         assert unpack(ws.recv(60)).type == "picture"
-    until(lambda: server.studio.room.inside == 0)
+    until(lambda: server.studio.admission.active == 0)
     with websocket(server, path=f"/v1/stream?resume={session}") as ws:
         assert unpack(ws.recv(60)).header["session"] == session
         fetched = httpx.get(f"{server.url}/v1/sessions/{session}/pictures/5")
@@ -741,7 +741,7 @@ def test_an_older_or_newer_client_is_told_so(server: Server):
             with pytest.raises(ConnectionClosed) as closed:
                 ws.recv(60)
             assert closed.value.rcvd.code == 4426
-    assert server.studio.room.inside == 0
+    assert server.studio.admission.active == 0
 
 
 def test_a_token_is_asked_for_everywhere_but_at_the_page():
@@ -880,15 +880,15 @@ def test_a_client_that_never_reads_is_let_go_and_holds_no_memory(server: Server)
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n".encode()
         )
-        until(lambda: server.studio.room.inside == 1)
+        until(lambda: server.studio.admission.active == 1)
         message = pack({"type": "stats"})
         frame = bytes([0x82, 0x80 | len(message)]) + bytes(4) + message
         end = time.monotonic() + PATIENCE_S
         with contextlib.suppress(OSError):  # closed from the other side
-            while server.studio.room.inside and time.monotonic() < end:
+            while server.studio.admission.active and time.monotonic() < end:
                 sleeper.sendall(frame)
                 time.sleep(0.002)
-        assert server.studio.room.inside == 0
+        assert server.studio.admission.active == 0
 
 
 def test_a_client_of_a_byte_a_second_is_let_go(server: Server):
@@ -905,8 +905,8 @@ def test_a_storm_of_reconnects_leaves_nothing_behind(server: Server):
     for _ in range(40):
         with websocket(server) as ws:
             ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat", "steps": 1}))
-    until(lambda: server.studio.room.inside == 0)
-    assert server.studio.room.waiting == 0
+    until(lambda: server.studio.admission.active == 0)
+    assert server.studio.admission.waiting == 0
     assert server.studio.metrics.snapshot()["live_sessions"] == 0
     with fewstep.connect(server.url) as studio:
         assert studio.draw("a cat").seed == 0

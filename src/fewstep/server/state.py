@@ -21,7 +21,7 @@ from .drawing.provenance import Marks
 from .drawing.worker import Kept, Seat, Worker
 from .limits import Door, Limits
 from .metrics import Metrics
-from .sessions.scheduler import Room, Session
+from .sessions.scheduler import Admission, Session
 from .wire.images import Pixels
 from .wire.protocol import SUBPROTOCOL, TASKS, Ask, Message, ProtocolError, read_ask
 
@@ -93,16 +93,16 @@ class Studio:
     ) -> None:
         self.worker, self.limits, self.door, self.budget, self.clock = worker, limits, door, budget, clock
         self.metrics: Metrics = worker.metrics
-        places_each, queue_each = limits.each(limits.sessions), limits.each(limits.queue)
-        self.room = Room(limits.sessions, limits.queue, places_each, queue_each)
+        capacity_each, queue_each = limits.each(limits.sessions), limits.each(limits.queue)
+        self.admission = Admission(limits.sessions, limits.queue, capacity_each, queue_each)
         self.shelf = Shelf(32 * 2**20, 600.0, clock)
         self._singles: Counter[str] = Counter()
         self._files = Pool(FILERS, "files", patient=True)
         self._left: OrderedDict[str, Left] = OrderedDict()
         self._wakers: dict[str, Callable[[], None]] = {}
         self._addresses: dict[str, str] = {}
-        self.metrics.gauge("queue_length", lambda: self.room.waiting)
-        self.metrics.gauge("sessions", lambda: self.room.inside)
+        self.metrics.gauge("queue_length", lambda: self.admission.waiting)
+        self.metrics.gauge("sessions", lambda: self.admission.active)
 
     @property
     def marks(self) -> Marks:
@@ -125,7 +125,7 @@ class Studio:
         """
         known = resume in self._left and resume not in self._wakers  # one that nobody else has come back as
         session_id = resume if known else secrets.token_urlsafe(16)
-        position = self.room.enter(session_id, address)
+        position = self.admission.enter(session_id, address)
         self._wakers[session_id], self._addresses[session_id] = wake, address
         return session_id, position
 
@@ -151,7 +151,7 @@ class Studio:
             self._left[session_id] = Left(seat.kept, self.clock(), address)
         self._forget()
         self._wakers.pop(session_id, None)
-        self.room.leave(session_id)
+        self.admission.leave(session_id)
         for wake in self._wakers.values():
             wake()
 
@@ -306,7 +306,7 @@ class Studio:
         """Live numbers of the whole server, for the page's panel."""
         return {
             "type": "stats",
-            "room": {"places": self.room.places, "inside": self.room.inside},
+            "room": {"places": self.admission.capacity, "inside": self.admission.active},
             **self.metrics.snapshot(),
         }
 

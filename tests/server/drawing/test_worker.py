@@ -534,10 +534,10 @@ def test_a_slow_network_is_felt_by_its_own_user_and_by_the_bytes(start: Callable
             worker.seen(client.seat, number, answer.server_ms + wire_ms)
     sent = worker.engine.costs.sent
     assert sent["png", SIZE] == pytest.approx(len(answer.drawn.data), rel=0.5)
-    far_ms = far.seat.link.wire_ms(sent, clock())
+    far_ms = far.seat.wire_estimate.wire_ms(sent, clock())
     assert far_ms["png", SIZE] == pytest.approx(450, abs=0.01)
     assert far_ms["jpeg", SIZE] == pytest.approx(450 * min(1, sent["jpeg", SIZE] / sent["png", SIZE]), abs=0.1)
-    assert near.seat.link.wire_ms(sent, clock())["png", SIZE] == pytest.approx(1, abs=0.01)
+    assert near.seat.wire_estimate.wire_ms(sent, clock())["png", SIZE] == pytest.approx(1, abs=0.01)
     clock.skip(REPLAN_S)
     assert far.draw(Ask(5, prompt="a cat", encoder="png")).header["expected_ms"] > 450
     assert near.draw(Ask(5, prompt="a cat", encoder="png")).header["expected_ms"] < 450

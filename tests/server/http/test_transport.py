@@ -44,7 +44,7 @@ def emptied(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "server" in request.fixturenames:
         made = request.getfixturevalue("server")
-        until(lambda: count(made) == made.studio.room.inside == made.studio.room.waiting == 0)
+        until(lambda: count(made) == made.studio.admission.active == made.studio.admission.waiting == 0)
 
 
 def count(server: Server) -> int:
@@ -139,7 +139,7 @@ def test_a_flood_of_frames_is_cut_off_after_a_few(server: Server, flood: bytes, 
         with contextlib.suppress(OSError):  # ended while we send
             made.sendall(flood)
         ended(made)
-    until(lambda: server.studio.room.inside == 0)
+    until(lambda: server.studio.admission.active == 0)
     most = LIMITS.frames_burst
     assert most * 0.9 < len(parsed) < most + 60 * LIMITS.frames_per_s
     assert len(parsed) < 20_000
@@ -159,7 +159,7 @@ def test_who_is_cut_off_while_an_answer_is_on_its_way_fills_no_log(server: Serve
                 with contextlib.suppress(OSError):  # ended while we send
                     made.sendall(flood)
                 ended(made)
-        until(lambda: server.studio.room.inside == 0)
+        until(lambda: server.studio.admission.active == 0)
     finally:
         logging.getLogger("uvicorn.error").removeHandler(handler)
     assert written == []
@@ -320,7 +320,7 @@ def test_a_download_that_nobody_reads_is_given_up(server: Server):
 
 def test_a_live_client_that_never_reads_gives_its_socket_back(server: Server):
     with raw_live(server, window=4096) as made:
-        until(lambda: server.studio.room.inside == 1)
+        until(lambda: server.studio.admission.active == 1)
         message = frame(BINARY, pack({"type": "stats"}))
         with contextlib.suppress(OSError):
             while count(server):
@@ -359,9 +359,9 @@ def test_an_address_that_has_its_share_is_told_so_and_the_others_come_in(server:
             live("ws" + server.url.removeprefix("http") + "/v1/stream", subprotocols=[SUBPROTOCOL])  # type: ignore[list-item]
         assert json.loads(caught.value.response.body)["error"]["code"] == "too_many"
         assert get(server, OTHER).status_code == 200
-        assert server.studio.room.inside == LIMITS.each(LIMITS.sessions), "and of the places it has half"
+        assert server.studio.admission.active == LIMITS.each(LIMITS.sessions), "and of the places it has half"
         with raw_live(server, source=(OTHER, 0)):
-            until(lambda: server.studio.room.inside == LIMITS.each(LIMITS.sessions) + 1)
+            until(lambda: server.studio.admission.active == LIMITS.each(LIMITS.sessions) + 1)
 
 
 def test_a_full_server_says_so_in_the_one_form(server: Server):

@@ -9,24 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewstep.inference.cache import Cache
-from fewstep.server.sessions.scheduler import Fair, Full, Room, Session, Slot, Turn, Turns
+from fewstep.server.sessions.scheduler import Admission, Dispatch, FairQueueing, Full, Scheduler, Session, Slot
 
 
 def kind(_session: Session, request: str) -> str:
     return request[0]
 
 
-def room_of(*names: str) -> Turns[str, str]:
-    turns: Turns[str, str] = Turns()
+def scheduler_of(*names: str) -> Scheduler[str, str]:
+    scheduler: Scheduler[str, str] = Scheduler()
     for name in names:
-        turns.join(Session(name))
-    return turns
+        scheduler.join(Session(name))
+    return scheduler
 
 
-def drawn(turns: Turns[str, str], *of: Any, **options: Any) -> list[Turn[str, str]]:
+def drawn(scheduler: Scheduler[str, str], *of: Any, **options: Any) -> list[Dispatch[str, str]]:
     """The next batch, drawn at once."""
-    batch = turns.next_batch(*of, **options)
-    turns.done(batch)
+    batch = scheduler.next_batch(*of, **options)
+    scheduler.done(batch)
     return batch
 
 
@@ -56,8 +56,8 @@ def test_slot_loses_nothing_uncounted(actions: list[str]):
 
 
 def test_turns_are_fair_however_fast_one_asks():
-    turns = room_of("fast", "slow", "other")
-    sessions = {s.id: s for s in turns}
+    scheduler = scheduler_of("fast", "slow", "other")
+    sessions = {s.id: s for s in scheduler}
     served = []
     for now in range(300):
         for _ in range(5):
@@ -65,113 +65,113 @@ def test_turns_are_fair_however_fast_one_asks():
         if now % 2 == 0:
             sessions["slow"].ask("x", now)
         sessions["other"].ask("x", now)
-        served += [turn.session.id for turn in drawn(turns, kind)]
+        served += [dispatch.session.id for dispatch in drawn(scheduler, kind)]
     counts = {name: served.count(name) for name in sessions}
     assert max(counts.values()) - min(counts.values()) <= 1
     assert sessions["fast"].drops > 1000
 
 
 def test_whoever_is_being_drawn_has_no_second_turn_meanwhile():
-    turns = room_of("a", "b")
-    for session in turns:
+    scheduler = scheduler_of("a", "b")
+    for session in scheduler:
         session.ask("x", 0)
-    first = turns.next_batch(kind)
-    next(iter(turns)).ask("x", 1)
-    second = turns.next_batch(kind)
-    assert [turn.session.id for turn in (*first, *second)] == ["a", "b"]
-    assert turns.next_batch(kind) == []
-    turns.done(first)
-    assert [turn.session.id for turn in turns.next_batch(kind)] == ["a"]
+    first = scheduler.next_batch(kind)
+    next(iter(scheduler)).ask("x", 1)
+    second = scheduler.next_batch(kind)
+    assert [dispatch.session.id for dispatch in (*first, *second)] == ["a", "b"]
+    assert scheduler.next_batch(kind) == []
+    scheduler.done(first)
+    assert [dispatch.session.id for dispatch in scheduler.next_batch(kind)] == ["a"]
 
 
 def test_a_newcomer_stands_behind_those_who_wait():
-    turns = room_of("a", "b")
-    for session in turns:
+    scheduler = scheduler_of("a", "b")
+    for session in scheduler:
         session.ask("x", 0)
     late = Session[str, str]("late")
-    turns.join(late)
+    scheduler.join(late)
     late.ask("x", 0)
-    assert [drawn(turns, kind)[0].session.id for _ in range(3)] == ["a", "b", "late"]
-    turns.leave("a")
-    turns.join(Session("a"))  # leaving and coming again gains nothing
-    for session in turns:
+    assert [drawn(scheduler, kind)[0].session.id for _ in range(3)] == ["a", "b", "late"]
+    scheduler.leave("a")
+    scheduler.join(Session("a"))  # leaving and coming again gains nothing
+    for session in scheduler:
         session.ask("x", 1)
-    assert [drawn(turns, kind)[0].session.id for _ in range(3)] == ["b", "late", "a"]
+    assert [drawn(scheduler, kind)[0].session.id for _ in range(3)] == ["b", "late", "a"]
 
 
 def test_only_requests_of_one_kind_join_and_only_in_compiled_sizes():
-    turns = room_of(*"abcdef")
-    for session, request in zip(turns, ["small", "large", "small", "small", "large", "small"]):
+    scheduler = scheduler_of(*"abcdef")
+    for session, request in zip(scheduler, ["small", "large", "small", "small", "large", "small"]):
         session.ask(request, 0)
     batches = []
-    while batch := drawn(turns, kind, sizes=(1, 2, 4)):
-        batches.append("".join(turn.session.id for turn in batch))
+    while batch := drawn(scheduler, kind, sizes=(1, 2, 4)):
+        batches.append("".join(dispatch.session.id for dispatch in batch))
     assert batches == ["acdf", "be"]
-    for session in list(turns)[:3]:
+    for session in list(scheduler)[:3]:
         session.ask("small", 0)
-    assert [len(drawn(turns, kind, sizes=(1, 2, 4))) for _ in range(3)] == [2, 1, 0]
+    assert [len(drawn(scheduler, kind, sizes=(1, 2, 4))) for _ in range(3)] == [2, 1, 0]
 
 
 def test_the_longest_waiting_is_served_though_others_make_a_larger_batch():
-    turns = room_of("odd", "b", "c", "d", "e")
-    for session in turns:
+    scheduler = scheduler_of("odd", "b", "c", "d", "e")
+    for session in scheduler:
         session.ask("odd" if session.id == "odd" else "same", 0)
-    assert [turn.session.id for turn in drawn(turns, kind, sizes=(1, 4))] == ["odd"]
-    assert [turn.session.id for turn in drawn(turns, kind, sizes=(1, 4))] == ["b", "c", "d", "e"]
+    assert [dispatch.session.id for dispatch in drawn(scheduler, kind, sizes=(1, 4))] == ["odd"]
+    assert [dispatch.session.id for dispatch in drawn(scheduler, kind, sizes=(1, 4))] == ["b", "c", "d", "e"]
 
 
 def test_leaving_forgets_what_waits():
-    turns = room_of("a", "b")
-    for session in turns:
+    scheduler = scheduler_of("a", "b")
+    for session in scheduler:
         session.ask("x", 0)
-    turns.leave("a")
-    assert [turn.session.id for turn in drawn(turns, kind)] == ["b"]
-    turns.leave("never here")
+    scheduler.leave("a")
+    assert [dispatch.session.id for dispatch in drawn(scheduler, kind)] == ["b"]
+    scheduler.leave("never here")
 
 
 def test_the_queue_at_the_door():
-    room = Room(places=2, queue=2)
-    assert [room.enter(name) for name in "abcd"] == [0, 0, 1, 2]
+    admission = Admission(capacity=2, queue=2)
+    assert [admission.enter(name) for name in "abcd"] == [0, 0, 1, 2]
     with pytest.raises(Full, match="try again later"):
-        room.enter("e")
-    assert room.leave("c") == []  # gave up in the queue
-    assert room.position("d") == 1
-    assert room.leave("a") == ["d"]
-    assert (room.position("d"), room.inside, room.waiting) == (0, 2, 0)
-    assert room.leave("nobody") == []
+        admission.enter("e")
+    assert admission.leave("c") == []  # gave up in the queue
+    assert admission.position("d") == 1
+    assert admission.leave("a") == ["d"]
+    assert (admission.position("d"), admission.active, admission.waiting) == (0, 2, 0)
+    assert admission.leave("nobody") == []
 
 
 def test_an_address_has_its_share_of_the_room_and_of_the_queue():
-    room = Room(places=4, queue=4, places_each=2, queue_each=2)
-    assert [room.enter(name, "storm") for name in "abcd"] == [0, 0, 1, 2]
+    admission = Admission(capacity=4, queue=4, capacity_each=2, queue_each=2)
+    assert [admission.enter(name, "storm") for name in "abcd"] == [0, 0, 1, 2]
     with pytest.raises(Full, match="its share"):
-        room.enter("e", "storm")
-    assert [room.enter(name, "other") for name in "ghi"] == [0, 0, 3], "two places and half the queue are theirs"
-    assert room.leave("g") == ["i"], "who waits for his own address's places is passed"
-    assert room.leave("a") == ["c"]
-    assert (room.inside, room.waiting, room.position("d")) == (4, 1, 1)
-    assert Room(2, 2).places_each == 2, "without shares one may have all"
+        admission.enter("e", "storm")
+    assert [admission.enter(name, "other") for name in "ghi"] == [0, 0, 3], "two places and half the queue are theirs"
+    assert admission.leave("g") == ["i"], "who waits for his own address's places is passed"
+    assert admission.leave("a") == ["c"]
+    assert (admission.active, admission.waiting, admission.position("d")) == (4, 1, 1)
+    assert Admission(2, 2).capacity_each == 2, "without shares one may have all"
 
 
 def test_nobody_jumps_the_queue():
-    room = Room(places=1, queue=3)
-    assert [room.enter(name) for name in "abc"] == [0, 1, 2]
-    assert room.leave("a") == ["b"]
-    assert room.enter("a") == 2
-    assert [room.leave("b"), room.leave("c")] == [["c"], ["a"]]
+    admission = Admission(capacity=1, queue=3)
+    assert [admission.enter(name) for name in "abc"] == [0, 1, 2]
+    assert admission.leave("a") == ["b"]
+    assert admission.enter("a") == 2
+    assert [admission.leave("b"), admission.leave("c")] == [["c"], ["a"]]
 
 
 def test_sixteen_sessions_of_one_address_weigh_as_much_as_one_of_another():
-    turns: Turns[str, str] = Turns()
+    scheduler: Scheduler[str, str] = Scheduler()
     names = {"live": ("1.1.1.1", "live"), "also": ("2.2.2.2", "also")} | {f"r{n}": ("2.2.2.2", "single") for n in range(16)}
-    sessions = {name: Session[str, str](name, party) for name, party in names.items()}
+    sessions = {name: Session[str, str](name, client_key) for name, client_key in names.items()}
     for session in sessions.values():
-        turns.join(session)
+        scheduler.join(session)
     served = []
     for now in range(400):
         for session in sessions.values():
             session.ask("x", now)
-        served += [turn.session.id for turn in drawn(turns, kind)]
+        served += [dispatch.session.id for dispatch in drawn(scheduler, kind)]
     assert served.count("live") == 200
     assert served.count("also") == 100, "in their address its live session counts as much as all single pictures together"
     assert {served.count(f"r{n}") for n in range(16)} <= {6, 7}
@@ -179,47 +179,47 @@ def test_sixteen_sessions_of_one_address_weigh_as_much_as_one_of_another():
 
 def test_a_share_is_of_the_time_and_not_of_the_turns():
     """One address's pictures take four times as long: it has a fifth of the turns, and as much time as the other."""
-    turns: Turns[str, str] = Turns()
+    scheduler: Scheduler[str, str] = Scheduler()
     slow, quick = Session[str, str]("slow", ("a", "slow")), Session[str, str]("quick", ("b", "quick"))
     for session in (slow, quick):
-        turns.join(session)
+        scheduler.join(session)
     served = []
     for now in range(100):
         for session in (slow, quick):
             session.ask("x", now)
-        served += [t.session.id for t in drawn(turns, kind, cost=lambda session: 4.0 if session is slow else 1.0)]
+        served += [t.session.id for t in drawn(scheduler, kind, cost=lambda session: 4.0 if session is slow else 1.0)]
     assert served.count("slow") == 20
 
 
 def test_who_rests_saves_nothing_up():
-    fair = Fair()
-    fair.join(("a",))
-    fair.join(("b",))
+    fairness = FairQueueing()
+    fairness.join(("a",))
+    fairness.join(("b",))
     for _ in range(50):
-        fair.serve(("a",))
+        fairness.serve(("a",))
     for _ in range(2):
-        fair.serve(("b",))
-    assert fair.place(("a",)) < fair.place(("b",)) or fair.place(("b",))[0] >= 49
+        fairness.serve(("b",))
+    assert fairness.place(("a",)) < fairness.place(("b",)) or fairness.place(("b",))[0] >= 49
 
 
 def test_a_party_that_is_gone_leaves_nothing_behind():
-    fair = Fair()
+    fairness = FairQueueing()
     for number in range(1000):
-        fair.join((f"{number}", "x"))
-        fair.serve((f"{number}", "x"))
-        fair.leave((f"{number}", "x"))
-    assert not fair._members
-    assert not fair._had
-    assert not fair._served
-    assert len(fair._now) <= 1
+        fairness.join((f"{number}", "x"))
+        fairness.serve((f"{number}", "x"))
+        fairness.leave((f"{number}", "x"))
+    assert not fairness._members
+    assert not fairness._had
+    assert not fairness._served
+    assert len(fairness._now) <= 1
 
 
 def test_who_may_not_is_passed_by():
-    turns = room_of("a", "b")
-    for session in turns:
+    scheduler = scheduler_of("a", "b")
+    for session in scheduler:
         session.ask("x", 0)
-    batch = turns.next_batch(kind, may=lambda session, asked: session.id != "a")
-    assert [turn.session.id for turn in batch] == ["b"]
+    batch = scheduler.next_batch(kind, may=lambda session, asked: session.id != "a")
+    assert [dispatch.session.id for dispatch in batch] == ["b"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 60)), max_size=80))

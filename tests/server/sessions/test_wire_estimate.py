@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fewstep.inference.budget import Budget, Choices, Plan, QualityLevel, ladder, plan, totals
 from fewstep.inference.timings import Costs, Kind, Timings
-from fewstep.server.sessions.wire_estimate import ENOUGH, IN_FLIGHT, Link
+from fewstep.server.sessions.wire_estimate import ENOUGH, IN_FLIGHT, WireEstimate
 
 PNG, WEBP, JPEG = ("png", 512), ("webp", 512), ("jpeg", 512)
 SENT = {PNG: 450e3, WEBP: 60e3, JPEG: 90e3}
@@ -25,23 +25,23 @@ def travel_ms(latency_ms: float, mbit_s: float, sent: float) -> float:
     return latency_ms + 8e-3 * sent / mbit_s
 
 
-def heard(link: Link, kind: Kind, ms: float, now: float, n: int = ENOUGH) -> float:
+def heard(estimate: WireEstimate, kind: Kind, ms: float, now: float, n: int = ENOUGH) -> float:
     """n pictures of a kind, a tenth of a second apart; when the last came."""
     for _ in range(n):
         now += 0.1
-        link.add(kind, int(SENT[kind]), ms, now)
+        estimate.add(kind, int(SENT[kind]), ms, now)
     return now
 
 
 def test_nothing_is_known_before_a_few_pictures():
-    link = Link()
-    heard(link, PNG, 185.0, 0.0, ENOUGH - 1)
-    assert link.wire_ms(SENT, 1.0) == {}
+    estimate = WireEstimate()
+    heard(estimate, PNG, 185.0, 0.0, ENOUGH - 1)
+    assert estimate.wire_ms(SENT, 1.0) == {}
 
 
 def test_what_was_never_tried_gets_the_better_of_the_two_ends():
     """One encoding in use cannot tell latency from bandwidth."""
-    from_large, from_small = Link(), Link()
+    from_large, from_small = WireEstimate(), WireEstimate()
     heard(from_large, PNG, 185.0, 0.0)
     heard(from_small, WEBP, 29.0, 0.0)
     wire_ms = from_large.wire_ms(SENT, 1.0)
@@ -50,46 +50,46 @@ def test_what_was_never_tried_gets_the_better_of_the_two_ends():
 
 
 def test_two_encodings_tell_latency_from_bandwidth():
-    link = Link()
-    now = heard(link, PNG, travel_ms(25, 20, 450e3), 0.0)
-    now = heard(link, WEBP, travel_ms(25, 20, 60e3), now, IN_FLIGHT + ENOUGH)
+    estimate = WireEstimate()
+    now = heard(estimate, PNG, travel_ms(25, 20, 450e3), 0.0)
+    now = heard(estimate, WEBP, travel_ms(25, 20, 60e3), now, IN_FLIGHT + ENOUGH)
     expected = {kind: travel_ms(25, 20, sent) for kind, sent in SENT.items()}
-    assert link.wire_ms(SENT, now) == pytest.approx(expected, rel=0.01)
+    assert estimate.wire_ms(SENT, now) == pytest.approx(expected, rel=0.01)
 
 
 def test_a_users_own_bytes_count_and_not_the_typical_ones():
-    link = Link()
-    now = heard(link, PNG, travel_ms(25, 20, 450e3), 0.0)
-    heard(link, WEBP, travel_ms(25, 20, 60e3), now, IN_FLIGHT + ENOUGH)
+    estimate = WireEstimate()
+    now = heard(estimate, PNG, travel_ms(25, 20, 450e3), 0.0)
+    heard(estimate, WEBP, travel_ms(25, 20, 60e3), now, IN_FLIGHT + ENOUGH)
     smaller = {PNG: 45e3, WEBP: 6e3, JPEG: 9e3}
-    assert link.wire_ms(smaller, now)[JPEG] == pytest.approx(travel_ms(25, 20, 90e3), rel=0.01)
+    assert estimate.wire_ms(smaller, now)[JPEG] == pytest.approx(travel_ms(25, 20, 90e3), rel=0.01)
 
 
 def test_pictures_behind_one_of_another_kind_tell_nothing():
-    link = Link()
-    now = heard(link, PNG, 185.0, 0.0)
-    now = heard(link, WEBP, 150.0, now, IN_FLIGHT)
-    now = heard(link, WEBP, 29.0, now, ENOUGH)
-    assert link.wire_ms(SENT, now)[WEBP] == pytest.approx(29.0)
+    estimate = WireEstimate()
+    now = heard(estimate, PNG, 185.0, 0.0)
+    now = heard(estimate, WEBP, 150.0, now, IN_FLIGHT)
+    now = heard(estimate, WEBP, 29.0, now, ENOUGH)
+    assert estimate.wire_ms(SENT, now)[WEBP] == pytest.approx(29.0)
 
 
 def test_a_disturbance_that_passed_is_not_held_against_an_encoding():
-    link = Link()
-    now = heard(link, PNG, 40.0, 0.0, 200)
-    now = heard(link, PNG, 900.0, now, 10)
-    assert link.wire_ms(SENT, now)[PNG] == pytest.approx(900.0)
-    now = heard(link, WEBP, 10.0, now, IN_FLIGHT + ENOUGH)
-    assert link.wire_ms(SENT, now)[PNG] == pytest.approx(40.0, rel=0.01)
+    estimate = WireEstimate()
+    now = heard(estimate, PNG, 40.0, 0.0, 200)
+    now = heard(estimate, PNG, 900.0, now, 10)
+    assert estimate.wire_ms(SENT, now)[PNG] == pytest.approx(900.0)
+    now = heard(estimate, WEBP, 10.0, now, IN_FLIGHT + ENOUGH)
+    assert estimate.wire_ms(SENT, now)[PNG] == pytest.approx(40.0, rel=0.01)
 
 
 def test_what_is_remembered_fades_and_is_cut_to_what_is_possible():
-    link = Link(fade_s=600)
-    now = heard(link, PNG, 185.0, 0.0)
-    now = heard(link, WEBP, 29.0, now, IN_FLIGHT + ENOUGH)
-    assert link.wire_ms(SENT, now + 600)[PNG] == pytest.approx(29 + (185 - 29) / 2, rel=0.01)
-    assert link.wire_ms(SENT, now + 60_000)[PNG] == pytest.approx(29.0)
-    now = heard(link, WEBP, 4.0, now + 30, 200)  # the network became faster: all of it bandwidth is the most
-    assert link.wire_ms(SENT, now)[PNG] < 4 * 450 / 60
+    estimate = WireEstimate(fade_s=600)
+    now = heard(estimate, PNG, 185.0, 0.0)
+    now = heard(estimate, WEBP, 29.0, now, IN_FLIGHT + ENOUGH)
+    assert estimate.wire_ms(SENT, now + 600)[PNG] == pytest.approx(29 + (185 - 29) / 2, rel=0.01)
+    assert estimate.wire_ms(SENT, now + 60_000)[PNG] == pytest.approx(29.0)
+    now = heard(estimate, WEBP, 4.0, now + 30, 200)  # the network became faster: all of it bandwidth is the most
+    assert estimate.wire_ms(SENT, now)[PNG] < 4 * 450 / 60
 
 
 Course = Callable[[float], float]
@@ -99,14 +99,14 @@ def drawn_over(
     latency_ms: Course, mbit_s: Course, jitter_ms: float, target_ms: float, seconds: float, fps: float = 0.4
 ) -> list[tuple[float, Plan]]:
     """Plans over time while every picture travels as it was planned; pictures differ in bytes by a tenth either way."""
-    rng, link, current, course = random.Random(7), Link(), None, []
+    rng, estimate, current, course = random.Random(7), WireEstimate(), None, []
     for i in range(int(seconds * fps)):
         now = i / fps
-        current = plan(Budget(target_ms), CHOICES, Timings(COSTS, wire_ms=link.wire_ms(SENT, now)), current, now)
+        current = plan(Budget(target_ms), CHOICES, Timings(COSTS, wire_ms=estimate.wire_ms(SENT, now)), current, now)
         kind = current.encoder, current.size
         sent = SENT[kind] * rng.uniform(0.9, 1.1)
         jitter = rng.expovariate(1 / jitter_ms) if jitter_ms else 0.0
-        link.add(kind, int(sent), travel_ms(latency_ms(now), mbit_s(now), sent) + jitter, now)
+        estimate.add(kind, int(sent), travel_ms(latency_ms(now), mbit_s(now), sent) + jitter, now)
         course.append((now, current))
     return course
 

@@ -15,22 +15,22 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from ..sessions.scheduler import Fair, Party
+from ..sessions.scheduler import ClientKey, FairQueueing
 from ..wire.protocol import ProtocolError
 
 T = TypeVar("T")
 
 
 class Pool:
-    """Does what is handed in, in fair turn between parties; no address holds all of its threads, where it has several.
+    """Runs what is handed in, in fair turn between client keys. One address never holds all threads where there are several.
 
     ``patient`` work leaves the processor to whoever else wants it, above all to who draws.
     """
 
     def __init__(self, threads: int, name: str, most: int = 64, patient: bool = False) -> None:
         self._lock = threading.Condition()
-        self._fair = Fair()
-        self._waiting: dict[Party, deque[tuple[Future[Any], Callable[[], Any]]]] = {}
+        self._fairness = FairQueueing()
+        self._waiting: dict[ClientKey, deque[tuple[Future[Any], Callable[[], Any]]]] = {}
         self._running: Counter[str] = Counter()
         self._waits: Counter[str] = Counter()
         self._each, self._most, self._closed = max(1, threads - 1), most, False
@@ -39,14 +39,14 @@ class Pool:
         ]
         self._started, self._patient = False, patient
 
-    def submit(self, party: Party, call: Callable[[], T]) -> Future[T]:
+    def submit(self, client_key: ClientKey, call: Callable[[], T]) -> Future[T]:
         """Have ``call`` made. Raises ProtocolError where an address has too much waiting here already."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
                 future.cancel()
                 return future
-            if self._waits[party[0]] >= self._most:
+            if self._waits[client_key[0]] >= self._most:
                 raise ProtocolError(
                     "busy", f"{self._most} requests of this address wait here already: try again in a second"
                 )
@@ -54,9 +54,9 @@ class Pool:
                 self._started = True
                 for thread in self._threads:
                     thread.start()
-            self._waiting.setdefault(party, deque()).append((future, call))
-            self._waits[party[0]] += 1
-            self._fair.join(party)
+            self._waiting.setdefault(client_key, deque()).append((future, call))
+            self._waits[client_key[0]] += 1
+            self._fairness.join(client_key)
             self._lock.notify()
         return future
 
@@ -70,21 +70,21 @@ class Pool:
         for future in dropped:
             future.cancel()
 
-    def _next(self) -> tuple[Party, Future[Any], Callable[[], Any]] | None:
-        free = [party for party in self._waiting if self._running[party[0]] < self._each]
+    def _next(self) -> tuple[ClientKey, Future[Any], Callable[[], Any]] | None:
+        free = [client_key for client_key in self._waiting if self._running[client_key[0]] < self._each]
         if not free:
             return None
-        party = min(free, key=self._fair.place)
-        jobs = self._waiting[party]
+        client_key = min(free, key=self._fairness.place)
+        jobs = self._waiting[client_key]
         future, call = jobs.popleft()
         if not jobs:
-            del self._waiting[party]
-        self._fair.serve(party)
-        self._running[party[0]] += 1
-        self._waits[party[0]] -= 1
-        if not self._waits[party[0]]:
-            del self._waits[party[0]]
-        return party, future, call
+            del self._waiting[client_key]
+        self._fairness.serve(client_key)
+        self._running[client_key[0]] += 1
+        self._waits[client_key[0]] -= 1
+        if not self._waits[client_key[0]]:
+            del self._waits[client_key[0]]
+        return client_key, future, call
 
     def _run(self) -> None:
         if self._patient and sys.platform == "linux":  # where a thread has a priority of its own
@@ -95,15 +95,15 @@ class Pool:
                     if self._closed:
                         return
                     self._lock.wait()
-            party, future, call = job
+            client_key, future, call = job
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())
                 except BaseException as error:
                     future.set_exception(error)
             with self._lock:
-                self._running[party[0]] -= 1
-                if not self._running[party[0]]:
-                    del self._running[party[0]]
-                self._fair.leave(party)
+                self._running[client_key[0]] -= 1
+                if not self._running[client_key[0]]:
+                    del self._running[client_key[0]]
+                self._fairness.leave(client_key)
                 self._lock.notify()

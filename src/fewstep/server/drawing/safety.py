@@ -24,13 +24,13 @@ from typing import Protocol, runtime_checkable
 from ... import bundle, plugin
 from ...inference.cache import Cache
 from ...pretrained.safety import SafetyChecker, check_has_safety_checker
-from ..sessions.scheduler import Party
+from ..sessions.scheduler import ClientKey
 from ..wire.images import Pixels
 from .pool import Pool
 
 log = logging.getLogger("fewstep.server")
 WORDS = Path(__file__).with_name("words.txt")
-ANYBODY: Party = ("",)
+ANONYMOUS: ClientKey = ("",)
 """Whom work counts for that nobody is named for."""
 VERDICTS_BYTES = 2**20
 """What verdicts on prompts may take that are remembered ..."""
@@ -151,10 +151,10 @@ class Guard:
         self._known: Cache[str, Future[str | None]] = Cache(VERDICTS_BYTES)
         self._lock = threading.Lock()
         self._thread = Pool(1, "guard") if judge is not None else None
-        self._looking: set[Party] = set()
+        self._looking: set[ClientKey] = set()
         self._sees = judge is not None and not getattr(judge, "blind", False)
 
-    def prompts(self, *texts: str, party: Party = ANYBODY) -> Future[str | None] | None:
+    def prompts(self, *texts: str, client_key: ClientKey = ANONYMOUS) -> Future[str | None] | None:
         """Begin to judge prompts; None where nobody judges or all are empty."""
         text = _together(texts)
         if self._thread is None or not text:
@@ -162,7 +162,7 @@ class Guard:
         with self._lock:
             known = self._known.get(text)
             if known is None or known.cancelled() or (known.done() and known.result() == FAILED):
-                known = self._thread.submit(party, partial(self._judged, "safety_prompt", text))
+                known = self._thread.submit(client_key, partial(self._judged, "safety_prompt", text))
                 self._known.put(text, known, KNOWN_BYTES + sys.getsizeof(text))
             return known
 
@@ -173,31 +173,31 @@ class Guard:
             known = None if self._thread is None or not text else self._known.get(text)
             return self._thread is None or not text or (known is not None and known.done())
 
-    def look(self, pixels: Pixels, party: Party = ANYBODY) -> Future[str | None] | None:
+    def look(self, pixels: Pixels, client_key: ClientKey = ANONYMOUS) -> Future[str | None] | None:
         """Begin to judge one picture; None where nobody judges."""
         if self._thread is None or not self._sees:
             return None
-        return self._thread.submit(party, partial(self._judged, "safety_picture", pixels))
+        return self._thread.submit(client_key, partial(self._judged, "safety_picture", pixels))
 
-    def picture(self, pixels: Pixels, party: Party = ANYBODY) -> str | None:
+    def picture(self, pixels: Pixels, client_key: ClientKey = ANONYMOUS) -> str | None:
         """Judge one picture, and wait for the verdict."""
-        verdict = self.look(pixels, party)
+        verdict = self.look(pixels, client_key)
         return None if verdict is None else verdict.result()
 
-    def watch(self, party: Party, pixels: Pixels, refuse: Callable[[str], None]) -> None:
+    def watch(self, client_key: ClientKey, pixels: Pixels, refuse: Callable[[str], None]) -> None:
         """Judge a streamed picture beside the stream, unless one of this session is being judged already."""
-        if self._thread is None or not self._sees or party in self._looking:
+        if self._thread is None or not self._sees or client_key in self._looking:
             return
-        self._looking.add(party)
+        self._looking.add(client_key)
 
         def look() -> None:
             try:
                 if (reason := self._judged("safety_picture", pixels)) is not None:
                     refuse(reason)
             finally:
-                self._looking.discard(party)
+                self._looking.discard(client_key)
 
-        self._thread.submit(party, look)
+        self._thread.submit(client_key, look)
 
     def _judged(self, stage: str, subject: str | Pixels) -> str | None:
         """The filter's verdict, timed; its own failure is a refusal."""

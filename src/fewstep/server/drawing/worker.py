@@ -20,8 +20,8 @@ from ...inference.budget import Budget, Choices, Plan, best, plan
 from ...inference.steady import Smoother
 from ...inference.timings import Kind, Percentiles
 from ..metrics import Metrics
-from ..sessions.scheduler import Held, Session, Turn, Turns
-from ..sessions.wire_estimate import Link
+from ..sessions.scheduler import Dispatch, Pending, Scheduler, Session
+from ..sessions.wire_estimate import WireEstimate
 from ..wire.images import Pixels
 from ..wire.protocol import MIMES, Ask, Part, ProtocolError, pack
 from .engine import Drawn, Engine, Given, Job
@@ -130,7 +130,7 @@ class Seat:
     budget: Budget
     kept: Kept
     smoother: Smoother = field(default_factory=Smoother)
-    link: Link = field(default_factory=Link)
+    wire_estimate: WireEstimate = field(default_factory=WireEstimate)
     """Time beyond the server, as this session's own browser reports it: it steers its own budget alone."""
     text_ms: Percentiles = field(default_factory=lambda: Percentiles(64, 10.0))
     """Time that encoding this session's prompts took: next to nothing while they are remembered."""
@@ -163,7 +163,7 @@ class Taken:
     """A request whose turn has come."""
 
     seat: Seat
-    held: Held[Ready]
+    pending: Pending[Ready]
     plan: Plan
     began: float
     """When its turn came, in seconds."""
@@ -173,23 +173,23 @@ class Taken:
     @property
     def ask(self) -> Ask:
         """The request."""
-        return self.held.value.ask
+        return self.pending.value.ask
 
     @property
     def wait_ms(self) -> float:
         """How long it had waited by then, beside being decoded."""
-        return 1000 * (self.began - self.held.put_at) - self.given_ms
+        return 1000 * (self.began - self.pending.put_at) - self.given_ms
 
     @property
     def given_ms(self) -> float:
         """How long decoding took what it brings."""
-        given = self.held.value.given
+        given = self.pending.value.given
         return 0.0 if given is None or self.refined else given.ms
 
     @property
     def job(self) -> Job:
         """For the engine. At rest nothing of the frames before is left in the picture, and it is decoded already."""
-        ready = self.held.value
+        ready = self.pending.value
         if not self.refined:
             return Job(ready.ask, self.plan.encoder, self.seat.smoother, ready.given)
         given = None if ready.given is None else replace(ready.given, ms=0.0)
@@ -203,11 +203,11 @@ class Taken:
 class Batch(NamedTuple):
     """What is drawn in one call."""
 
-    turns: Sequence[Turn[Ready, Answer]] = ()
+    dispatches: Sequence[Dispatch[Ready, Answer]] = ()
     taken: Sequence[Taken] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.turns)
+        return bool(self.dispatches)
 
 
 Open = Callable[[Callable[[str], None]], Engine]
@@ -232,7 +232,7 @@ class Worker:
         self.engine: Engine | None = None
         """The first device's, once all are ready: what is served here, and how."""
         self._engines: list[Engine] = []
-        self._turns: Turns[Ready, Answer] = Turns()
+        self._scheduler: Scheduler[Ready, Answer] = Scheduler()
         self.decoders = Pool(DECODERS, "decoder")
         """What clients send is decoded there."""
         self._seats: dict[str, Seat] = {}
@@ -274,13 +274,13 @@ class Worker:
         """Let a session take turns."""
         with self._lock:
             self._seats[seat.session.id] = seat
-            self._turns.join(seat.session)
+            self._scheduler.join(seat.session)
 
     def leave(self, session_id: str) -> None:
         """Forget a session."""
         with self._lock:
             self._seats.pop(session_id, None)
-            self._turns.leave(session_id)
+            self._scheduler.leave(session_id)
 
     def seat(self, session_id: str) -> Seat | None:
         """A session's seat."""
@@ -313,7 +313,7 @@ class Worker:
         """Have the newest picture of a session decoded, unless one of it is already. Under the lock."""
         if seat.decoding or self.engine is None or not seat.session.incoming.full:
             return
-        self.decoders.submit(seat.session.party, partial(self._decoded, self.engine, seat))
+        self.decoders.submit(seat.session.client_key, partial(self._decoded, self.engine, seat))
         seat.decoding = True
 
     def _decoded(self, engine: Engine, seat: Seat) -> None:
@@ -326,7 +326,7 @@ class Worker:
                 return
             if isinstance(given, ProtocolError):
                 plan = Plan(0, 0, "", "", 0.0, False)
-                taken = Taken(seat, Held(Ready(held.value), held.put_at), plan, self._clock())
+                taken = Taken(seat, Pending(Ready(held.value), held.put_at), plan, self._clock())
                 self._finish(engine, taken, given, None)
                 return
             with self._lock:
@@ -338,7 +338,7 @@ class Worker:
                 seat.decoding = False
                 self._decode(seat)
 
-    def collect(self, seat: Seat) -> Held[Answer] | None:
+    def collect(self, seat: Seat) -> Pending[Answer] | None:
         """Take the newest answer out of a session's slot."""
         with self._lock:
             return seat.session.outbox.take()
@@ -350,7 +350,7 @@ class Worker:
             if sent is None:
                 return
             wire_ms = max(0.0, glass_ms - sent.server_ms)
-            seat.link.add(sent.kind, sent.bytes, wire_ms, self._clock())
+            seat.wire_estimate.add(sent.kind, sent.bytes, wire_ms, self._clock())
         self.metrics.note("glass_to_glass", glass_ms)
         self.metrics.note("wire", wire_ms)
 
@@ -375,7 +375,7 @@ class Worker:
                 log.exception("a batch was not served to its end")
             finally:
                 with self._lock:
-                    self._turns.done(batch.turns)
+                    self._scheduler.done(batch.dispatches)
                     self._lock.notify_all()
 
     def _warmed(self, open_: Open) -> Engine | None:
@@ -432,15 +432,15 @@ class Worker:
             found = self._seats[session.id].plan
             return 1.0 if found is None else engine.idle_ms(found)
 
-        turns = self._turns.next_batch(kind, engine.batches, may, cost)
-        if not turns:
+        dispatches = self._scheduler.next_batch(kind, engine.batches, may, cost)
+        if not dispatches:
             return self._at_rest(engine)
         began, taken = self._clock(), []
-        for turn in turns:
-            seat = self._seats[turn.session.id]
+        for dispatch in dispatches:
+            seat = self._seats[dispatch.session.id]
             cheapest = Plan(min(engine.card.steps), engine.sizes[0], engine.choices.backends[0], "png", 0.0, False)
-            taken.append(Taken(seat, turn.held, seat.plan or cheapest, began))
-        return Batch(turns, taken)
+            taken.append(Taken(seat, dispatch.pending, seat.plan or cheapest, began))
+        return Batch(dispatches, taken)
 
     def _at_rest(self, engine: Engine) -> Batch:
         """The newest request of the session that has rested for longest, with nothing shed. While others draw, only one that
@@ -455,9 +455,9 @@ class Worker:
             timings = replace(self.metrics.timings(), wait_ratio=0.0)
             found = best(seat.budget, self._choices(engine, ask), timings, ask.with_picture)
             if alone or found.fits:
-                turn = self._turns.again(seat.session, Held(seat.rest, now))
+                dispatch = self._scheduler.again(seat.session, Pending(seat.rest, now))
                 seat.rest = None
-                return Batch([turn], [Taken(seat, turn.held, found, now, refined=True)])
+                return Batch([dispatch], [Taken(seat, dispatch.pending, found, now, refined=True)])
         return Batch()
 
     def _next_rest_s(self) -> float | None:
@@ -484,7 +484,7 @@ class Worker:
         if same and seat.plan is not None and now - seat.planned_at < REPLAN_S:
             return seat.plan
         seat.budget = replace(seat.budget, target_ms=target_ms)
-        wire_ms, text_ms = seat.link.wire_ms(engine.costs.sent, now), seat.text_ms.at(0.9, now) or 0.0
+        wire_ms, text_ms = seat.wire_estimate.wire_ms(engine.costs.sent, now), seat.text_ms.at(0.9, now) or 0.0
         timings = replace(self.metrics.timings(), wire_ms=wire_ms, text_ms=text_ms)
         seat.plan = plan(seat.budget, choices, timings, seat.plan if same else None, now, ask.with_picture)
         seat.planned_at, seat.choices = now, choices
@@ -535,7 +535,9 @@ class Worker:
         another new prompt: so the line in front of the filter holds one prompt of each session.
         """
         try:
-            verdict = self.guard.prompts(taken.ask.prompt, taken.ask.blend_prompt, party=taken.seat.session.party)
+            verdict = self.guard.prompts(
+                taken.ask.prompt, taken.ask.blend_prompt, client_key=taken.seat.session.client_key
+            )
         except ProtocolError as error:  # too many of its address wait there
             verdict = Future()
             verdict.set_result(str(error))
@@ -592,9 +594,9 @@ class Worker:
         with self._lock:
             seat.kept.put(ask.id, KeptPicture(result.pixels, Facts.of(ask, result.steps, result.strength)))
             if taken.may_be_refined(result) and seat.asked is ask:
-                seat.rest = taken.held.value
+                seat.rest = taken.pending.value
                 self._lock.notify_all()
-        self.guard.watch(seat.session.party, result.pixels, lambda reason: self._stop(seat, ask, reason))
+        self.guard.watch(seat.session.client_key, result.pixels, lambda reason: self._stop(seat, ask, reason))
         served_ms = 1000 * (self._clock() - taken.began)
         header = picture_header(engine, taken, result, served_ms)
         self._deliver(taken, Answer(ask, header, result, taken.wait_ms + taken.given_ms + served_ms))
@@ -609,9 +611,9 @@ class Worker:
         """Put an answer into the outbox, over an older one; what is older than the newest is overwritten from the start."""
         seat = taken.seat
         with self._lock:
-            outbox, late = seat.session.outbox, taken.held.put_at < seat.newest_s
+            outbox, late = seat.session.outbox, taken.pending.put_at < seat.newest_s
             superseded = outbox.miss() if late else outbox.put(answer, self._clock())
-            seat.newest_s = max(seat.newest_s, taken.held.put_at)
+            seat.newest_s = max(seat.newest_s, taken.pending.put_at)
             if taken.refined:
                 seat.answered.pop(answer.ask.id, None)  # it came by waiting: its time on the wire tells nothing
                 self.metrics.count("refined")

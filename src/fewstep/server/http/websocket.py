@@ -97,9 +97,9 @@ class Connection:
         studio = self._studio
         return {
             "type": "queue",
-            "position": studio.room.position(self._id),
-            "waiting": studio.room.waiting,
-            "places": studio.room.places,
+            "position": studio.admission.position(self._id),
+            "waiting": studio.admission.waiting,
+            "places": studio.admission.capacity,
         }
 
     # out
@@ -125,7 +125,7 @@ class Connection:
 
     def _move_up(self) -> None:
         """Take the seat if it is this session's turn, else say where in the queue it stands."""
-        position = self._studio.room.position(self._id)
+        position = self._studio.admission.position(self._id)
         if position == 0:
             self._seat = self._studio.sit(self._id, self._wake.set)
             self._asked()

@@ -29,7 +29,7 @@ SAME = 0.8
 
 
 @dataclass(frozen=True)
-class Stay:
+class UsagePeriod:
     """What was measured of a kind the last time it was in use."""
 
     ms: float
@@ -58,12 +58,12 @@ def _windows() -> tuple[Percentiles, Percentiles, Percentiles]:
     return Percentiles(64, 10.0), Percentiles(64, 10.0), Percentiles(2048, 60.0)
 
 
-class Link:
+class WireEstimate:
     """Wire times of one session, by kind: there and back, beyond the server."""
 
     def __init__(self, fade_s: float = 600.0) -> None:
         self._fade_s = fade_s
-        self._stays: dict[Kind, Stay] = {}
+        self._periods: dict[Kind, UsagePeriod] = {}
         self._kind: Kind | None = None
         """Of the newest picture."""
         self._used: Kind | None = None
@@ -84,13 +84,13 @@ class Link:
             return
         level, size = self._times.at(0.9, now) or 0.0, self._bytes.at(0.5, now) or 0.0
         self._levels.add(level, now)
-        stay = Stay(level, level, size, now, self._fading(kind, level))
+        period = UsagePeriod(level, level, size, now, self._fading(kind, level))
         if self._used is not None and self._used != kind:
-            self._stays[self._used] = replace(self._stays[self._used], next_kind=kind, next_ms=level)
-        self._used, self._stays[kind] = kind, stay
+            self._periods[self._used] = replace(self._periods[self._used], next_kind=kind, next_ms=level)
+        self._used, self._periods[kind] = kind, period
 
     def _fading(self, kind: Kind, level: float) -> float:
-        before = self._stays.get(kind)
+        before = self._periods.get(kind)
         if before is None or (kind != self._used and level < SAME * before.usual_ms):
             return self._fade_s
         return before.fade_s if kind == self._used else 2 * before.fade_s
@@ -98,8 +98,8 @@ class Link:
     def _begin(self, kind: Kind) -> None:
         """Another kind comes: sum up the one before it."""
         if self._kind is not None and self._kind == self._used:
-            stay = self._stays[self._kind]
-            self._stays[self._kind] = replace(stay, usual_ms=self._levels.at(0.5, stay.at) or 0.0)
+            period = self._periods[self._kind]
+            self._periods[self._kind] = replace(period, usual_ms=self._levels.at(0.5, period.at) or 0.0)
         self._heard = 0 if self._kind is None else -IN_FLIGHT
         self._kind = kind
         self._times, self._bytes, self._levels = _windows()
@@ -108,27 +108,27 @@ class Link:
         """Milliseconds by kind, for every kind of ``typical``, its usual bytes; empty where nothing was measured."""
         if self._used is None:
             return {}
-        used = self._stays[self._used]
+        used = self._periods[self._used]
         scale = used.sent / typical[self._used]
         sizes = {kind: scale * sent for kind, sent in typical.items()}
-        sizes |= {kind: stay.sent for kind, stay in self._stays.items()}
+        sizes |= {kind: period.sent for kind, period in self._periods.items()}
         return {k: used.ms if k == self._used else self._expected(k, sizes[k], self._used, now) for k in typical}
 
     def _expected(self, kind: Kind, sent: float, in_use: Kind, now: float) -> float:
         """Milliseconds of a kind of ``sent`` bytes that is not in use."""
-        used = self._stays[in_use]
+        used = self._periods[in_use]
         better, worse = sorted((used.ms, used.ms * sent / used.sent))
-        known = self._stays.get(kind) or self._nearest(sent, used)
+        known = self._periods.get(kind) or self._nearest(sent, used)
         if known is None:
             return better
-        if kind in self._stays:
+        if kind in self._periods:
             told = known.usual_ms
         else:
             told = used.ms + (known.usual_ms - used.ms) / (known.sent - used.sent) * (sent - used.sent)
         trust = known.trust(in_use, used.ms, now)
         return better + trust * (min(max(told, better), worse) - better)
 
-    def _nearest(self, sent: float, used: Stay) -> Stay | None:
+    def _nearest(self, sent: float, used: UsagePeriod) -> UsagePeriod | None:
         """The stay that tells most about so many bytes."""
-        telling = [s for s in self._stays.values() if not 1 / APART < s.sent / used.sent < APART]
+        telling = [s for s in self._periods.values() if not 1 / APART < s.sent / used.sent < APART]
         return min(telling, key=lambda s: abs(s.sent - sent), default=None)

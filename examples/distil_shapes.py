@@ -27,16 +27,17 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--quick", action="store_true", help="a few steps only")
     asked.add_argument("--out", type=Path, default=Path("out/shapes"), help="folder to write to")
+    asked.add_argument("--features", default="auto", help="what the discriminator looks through; examples.own_features is here")
     given = asked.parse_args()
     out, teach, warm, game = given.out, *((2, 2, 2) if given.quick else (120, 120, 60))
-    data = shapes.build(out / "data", of_each=2 if given.quick else 24)
+    data = shapes.build(shapes.Options(of_each=2 if given.quick else 24), out / "data")
 
     begin = "--init emoji-64-teacher --codec emoji-64-teacher --size told"
     fewstep(f"teach --data {out}/data {begin} --steps {teach} --batch-size 32 --learning-rate 5e-4 --out {out}/teacher".split())
     warm_start = f"--warm.steps {warm} --warm.pairs {max(64, 2 * warm)} --warm.teacher-steps 8 --warm.batch-size 32"
     fewstep(
-        f"distill --teacher {out}/teacher/bundle --data {out}/data --steps {game} --batch-size 16 {warm_start} "
-        f"--out {out}/student".split()
+        f"distill --teacher {out}/teacher/bundle --data {out}/data --features {given.features} --steps {game} --batch-size 16 "
+        f"{warm_start} --out {out}/student".split()
     )
 
     teacher, student = (Pipeline.open(out / role / "bundle") for role in ("teacher", "student"))

@@ -1,21 +1,22 @@
 """A dataset of your own, written from Python: coloured shapes on white, with captions.
 
-    python examples/shapes.py out/shapes
+    fewstep data examples.shapes --out out/shapes/data --of-each 24      # in the repository's folder
 
-Any pictures will do: hand `DatasetWriter` their pixels and what is known of each. Nothing is registered anywhere; `--data FOLDER`
-is all that a training needs. (A folder of picture files with captions needs no Python at all: `fewstep data folder`.)
+Any pictures will do: a file of your own offers `Options` and `build`, and hands `DatasetWriter` pixels and what is known of them.
+Nothing is registered anywhere; `--data FOLDER` is all that a training needs. (A folder of picture files with captions needs no
+Python at all: `fewstep data folder`.)
 """
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fewstep.data.dataset import Dataset, DatasetWriter, Item, split_of
+from fewstep.data.dataset import Dataset, DatasetWriter, Item, Progress, split_of
 
 SIDE = 32
 COLOURS = {
@@ -43,17 +44,23 @@ def picture(colour: str, shape: str, rng: np.random.Generator) -> np.ndarray:
     return np.asarray(small).transpose(2, 0, 1)
 
 
-def build(folder: Path, of_each: int = 24) -> Dataset:
-    """Write ``of_each`` drawings of every colour and shape."""
-    rng = np.random.default_rng(0)
+@dataclass(frozen=True)
+class Options:
+    """Coloured shapes on white."""
+
+    of_each: int = 24
+    """Drawings of every colour and shape."""
+
+
+def build(options: Options, folder: Path, progress: Progress | None = None) -> Dataset:
+    """Write the drawings; ``progress`` is told how many are done."""
+    rng, kinds = np.random.default_rng(0), list(product(COLOURS, SHAPES))
     facts = {"name": "shapes", "shape": (3, SIDE, SIDE), "licences": [LICENCE], "attribution": "Made by examples/shapes.py.\n"}
-    with DatasetWriter(folder, **facts, build={"of_each": of_each}) as writer:
-        for colour, shape, n in product(COLOURS, SHAPES, range(of_each)):
-            name, key = f"a {colour} {shape}", f"{colour}-{shape}-{n}"
-            writer.add(picture(colour, shape, rng), Item(key, name, (name,), split=split_of(key, heldout=0.1)))
+    with DatasetWriter(folder, **facts, build={"of_each": options.of_each}) as writer:
+        for done, (colour, shape) in enumerate(kinds, 1):
+            for n in range(options.of_each):
+                name, key = f"a {colour} {shape}", f"{colour}-{shape}-{n}"
+                writer.add(picture(colour, shape, rng), Item(key, name, (name,), split=split_of(key, heldout=0.1)))
+            if progress is not None:
+                progress("shapes", done, len(kinds))
     return Dataset.open(folder)
-
-
-if __name__ == "__main__":
-    where = Path(sys.argv[1] if len(sys.argv) > 1 else "out/shapes")
-    print(f"{len(build(where))} pictures in {where}")

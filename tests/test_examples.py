@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewstep import cli
 from fewstep.provenance.verify import verify
 from serving_helpers import running
 
@@ -42,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_every_example_is_run_here_and_told_of():
     tested = set(re.findall(r'run\("([a-z_.]+)"', Path(__file__).read_text("utf-8")))
     files = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
-    assert {name.removesuffix(".py") for name in files} - {"README.md", "shapes"} <= tested | {NOTEBOOK.name}
+    assert {name.removesuffix(".py") for name in files} - {"README.md", "shapes", "own_features"} <= tested | {NOTEBOOK.name}
     page = (EXAMPLES / "README.md").read_text("utf-8")
     assert files - {"README.md"} == set(re.findall(r"\]\(([a-z_]+\.(?:py|ipynb))\)", page))
 
@@ -77,10 +78,15 @@ def test_distil_points(run, tmp_path: Path):
     assert Image.open(tmp_path / "out" / "points.png").size == (4 * 220, 244)
 
 
-def test_distil_shapes(run, tmp_path: Path):
-    said = run("distil_shapes", "--quick")
+def test_a_dataset_and_a_feature_network_from_outside(run, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES.parent)
+    cli.main(["data", "examples.shapes", "--of-each", "2", "--out", "shapes"])
+    assert "40 pictures of 20 concepts" in capsys.readouterr().out
+    said = run("distil_shapes", "--quick", "--features", "examples.own_features")
     assert said.splitlines()[-1] == "out/shapes/sheet.png"
-    assert json.loads((tmp_path / "out/shapes/student/bundle/student_card.json").read_text("utf-8"))["data"].startswith("shapes")
+    card = json.loads((tmp_path / "out/shapes/student/bundle/student_card.json").read_text("utf-8"))
+    assert card["data"].startswith("shapes")
+    assert "examples.own_features" in json.dumps(card["training"]["options"])
 
 
 def shown(cell: str, names: dict[str, Any]) -> tuple[str, Any]:

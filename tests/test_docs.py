@@ -25,7 +25,7 @@ from fewstep.evaluation import pages, realtime
 from fewstep.evaluation.record import MetricRecord, of_card, write_figures, write_records
 from fewstep.provenance.content_credentials import read as read_credentials
 from fewstep.server.drawing import safety
-from fewstep.server.wire.protocol import Ask, Part, pack, unpack
+from fewstep.server.wire.protocol import DrawRequest, Part, pack, unpack
 from serving_helpers import benchmark
 
 ROOT = Path(__file__).parents[1]
@@ -191,7 +191,7 @@ def test_the_filter_of_the_safety_page_refuses_what_it_says(tmp_path: Path, monk
 def codes_used() -> set[str]:
     """Every code of an error in the server's code, Python's and the browser's, and in its two clients'."""
     server = ROOT / "src" / "fewstep" / "server"
-    used = {field.name for field in dataclasses.fields(Ask)}  # what is wrong with a field of "draw" bears its name
+    used = {field.name for field in dataclasses.fields(DrawRequest)}  # what is wrong with a field of "draw" bears its name
     places = {"ProtocolError": 0, "ServerError": 0, "error_body": 1, "turn_away": 1, "Refusal": 1, "_end": 1, "_cut": 1}
     files = (server.parent / "client.py", *server.rglob("*.py"))
     for node in (node for path in files for node in ast.walk(ast.parse(path.read_text()))):

@@ -24,7 +24,7 @@ from fewstep.provenance.content_credentials import IDENTIFIER, VISIBLE, read
 from fewstep.provenance.identity import own_identity, own_root
 from fewstep.provenance.options import FileSigning, Signing, Trusting
 from fewstep.provenance.verify import VerifyOptions, verify
-from fewstep.server.drawing.provenance import Facts, Marks
+from fewstep.server.drawing.provenance import Marks, PictureFacts
 
 c2pa = pytest.importorskip("c2pa")
 pytest.importorskip("cryptography")
@@ -256,7 +256,7 @@ def test_a_clock_that_fails_while_serving_costs_its_stamp_alone(
     marks = Marks(Card("tiny", "student", "add", (1,), (1.0,)), stamping=Signing(time_authority=address).stamping())
 
     def signed() -> bool:
-        said = read(marks.file(drawing(1), Facts(steps=4, seed=1, prompt="")), "image/png", own_root() or b"")
+        said = read(marks.file(drawing(1), PictureFacts(steps=4, seed=1, prompt="")), "image/png", own_root() or b"")
         assert said.state == "trusted"
         return said.when is not None
 

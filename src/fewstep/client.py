@@ -36,7 +36,18 @@ from PIL import Image
 
 from .provenance import DEFAULTS, encode
 from .server.sessions.scheduler import Slot
-from .server.wire.protocol import MIMES, RAW, SUBPROTOCOL, Ask, Message, Part, ProtocolError, pack, read_ask, unpack
+from .server.wire.protocol import (
+    MIMES,
+    RAW,
+    SUBPROTOCOL,
+    DrawRequest,
+    Message,
+    Part,
+    ProtocolError,
+    pack,
+    read_draw_request,
+    unpack,
+)
 
 __all__ = ["AsyncClient", "Client", "Connect", "Picture", "ServerError", "connect"]
 Pixels = NDArray[np.uint8]
@@ -45,7 +56,7 @@ SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 """How an address may begin -> how it does for a file; what is live has ws instead of http."""
 TOKEN = re.compile(r"([!-~]([ -~]*[!-~])?)?")
 """What fits into a header, and comes out of it as it went in."""
-OPTIONS = tuple(known.name for known in fields(Ask) if known.name not in ("id", "task"))
+OPTIONS = tuple(known.name for known in fields(DrawRequest) if known.name not in ("id", "task"))
 """What `draw` takes; its number is the client's own, and its task follows from the pictures."""
 ENDS = {1009: "a message was too large", 1012: "the server stops"}
 """What a close without a reason means."""
@@ -191,7 +202,9 @@ class Exchange:
         with self._told():
             if kind == "draw":
                 model, limits = self.hello.get("model", {}), self.hello["limits"]
-                read_ask(asked, limits["prompt_characters"], model.get("steps", ()), self.hello.get("sizes", ()))
+                read_draw_request(
+                    asked, limits["prompt_characters"], model.get("steps", ()), self.hello.get("sizes", ())
+                )
             frame = pack(header, list(asked.parts.values()))
         most = self.hello["limits"]["message_bytes"]
         if len(frame) > most:

@@ -31,8 +31,8 @@ from fewstep.provenance.options import Signing
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
 from fewstep.server import app
-from fewstep.server.drawing.provenance import Facts
-from fewstep.server.drawing.worker import KeptPicture
+from fewstep.server.drawing.provenance import PictureFacts
+from fewstep.server.drawing.worker import HistoryEntry
 from fewstep.server.http import websocket as stream
 from fewstep.server.http.attend import WHOSE, Attended
 from fewstep.server.limits import Limits
@@ -111,8 +111,8 @@ def test_pictures_and_masks_of_every_kind(server: Server, tmp_path: Path):
             assert picture.facts["strength"] == 0.5
         mask = Image.new("L", image.size, 0)
         mask.paste(255, (0, 0, 8, 8))
-        kept = studio.draw("a cat", image=image, mask=mask.convert("RGB"), strength=0.75, encoder="png")
-        change = np.abs(kept.pixels.astype(int) - np.asarray(image))
+        history = studio.draw("a cat", image=image, mask=mask.convert("RGB"), strength=0.75, encoder="png")
+        change = np.abs(history.pixels.astype(int) - np.asarray(image))
         assert change[8:, 8:].mean() < 6 < change[:8, :8].mean()  # the mark moves pixels a little
         with pytest.raises(ServerError, match="not a picture"):
             studio.draw("a cat", image=b"\x89PNG nonsense")
@@ -323,14 +323,15 @@ def test_whoever_left_the_most_makes_room_first(server: Server):
     def leaves(address: str, number: int) -> str:
         async def main() -> str:
             name, _ = studio.enter("", lambda: None, address)
-            studio.sit(name, lambda: None).kept.put(number, KeptPicture(np.zeros((10, 100, 3), np.uint8), Facts(1, 0, "")))
+            entry = HistoryEntry(np.zeros((10, 100, 3), np.uint8), PictureFacts(1, 0, ""))
+            studio.open_session(name, lambda: None).history.put(number, entry)
             studio.leave(name)
             return name
 
         return asyncio.run(main())
 
     mine, *theirs = leaves("10.0.0.1", 0), *(leaves("10.0.0.2", n) for n in range(3))
-    assert [studio.kept(name) is not None for name in (mine, *theirs)] == [True, False, False, True]
+    assert [studio.history(name) is not None for name in (mine, *theirs)] == [True, False, False, True]
 
 
 def test_a_lost_session_comes_back_with_its_pictures(server: Server):
@@ -609,11 +610,11 @@ def test_a_broken_filter_of_pictures_shows_nothing():
             session = unpack(ws.recv(60)).header["session"]
             ws.send(pack({"type": "draw", "id": 1, "prompt": "a cat"}))
             assert unpack(ws.recv(60)).type == "picture", "a stream is judged beside it"
-            kept = server.studio.kept(session)
-            until(lambda: not len(kept))
+            history = server.studio.history(session)
+            until(lambda: not len(history))
             ws.send(pack({"type": "draw", "id": 2, "prompt": "a cat"}))
             stopped = unpack(ws.recv(60)).header
-            kept.put(1, KeptPicture(np.zeros((SIZE, SIZE, 3), np.uint8), Facts(1, 0, "a cat")))
+            history.put(1, HistoryEntry(np.zeros((SIZE, SIZE, 3), np.uint8), PictureFacts(1, 0, "a cat")))
             download = httpx.get(f"{server.url}/v1/sessions/{session}/pictures/1", timeout=60)
         assert (single.status_code, download.status_code) == (400, 400)
         for error in (single.json()["error"], download.json()["error"], stopped):
@@ -960,8 +961,8 @@ def test_a_proxys_clients_are_told_apart_where_the_proxy_is_trusted_and_nowhere_
     limits = Limits(connections_per_s=0.01, connections_burst=2)
 
     def statuses(server: Server, *forwarded: str) -> list[int]:
-        with httpx.Client() as kept:  # as a proxy does, one connection for many
-            return [kept.get(f"{server.url}/health", headers={"X-Forwarded-For": f}).status_code for f in forwarded]
+        with httpx.Client() as history:  # as a proxy does, one connection for many
+            return [history.get(f"{server.url}/health", headers={"X-Forwarded-For": f}).status_code for f in forwarded]
 
     def alone(server: Server, *forwarded: str) -> list[int]:
         return [status for f in forwarded for status in statuses(server, f)]

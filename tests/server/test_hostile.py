@@ -13,7 +13,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from fewstep.server.wire.protocol import read_ask, unpack
+from fewstep.server.wire.protocol import read_draw_request, unpack
 from serving_helpers import benchmark, running
 
 
@@ -56,7 +56,7 @@ def test_a_clients_frames_are_read_as_meant(attackers):
         assert len(frame) == n + 6 + (0 if n < 126 else 2 if n < 65536 else 8)
     frame = attackers.message({"type": "draw", "id": 3}, b"abc", "image/jpeg")
     length = struct.unpack_from(">H", frame, 2)[0]
-    ask = read_ask(unpack(frame[8 : 8 + length]))
+    ask = read_draw_request(unpack(frame[8 : 8 + length]))
     assert (ask.id, ask.task, bytes(ask.image.data), ask.image.mime) == (3, "image", b"abc", "image/jpeg")
 
 

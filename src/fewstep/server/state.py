@@ -18,12 +18,12 @@ from ..version import __version__
 from .drawing.engine import ENCODERS, Drawn
 from .drawing.pool import Pool
 from .drawing.provenance import Marks
-from .drawing.worker import Kept, Seat, Worker
+from .drawing.worker import ClientSession, History, Worker
 from .limits import Door, Limits
 from .metrics import Metrics
 from .sessions.scheduler import Admission, Session
 from .wire.images import Pixels
-from .wire.protocol import SUBPROTOCOL, TASKS, Ask, Message, ProtocolError, read_ask
+from .wire.protocol import SUBPROTOCOL, TASKS, DrawRequest, Message, ProtocolError, read_draw_request
 
 PATIENT_MS = 60_000.0
 """Budget of a single picture: nobody is drawing while they wait, so nothing is shed."""
@@ -36,11 +36,11 @@ FILERS = max(1, min(4, (os.cpu_count() or 1) // 2))
 """Threads that make files: the other half of the machine draws."""
 log = logging.getLogger("fewstep.server")
 T = TypeVar("T")
-LEFT_S = 300.0
+DETACHED_S = 300.0
 """How long the pictures of a session that lost its connection wait for it."""
 
 
-class Shelf:
+class Downloads:
     """Files that were handed out by address, for a while: bounded in bytes and in time."""
 
     def __init__(self, limit_bytes: int, seconds: float, clock: Callable[[], float]) -> None:
@@ -71,10 +71,10 @@ class Shelf:
 
 
 @dataclass
-class Left:
+class DetachedSession:
     """What a session that lost its connection left behind, for when it comes back."""
 
-    kept: Kept
+    history: History
     at: float
     address: str
     """Whose it was."""
@@ -95,10 +95,10 @@ class Studio:
         self.metrics: Metrics = worker.metrics
         capacity_each, queue_each = limits.each(limits.sessions), limits.each(limits.queue)
         self.admission = Admission(limits.sessions, limits.queue, capacity_each, queue_each)
-        self.shelf = Shelf(32 * 2**20, 600.0, clock)
+        self.downloads = Downloads(32 * 2**20, 600.0, clock)
         self._singles: Counter[str] = Counter()
         self._files = Pool(FILERS, "files", patient=True)
-        self._left: OrderedDict[str, Left] = OrderedDict()
+        self._detached: OrderedDict[str, DetachedSession] = OrderedDict()
         self._wakers: dict[str, Callable[[], None]] = {}
         self._addresses: dict[str, str] = {}
         self.metrics.gauge("queue_length", lambda: self.admission.waiting)
@@ -123,32 +123,32 @@ class Studio:
 
         ``address`` is whom the session counts for, as `limits.neighbourhood` names it.
         """
-        known = resume in self._left and resume not in self._wakers  # one that nobody else has come back as
+        known = resume in self._detached and resume not in self._wakers  # one that nobody else has come back as
         session_id = resume if known else secrets.token_urlsafe(16)
         position = self.admission.enter(session_id, address)
         self._wakers[session_id], self._addresses[session_id] = wake, address
         return session_id, position
 
-    def sit(self, session_id: str, wake: Callable[[], None]) -> Seat:
+    def open_session(self, session_id: str, wake: Callable[[], None]) -> ClientSession:
         """Give a session that is inside its seat, with the pictures it kept before its connection was lost."""
         loop = asyncio.get_running_loop()
-        left = self._left.pop(session_id, None)
-        seat = Seat(
+        detached = self._detached.pop(session_id, None)
+        client = ClientSession(
             Session(session_id, (self._addresses.get(session_id, ""), session_id)),
             lambda: from_thread(loop, wake),
             self.budget,
-            left.kept if left else Kept(self.limits.kept_bytes),
+            detached.history if detached else History(self.limits.kept_bytes),
         )
-        self.worker.join(seat)
-        return seat
+        self.worker.join(client)
+        return client
 
     def leave(self, session_id: str) -> None:
         """Free a place; those who move up in the queue are told."""
-        seat = self.worker.seat(session_id)
+        client = self.worker.client(session_id)
         self.worker.leave(session_id)
         address = self._addresses.pop(session_id, "")
-        if seat is not None and len(seat.kept):
-            self._left[session_id] = Left(seat.kept, self.clock(), address)
+        if client is not None and len(client.history):
+            self._detached[session_id] = DetachedSession(client.history, self.clock(), address)
         self._forget()
         self._wakers.pop(session_id, None)
         self.admission.leave(session_id)
@@ -157,26 +157,27 @@ class Studio:
 
     def _forget(self) -> None:
         """Lost sessions go after five minutes; where there are too many, the oldest of the address that left the most."""
-        while self._left and self.clock() - next(iter(self._left.values())).at > LEFT_S:
-            self._left.popitem(last=False)
-        while sum(left.kept.nbytes for left in self._left.values()) > self.limits.sessions * self.limits.kept_bytes:
-            held: Counter[str] = Counter()
-            for left in self._left.values():
-                held[left.address] += left.kept.nbytes
-            greediest = held.most_common(1)[0][0]
-            del self._left[next(name for name, left in self._left.items() if left.address == greediest)]
+        while self._detached and self.clock() - next(iter(self._detached.values())).at > DETACHED_S:
+            self._detached.popitem(last=False)
+        most = self.limits.sessions * self.limits.kept_bytes
+        while sum(lost.history.nbytes for lost in self._detached.values()) > most:
+            by_address: Counter[str] = Counter()
+            for lost in self._detached.values():
+                by_address[lost.address] += lost.history.nbytes
+            largest = by_address.most_common(1)[0][0]
+            del self._detached[next(name for name, lost in self._detached.items() if lost.address == largest)]
 
-    def kept(self, session_id: str) -> Kept | None:
+    def history(self, session_id: str) -> History | None:
         """A session's kept pictures, while it is here and shortly after."""
-        seat = self.worker.seat(session_id)
-        if seat is not None:
-            return seat.kept
-        left = self._left.get(session_id)
-        return None if left is None else left.kept
+        client = self.worker.client(session_id)
+        if client is not None:
+            return client.history
+        detached = self._detached.get(session_id)
+        return None if detached is None else detached.history
 
     # single pictures
 
-    async def single(self, ask: Ask) -> tuple[Drawn, dict[str, Any]]:
+    async def single(self, request: DrawRequest) -> tuple[Drawn, dict[str, Any]]:
         """Draw one picture in turn with everybody else: it, and what is said about it.
 
         Raises ProtocolError when refused, broken or too busy.
@@ -193,28 +194,28 @@ class Studio:
             )
         done = asyncio.Event()
         loop = asyncio.get_running_loop()
-        seat = Seat(
+        client = ClientSession(
             Session(f"single-{secrets.token_urlsafe(8)}", (address, SINGLE)),
             lambda: from_thread(loop, done.set),
             Budget(PATIENT_MS),
-            Kept(self.limits.kept_bytes),
+            History(self.limits.kept_bytes),
         )
         self._singles[address] += 1
-        self.worker.join(seat)
+        self.worker.join(client)
         try:
-            self.worker.ask(seat, replace(ask, target_ms=PATIENT_MS, encoder=ask.encoder or "jpeg"))
+            self.worker.submit(client, replace(request, target_ms=PATIENT_MS, encoder=request.encoder or "jpeg"))
             async with asyncio.timeout(120):
                 await done.wait()
-            held = self.worker.collect(seat)
+            pending = self.worker.collect(client)
         except TimeoutError:
             raise ProtocolError("busy", "the picture was not drawn within two minutes: try again") from None
         finally:
             self._singles[address] -= 1
             if not self._singles[address]:
                 del self._singles[address]
-            self.worker.leave(seat.session.id)
-        assert held is not None, "woken with an answer"
-        answer = held.value
+            self.worker.leave(client.session.id)
+        assert pending is not None, "woken with an answer"
+        answer = pending.value
         if answer.drawn is None:
             raise ProtocolError(answer.header["code"], answer.header["message"])
         await self.judge(answer.drawn.pixels)
@@ -252,11 +253,11 @@ class Studio:
         self.worker.stop()
         self._files.close()
 
-    def read_ask(self, message: Message) -> Ask:
+    def read_draw_request(self, message: Message) -> DrawRequest:
         """A "draw" message, checked against this server's limits and its model. Raises ProtocolError."""
         engine = self.worker.engine
         steps, sizes = (engine.card.steps, engine.sizes) if engine is not None else ((), ())
-        return read_ask(message, self.limits.prompt_characters, steps, sizes)
+        return read_draw_request(message, self.limits.prompt_characters, steps, sizes)
 
     # what clients are told
 

@@ -20,13 +20,22 @@ from fewstep.modality.image import to_uint8
 from fewstep.provenance import SpreadSpectrum
 from fewstep.server.drawing.engine import Drawn, Engine, EngineOptions, Job
 from fewstep.server.drawing.pool import Pool
-from fewstep.server.drawing.provenance import Facts, Marks
+from fewstep.server.drawing.provenance import Marks, PictureFacts
 from fewstep.server.drawing.safety import VERDICTS_BYTES, Guard
-from fewstep.server.drawing.worker import REPLAN_S, REST_S, Answer, Kept, KeptPicture, Open, Seat, Worker
+from fewstep.server.drawing.worker import (
+    REPLAN_S,
+    REST_S,
+    ClientSession,
+    DrawResponse,
+    History,
+    HistoryEntry,
+    Open,
+    Worker,
+)
 from fewstep.server.metrics import Metrics
 from fewstep.server.sessions.scheduler import Session
 from fewstep.server.wire import images as wire
-from fewstep.server.wire.protocol import RAW, Ask, Part, ProtocolError
+from fewstep.server.wire.protocol import RAW, DrawRequest, Part, ProtocolError
 from serving_helpers import SIZE, tiny_pipeline, until
 
 
@@ -78,15 +87,15 @@ def engine() -> Engine:
     return made
 
 
-def draw(engine: Engine, ask: Ask, steps: int = 1, **options: object) -> Drawn:
-    drawn = engine.draw([Job(ask, "png", **options)], plan(steps))[0]  # type: ignore[arg-type]
+def draw(engine: Engine, request: DrawRequest, steps: int = 1, **options: object) -> Drawn:
+    drawn = engine.draw([Job(request, "png", **options)], plan(steps))[0]  # type: ignore[arg-type]
     assert isinstance(drawn, Drawn), drawn
     return drawn
 
 
 def test_it_draws_what_the_pipeline_draws(engine: Engine):
     for steps in (1, 4):
-        drawn = draw(engine, Ask(1, prompt="a red heart", seed=5), steps)
+        drawn = draw(engine, DrawRequest(1, prompt="a red heart", seed=5), steps)
         with torch.inference_mode():
             media = tiny_pipeline().draw("a red heart", steps=steps, seed=5)[0]
         expected = to_uint8(media).permute(1, 2, 0).numpy()
@@ -97,7 +106,7 @@ def test_it_draws_what_the_pipeline_draws(engine: Engine):
 
 
 def test_every_frame_carries_the_mark_and_saved_pictures_are_made_from_clean_pixels(engine: Engine):
-    drawn = draw(engine, Ask(1, prompt="the sun", seed=2))
+    drawn = draw(engine, DrawRequest(1, prompt="the sun", seed=2))
     sent = wire.decode(Part("image", "image/png", drawn.data), 10**6)
     assert not np.array_equal(sent, drawn.pixels)
     assert np.array_equal(sent, engine.marks.frame(drawn.pixels))
@@ -106,23 +115,23 @@ def test_every_frame_carries_the_mark_and_saved_pictures_are_made_from_clean_pix
     off = Marks(engine.card, on=False)
     assert off.frame(drawn.pixels) is drawn.pixels
     assert off.state == {"watermark": False, "credentials": False}
-    assert off.file(drawn.pixels, Facts(1, 2, "x")) == wire.encode(drawn.pixels, "png")
+    assert off.file(drawn.pixels, PictureFacts(1, 2, "x")) == wire.encode(drawn.pixels, "png")
 
 
 def test_a_batch_gives_everybody_their_own_picture(engine: Engine):
-    asks = [
-        Ask(i, prompt=p, seed=s) for i, (p, s) in enumerate([("a cat", 1), ("the moon", 2), ("a cat", 3), ("a cat", 1)])
+    requests = [
+        DrawRequest(i, prompt=p, seed=s) for i, (p, s) in enumerate([("a cat", 1), ("the moon", 2), ("a cat", 3), ("a cat", 1)])
     ]
-    together = engine.draw([Job(ask, "png") for ask in asks], plan(2))
-    for ask, drawn in zip(asks, together):
+    together = engine.draw([Job(request, "png") for request in requests], plan(2))
+    for request, drawn in zip(requests, together):
         assert isinstance(drawn, Drawn)
-        assert np.abs(drawn.pixels.astype(int) - draw(engine, ask, 2).pixels).max() <= 1
+        assert np.abs(drawn.pixels.astype(int) - draw(engine, request, 2).pixels).max() <= 1
     assert np.array_equal(together[0].pixels, together[3].pixels)  # type: ignore[union-attr]
     assert not np.array_equal(together[0].pixels, together[1].pixels)  # type: ignore[union-attr]
 
 
 def test_one_broken_picture_spoils_no_batch(engine: Engine):
-    good = Ask(1, "image", "a cat", image=raw("image", picture()), strength=0.5)
+    good = DrawRequest(1, "image", "a cat", image=raw("image", picture()), strength=0.5)
     bad = replace(good, image=Part("image", "image/jpeg", b"\xff\xd8 nonsense"))
     first, broken, last = engine.draw([Job(good, "png"), Job(bad, "png"), Job(good, "png")], plan())
     assert isinstance(first, Drawn)
@@ -150,10 +159,10 @@ class Failing(Engine):
 
         self._hurt = Hurt(marks.card)
 
-    def _cond(self, ask: Ask) -> Any:
-        if ask.prompt == "cannot be read":
+    def _cond(self, request: DrawRequest) -> Any:
+        if request.prompt == "cannot be read":
             raise KeyError("token")
-        return super()._cond(ask)
+        return super()._cond(request)
 
     def _sound(self, latents: torch.Tensor, pixels: np.ndarray, finite: bool) -> Any:
         if latents[0, 0, 0] == 7:
@@ -164,7 +173,7 @@ class Failing(Engine):
 @pytest.mark.parametrize("stage", ["read", "draw", "NaN", "mark"])
 def test_an_exception_costs_its_own_request_alone(stage: str, monkeypatch: pytest.MonkeyPatch):
     engine = cold_engine(of=Failing)
-    good = Ask(1, prompt="a cat", seed=5)
+    good = DrawRequest(1, prompt="a cat", seed=5)
     bad = replace(good, prompt="cannot be read") if stage == "draw" else replace(good, seed=6)
     given = None
     if stage == "read":
@@ -172,7 +181,7 @@ def test_an_exception_costs_its_own_request_alone(stage: str, monkeypatch: pytes
             raise IndexError("a decoder's own fault")
 
         monkeypatch.setattr(wire, "decode", broken)
-        given = engine.prepare(Ask(1, "image", "a cat", image=raw("image", picture())))
+        given = engine.prepare(DrawRequest(1, "image", "a cat", image=raw("image", picture())))
     latents = engine._pipeline.latents
 
     def hurt(request: Any) -> torch.Tensor:
@@ -206,7 +215,7 @@ def test_numbers_that_overflow_in_the_decoder_are_no_black_picture(engine: Engin
 def test_strength_is_mapped_onto_the_students_own_times(engine: Engine):
     """steps x strength < 1 cannot happen: there is always a time to start from."""
     given = raw("image", picture())
-    base = Ask(1, "image", "a cat", image=given)
+    base = DrawRequest(1, "image", "a cat", image=given)
     for strength, steps, at, taken in [(0.01, 4, 0.25, 1), (0.4, 4, 0.5, 2), (0.6, 1, 0.5, 1), (1.0, 4, 1.0, 4)]:
         drawn = draw(engine, replace(base, strength=strength), steps)
         assert (drawn.strength, drawn.steps) == (at, taken)
@@ -215,23 +224,23 @@ def test_strength_is_mapped_onto_the_students_own_times(engine: Engine):
 def test_little_strength_changes_little(engine: Engine):
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     given = np.stack([8 * x, 8 * y, 255 - 8 * x], -1).astype(np.uint8)
-    asks = [Ask(1, "image", "a cat", image=raw("image", given), strength=s) for s in (0.25, 0.5, 1.0)]
-    results = [draw(engine, ask).pixels.astype(float) for ask in asks]
+    requests = [DrawRequest(1, "image", "a cat", image=raw("image", given), strength=s) for s in (0.25, 0.5, 1.0)]
+    results = [draw(engine, request).pixels.astype(float) for request in requests]
     assert len({r.tobytes() for r in results}) == 3
 
 
 def test_a_still_picture_does_not_flicker(engine: Engine):
     """The noise is the seed's, so the same frame gives the same picture, to the last bit, marks included."""
-    ask = Ask(1, "image", "a cat", seed=3, image=raw("image", picture()), strength=0.5)
+    request = DrawRequest(1, "image", "a cat", seed=3, image=raw("image", picture()), strength=0.5)
     smoother = Smoother()
     frames, flickers = [], []
     for _ in range(3):
-        frames.append(draw(engine, ask, 2, smoother=smoother))
+        frames.append(draw(engine, request, 2, smoother=smoother))
         smoother.measure()
         flickers.append(smoother.flicker)
     assert len({f.data for f in frames}) == 1
     assert flickers == [None, 0.0, 0.0]
-    draw(engine, replace(ask, seed=4), 2, smoother=smoother)
+    draw(engine, replace(request, seed=4), 2, smoother=smoother)
     smoother.measure()
     assert smoother.flicker is not None
     assert smoother.flicker > 0.01
@@ -240,17 +249,17 @@ def test_a_still_picture_does_not_flicker(engine: Engine):
 def test_inpainting_keeps_what_is_not_brushed(engine: Engine):
     given, mask = picture(), np.zeros((SIZE, SIZE, 3), np.uint8)
     mask[8:24, 8:24] = 255
-    ask = Ask(1, "inpaint", "a cat", image=raw("image", given), mask=raw("mask", mask), strength=0.75)
-    drawn = draw(engine, ask, 4)
+    request = DrawRequest(1, "inpaint", "a cat", image=raw("image", given), mask=raw("mask", mask), strength=0.75)
+    drawn = draw(engine, request, 4)
     outside = mask[..., 0] == 0
     assert np.abs(drawn.pixels.astype(int) - given)[outside].max() <= 1
     assert np.abs(drawn.pixels.astype(int) - given)[~outside].mean() > 10
 
 
 def test_prompts_blend(engine: Engine):
-    a, b = (draw(engine, Ask(1, prompt=p)).pixels.astype(float) for p in ("a red heart", "blue cat"))
+    a, b = (draw(engine, DrawRequest(1, prompt=p)).pixels.astype(float) for p in ("a red heart", "blue cat"))
     mixed = {
-        share: draw(engine, Ask(1, prompt="a red heart", blend_prompt="blue cat", blend=share)).pixels.astype(float)
+        share: draw(engine, DrawRequest(1, prompt="a red heart", blend_prompt="blue cat", blend=share)).pixels.astype(float)
         for share in (0.0, 0.5, 1.0)
     }
     assert np.abs(mixed[0.0] - a).max() <= 1
@@ -261,8 +270,8 @@ def test_prompts_blend(engine: Engine):
 
 
 def test_requests_of_one_kind_can_share_a_call_and_others_cannot(engine: Engine):
-    text = Ask(1, prompt="a")
-    image = Ask(1, "image", "a", image=raw("image", picture()), strength=0.5)
+    text = DrawRequest(1, prompt="a")
+    image = DrawRequest(1, "image", "a", image=raw("image", picture()), strength=0.5)
     assert engine.kind(text, plan()) == engine.kind(replace(text, prompt="b", seed=9), plan(encoder="jpeg"))
     assert engine.kind(image, plan()) == engine.kind(replace(image, strength=0.55), plan())
     kinds = [engine.kind(text, plan()), engine.kind(text, plan(2)), engine.kind(image, plan())]
@@ -325,7 +334,7 @@ def test_smoothing_never_mixes_two_recipes(engine: Engine):
     """What is shown after another prompt, seed, strength, blend, mask or number of steps is that picture alone."""
     mask = np.zeros((SIZE, SIZE, 3), np.uint8)
     mask[8:24, 8:24] = 255
-    base = Ask(1, "image", "a cat", seed=3, image=raw("image", picture()), strength=0.5, smoothing=0.9)
+    base = DrawRequest(1, "image", "a cat", seed=3, image=raw("image", picture()), strength=0.5, smoothing=0.9)
     changes: list[tuple[dict[str, Any], int]] = [
         ({"prompt": "the sun"}, 2),
         ({"seed": 4}, 2),
@@ -341,8 +350,8 @@ def test_smoothing_never_mixes_two_recipes(engine: Engine):
         draw(engine, base, 2, smoother=smoother)
         mixed = draw(engine, replace(base, image=raw("image", picture(5) // 8 + picture() // 8 * 7)), 2, smoother=smoother)
         assert not mixed.settled, "another input is mixed in little by little"
-        ask = replace(base, **change)
-        drawn, alone = draw(engine, ask, steps, smoother=smoother), draw(engine, replace(ask, smoothing=0.0), steps)
+        request = replace(base, **change)
+        drawn, alone = draw(engine, request, steps, smoother=smoother), draw(engine, replace(request, smoothing=0.0), steps)
         assert drawn.settled
         assert drawn.data == alone.data, change
     moved = replace(base, image=raw("image", picture(5) // 8 + picture() // 8 * 7))
@@ -415,13 +424,13 @@ def test_what_is_handed_in_is_done_in_fair_turn_and_one_address_never_holds_all_
 
 
 def test_kept_pictures_are_bounded():
-    kept = Kept(3 * 300)
+    kept = History(3 * 300)
     for i in range(10):
-        kept.put(i, KeptPicture(np.zeros((10, 10, 3), np.uint8), Facts(1, i, "")))
+        kept.put(i, HistoryEntry(np.zeros((10, 10, 3), np.uint8), PictureFacts(1, i, "")))
     assert len(kept) == 3
     assert kept.get(6) is None
     assert kept.get(9).facts.seed == 9
-    kept.put(9, KeptPicture(np.zeros((10, 10, 3), np.uint8), Facts(2, 9, "")))
+    kept.put(9, HistoryEntry(np.zeros((10, 10, 3), np.uint8), PictureFacts(2, 9, "")))
     assert len(kept) == 3
     kept.clear()
     assert len(kept) == 0
@@ -435,18 +444,18 @@ class Client:
 
     def __init__(self, worker: Worker, name: str, target_ms: float = 60_000.0) -> None:
         self.worker, self.answers, self.woken = worker, [], threading.Event()
-        self.seat = Seat(Session(name), self.woken.set, Budget(target_ms), Kept(10**6))
-        worker.join(self.seat)
+        self.state = ClientSession(Session(name), self.woken.set, Budget(target_ms), History(10**6))
+        worker.join(self.state)
 
-    def collect(self) -> Answer | None:
+    def collect(self) -> DrawResponse | None:
         self.woken.clear()
-        held = self.worker.collect(self.seat)
+        held = self.worker.collect(self.state)
         if held is not None:
             self.answers.append(held.value)
         return held.value if held else None
 
-    def draw(self, ask: Ask) -> Answer:
-        self.worker.ask(self.seat, ask)
+    def draw(self, request: DrawRequest) -> DrawResponse:
+        self.worker.submit(self.state, request)
         assert self.woken.wait(60)
         answer = self.collect()
         assert answer is not None
@@ -477,7 +486,7 @@ def start(engine: Engine) -> Iterator[Callable[..., Worker]]:
 
 def test_a_worker_answers_and_says_how(start: Callable[..., Worker]):
     worker = start()
-    answer = Client(worker, "a").draw(Ask(7, prompt="a cat", seed=3, sent_ms=12.5))
+    answer = Client(worker, "a").draw(DrawRequest(7, prompt="a cat", seed=3, sent_ms=12.5))
     header = answer.header
     assert (header["type"], header["id"], header["seed"], header["sent_ms"]) == ("picture", 7, 3, 12.5)
     assert (header["steps"], header["shed"], header["fits"]) == (4, [], True)
@@ -492,8 +501,8 @@ def test_the_stages_add_up_to_the_time_on_the_server(start: Callable[..., Worker
     worker = start(opens=[partial(cold_engine, clock=clock)], clock=clock)
     client = Client(worker, "a")
     for number, size in enumerate((SIZE, 10 * SIZE)):  # a new prompt, and a picture that takes time to take in
-        ask = Ask(number, "image", f"cat {number}", image=raw("image", picture(1, size)), strength=0.5, smoothing=0.5)
-        header = client.draw(ask).header
+        request = DrawRequest(number, "image", f"cat {number}", image=raw("image", picture(1, size)), strength=0.5, smoothing=0.5)
+        header = client.draw(request).header
         assert set(header["stages_ms"]) <= set(STAGES)
         assert header["stages_ms"]["other"] > 0
         assert sum(header["stages_ms"].values()) == pytest.approx(header["server_ms"], abs=0.06)
@@ -514,13 +523,13 @@ def test_new_prompts_are_charged_to_whoever_brings_them(start: Callable[..., Wor
     worker = start(opens=[reads_slowly], clock=clock)
     writer, camera = Client(worker, "writer", 500.0), Client(worker, "camera", 500.0)
     for number in range(8):
-        writer.draw(Ask(number, prompt=f"a cat {number}", steps=1))
-        camera.draw(Ask(number, prompt="a cat", seed=number, steps=1))
+        writer.draw(DrawRequest(number, prompt=f"a cat {number}", steps=1))
+        camera.draw(DrawRequest(number, prompt="a cat", seed=number, steps=1))
     now = clock()
-    assert writer.seat.text_ms.at(0.5, now) == pytest.approx(20, abs=1)
-    assert camera.seat.text_ms.at(0.5, now) < 1
+    assert writer.state.text_ms.at(0.5, now) == pytest.approx(20, abs=1)
+    assert camera.state.text_ms.at(0.5, now) < 1
     clock.skip(REPLAN_S)
-    expected = {c: c.draw(Ask(9, prompt="a cat", steps=1)).header["expected_ms"] for c in (writer, camera)}
+    expected = {c: c.draw(DrawRequest(9, prompt="a cat", steps=1)).header["expected_ms"] for c in (writer, camera)}
     assert expected[writer] > expected[camera] + 10
 
 
@@ -530,27 +539,27 @@ def test_a_slow_network_is_felt_by_its_own_user_and_by_the_bytes(start: Callable
     far, near = Client(worker, "far", 500.0), Client(worker, "near", 500.0)
     for number in range(4):
         for client, wire_ms in ((far, 450.0), (near, 1.0)):
-            answer = client.draw(Ask(number, prompt="a cat", encoder="png"))
-            worker.seen(client.seat, number, answer.server_ms + wire_ms)
+            answer = client.draw(DrawRequest(number, prompt="a cat", encoder="png"))
+            worker.seen(client.state, number, answer.server_ms + wire_ms)
     sent = worker.engine.costs.sent
     assert sent["png", SIZE] == pytest.approx(len(answer.drawn.data), rel=0.5)
-    far_ms = far.seat.wire_estimate.wire_ms(sent, clock())
+    far_ms = far.state.wire_estimate.wire_ms(sent, clock())
     assert far_ms["png", SIZE] == pytest.approx(450, abs=0.01)
     assert far_ms["jpeg", SIZE] == pytest.approx(450 * min(1, sent["jpeg", SIZE] / sent["png", SIZE]), abs=0.1)
-    assert near.seat.wire_estimate.wire_ms(sent, clock())["png", SIZE] == pytest.approx(1, abs=0.01)
+    assert near.state.wire_estimate.wire_ms(sent, clock())["png", SIZE] == pytest.approx(1, abs=0.01)
     clock.skip(REPLAN_S)
-    assert far.draw(Ask(5, prompt="a cat", encoder="png")).header["expected_ms"] > 450
-    assert near.draw(Ask(5, prompt="a cat", encoder="png")).header["expected_ms"] < 450
+    assert far.draw(DrawRequest(5, prompt="a cat", encoder="png")).header["expected_ms"] > 450
+    assert near.draw(DrawRequest(5, prompt="a cat", encoder="png")).header["expected_ms"] < 450
 
 
 def test_pinned_choices_are_kept_and_a_tight_budget_sheds_the_rest(start: Callable[..., Worker]):
     client = Client(start(), "a", target_ms=0.001)
-    tight = client.draw(Ask(1, prompt="a cat")).header
+    tight = client.draw(DrawRequest(1, prompt="a cat")).header
     assert (tight["steps"], tight["fits"]) == (1, False)
     assert "steps" in tight["shed"]
-    pinned = client.draw(Ask(2, prompt="a cat", steps=2, encoder="webp")).header
+    pinned = client.draw(DrawRequest(2, prompt="a cat", steps=2, encoder="webp")).header
     assert (pinned["steps"], pinned["encoder"], pinned["shed"]) == (2, "webp", [])
-    patient = client.draw(Ask(3, prompt="a cat", target_ms=60_000)).header
+    patient = client.draw(DrawRequest(3, prompt="a cat", target_ms=60_000)).header
     assert (patient["steps"], patient["shed"]) == (4, [])
 
 
@@ -559,15 +568,15 @@ class Stepped(Engine):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.permits, self.waits, self.drawn = threading.Semaphore(0), threading.Semaphore(0), list[Ask]()
+        self.permits, self.waits, self.drawn = threading.Semaphore(0), threading.Semaphore(0), list[DrawRequest]()
         self.begun = 0
 
     def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
-        if jobs[0].ask.id:  # 0 is what it warms up with
+        if jobs[0].request.id:  # 0 is what it warms up with
             self.begun += 1
             self.waits.release()
             assert self.permits.acquire(timeout=60)
-            self.drawn += [job.ask for job in jobs]
+            self.drawn += [job.request for job in jobs]
         return super().draw(jobs, plan)
 
 
@@ -593,15 +602,15 @@ def stepped_on_a_clock(start: Callable[..., Worker]) -> Iterator[tuple[Worker, S
 def test_the_newest_wins_and_what_it_overtakes_is_counted(stepped: tuple[Worker, Stepped]):
     worker, engine = stepped
     client = Client(worker, "a")
-    worker.ask(client.seat, Ask(1, prompt="a cat", seed=1))
+    worker.submit(client.state, DrawRequest(1, prompt="a cat", seed=1))
     assert engine.waits.acquire(timeout=60)
     for number in range(2, 200):
-        worker.ask(client.seat, Ask(number, prompt="a cat", seed=number))
+        worker.submit(client.state, DrawRequest(number, prompt="a cat", seed=number))
     engine.permits.release(2)
-    while not client.answers or client.answers[-1].ask.id < 199:
+    while not client.answers or client.answers[-1].request.id < 199:
         assert client.woken.wait(60)
         client.collect()
-    assert [ask.id for ask in engine.drawn] == [1, 199]
+    assert [request.id for request in engine.drawn] == [1, 199]
     until(lambda: worker.metrics.total("drawn") == 2)
     assert (worker.metrics.total("overwritten"), worker.metrics.total("asked")) == (197, 199)
 
@@ -610,7 +619,7 @@ def test_at_rest_the_newest_input_is_drawn_once_more_with_nothing_shed(start: Ca
     """A budget that nothing fits sheds all there is; half a second later all of it comes back, once."""
     clock = Ticking()
     client = Client(start(opens=[partial(cold_engine, clock=clock)], clock=clock), "a", target_ms=0.001)
-    first = client.draw(Ask(1, prompt="a cat", seed=3, refine=True))
+    first = client.draw(DrawRequest(1, prompt="a cat", seed=3, refine=True))
     assert (first.header["steps"], first.header["shed"], "refined" in first.header) == (1, ["steps"], False)
     client.woken.clear()
     clock.skip(REST_S)
@@ -619,15 +628,15 @@ def test_at_rest_the_newest_input_is_drawn_once_more_with_nothing_shed(start: Ca
     header = second.header
     assert (header["id"], header["refined"], header["steps"], header["encoder"], header["shed"]) == (1, True, 4, "png", [])
     assert header["stages_ms"].get("wait", 0) < 100, "what it rested for is no waiting"
-    alone = draw(client.worker.engine, Ask(1, prompt="a cat", seed=3), 4)
+    alone = draw(client.worker.engine, DrawRequest(1, prompt="a cat", seed=3), 4)
     assert np.array_equal(second.drawn.pixels, alone.pixels)
-    assert np.array_equal(client.seat.kept.get(1).pixels, alone.pixels), "what is saved is what is shown"
+    assert np.array_equal(client.state.history.get(1).pixels, alone.pixels), "what is saved is what is shown"
     clock.skip(10 * REST_S)
     other = Client(client.worker, "b")
-    other.draw(Ask(1, prompt="a dog"))  # whatever was due came before this
-    assert client.draw(Ask(2, prompt="a cat")).ask.id == 2
+    other.draw(DrawRequest(1, prompt="a dog"))  # whatever was due came before this
+    assert client.draw(DrawRequest(2, prompt="a cat")).request.id == 2
     clock.skip(10 * REST_S)
-    other.draw(Ask(2, prompt="a dog"))
+    other.draw(DrawRequest(2, prompt="a dog"))
     assert client.collect() is None, "never twice, and never for who did not want it"
     assert client.worker.metrics.total("refined") == 1
 
@@ -635,12 +644,12 @@ def test_at_rest_the_newest_input_is_drawn_once_more_with_nothing_shed(start: Ca
 def test_a_stream_that_was_smoothed_comes_to_its_own_end_at_rest(start: Callable[..., Worker]):
     clock = Ticking()
     client = Client(start(opens=[partial(cold_engine, clock=clock)], clock=clock), "a")
-    base = Ask(0, "image", "a cat", strength=0.5, smoothing=0.8, refine=True)
+    base = DrawRequest(0, "image", "a cat", strength=0.5, smoothing=0.8, refine=True)
     moved = np.roll(picture() // 4, 8, 1)  # not so much that a new scene begins
-    asks = [replace(base, id=n, image=raw("image", given)) for n, given in ((1, picture() // 4), (2, moved))]
-    alone = draw(client.worker.engine, replace(asks[1], smoothing=0.0), 4)
-    assert client.draw(asks[0]).header["settled"]
-    assert not client.draw(asks[1]).header["settled"]
+    requests = [replace(base, id=n, image=raw("image", given)) for n, given in ((1, picture() // 4), (2, moved))]
+    alone = draw(client.worker.engine, replace(requests[1], smoothing=0.0), 4)
+    assert client.draw(requests[0]).header["settled"]
+    assert not client.draw(requests[1]).header["settled"]
     client.woken.clear()
     clock.skip(REST_S)
     assert client.woken.wait(60)
@@ -653,16 +662,16 @@ def test_a_newer_input_puts_off_the_better_answer_to_the_old(stepped_on_a_clock:
     worker, engine, clock = stepped_on_a_clock
     client = Client(worker, "a", target_ms=0.001)
     engine.permits.release(2)
-    client.draw(Ask(1, prompt="a cat", refine=True))
+    client.draw(DrawRequest(1, prompt="a cat", refine=True))
     clock.skip(REST_S / 2)
-    client.draw(Ask(2, prompt="a cat", refine=True))
+    client.draw(DrawRequest(2, prompt="a cat", refine=True))
     clock.skip(REST_S)
     until(lambda: len(engine.drawn) == 2 and engine.begun == 3)
-    worker.ask(client.seat, Ask(3, prompt="a cat"))
+    worker.submit(client.state, DrawRequest(3, prompt="a cat"))
     engine.permits.release(2)
     until(lambda: client.collect() is not None)
-    assert [ask.id for ask in engine.drawn] == [1, 2, 2, 3]
-    assert [(a.ask.id, a.header.get("refined", False)) for a in client.answers] == [(1, False), (2, False), (3, False)]
+    assert [request.id for request in engine.drawn] == [1, 2, 2, 3]
+    assert [(a.request.id, a.header.get("refined", False)) for a in client.answers] == [(1, False), (2, False), (3, False)]
     assert worker.metrics.total("refined") == 0
 
 
@@ -671,11 +680,11 @@ def test_a_better_answer_makes_nobody_elses_late(stepped_on_a_clock: tuple[Worke
     worker, engine, clock = stepped_on_a_clock
     resting, busy = Client(worker, "resting", target_ms=0.001), Client(worker, "busy")
     engine.permits.release(100)
-    resting.draw(Ask(1, prompt="a cat", refine=True))
+    resting.draw(DrawRequest(1, prompt="a cat", refine=True))
     for number in range(2, 8):
-        busy.draw(Ask(number, prompt="a dog"))
+        busy.draw(DrawRequest(number, prompt="a dog"))
         clock.skip(REST_S / 2)
-    assert [ask.id for ask in engine.drawn] == [1, 2, 3, 4, 5, 6, 7]
+    assert [request.id for request in engine.drawn] == [1, 2, 3, 4, 5, 6, 7]
     clock.skip(REST_S)
     until(lambda: resting.collect() is not None)
     assert resting.answers[-1].header["refined"]
@@ -686,11 +695,11 @@ def test_a_client_that_does_not_read_holds_one_picture(start: Callable[..., Work
     sleeper, reader = Client(worker, "sleeper"), Client(worker, "reader")
     for number in range(1, 6):
         sleeper.woken.clear()
-        worker.ask(sleeper.seat, Ask(number, prompt="a cat"))
+        worker.submit(sleeper.state, DrawRequest(number, prompt="a cat"))
         assert sleeper.woken.wait(60)
-        reader.draw(Ask(number, prompt="a cat"))
+        reader.draw(DrawRequest(number, prompt="a cat"))
     assert worker.metrics.total("superseded") == 4
-    assert sleeper.collect().ask.id == 5
+    assert sleeper.collect().request.id == 5
     assert sleeper.collect() is None
 
 
@@ -707,11 +716,11 @@ def test_pictures_are_decoded_beside_the_drawing_thread(stepped: tuple[Worker, S
         return decode(part, *given)
 
     monkeypatch.setattr(wire, "decode", decoding)
-    base = Ask(1, "image", "a cat", image=raw("image", picture()), strength=0.5)
-    worker.ask(slow.seat, replace(base, image=raw("image", picture(0, 7))))
+    base = DrawRequest(1, "image", "a cat", image=raw("image", picture()), strength=0.5)
+    worker.submit(slow.state, replace(base, image=raw("image", picture(0, 7))))
     engine.permits.release(10)
     assert quick.draw(base).header["type"] == "picture"
-    assert other.draw(Ask(1, prompt="a cat")).header["type"] == "picture"
+    assert other.draw(DrawRequest(1, prompt="a cat")).header["type"] == "picture"
     header = quick.draw(replace(base, id=2)).header
     assert header["stages_ms"]["decode"] > 0
     assert sum(header["stages_ms"].values()) == pytest.approx(header["server_ms"], abs=0.1)
@@ -734,17 +743,17 @@ def test_the_newest_picture_wins_also_while_one_is_decoded(stepped: tuple[Worker
     monkeypatch.setattr(wire, "decode", decoding)
     engine.permits.release(10)
     for number in range(8, 40):
-        worker.ask(client.seat, Ask(number, "image", "a cat", image=raw("image", picture(0, number)), strength=0.5))
+        worker.submit(client.state, DrawRequest(number, "image", "a cat", image=raw("image", picture(0, number)), strength=0.5))
         until(lambda: decoded)  # the first has begun
-    worker.ask(client.seat, Ask(40, prompt="a cat"))  # brings nothing, and is newer than all that is being decoded
+    worker.submit(client.state, DrawRequest(40, prompt="a cat"))  # brings nothing, and is newer than all that is being decoded
     until(lambda: client.collect() is not None)
     go.set()
-    until(lambda: not client.seat.decoding)
-    assert client.answers[-1].ask.id == 40
+    until(lambda: not client.state.decoding)
+    assert client.answers[-1].request.id == 40
     assert decoded == [8, 39]
-    assert [ask.id for ask in engine.drawn] == [40]
+    assert [request.id for request in engine.drawn] == [40]
     until(lambda: worker.metrics.total("overwritten") == 32)
-    assert client.seat.session.drops == 32
+    assert client.state.session.drops == 32
 
 
 def test_single_pictures_have_one_share_together(stepped: tuple[Worker, Stepped]):
@@ -752,29 +761,30 @@ def test_single_pictures_have_one_share_together(stepped: tuple[Worker, Stepped]
     live = Client(worker, "live")
     singles = [Client(worker, f"s{n}") for n in range(6)]
     for n, client in enumerate(singles):
-        worker.leave(client.seat.session.id)
-        client.seat = Seat(Session(f"s{n}", ("strangers", "single")), client.woken.set, Budget(60_000.0), Kept(10**6))
-        worker.join(client.seat)
-        worker.ask(client.seat, Ask(100 + n, prompt="a cat", steps=1))
+        worker.leave(client.state.session.id)
+        session = Session(f"s{n}", ("strangers", "single"))
+        client.state = ClientSession(session, client.woken.set, Budget(60_000.0), History(10**6))
+        worker.join(client.state)
+        worker.submit(client.state, DrawRequest(100 + n, prompt="a cat", steps=1))
     for number in range(1, 9):
         assert engine.waits.acquire(timeout=60)
-        worker.ask(live.seat, Ask(number, prompt="a cat", steps=1))  # it always wants one more
+        worker.submit(live.state, DrawRequest(number, prompt="a cat", steps=1))  # it always wants one more
         engine.permits.release()
     until(lambda: len(engine.drawn) == 8)
-    assert [ask.id < 100 for ask in engine.drawn] == [False, True] * 4
+    assert [request.id < 100 for request in engine.drawn] == [False, True] * 4
 
 
 def test_who_has_left_is_not_drawn(stepped: tuple[Worker, Stepped]):
     worker, engine = stepped
     busy, gone = Client(worker, "busy"), Client(worker, "gone")
-    worker.ask(busy.seat, Ask(1, prompt="a cat"))
+    worker.submit(busy.state, DrawRequest(1, prompt="a cat"))
     assert engine.waits.acquire(timeout=60)
-    worker.ask(gone.seat, Ask(2, prompt="a cat"))
+    worker.submit(gone.state, DrawRequest(2, prompt="a cat"))
     worker.leave("gone")
     engine.permits.release(5)
-    busy.draw(Ask(3, prompt="a cat"))
+    busy.draw(DrawRequest(3, prompt="a cat"))
     until(lambda: len(engine.drawn) == 2)
-    assert [ask.id for ask in engine.drawn] == [1, 3]
+    assert [request.id for request in engine.drawn] == [1, 3]
 
 
 def test_sessions_are_served_in_fair_turn(stepped: tuple[Worker, Stepped]):
@@ -784,29 +794,30 @@ def test_sessions_are_served_in_fair_turn(stepped: tuple[Worker, Stepped]):
     for number in range(1, 41):
         for i, client in enumerate(clients):
             if i or number % 3 == 1:
-                worker.ask(client.seat, Ask(number, prompt="a cat", seed=i, steps=1))
+                worker.submit(client.state, DrawRequest(number, prompt="a cat", seed=i, steps=1))
         assert engine.waits.acquire(timeout=60)  # one is being drawn: the slots are full again before the next turn
         engine.permits.release()
     until(lambda: len(engine.drawn) == 40)
-    turns = [ask.seed for ask in engine.drawn]
+    turns = [request.seed for request in engine.drawn]
     assert turns == [0, 1, 2, 3] * 10
 
 
 def test_an_error_in_drawing_is_an_answer_and_the_worker_lives_on(start: Callable[..., Worker]):
     client = Client(start(), "a")
-    broken = client.draw(Ask(1, "image", "x", image=Part("image", "image/png", b"nonsense")))
+    broken = client.draw(DrawRequest(1, "image", "x", image=Part("image", "image/png", b"nonsense")))
     assert (broken.header["type"], broken.header["code"], broken.header["id"]) == ("error", "picture", 1)
-    assert client.draw(Ask(2, prompt="a cat", seed=-1)).header["code"] == "internal"  # the protocol lets none such through
-    assert client.draw(Ask(3, prompt="a cat")).header["type"] == "picture"
+    impossible = DrawRequest(2, prompt="a cat", seed=-1)  # the protocol lets none such through
+    assert client.draw(impossible).header["code"] == "internal"
+    assert client.draw(DrawRequest(3, prompt="a cat")).header["type"] == "picture"
 
 
 def test_what_was_pinned_while_the_model_warmed_up_is_refused_when_its_turn_comes(start: Callable[..., Worker]):
     """Nobody knew by then what may be pinned: the protocol let it through."""
     client = Client(start(), "a")
-    assert client.draw(Ask(1, prompt="a cat", steps=3)).header["code"] == "steps"
-    refused = client.draw(Ask(2, prompt="a cat", size=48)).header
+    assert client.draw(DrawRequest(1, prompt="a cat", steps=3)).header["code"] == "steps"
+    refused = client.draw(DrawRequest(2, prompt="a cat", size=48)).header
     assert (refused["code"], "drawn at 32 px here, not 48" in refused["message"]) == ("size", True)
-    assert client.draw(Ask(3, prompt="a cat", size=SIZE)).header["size"] == SIZE
+    assert client.draw(DrawRequest(3, prompt="a cat", size=SIZE)).header["size"] == SIZE
 
 
 def test_a_model_that_cannot_be_opened_is_said_and_not_hidden():
@@ -830,9 +841,9 @@ def meeting(barrier: threading.Barrier, drawn: list[tuple[str, int]], name: str)
 
     class Meeting(Engine):
         def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
-            if jobs[0].ask.id:  # 0 is what it warms up with
-                drawn.append((name, jobs[0].ask.id))
-            if 0 < jobs[0].ask.id < 10:
+            if jobs[0].request.id:  # 0 is what it warms up with
+                drawn.append((name, jobs[0].request.id))
+            if 0 < jobs[0].request.id < 10:
                 barrier.wait(60)
             return super().draw(jobs, plan)
 
@@ -846,7 +857,7 @@ def test_two_devices_draw_at_the_same_time_and_the_same(start: Callable[..., Wor
     assert worker.engine is not None
     clients = [Client(worker, name) for name in ("a", "b")]
     for client in clients:
-        worker.ask(client.seat, Ask(1, prompt="a cat", seed=3))
+        worker.submit(client.state, DrawRequest(1, prompt="a cat", seed=3))
     for client in clients:
         assert client.woken.wait(60)
     answers = [client.collect() for client in clients]
@@ -860,14 +871,14 @@ def test_a_session_is_on_one_device_at_a_time_so_its_pictures_come_in_order(star
     barrier, drawn = threading.Barrier(2), []
     worker = start(opens=[meeting(barrier, drawn, name) for name in ("first", "second")])
     client, other = Client(worker, "a"), Client(worker, "b")
-    worker.ask(client.seat, Ask(1, prompt="a cat"))
+    worker.submit(client.state, DrawRequest(1, prompt="a cat"))
     until(lambda: drawn)
-    worker.ask(client.seat, Ask(11, prompt="a cat"))
-    assert other.draw(Ask(12, prompt="a cat")).drawn is not None  # the free device passed by what waits
+    worker.submit(client.state, DrawRequest(11, prompt="a cat"))
+    assert other.draw(DrawRequest(12, prompt="a cat")).drawn is not None  # the free device passed by what waits
     assert [number for _, number in drawn] == [1, 12]
     barrier.wait(60)
     until(lambda: client.collect() is None and len(client.answers) == 2)
-    assert [answer.ask.id for answer in client.answers] == [1, 11]
+    assert [answer.request.id for answer in client.answers] == [1, 11]
 
 
 class Judge:
@@ -886,19 +897,19 @@ class Judge:
 def test_refused_prompts_and_pictures_are_held_back(start: Callable[..., Worker]):
     judge = Judge()
     client = Client(start(Guard(judge)), "a")
-    refused = client.draw(Ask(1, prompt="a bad cat"))
+    refused = client.draw(DrawRequest(1, prompt="a bad cat"))
     assert (refused.header["code"], refused.header["message"], refused.drawn) == ("refused", "not drawn here", None)
-    assert client.draw(Ask(2, prompt="x", blend_prompt="bad", blend=0.5)).header["code"] == "refused"
-    assert "filter failed" in client.draw(Ask(3, prompt="broken")).header["message"]
-    assert client.draw(Ask(4, prompt="a cat")).drawn is not None
-    assert len(client.seat.kept) == 1
+    assert client.draw(DrawRequest(2, prompt="x", blend_prompt="bad", blend=0.5)).header["code"] == "refused"
+    assert "filter failed" in client.draw(DrawRequest(3, prompt="broken")).header["message"]
+    assert client.draw(DrawRequest(4, prompt="a cat")).drawn is not None
+    assert len(client.state.history) == 1
     judge.dark = True
-    client.draw(Ask(5, prompt="a cat"))  # shown: its verdict comes beside the stream
-    until(lambda: client.seat.stopped)
-    assert client.draw(Ask(6, prompt="a cat")).header["message"] == "not shown here"
-    assert len(client.seat.kept) == 0
+    client.draw(DrawRequest(5, prompt="a cat"))  # shown: its verdict comes beside the stream
+    until(lambda: client.state.stopped)
+    assert client.draw(DrawRequest(6, prompt="a cat")).header["message"] == "not shown here"
+    assert len(client.state.history) == 0
     judge.dark = False
-    assert client.draw(Ask(7, prompt="a dog")).drawn is not None
+    assert client.draw(DrawRequest(7, prompt="a dog")).drawn is not None
 
 
 class Slow(Judge):
@@ -916,14 +927,14 @@ def test_a_picture_whose_prompt_took_long_to_judge_does_not_come_after_a_newer_o
     judge = Slow()
     judge.go.set()
     client = Client(start(Guard(judge)), "a")
-    assert client.draw(Ask(1, prompt="known")).drawn is not None
+    assert client.draw(DrawRequest(1, prompt="known")).drawn is not None
     judge.go.clear()
-    client.worker.ask(client.seat, Ask(2, prompt="new"))
-    until(lambda: client.seat.session.served == 2)
-    assert client.draw(Ask(3, prompt="known")).ask.id == 3
+    client.worker.submit(client.state, DrawRequest(2, prompt="new"))
+    until(lambda: client.state.session.served == 2)
+    assert client.draw(DrawRequest(3, prompt="known")).request.id == 3
     judge.go.set()
-    until(lambda: client.seat.session.drops)
-    assert (client.seat.session.drops, client.collect()) == (1, None)
+    until(lambda: client.state.session.drops)
+    assert (client.state.session.drops, client.collect()) == (1, None)
     until(lambda: client.worker.metrics.total("superseded") == 1)
 
 
@@ -946,18 +957,18 @@ def test_what_is_overwritten_is_never_judged_and_nobody_holds_the_filter(start: 
     judge = Counting()
     worker = start(Guard(judge), opens=[partial(cold_engine, batches=(1,))])
     greedy, victim, silent = (Client(worker, name) for name in ("greedy", "victim", "silent"))
-    worker.ask(greedy.seat, Ask(0, prompt="greedy 0"))
+    worker.submit(greedy.state, DrawRequest(0, prompt="greedy 0"))
     until(lambda: judge.judged == ["greedy 0"])
     for number in range(1, 300):
-        worker.ask(greedy.seat, Ask(number, prompt=f"greedy {number}"))
+        worker.submit(greedy.state, DrawRequest(number, prompt=f"greedy {number}"))
         if number < 5:
-            silent.draw(Ask(number))  # turns go by
-            assert greedy.seat.session.served == 1
-    worker.ask(victim.seat, Ask(1, prompt="victim"))
-    until(lambda: victim.seat.session.served == 1)
+            silent.draw(DrawRequest(number))  # turns go by
+            assert greedy.state.session.served == 1
+    worker.submit(victim.state, DrawRequest(1, prompt="victim"))
+    until(lambda: victim.state.session.served == 1)
     judge.permits.release(10)
     assert victim.woken.wait(60)
-    until(lambda: (greedy.collect() or greedy).ask.id == 299 if greedy.seat.session.outbox.full else False)
+    until(lambda: (greedy.collect() or greedy).request.id == 299 if greedy.state.session.outbox.full else False)
     assert judge.judged == ["greedy 0", "victim", "greedy 299"]
     assert victim.collect().header["type"] == "picture"
 
@@ -972,7 +983,7 @@ def test_a_picture_filter_that_fails_goes_on_looking(start: Callable[..., Worker
 
     client = Client(start(Guard(Blinking())), "a")
     for number, prompt in enumerate(("a cat", "a dog", "a sun"), 1):
-        client.draw(Ask(number, prompt=prompt))
+        client.draw(DrawRequest(number, prompt=prompt))
         until(lambda number=number: len(looked) == number)
     until(lambda: not client.worker.guard._looking)
 
@@ -982,7 +993,7 @@ def test_the_picture_that_is_drawn_when_the_server_stops_is_judged_and_delivered
 
     class Lingering(Engine):
         def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
-            if jobs[0].ask.id:
+            if jobs[0].request.id:
                 inside.set()
                 time.sleep(0.3)
             return super().draw(jobs, plan)
@@ -990,7 +1001,7 @@ def test_the_picture_that_is_drawn_when_the_server_stops_is_judged_and_delivered
     worker = Worker([partial(cold_engine, of=Lingering)], Metrics(), Guard(Judge()))
     worker.start()
     client = Client(worker, "a")
-    worker.ask(client.seat, Ask(1, prompt="a cat"))
+    worker.submit(client.state, DrawRequest(1, prompt="a cat"))
     assert inside.wait(60)
     worker.stop()
     answer = client.collect()

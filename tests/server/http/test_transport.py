@@ -310,7 +310,7 @@ def test_a_handshake_that_fails_is_answered_in_the_one_form(server: Server, path
 
 
 def test_a_download_that_nobody_reads_is_given_up(server: Server):
-    name = server.studio.shelf.put(bytes(16 * 2**20), "image/png")
+    name = server.studio.downloads.put(bytes(16 * 2**20), "image/png")
     with raw(server, window=4096) as made:
         made.sendall(f"GET /v1/files/{name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         until(lambda: count(server) == 1)

@@ -61,10 +61,10 @@ def test_turns_are_fair_however_fast_one_asks():
     served = []
     for now in range(300):
         for _ in range(5):
-            sessions["fast"].ask("x", now)
+            sessions["fast"].submit("x", now)
         if now % 2 == 0:
-            sessions["slow"].ask("x", now)
-        sessions["other"].ask("x", now)
+            sessions["slow"].submit("x", now)
+        sessions["other"].submit("x", now)
         served += [dispatch.session.id for dispatch in drawn(scheduler, kind)]
     counts = {name: served.count(name) for name in sessions}
     assert max(counts.values()) - min(counts.values()) <= 1
@@ -74,9 +74,9 @@ def test_turns_are_fair_however_fast_one_asks():
 def test_whoever_is_being_drawn_has_no_second_turn_meanwhile():
     scheduler = scheduler_of("a", "b")
     for session in scheduler:
-        session.ask("x", 0)
+        session.submit("x", 0)
     first = scheduler.next_batch(kind)
-    next(iter(scheduler)).ask("x", 1)
+    next(iter(scheduler)).submit("x", 1)
     second = scheduler.next_batch(kind)
     assert [dispatch.session.id for dispatch in (*first, *second)] == ["a", "b"]
     assert scheduler.next_batch(kind) == []
@@ -87,35 +87,35 @@ def test_whoever_is_being_drawn_has_no_second_turn_meanwhile():
 def test_a_newcomer_stands_behind_those_who_wait():
     scheduler = scheduler_of("a", "b")
     for session in scheduler:
-        session.ask("x", 0)
+        session.submit("x", 0)
     late = Session[str, str]("late")
     scheduler.join(late)
-    late.ask("x", 0)
+    late.submit("x", 0)
     assert [drawn(scheduler, kind)[0].session.id for _ in range(3)] == ["a", "b", "late"]
     scheduler.leave("a")
     scheduler.join(Session("a"))  # leaving and coming again gains nothing
     for session in scheduler:
-        session.ask("x", 1)
+        session.submit("x", 1)
     assert [drawn(scheduler, kind)[0].session.id for _ in range(3)] == ["b", "late", "a"]
 
 
 def test_only_requests_of_one_kind_join_and_only_in_compiled_sizes():
     scheduler = scheduler_of(*"abcdef")
     for session, request in zip(scheduler, ["small", "large", "small", "small", "large", "small"]):
-        session.ask(request, 0)
+        session.submit(request, 0)
     batches = []
     while batch := drawn(scheduler, kind, sizes=(1, 2, 4)):
         batches.append("".join(dispatch.session.id for dispatch in batch))
     assert batches == ["acdf", "be"]
     for session in list(scheduler)[:3]:
-        session.ask("small", 0)
+        session.submit("small", 0)
     assert [len(drawn(scheduler, kind, sizes=(1, 2, 4))) for _ in range(3)] == [2, 1, 0]
 
 
 def test_the_longest_waiting_is_served_though_others_make_a_larger_batch():
     scheduler = scheduler_of("odd", "b", "c", "d", "e")
     for session in scheduler:
-        session.ask("odd" if session.id == "odd" else "same", 0)
+        session.submit("odd" if session.id == "odd" else "same", 0)
     assert [dispatch.session.id for dispatch in drawn(scheduler, kind, sizes=(1, 4))] == ["odd"]
     assert [dispatch.session.id for dispatch in drawn(scheduler, kind, sizes=(1, 4))] == ["b", "c", "d", "e"]
 
@@ -123,7 +123,7 @@ def test_the_longest_waiting_is_served_though_others_make_a_larger_batch():
 def test_leaving_forgets_what_waits():
     scheduler = scheduler_of("a", "b")
     for session in scheduler:
-        session.ask("x", 0)
+        session.submit("x", 0)
     scheduler.leave("a")
     assert [dispatch.session.id for dispatch in drawn(scheduler, kind)] == ["b"]
     scheduler.leave("never here")
@@ -170,7 +170,7 @@ def test_sixteen_sessions_of_one_address_weigh_as_much_as_one_of_another():
     served = []
     for now in range(400):
         for session in sessions.values():
-            session.ask("x", now)
+            session.submit("x", now)
         served += [dispatch.session.id for dispatch in drawn(scheduler, kind)]
     assert served.count("live") == 200
     assert served.count("also") == 100, "in their address its live session counts as much as all single pictures together"
@@ -186,7 +186,7 @@ def test_a_share_is_of_the_time_and_not_of_the_turns():
     served = []
     for now in range(100):
         for session in (slow, quick):
-            session.ask("x", now)
+            session.submit("x", now)
         served += [t.session.id for t in drawn(scheduler, kind, cost=lambda session: 4.0 if session is slow else 1.0)]
     assert served.count("slow") == 20
 
@@ -217,7 +217,7 @@ def test_a_party_that_is_gone_leaves_nothing_behind():
 def test_who_may_not_is_passed_by():
     scheduler = scheduler_of("a", "b")
     for session in scheduler:
-        session.ask("x", 0)
+        session.submit("x", 0)
     batch = scheduler.next_batch(kind, may=lambda session, asked: session.id != "a")
     assert [dispatch.session.id for dispatch in batch] == ["b"]
 

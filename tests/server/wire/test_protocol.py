@@ -23,7 +23,7 @@ from fewstep.server.wire.protocol import (
     id_in,
     of_another_version,
     pack,
-    read_ask,
+    read_draw_request,
     token_in,
     unpack,
     version_in,
@@ -68,7 +68,7 @@ def draw(parts: tuple[Part, ...] = (), **header: object) -> Message:
 
 def refused(*parts: Part, **header: object) -> str:
     with pytest.raises(ProtocolError) as caught:
-        read_ask(draw(parts, **header), steps=(1, 2, 4), sizes=(64, 32))
+        read_draw_request(draw(parts, **header), steps=(1, 2, 4), sizes=(64, 32))
     return caught.value.code
 
 
@@ -94,7 +94,7 @@ def test_no_bytes_do_anything_but_raise_a_protocol_error(noise: bytes, place: in
     good[place % len(good)] = value
     for frame in (noise, bytes(good), bytes(good[:place])):
         with contextlib.suppress(ProtocolError):
-            read_ask(unpack(frame))
+            read_draw_request(unpack(frame))
 
 
 def test_broken_frames_are_named():
@@ -128,11 +128,11 @@ def test_a_header_too_long_is_not_even_sent():
 
 def test_a_request_is_read_whole():
     message = draw((IMAGE, MASK), id=7, task="inpaint", prompt="a ❤️", seed=3, strength=0.25, steps=2, sent_ms=1.5)
-    ask = read_ask(message, steps=(1, 2, 4))
+    ask = read_draw_request(message, steps=(1, 2, 4))
     assert (ask.id, ask.task, ask.prompt, ask.seed, ask.strength, ask.steps) == (7, "inpaint", "a ❤️", 3, 0.25, 2)
     assert ask.mask is not None
     assert (ask.mask.width, ask.with_picture, ask.encoder, ask.target_ms) == (2, True, "", 0.0)
-    assert read_ask(draw()).task == "text"
+    assert read_draw_request(draw()).task == "text"
 
 
 def test_values_out_of_range_are_refused_by_name():
@@ -145,7 +145,7 @@ def test_values_out_of_range_are_refused_by_name():
     assert refused(seed=True) == "seed"
     assert refused(steps=3) == "steps"
     assert refused(size=48) == "size"
-    assert read_ask(draw(size=32), sizes=(64, 32)).size == read_ask(draw(size=32)).size == 32
+    assert read_draw_request(draw(size=32), sizes=(64, 32)).size == read_draw_request(draw(size=32)).size == 32
     assert refused(blend=1.5) == "blend"
     assert refused(smoothing=1) == "smoothing"
     assert refused(encoder="gif") == "encoder"

@@ -33,7 +33,7 @@ from ...parts.conditioner import Unread
 from ...tensors import Conditioning, Latents, Time
 from ..wire import images as wire
 from ..wire.images import Pixels
-from ..wire.protocol import ENCODERS, RAW, Ask, Part, ProtocolError, check_pinned
+from ..wire.protocol import ENCODERS, RAW, DrawRequest, Part, ProtocolError, check_pinned
 from .codec import Pictures, TimedCodec
 from .provenance import Marks
 
@@ -76,7 +76,7 @@ class Given:
 class Job:
     """One request of a batch."""
 
-    ask: Ask
+    request: DrawRequest
     encoder: str
     smoother: Smoother = field(default_factory=Smoother)
     given: Given | ProtocolError | None = None
@@ -233,12 +233,12 @@ class Engine:
         text = backends.milliseconds(lambda: self._pipeline.model.conditioner(["a picture of something"]))
         for size in self.sizes:
             picture = Part("image", RAW, bytes(size * size * 4), size, size)
-            ask = Ask(0, "image", "", image=picture, strength=1.0)
+            request = DrawRequest(0, "image", "", image=picture, strength=1.0)
             for name, encoder in itertools.product(self.choices.backends, self.choices.encoders):
                 plan = Plan(1, size, name, encoder, 0, True)
                 for n in self.batches[1:]:
-                    self._drawn(plan, ask, encoder, n)
-                runs = [self._drawn(plan, ask, encoder, 1) for _ in range(3)]
+                    self._drawn(plan, request, encoder, n)
+                runs = [self._drawn(plan, request, encoder, 1) for _ in range(3)]
                 stages = {stage: statistics.median(run.stages[stage] for run in runs) for stage in runs[0].stages}
                 network[name, size], encode[encoder, size] = stages["network"], stages["encode"]
                 sent[encoder, size] = float(len(runs[0].data))
@@ -247,27 +247,27 @@ class Engine:
         rest = {stage: by_size[stage] for stage in ("codec_in", "codec_out", "watermark", "other")}
         return Costs(network, encode, **rest, decode=by_size["decode"][self.sizes[-1]], text=text, sent=sent)
 
-    def _drawn(self, plan: Plan, ask: Ask, encoder: str, n: int) -> Drawn:
+    def _drawn(self, plan: Plan, request: DrawRequest, encoder: str, n: int) -> Drawn:
         """One of n equal pictures, with all the time that they took."""
-        given = self.prepare(ask)
+        given = self.prepare(request)
         assert isinstance(given, Given), "the engine's own example can be decoded"
         began = self._clock()
-        drawn = self.draw([Job(ask, encoder, given=given)] * n, plan)[0]
+        drawn = self.draw([Job(request, encoder, given=given)] * n, plan)[0]
         assert isinstance(drawn, Drawn), "the engine's own example is drawn"
         return replace(drawn, stages=drawn.stages | {"other": drawn.other_ms(1000 * (self._clock() - began))})
 
     # drawing
 
-    def prepare(self, ask: Ask) -> Given | ProtocolError:
+    def prepare(self, request: DrawRequest) -> Given | ProtocolError:
         """Decode what a request brings, fitted to the largest size it may be drawn at: in any thread, without torch."""
         began = self._clock()
         try:
-            check_pinned(ask, self.card.steps, self.sizes)  # of one that came before they were known
+            check_pinned(request, self.card.steps, self.sizes)  # of one that came before they were known
             found = []
-            for part, background in ((ask.image, 255), (ask.mask, 0)):
+            for part, background in ((request.image, 255), (request.mask, 0)):
                 if part is not None:
                     pixels = wire.decode(part, self.options.max_pixels, background)
-                    found.append(wire.fit(pixels, ask.size or max(self.sizes)))
+                    found.append(wire.fit(pixels, request.size or max(self.sizes)))
         except ProtocolError as error:
             return error
         except Exception:
@@ -279,14 +279,14 @@ class Engine:
         """Draw a batch of one kind in one call. What goes wrong with a request is its own answer; the others get a picture."""
         self._spent.clear()
         began = self._clock()
-        jobs = [job if job.given is not None else replace(job, given=self._prepared_now(job.ask)) for job in jobs]
+        jobs = [job if job.given is not None else replace(job, given=self._prepared_now(job.request)) for job in jobs]
         inputs = [self._fitted(job.given, plan.size) for job in jobs]
         self._spend("decode", began)
         whole = [(job, given) for job, given in zip(jobs, inputs) if not isinstance(given, ProtocolError)]
         if not whole:
             return [given for given in inputs if isinstance(given, ProtocolError)]
         try:
-            found, times = self._pictures([job.ask for job, _ in whole], [given for _, given in whole], plan)
+            found, times = self._pictures([job.request for job, _ in whole], [given for _, given in whole], plan)
         except Exception:
             if len(jobs) > 1:  # one of them is at fault, and the others are drawn without it
                 return [self.draw([job], plan)[0] for job in jobs]
@@ -297,9 +297,9 @@ class Engine:
             for job, given in zip(jobs, inputs)
         ]
 
-    def _prepared_now(self, ask: Ask) -> Given | ProtocolError:
+    def _prepared_now(self, request: DrawRequest) -> Given | ProtocolError:
         """`prepare`, in the drawing thread, whose clock counts it."""
-        given = self.prepare(ask)
+        given = self.prepare(request)
         return replace(given, ms=0.0) if isinstance(given, Given) else given
 
     @staticmethod
@@ -310,26 +310,28 @@ class Engine:
         return given
 
     def _pictures(
-        self, asks: Sequence[Ask], inputs: Sequence[tuple[Pixels, ...]], plan: Plan
+        self, requests: Sequence[DrawRequest], inputs: Sequence[tuple[Pixels, ...]], plan: Plan
     ) -> tuple[list[Pixels | ProtocolError], list[float]]:
         """The pictures, or why there is none, and the times that were visited."""
         began = self._clock()
-        encoded = [self._cond(ask) for ask in asks]
+        encoded = [self._cond(request) for request in requests]
         cond = encoded[0] if len(encoded) == 1 else Conditioning.cat(encoded)
         self._spend("text", began)
-        request = Request([ask.prompt for ask in asks], [ask.seed for ask in asks], plan.steps, cond=cond)
+        batch = Request(
+            [request.prompt for request in requests], [request.seed for request in requests], plan.steps, cond=cond
+        )
         if inputs[0]:
             x0 = self._codec.encode(self._together([given[0] for given in inputs]))
-            request = replace(request, x0=x0, strength=asks[0].strength)
-            times = self._pipeline.times_from(plan.steps, asks[0].strength)
+            batch = replace(batch, x0=x0, strength=requests[0].strength)
+            times = self._pipeline.times_from(plan.steps, requests[0].strength)
         else:
-            request = replace(request, size=(plan.size, plan.size))
+            batch = replace(batch, size=(plan.size, plan.size))
             times = self._pipeline.times(plan.steps)
         if len(inputs[0]) > 1:
             masks = self._together([given[1] for given in inputs]).to(torch.float32).mean(-1)
-            request = replace(request, mask=masks.unsqueeze(1) / 255)
+            batch = replace(batch, mask=masks.unsqueeze(1) / 255)
         self._backend = plan.backend
-        latents = self._pipeline.latents(request)
+        latents = self._pipeline.latents(batch)
         pictures = self._codec.decode(latents)
         sound = torch.isfinite(latents).flatten(1).all(1).tolist()
         return [self._sound(*one) for one in zip(latents, pictures.numpy(), sound)], list(times)
@@ -345,11 +347,11 @@ class Engine:
             "internal", "the model's numbers overflowed at this picture: try another prompt, seed or strength"
         )
 
-    def _cond(self, ask: Ask) -> Conditioning:
-        if not ask.blended:
-            return self._pipeline.encode([ask.prompt])
-        parts = [self._pipeline.encode([p]) for p in (ask.prompt, ask.blend_prompt)]
-        return blend(parts, [1 - ask.blend, ask.blend])
+    def _cond(self, request: DrawRequest) -> Conditioning:
+        if not request.blended:
+            return self._pipeline.encode([request.prompt])
+        parts = [self._pipeline.encode([p]) for p in (request.prompt, request.blend_prompt)]
+        return blend(parts, [1 - request.blend, request.blend])
 
     def _together(self, pictures: Sequence[Pixels]) -> Pictures:
         return torch.from_numpy(np.stack(pictures)).to(self.device)
@@ -372,18 +374,18 @@ class Engine:
             pixels = composited(given[0], pixels, given[1])
         shown = pixels
         if given:
-            shown = job.smoother(given[0], pixels, job.ask.smoothing, _recipe(job.ask, given[1:], times))
+            shown = job.smoother(given[0], pixels, job.request.smoothing, _recipe(job.request, given[1:], times))
         began = self._clock()
         marked = self.marks.frame(shown)
         between = self._clock()
         data = wire.encode(marked, job.encoder)
         stages |= {"watermark": 1000 * (between - began), "encode": 1000 * (self._clock() - between)}
         settled = job.smoother.settled if given else True
-        unread, far = self._unread(job.ask), self._far(job.ask.prompt)
+        unread, far = self._unread(job.request), self._far(job.request.prompt)
         return Drawn(pixels, data, job.encoder, len(times), times[0], stages, unread, given_ms, settled, far)
 
-    def _unread(self, ask: Ask) -> dict[str, Unread]:
-        given = {"prompt": ask.prompt} | ({"blend_prompt": ask.blend_prompt} if ask.blended else {})
+    def _unread(self, request: DrawRequest) -> dict[str, Unread]:
+        given = {"prompt": request.prompt} | ({"blend_prompt": request.blend_prompt} if request.blended else {})
         return {name: left for name, prompt in given.items() if (left := self._pipeline.unread(prompt)) is not None}
 
     def _far(self, prompt: str) -> tuple[str, ...]:
@@ -403,12 +405,12 @@ class Engine:
         """How many places the latents of a picture have, which is what a network counts in."""
         return math.prod(self._pipeline.latent_shape((size, size))[1:])
 
-    def steps_for(self, ask: Ask) -> tuple[int, ...]:
+    def steps_for(self, request: DrawRequest) -> tuple[int, ...]:
         """Step counts that differ for this request, most first: from a picture on, only the times up to its strength are left."""
-        if not ask.with_picture:
+        if not request.with_picture:
             return self.choices.steps
         taken = {
-            len(self._pipeline.times_from(n, ask.strength)): n for n in self.choices.steps
+            len(self._pipeline.times_from(n, request.strength)): n for n in self.choices.steps
         }  # the fewest that do it
         return tuple(taken.values())
 
@@ -418,10 +420,10 @@ class Engine:
         ends = costs.codec_out.get(size, 0.0) + costs.encode.get((plan.encoder, size), 0.0)
         return plan.steps * costs.network.get((plan.backend, size), 1.0) + ends
 
-    def kind(self, ask: Ask, plan: Plan) -> tuple[object, ...]:
+    def kind(self, request: DrawRequest, plan: Plan) -> tuple[object, ...]:
         """Requests of the same kind can be drawn in one call."""
-        from_time = self._pipeline.times_from(plan.steps, ask.strength)[0] if ask.with_picture else 1.0
-        return plan.steps, plan.size, plan.backend, ask.task, from_time
+        from_time = self._pipeline.times_from(plan.steps, request.strength)[0] if request.with_picture else 1.0
+        return plan.steps, plan.size, plan.backend, request.task, from_time
 
 
 def _broken(what: str, code: str = "internal") -> ProtocolError:
@@ -430,10 +432,10 @@ def _broken(what: str, code: str = "internal") -> ProtocolError:
     return ProtocolError(code, f"{what}: see the server's log")
 
 
-def _recipe(ask: Ask, mask: Sequence[Pixels], times: Sequence[float]) -> Hashable:
+def _recipe(request: DrawRequest, mask: Sequence[Pixels], times: Sequence[float]) -> Hashable:
     """All that decides, beside the picture given, what is drawn: frames of one recipe can be averaged."""
-    blended = (ask.blend_prompt, ask.blend) if ask.blended else None
-    return ask.task, ask.prompt, blended, ask.seed, tuple(times), tuple(one.tobytes() for one in mask)
+    blended = (request.blend_prompt, request.blend) if request.blended else None
+    return request.task, request.prompt, blended, request.seed, tuple(times), tuple(one.tobytes() for one in mask)
 
 
 def composited(under: Pixels, over: Pixels, mask: Pixels) -> Pixels:

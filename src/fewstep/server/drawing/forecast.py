@@ -16,7 +16,7 @@ from ...inference.budget import Budget, Plan, PredictedLatency, latencies, milli
 from ...inference.pipeline import Pipeline
 from ...inference.timings import Timings
 from ...ranges import Range, Sides, Threads
-from ..wire.protocol import RAW, Ask, Part
+from ..wire.protocol import RAW, DrawRequest, Part
 from .engine import Engine, EngineOptions, Report
 from .provenance import Marks
 
@@ -107,8 +107,8 @@ def forecast(options: ForecastOptions, report: Report) -> Forecast:
     engine.warm_up(report)
     with_picture = options.task == "image"
     picture = Part("image", RAW, b"") if with_picture else None
-    ask = Ask(0, options.task, image=picture, strength=options.strength)
-    choices = replace(engine.choices, steps=engine.steps_for(ask))
+    request = DrawRequest(0, options.task, image=picture, strength=options.strength)
+    choices = replace(engine.choices, steps=engine.steps_for(request))
     wires = dict.fromkeys(engine.costs.sent, wire_ms)
     timings = Timings(engine.costs, wire_ms=wires, text_ms=0.0 if with_picture else engine.costs.text)
     planned = plan(budget, choices, timings, with_picture=with_picture)

@@ -19,7 +19,7 @@ from ...provenance import Format, GenerationFacts, StampOptions, mark_payload
 from ...provenance.chips import SMALLEST_SIDE
 from ...provenance.content_credentials import Task
 from ..wire.images import Pixels, encode
-from ..wire.protocol import MIMES, Ask, Part
+from ..wire.protocol import MIMES, DrawRequest, Part
 
 log = logging.getLogger("fewstep.server")
 T = TypeVar("T")
@@ -28,7 +28,7 @@ SILENT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Facts:
+class PictureFacts:
     """What is said about one saved picture."""
 
     steps: int
@@ -40,9 +40,11 @@ class Facts:
     """Pixels of a side as drawn, of a file that was enlarged."""
 
     @classmethod
-    def of(cls, ask: Ask, steps: int, strength: float) -> Facts:
+    def of(cls, request: DrawRequest, steps: int, strength: float) -> PictureFacts:
         """What is true of a picture that was drawn for a request in so many ``steps`` from this ``strength``."""
-        return cls(steps, ask.seed, ask.prompt, cast(Task, ask.task), strength if ask.with_picture else None)
+        return cls(
+            steps, request.seed, request.prompt, cast(Task, request.task), strength if request.with_picture else None
+        )
 
 
 class Marks:
@@ -84,7 +86,7 @@ class Marks:
     def file(
         self,
         pixels: Pixels,
-        facts: Facts,
+        facts: PictureFacts,
         encoder: str = "png",
         include_prompt: bool = False,
         quality: int | None = None,

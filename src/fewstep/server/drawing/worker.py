@@ -23,10 +23,10 @@ from ..metrics import Metrics
 from ..sessions.scheduler import Dispatch, Pending, Scheduler, Session
 from ..sessions.wire_estimate import WireEstimate
 from ..wire.images import Pixels
-from ..wire.protocol import MIMES, Ask, Part, ProtocolError, pack
+from ..wire.protocol import MIMES, DrawRequest, Part, ProtocolError, pack
 from .engine import Drawn, Engine, Given, Job
 from .pool import Pool
-from .provenance import Facts
+from .provenance import PictureFacts
 from .safety import Guard
 
 log = logging.getLogger("fewstep.server")
@@ -39,10 +39,10 @@ REST_S = 0.5
 
 
 @dataclass(frozen=True)
-class Answer:
+class DrawResponse:
     """What becomes of one request: a picture, or an error."""
 
-    ask: Ask
+    request: DrawRequest
     header: dict[str, Any]
     drawn: Drawn | None = None
     server_ms: float = 0.0
@@ -56,19 +56,19 @@ class Answer:
         except Exception:
             log.exception("an answer could not be packed")
             said = "the answer could not be packed: see the server's log"
-            return pack({"type": "error", "id": self.ask.id, "code": "internal", "message": said})
+            return pack({"type": "error", "id": self.request.id, "code": "internal", "message": said})
 
 
 @dataclass(frozen=True)
-class KeptPicture:
+class HistoryEntry:
     """A picture that can still be downloaded."""
 
     pixels: Pixels
-    facts: Facts
+    facts: PictureFacts
 
 
 @dataclass(frozen=True)
-class Sent:
+class SentFrame:
     """What is remembered of an answer until its time from glass to glass is told."""
 
     kind: Kind
@@ -76,12 +76,12 @@ class Sent:
     server_ms: float
 
 
-class Kept:
+class History:
     """The newest pictures of a session, unmarked, within a number of bytes."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        self._pictures: OrderedDict[int, KeptPicture] = OrderedDict()
+        self._pictures: OrderedDict[int, HistoryEntry] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Kept:
         """What they take."""
         return self._bytes
 
-    def put(self, number: int, picture: KeptPicture) -> None:
+    def put(self, number: int, picture: HistoryEntry) -> None:
         """Keep one; the oldest go when it gets too much."""
         if (old := self._pictures.pop(number, None)) is not None:
             self._bytes -= old.pixels.nbytes
@@ -107,28 +107,28 @@ class Kept:
         self._pictures.clear()
         self._bytes = 0
 
-    def get(self, number: int) -> KeptPicture | None:
+    def get(self, number: int) -> HistoryEntry | None:
         """One by the id of its request."""
         return self._pictures.get(number)
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadyRequest:
     """A request that can be drawn: what it brings is decoded."""
 
-    ask: Ask
+    request: DrawRequest
     given: Given | None = None
 
 
 @dataclass
-class Seat:
+class ClientSession:
     """A session's place at the worker. Everything in it is touched under the worker's lock."""
 
-    session: Session[Ready, Answer]
+    session: Session[ReadyRequest, DrawResponse]
     wake: Callable[[], None]
     """Called from the worker's thread when an answer lies in the outbox."""
     budget: Budget
-    kept: Kept
+    history: History
     smoother: Smoother = field(default_factory=Smoother)
     wire_estimate: WireEstimate = field(default_factory=WireEstimate)
     """Time beyond the server, as this session's own browser reports it: it steers its own budget alone."""
@@ -140,13 +140,13 @@ class Seat:
     stopped: str = ""
     """Why its pictures are held back, since the safety filter refused one; the next other prompt clears it."""
     stopped_prompt: str = ""
-    newest_s: float = 0.0
+    newest_answer_s: float = 0.0
     """When what its newest answer answers was asked: an older one, whose prompt took long to judge, comes too late."""
-    asked: Ask | None = None
+    latest: DrawRequest | None = None
     """Its newest request ..."""
-    asked_s: float = float("-inf")
+    latest_s: float = float("-inf")
     """... and when that came."""
-    rest: Ready | None = None
+    rest: ReadyRequest | None = None
     """The newest request, where it was answered with something shed, and a better answer is wanted when there is time."""
     ready_s: float = float("-inf")
     """When the newest request was asked for that is, or was, ready to be drawn: none older becomes ready after it."""
@@ -154,16 +154,16 @@ class Seat:
     """Whether a picture of it is being decoded, or waits for that: one at a time."""
     judging: Future[str | None] | None = None
     """The verdict that its newest answer waits for."""
-    answered: OrderedDict[int, Sent] = field(default_factory=OrderedDict)
+    sent_frames: OrderedDict[int, SentFrame] = field(default_factory=OrderedDict)
     """The newest answers, by request id: what glass-to-glass times are compared with."""
 
 
 @dataclass(frozen=True)
-class Taken:
+class FrameTask:
     """A request whose turn has come."""
 
-    seat: Seat
-    pending: Pending[Ready]
+    client: ClientSession
+    pending: Pending[ReadyRequest]
     plan: Plan
     began: float
     """When its turn came, in seconds."""
@@ -171,9 +171,9 @@ class Taken:
     """Whether it is drawn once more, at rest, after an answer that had something shed."""
 
     @property
-    def ask(self) -> Ask:
+    def request(self) -> DrawRequest:
         """The request."""
-        return self.pending.value.ask
+        return self.pending.value.request
 
     @property
     def wait_ms(self) -> float:
@@ -191,20 +191,20 @@ class Taken:
         """For the engine. At rest nothing of the frames before is left in the picture, and it is decoded already."""
         ready = self.pending.value
         if not self.refined:
-            return Job(ready.ask, self.plan.encoder, self.seat.smoother, ready.given)
+            return Job(ready.request, self.plan.encoder, self.client.smoother, ready.given)
         given = None if ready.given is None else replace(ready.given, ms=0.0)
-        return Job(replace(ready.ask, smoothing=0.0), self.plan.encoder, self.seat.smoother, given)
+        return Job(replace(ready.request, smoothing=0.0), self.plan.encoder, self.client.smoother, given)
 
     def may_be_refined(self, drawn: Drawn) -> bool:
         """Whether a better answer than this one is wanted, and there is one."""
-        return self.ask.refine and not self.refined and bool(self.plan.shed or not drawn.settled)
+        return self.request.refine and not self.refined and bool(self.plan.shed or not drawn.settled)
 
 
 class Batch(NamedTuple):
     """What is drawn in one call."""
 
-    dispatches: Sequence[Dispatch[Ready, Answer]] = ()
-    taken: Sequence[Taken] = ()
+    dispatches: Sequence[Dispatch[ReadyRequest, DrawResponse]] = ()
+    tasks: Sequence[FrameTask] = ()
 
     def __bool__(self) -> bool:
         return bool(self.dispatches)
@@ -232,10 +232,10 @@ class Worker:
         self.engine: Engine | None = None
         """The first device's, once all are ready: what is served here, and how."""
         self._engines: list[Engine] = []
-        self._scheduler: Scheduler[Ready, Answer] = Scheduler()
+        self._scheduler: Scheduler[ReadyRequest, DrawResponse] = Scheduler()
         self.decoders = Pool(DECODERS, "decoder")
         """What clients send is decoded there."""
-        self._seats: dict[str, Seat] = {}
+        self._clients: dict[str, ClientSession] = {}
         self._lock = threading.Condition()
         self._warming = threading.Lock()
         self._threads = [
@@ -243,7 +243,7 @@ class Worker:
             for n, open_ in enumerate(opens)
         ]
         self._on_state: list[Callable[[], None]] = []
-        metrics.gauge("live_sessions", lambda: len(self._seats))
+        metrics.gauge("live_sessions", lambda: len(self._clients))
 
     # called from anywhere
 
@@ -270,87 +270,87 @@ class Worker:
         self._on_state.append(call)
         return lambda: self._on_state.remove(call)
 
-    def join(self, seat: Seat) -> None:
+    def join(self, client: ClientSession) -> None:
         """Let a session take turns."""
         with self._lock:
-            self._seats[seat.session.id] = seat
-            self._scheduler.join(seat.session)
+            self._clients[client.session.id] = client
+            self._scheduler.join(client.session)
 
     def leave(self, session_id: str) -> None:
         """Forget a session."""
         with self._lock:
-            self._seats.pop(session_id, None)
+            self._clients.pop(session_id, None)
             self._scheduler.leave(session_id)
 
-    def seat(self, session_id: str) -> Seat | None:
+    def client(self, session_id: str) -> ClientSession | None:
         """A session's seat."""
-        return self._seats.get(session_id)
+        return self._clients.get(session_id)
 
-    def ask(self, seat: Seat, ask: Ask) -> None:
+    def submit(self, client: ClientSession, request: DrawRequest) -> None:
         """Leave a request in a session's slot, or in front of it until what it brings is decoded; returns at once."""
         with self._lock:
             now = self._clock()
-            seat.asked, seat.asked_s, seat.rest = ask, now, None
-            if ask.with_picture:
-                overwrote = seat.session.incoming.put(ask, now)
-                self._decode(seat)
+            client.latest, client.latest_s, client.rest = request, now, None
+            if request.with_picture:
+                overwrote = client.session.incoming.put(request, now)
+                self._decode(client)
             else:
-                overwrote = self._ready(seat, Ready(ask), now)
+                overwrote = self._ready(client, ReadyRequest(request), now)
         self.metrics.count("asked")
         if overwrote:
             self.metrics.count("overwritten")
 
-    def _ready(self, seat: Seat, ready: Ready, asked_s: float) -> bool:
+    def _ready(self, client: ClientSession, ready: ReadyRequest, received_s: float) -> bool:
         """Have a request wait for its turn; whether one was overwritten: an older one, or it by a newer. Under the lock."""
-        session = seat.session
-        if asked_s < seat.ready_s:
+        session = client.session
+        if received_s < client.ready_s:
             return session.incoming.miss()
-        seat.ready_s = asked_s
+        client.ready_s = received_s
         self._lock.notify_all()
-        return session.ask(ready, asked_s)
+        return session.submit(ready, received_s)
 
-    def _decode(self, seat: Seat) -> None:
+    def _decode(self, client: ClientSession) -> None:
         """Have the newest picture of a session decoded, unless one of it is already. Under the lock."""
-        if seat.decoding or self.engine is None or not seat.session.incoming.full:
+        if client.decoding or self.engine is None or not client.session.incoming.full:
             return
-        self.decoders.submit(seat.session.client_key, partial(self._decoded, self.engine, seat))
-        seat.decoding = True
+        self.decoders.submit(client.session.client_key, partial(self._decoded, self.engine, client))
+        client.decoding = True
 
-    def _decoded(self, engine: Engine, seat: Seat) -> None:
+    def _decoded(self, engine: Engine, client: ClientSession) -> None:
         """Decode it, in a thread for that, and have it wait for its turn; what cannot be decoded is answered at once."""
         with self._lock:
-            held = seat.session.incoming.take()
+            pending = client.session.incoming.take()
         try:
-            given = engine.prepare(held.value) if held is not None else None
-            if held is None or given is None or seat.session.id not in self._seats:
+            given = engine.prepare(pending.value) if pending is not None else None
+            if pending is None or given is None or client.session.id not in self._clients:
                 return
             if isinstance(given, ProtocolError):
                 plan = Plan(0, 0, "", "", 0.0, False)
-                taken = Taken(seat, Pending(Ready(held.value), held.put_at), plan, self._clock())
-                self._finish(engine, taken, given, None)
+                task = FrameTask(client, Pending(ReadyRequest(pending.value), pending.put_at), plan, self._clock())
+                self._finish(engine, task, given, None)
                 return
             with self._lock:
-                overwrote = self._ready(seat, Ready(held.value, given), held.put_at)
+                overwrote = self._ready(client, ReadyRequest(pending.value, given), pending.put_at)
             if overwrote:
                 self.metrics.count("overwritten")
         finally:
             with self._lock:
-                seat.decoding = False
-                self._decode(seat)
+                client.decoding = False
+                self._decode(client)
 
-    def collect(self, seat: Seat) -> Pending[Answer] | None:
+    def collect(self, client: ClientSession) -> Pending[DrawResponse] | None:
         """Take the newest answer out of a session's slot."""
         with self._lock:
-            return seat.session.outbox.take()
+            return client.session.outbox.take()
 
-    def seen(self, seat: Seat, number: int, glass_ms: float) -> None:
+    def seen(self, client: ClientSession, number: int, glass_ms: float) -> None:
         """A browser showed the answer ``number``, ``glass_ms`` after what was asked had happened."""
         with self._lock:
-            sent = seat.answered.get(number)
+            sent = client.sent_frames.get(number)
             if sent is None:
                 return
             wire_ms = max(0.0, glass_ms - sent.server_ms)
-            seat.wire_estimate.add(sent.kind, sent.bytes, wire_ms, self._clock())
+            client.wire_estimate.add(sent.kind, sent.bytes, wire_ms, self._clock())
         self.metrics.note("glass_to_glass", glass_ms)
         self.metrics.note("wire", wire_ms)
 
@@ -370,7 +370,7 @@ class Worker:
             return
         for batch in self._batches(engine):
             try:
-                self._serve(engine, batch.taken)
+                self._serve(engine, batch.tasks)
             except Exception:  # whatever it is, the others' pictures go on
                 log.exception("a batch was not served to its end")
             finally:
@@ -397,8 +397,8 @@ class Worker:
                 self.metrics.use_costs(self.engine.costs)
                 self._tell("ready", "")
                 with self._lock:
-                    for seat in self._seats.values():
-                        self._decode(seat)
+                    for client in self._clients.values():
+                        self._decode(client)
         return engine
 
     def _batches(self, engine: Engine) -> Iterator[Batch]:
@@ -416,106 +416,108 @@ class Worker:
         if self.state != "ready":
             return Batch()
 
-        def kind(session: Session[Ready, Answer], ready: Ready) -> Hashable:
+        def kind(session: Session[ReadyRequest, DrawResponse], ready: ReadyRequest) -> Hashable:
             try:
-                return engine.kind(ready.ask, self._plan(engine, self._seats[session.id], ready.ask))
+                return engine.kind(ready.request, self._plan(engine, self._clients[session.id], ready.request))
             except Exception:  # drawing it alone says what is wrong with it
                 log.exception("a request could not be planned")
                 return session.id
 
-        def may(session: Session[Ready, Answer], ready: Ready) -> bool:
-            judging = self._seats[session.id].judging
+        def may(session: Session[ReadyRequest, DrawResponse], ready: ReadyRequest) -> bool:
+            judging = self._clients[session.id].judging
             waits = judging is not None and not judging.done()
-            return not waits or self.guard.knows(ready.ask.prompt, ready.ask.blend_prompt)
+            return not waits or self.guard.knows(ready.request.prompt, ready.request.blend_prompt)
 
-        def cost(session: Session[Ready, Answer]) -> float:
-            found = self._seats[session.id].plan
+        def cost(session: Session[ReadyRequest, DrawResponse]) -> float:
+            found = self._clients[session.id].plan
             return 1.0 if found is None else engine.idle_ms(found)
 
         dispatches = self._scheduler.next_batch(kind, engine.batches, may, cost)
         if not dispatches:
             return self._at_rest(engine)
-        began, taken = self._clock(), []
+        began, tasks = self._clock(), []
         for dispatch in dispatches:
-            seat = self._seats[dispatch.session.id]
+            client = self._clients[dispatch.session.id]
             cheapest = Plan(min(engine.card.steps), engine.sizes[0], engine.choices.backends[0], "png", 0.0, False)
-            taken.append(Taken(seat, dispatch.pending, seat.plan or cheapest, began))
-        return Batch(dispatches, taken)
+            tasks.append(FrameTask(client, dispatch.pending, client.plan or cheapest, began))
+        return Batch(dispatches, tasks)
 
     def _at_rest(self, engine: Engine) -> Batch:
         """The newest request of the session that has rested for longest, with nothing shed. While others draw, only one that
         is as quick as a picture of the stream has to be: a better one must not make theirs late."""
         now = self._clock()
-        seats = sorted((seat for seat in self._seats.values() if seat.rest), key=lambda seat: seat.asked_s)
-        for seat in seats:
-            if seat.rest is None or seat.session.drawing or now - seat.asked_s < REST_S:
+        clients = sorted(
+            (client for client in self._clients.values() if client.rest), key=lambda client: client.latest_s
+        )
+        for client in clients:
+            if client.rest is None or client.session.drawing or now - client.latest_s < REST_S:
                 continue
-            ask = seat.rest.ask
-            alone = all(now - other.asked_s >= REST_S for other in self._seats.values())
+            request = client.rest.request
+            alone = all(now - other.latest_s >= REST_S for other in self._clients.values())
             timings = replace(self.metrics.timings(), wait_ratio=0.0)
-            found = best(seat.budget, self._choices(engine, ask), timings, ask.with_picture)
+            found = best(client.budget, self._choices(engine, request), timings, request.with_picture)
             if alone or found.fits:
-                dispatch = self._scheduler.again(seat.session, Pending(seat.rest, now))
-                seat.rest = None
-                return Batch([dispatch], [Taken(seat, dispatch.pending, found, now, refined=True)])
+                dispatch = self._scheduler.again(client.session, Pending(client.rest, now))
+                client.rest = None
+                return Batch([dispatch], [FrameTask(client, dispatch.pending, found, now, refined=True)])
         return Batch()
 
     def _next_rest_s(self) -> float | None:
         """Seconds until a session at rest may have its turn; None where there is none."""
-        resting = [seat.asked_s for seat in self._seats.values() if seat.rest]
+        resting = [client.latest_s for client in self._clients.values() if client.rest]
         if not resting:
             return None
         wait_s = min(resting) + REST_S - self._clock()
         return wait_s if 0 < wait_s < REST_S else REST_S
 
     @staticmethod
-    def _choices(engine: Engine, ask: Ask) -> Choices:
+    def _choices(engine: Engine, request: DrawRequest) -> Choices:
         """What there is to choose from for this request: what is pinned stays."""
-        choices = replace(engine.choices, steps=(ask.steps,) if ask.steps else engine.steps_for(ask))
-        if ask.size in choices.sizes:
-            choices = replace(choices, sizes=(ask.size,))
-        return replace(choices, encoders=(ask.encoder,)) if ask.encoder else choices
+        choices = replace(engine.choices, steps=(request.steps,) if request.steps else engine.steps_for(request))
+        if request.size in choices.sizes:
+            choices = replace(choices, sizes=(request.size,))
+        return replace(choices, encoders=(request.encoder,)) if request.encoder else choices
 
-    def _plan(self, engine: Engine, seat: Seat, ask: Ask) -> Plan:
+    def _plan(self, engine: Engine, client: ClientSession, request: DrawRequest) -> Plan:
         """How to draw this request: what is pinned stays, the rest is the budget's."""
-        choices, now = self._choices(engine, ask), self._clock()
-        target_ms = ask.target_ms or seat.budget.target_ms
-        same = seat.choices == choices and seat.budget.target_ms == target_ms
-        if same and seat.plan is not None and now - seat.planned_at < REPLAN_S:
-            return seat.plan
-        seat.budget = replace(seat.budget, target_ms=target_ms)
-        wire_ms, text_ms = seat.wire_estimate.wire_ms(engine.costs.sent, now), seat.text_ms.at(0.9, now) or 0.0
+        choices, now = self._choices(engine, request), self._clock()
+        target_ms = request.target_ms or client.budget.target_ms
+        same = client.choices == choices and client.budget.target_ms == target_ms
+        if same and client.plan is not None and now - client.planned_at < REPLAN_S:
+            return client.plan
+        client.budget = replace(client.budget, target_ms=target_ms)
+        wire_ms, text_ms = client.wire_estimate.wire_ms(engine.costs.sent, now), client.text_ms.at(0.9, now) or 0.0
         timings = replace(self.metrics.timings(), wire_ms=wire_ms, text_ms=text_ms)
-        seat.plan = plan(seat.budget, choices, timings, seat.plan if same else None, now, ask.with_picture)
-        seat.planned_at, seat.choices = now, choices
-        return seat.plan
+        client.plan = plan(client.budget, choices, timings, client.plan if same else None, now, request.with_picture)
+        client.planned_at, client.choices = now, choices
+        return client.plan
 
-    def _serve(self, engine: Engine, taken: Sequence[Taken]) -> None:
-        verdicts = [self._judge(one) for one in taken]
-        jobs = [one.job for one in taken]
+    def _serve(self, engine: Engine, tasks: Sequence[FrameTask]) -> None:
+        verdicts = [self._judge(one) for one in tasks]
+        jobs = [one.job for one in tasks]
         try:
-            results: Sequence[Drawn | ProtocolError] = engine.draw(jobs, taken[0].plan)
+            results: Sequence[Drawn | ProtocolError] = engine.draw(jobs, tasks[0].plan)
         except Exception:
             log.exception("a batch could not be drawn")
             results = [ProtocolError("internal", "the picture could not be drawn: see the server's log")] * len(jobs)
         ended = self._clock()
-        for one, result, verdict in zip(taken, results, verdicts):
+        for one, result, verdict in zip(tasks, results, verdicts):
             self._when_judged(verdict, partial(self._finish, engine, one, result))
             self._note(engine, one, result, ended)  # when the picture is on its way
-            if one.ask.with_picture:
-                one.seat.smoother.measure()
+            if one.request.with_picture:
+                one.client.smoother.measure()
         self.metrics.note_drawn(sum(isinstance(r, Drawn) for r in results))
 
-    def _note(self, engine: Engine, taken: Taken, result: Drawn | ProtocolError, ended: float) -> None:
+    def _note(self, engine: Engine, task: FrameTask, result: Drawn | ProtocolError, ended: float) -> None:
         """Stage times, each against its idle cost."""
-        served_ms = 1000 * (ended - taken.began)
-        if not taken.refined:
-            self.metrics.note_wait(taken.wait_ms, served_ms + taken.given_ms)
+        served_ms = 1000 * (ended - task.began)
+        if not task.refined:
+            self.metrics.note_wait(task.wait_ms, served_ms + task.given_ms)
         if isinstance(result, ProtocolError):
             return
-        costs, size = engine.costs, taken.plan.size
+        costs, size = engine.costs, task.plan.size
         idle = {
-            "network": result.steps * costs.network.get((taken.plan.backend, size), 0.0),
+            "network": result.steps * costs.network.get((task.plan.backend, size), 0.0),
             "codec_out": costs.codec_out.get(size, 0.0),
             "codec_in": costs.codec_in.get(size, 0.0),
             "watermark": costs.watermark.get(size, 0.0),
@@ -523,12 +525,12 @@ class Worker:
             "decode": costs.decode,
             "other": costs.other.get(size, 0.0),
         }
-        taken.seat.text_ms.add(result.stages["text"], ended)
+        task.client.text_ms.add(result.stages["text"], ended)
         for stage, ms in (result.stages | {"other": result.other_ms(served_ms)}).items():
             if ms or stage in ("network", "text"):
                 self.metrics.note(stage, ms, idle.get(stage))
 
-    def _judge(self, taken: Taken) -> Future[str | None] | None:
+    def _judge(self, task: FrameTask) -> Future[str | None] | None:
         """Have the prompt of a request judged whose turn has come, while it is drawn; None where nobody judges.
 
         What is overwritten before its turn is never judged, and a session whose answer waits for a verdict has no turn with
@@ -536,14 +538,14 @@ class Worker:
         """
         try:
             verdict = self.guard.prompts(
-                taken.ask.prompt, taken.ask.blend_prompt, client_key=taken.seat.session.client_key
+                task.request.prompt, task.request.blend_prompt, client_key=task.client.session.client_key
             )
         except ProtocolError as error:  # too many of its address wait there
             verdict = Future()
             verdict.set_result(str(error))
         if verdict is not None and not verdict.done():
             with self._lock:
-                taken.seat.judging = verdict
+                task.client.judging = verdict
             verdict.add_done_callback(lambda _: self._look())
         return verdict
 
@@ -565,76 +567,80 @@ class Worker:
             return "the server is shutting down"
         return verdict.result()
 
-    def _finish(self, engine: Engine, taken: Taken, result: Drawn | ProtocolError, refusal: str | None) -> None:
+    def _finish(self, engine: Engine, task: FrameTask, result: Drawn | ProtocolError, refusal: str | None) -> None:
         """Make the answer and put it into the session's outbox."""
         try:
-            self._finished(engine, taken, result, refusal)
+            self._finished(engine, task, result, refusal)
         except Exception:
             log.exception("an answer could not be made")
             said = "the answer could not be made: see the server's log"
-            header = {"type": "error", "id": taken.ask.id, "code": "internal", "message": said}
-            self._deliver(taken, Answer(taken.ask, header))
+            header = {"type": "error", "id": task.request.id, "code": "internal", "message": said}
+            self._deliver(task, DrawResponse(task.request, header))
 
-    def _finished(self, engine: Engine, taken: Taken, result: Drawn | ProtocolError, refusal: str | None) -> None:
-        seat, ask = taken.seat, taken.ask
+    def _finished(self, engine: Engine, task: FrameTask, result: Drawn | ProtocolError, refusal: str | None) -> None:
+        client, request = task.client, task.request
         with self._lock:
-            if refusal is None and seat.stopped:
-                refusal = seat.stopped if ask.prompt == seat.stopped_prompt else None
-                seat.stopped = seat.stopped if refusal else ""
-            overtaken = taken.refined and seat.asked is not ask
+            if refusal is None and client.stopped:
+                refusal = client.stopped if request.prompt == client.stopped_prompt else None
+                client.stopped = client.stopped if refusal else ""
+            overtaken = task.refined and client.latest is not request
         if refusal is not None:
             result = ProtocolError("refused", refusal)
-        if taken.refined and (overtaken or isinstance(result, ProtocolError)):
+        if task.refined and (overtaken or isinstance(result, ProtocolError)):
             return  # the answer that it has stays
         if isinstance(result, ProtocolError):
             self.metrics.count("refused" if result.code == "refused" else "errors")
-            header = {"type": "error", "id": ask.id, "code": result.code, "message": str(result)}
-            self._deliver(taken, Answer(ask, header))
+            header = {"type": "error", "id": request.id, "code": result.code, "message": str(result)}
+            self._deliver(task, DrawResponse(request, header))
             return
         with self._lock:
-            seat.kept.put(ask.id, KeptPicture(result.pixels, Facts.of(ask, result.steps, result.strength)))
-            if taken.may_be_refined(result) and seat.asked is ask:
-                seat.rest = taken.pending.value
+            client.history.put(
+                request.id, HistoryEntry(result.pixels, PictureFacts.of(request, result.steps, result.strength))
+            )
+            if task.may_be_refined(result) and client.latest is request:
+                client.rest = task.pending.value
                 self._lock.notify_all()
-        self.guard.watch(seat.session.client_key, result.pixels, lambda reason: self._stop(seat, ask, reason))
-        served_ms = 1000 * (self._clock() - taken.began)
-        header = picture_header(engine, taken, result, served_ms)
-        self._deliver(taken, Answer(ask, header, result, taken.wait_ms + taken.given_ms + served_ms))
+        self.guard.watch(client.session.client_key, result.pixels, lambda reason: self._stop(client, request, reason))
+        served_ms = 1000 * (self._clock() - task.began)
+        header = picture_header(engine, task, result, served_ms)
+        self._deliver(task, DrawResponse(request, header, result, task.wait_ms + task.given_ms + served_ms))
 
-    def _stop(self, seat: Seat, ask: Ask, reason: str) -> None:
+    def _stop(self, client: ClientSession, request: DrawRequest, reason: str) -> None:
         """The filter refused a picture: hold back this session's pictures until it asks for something else."""
         with self._lock:
-            seat.stopped, seat.stopped_prompt, seat.rest = reason, ask.prompt, None
-            seat.kept.clear()
+            client.stopped, client.stopped_prompt, client.rest = reason, request.prompt, None
+            client.history.clear()
 
-    def _deliver(self, taken: Taken, answer: Answer) -> None:
+    def _deliver(self, task: FrameTask, answer: DrawResponse) -> None:
         """Put an answer into the outbox, over an older one; what is older than the newest is overwritten from the start."""
-        seat = taken.seat
+        client = task.client
         with self._lock:
-            outbox, late = seat.session.outbox, taken.pending.put_at < seat.newest_s
+            outbox, late = client.session.outbox, task.pending.put_at < client.newest_answer_s
             superseded = outbox.miss() if late else outbox.put(answer, self._clock())
-            seat.newest_s = max(seat.newest_s, taken.pending.put_at)
-            if taken.refined:
-                seat.answered.pop(answer.ask.id, None)  # it came by waiting: its time on the wire tells nothing
+            client.newest_answer_s = max(client.newest_answer_s, task.pending.put_at)
+            if task.refined:
+                client.sent_frames.pop(
+                    answer.request.id, None
+                )  # it came by waiting: its time on the wire tells nothing
                 self.metrics.count("refined")
             elif answer.drawn is not None:
                 kind = (answer.drawn.encoder, answer.header["size"])
-                seat.answered[answer.ask.id] = Sent(kind, len(answer.drawn.data), answer.server_ms)
-            while len(seat.answered) > 32:
-                seat.answered.popitem(last=False)
+                client.sent_frames[answer.request.id] = SentFrame(kind, len(answer.drawn.data), answer.server_ms)
+            while len(client.sent_frames) > 32:
+                client.sent_frames.popitem(last=False)
         if superseded:
             self.metrics.count("superseded")
-        seat.wake()
+        client.wake()
 
 
-def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float) -> dict[str, Any]:
+def picture_header(engine: Engine, task: FrameTask, drawn: Drawn, served_ms: float) -> dict[str, Any]:
     """What is said with a picture: how it was drawn, what that took, and what was shed. The stages make up ``server_ms``."""
-    seat, ask, chosen, wait_ms = taken.seat, taken.ask, taken.plan, taken.wait_ms
+    client, request, chosen, wait_ms = task.client, task.request, task.plan, task.wait_ms
     stages = drawn.stages | {"wait": wait_ms, "other": drawn.other_ms(served_ms)}
     header: dict[str, Any] = {
         "type": "picture",
-        "id": ask.id,
-        "seed": ask.seed,
+        "id": request.id,
+        "seed": request.seed,
         "steps": drawn.steps,
         "size": chosen.size,
         "backend": chosen.backend,
@@ -642,13 +648,13 @@ def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float)
         "shed": list(chosen.shed),
         "fits": chosen.fits,
         "expected_ms": round(chosen.expected_ms, 2),
-        "target_ms": seat.budget.target_ms,
+        "target_ms": client.budget.target_ms,
         "stages_ms": {name: round(ms, 2) for name, ms in stages.items() if ms},
-        "server_ms": round(wait_ms + taken.given_ms + served_ms, 2),
-        "sent_ms": ask.sent_ms,
+        "server_ms": round(wait_ms + task.given_ms + served_ms, 2),
+        "sent_ms": request.sent_ms,
         "marks": engine.marks.state,
     }
-    if taken.refined:
+    if task.refined:
         header["refined"] = True
     if drawn.unread:
         header["unread"] = {
@@ -657,9 +663,9 @@ def picture_header(engine: Engine, taken: Taken, drawn: Drawn, served_ms: float)
         }
     if drawn.far:
         header["far"] = list(drawn.far)
-    if ask.with_picture:
+    if request.with_picture:
         header["strength"] = round(drawn.strength, 3)
         header["settled"] = drawn.settled
-        if seat.smoother.flicker is not None:
-            header["flicker"] = round(seat.smoother.flicker, 5)
+        if client.smoother.flicker is not None:
+            header["flicker"] = round(client.smoother.flicker, 5)
     return header

@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 
 from ..state import Studio
 from ..wire.images import Pixels, decode
-from ..wire.protocol import MIMES, Ask, Message, Part, ProtocolError, error_body
+from ..wire.protocol import MIMES, DrawRequest, Message, Part, ProtocolError, error_body
 from .canvas import Canvas, Fit, hole, shaped
 from .forms import boundary_of, read_form
 from .middleware import sentence, unreadable
@@ -262,7 +262,7 @@ class Order:
 
     request: ImagesRequest
     kind: Literal["image_generation", "image_edit"]
-    ask: Ask
+    draw_request: DrawRequest
     """Of the first picture."""
     n: int
     size: tuple[int, int]
@@ -286,7 +286,7 @@ class Desk:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
 
-    def _ask(self, request: ImagesRequest, strength: float, parts: Mapping[str, Part], n: int) -> Ask:
+    def _draw_request(self, request: ImagesRequest, strength: float, parts: Mapping[str, Part], n: int) -> DrawRequest:
         """What is asked of the worker for the first picture; everything is pinned, so that its seed draws it again."""
         engine = self.studio.worker.engine
         if engine is None:
@@ -307,8 +307,10 @@ class Desk:
             "blend_prompt": request.blend_prompt, "blend": request.blend, "strength": strength, "size": engine.sizes[0],
             "steps": request.steps or request.num_inference_steps or _steps(request.quality, card.steps),
         }  # fmt: skip
-        self.studio.read_ask(Message(header | {"seed": seed + n - 1}, parts))  # the last one's seed is one, too
-        return self.studio.read_ask(Message(header | {"seed": seed}, parts))
+        self.studio.read_draw_request(
+            Message(header | {"seed": seed + n - 1}, parts)
+        )  # the last one's seed is one, too
+        return self.studio.read_draw_request(Message(header | {"seed": seed}, parts))
 
     def generation(self, request: GenerationRequest) -> Order:
         """From a prompt alone. Raises ProtocolError."""
@@ -316,8 +318,10 @@ class Desk:
         request.check(limits.pictures_per_request)
         size = read_size(request.size, limits.picture_pixels)
         n = request.n or 1
-        ask = self._ask(request, 1.0, {}, n)
-        return Order(request, "image_generation", ask, n, size or (ask.size, ask.size), request.fit)
+        draw_request = self._draw_request(request, 1.0, {}, n)
+        return Order(
+            request, "image_generation", draw_request, n, size or (draw_request.size, draw_request.size), request.fit
+        )
 
     def edit(self, request: ImagesRequest, files: Mapping[str, list[Part]]) -> Order:
         """From a picture: without a hole all of it may change, with one only what lies in there. Raises ProtocolError."""
@@ -342,10 +346,10 @@ class Desk:
         usual = 1.0 if canvas.open is not None else FAITHFUL if faithful else STRENGTH
         strength = usual if request.strength is None else request.strength
         n = request.n or 1
-        first = self._ask(request, strength, {}, n)  # before the picture is worked on
-        ask = self._ask(replace_seed(request, first.seed), strength, canvas.parts(first.size), n)
+        first = self._draw_request(request, strength, {}, n)  # before the picture is worked on
+        draw_request = self._draw_request(replace_seed(request, first.seed), strength, canvas.parts(first.size), n)
         height, width = canvas.pixels.shape[:2]
-        return Order(request, "image_edit", ask, n, (width, height), how, canvas, files["image"][0])
+        return Order(request, "image_edit", draw_request, n, (width, height), how, canvas, files["image"][0])
 
     async def pictures(
         self, order: Order, http: Request, base: str
@@ -355,7 +359,7 @@ class Desk:
         for i in range(order.n):
             if i and await http.is_disconnected():
                 return
-            ask = replace(order.ask, seed=order.ask.seed + i)
+            draw_request = replace(order.draw_request, seed=order.draw_request.seed + i)
             hows: list[Fit | None] = []
 
             def finish(pixels: Pixels, hows: list[Fit | None] = hows) -> Pixels:
@@ -364,14 +368,20 @@ class Desk:
                 return made
 
             data, facts, drawn = await drawn_file(
-                studio, ask, request.encoder, request.include_prompt, finish, request.output_compression, order.given
+                studio,
+                draw_request,
+                request.encoder,
+                request.include_prompt,
+                finish,
+                request.output_compression,
+                order.given,
             )
             if request.response_format == "url":
-                entry = {"url": f"{base}v1/files/{studio.shelf.put(data, MIMES[request.encoder])}"}
+                entry = {"url": f"{base}v1/files/{studio.downloads.put(data, MIMES[request.encoder])}"}
             else:
                 entry = {"b64_json": base64.b64encode(data).decode()}
-            left = drawn.unread.get("prompt")
-            entry |= {"revised_prompt": request.prompt if left is None else left.read}
+            unread = drawn.unread.get("prompt")
+            entry |= {"revised_prompt": request.prompt if unread is None else unread.read}
             entry |= {key: facts[key] for key in ("seed", "steps", "strength", "unread") if key in facts}
             yield entry, self.said(order, facts, hows[0])
 
@@ -380,9 +390,13 @@ class Desk:
         the model's latents."""
         engine = self.studio.worker.engine
         assert engine is not None, "it has drawn"
-        ask = order.ask
-        text = sum(engine.count_tokens(prompt) for prompt in (ask.prompt, ask.blended and ask.blend_prompt) if prompt)
-        places = engine.places(ask.size)
+        request = order.draw_request
+        text = sum(
+            engine.count_tokens(prompt)
+            for prompt in (request.prompt, request.blended and request.blend_prompt)
+            if prompt
+        )
+        places = engine.places(request.size)
         given, drawn = places * (order.canvas is not None), n * places
         return {
             "input_tokens": text + given,
@@ -396,7 +410,7 @@ class Desk:
         """What an answer says of all its pictures, in the order of OpenAI's schema, and beyond it."""
         engine = self.studio.worker.engine
         assert engine is not None, "it has drawn"
-        request, steps = order.request, order.ask.steps
+        request, steps = order.request, order.draw_request.steps
         fewest, most = min(engine.card.steps), max(engine.card.steps)
         width, height = order.size
         said: dict[str, Any] = {

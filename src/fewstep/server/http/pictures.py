@@ -23,10 +23,10 @@ from starlette.requests import ClientDisconnect
 
 from ...provenance.verify import video_type
 from ..drawing.engine import Drawn
-from ..drawing.provenance import Facts
+from ..drawing.provenance import PictureFacts
 from ..state import Studio
 from ..wire.images import Pixels
-from ..wire.protocol import MIMES, Ask, Message, Part, ProtocolError, error_body
+from ..wire.protocol import MIMES, DrawRequest, Message, Part, ProtocolError, error_body
 
 Encoder = Literal["png", "jpeg", "webp"]
 STANDARD = str.maketrans("-_", "+/")
@@ -76,7 +76,7 @@ class PictureRequest(Body):
     include_prompt: bool = False
     """Write the prompt into the content credentials."""
 
-    def ask(self, studio: Studio) -> Ask:
+    def draw_request(self, studio: Studio) -> DrawRequest:
         """Checked as a live request is."""
         parts = {n: part for n, text in (("image", self.image), ("mask", self.mask)) if (part := part_of_text(n, text))}
         if self.mask is not None and self.image is None:
@@ -84,7 +84,7 @@ class PictureRequest(Body):
         task = {0: "text", 1: "image", 2: "inpaint"}[len(parts)]
         header = self.model_dump(include={"prompt", "blend_prompt", "blend", "steps", "size", "strength"})
         header |= {"type": "draw", "task": task, "seed": secrets.randbelow(2**31) if self.seed is None else self.seed}
-        return studio.read_ask(Message(header, parts))
+        return studio.read_draw_request(Message(header, parts))
 
 
 def part_of_text(name: str, text: str | None) -> Part | None:
@@ -116,7 +116,7 @@ def failed(error: ProtocolError) -> Response:
 
 async def drawn_file(
     studio: Studio,
-    ask: Ask,
+    request: DrawRequest,
     encoder: str,
     include_prompt: bool = False,
     finish: Callable[[Pixels], Pixels] = lambda pixels: pixels,
@@ -129,11 +129,11 @@ async def drawn_file(
     WebP's. ``given`` is the file that drawing began from, whose own credentials go along; by default the request's picture.
     Raises ProtocolError.
     """
-    drawn, header = await studio.single(ask)
-    given = given or ask.image
+    drawn, header = await studio.single(request)
+    given = given or request.image
 
     def made() -> bytes:
-        pixels, facts = finish(drawn.pixels), Facts.of(ask, drawn.steps, drawn.strength)
+        pixels, facts = finish(drawn.pixels), PictureFacts.of(request, drawn.steps, drawn.strength)
         return studio.marks.file(pixels, facts, encoder, include_prompt, quality, given)
 
     return await studio.made(made), header, drawn
@@ -148,7 +148,9 @@ def routes(studio: Studio) -> APIRouter:
     async def picture(request: PictureRequest) -> Response:
         """Draw one picture: the answer is the file, with its content credentials."""
         try:
-            data, facts, _ = await drawn_file(studio, request.ask(studio), request.format, request.include_prompt)
+            data, facts, _ = await drawn_file(
+                studio, request.draw_request(studio), request.format, request.include_prompt
+            )
         except ProtocolError as error:
             return failed(error)
         said = {key: facts[key] for key in ("seed", "steps", "size", "stages_ms", "marks", "unread") if key in facts}
@@ -162,7 +164,7 @@ def routes(studio: Studio) -> APIRouter:
 
         ``side`` enlarges it to a square of so many pixels, marked and signed at that size; its credentials and its name say so.
         """
-        pictures = studio.kept(session_id)
+        pictures = studio.history(session_id)
         found = pictures.get(number) if pictures else None
         if found is None:
             return failed404("this picture is no longer on the server: draw it again from its seed")
@@ -189,7 +191,7 @@ def routes(studio: Studio) -> APIRouter:
     @router.post("/v1/sessions/{session_id}/recordings", response_class=Response)
     async def recording(session_id: str, request: Request) -> Response:
         """The ``.c2pa`` sidecar of a recording of a live session: WebM or MP4 in, its content credentials out."""
-        if studio.kept(session_id) is None:
+        if studio.history(session_id) is None:
             return failed404("this session is no longer on the server: record again")
         if not studio.signs_recordings:
             return failed(
@@ -216,7 +218,7 @@ def routes(studio: Studio) -> APIRouter:
     @router.get("/v1/files/{name}", response_class=Response)
     async def shelved(name: str) -> Response:
         """A file that a "url" answer named; it is here for ten minutes."""
-        found = studio.shelf.get(name)
+        found = studio.downloads.get(name)
         if found is None:
             return failed404("this file is no longer here: ask for it again")
         return Response(found[0], 200, {}, found[1])

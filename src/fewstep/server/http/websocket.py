@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from ..drawing.worker import Seat
+from ..drawing.worker import ClientSession
 from ..limits import TokenBucket, neighbourhood
 from ..sessions.scheduler import Full
 from ..state import Studio, from_thread
@@ -53,7 +53,7 @@ class Connection:
         self._patience: asyncio.Timeout | None = None
         """While a message is waited for, until when."""
         self._id = ""
-        self._seat: Seat | None = None
+        self._client: ClientSession | None = None
         self._position = 0
 
     async def run(self) -> None:
@@ -90,7 +90,7 @@ class Connection:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _state_changed(self) -> None:
-        self._notices.append(self._studio.hello(self._id) if self._seat is not None else self._queue())
+        self._notices.append(self._studio.hello(self._id) if self._client is not None else self._queue())
         self._wake.set()
 
     def _queue(self) -> dict[str, Any]:
@@ -109,25 +109,25 @@ class Connection:
         self._wake.set()
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(QUEUE_S if self._seat is None else None):
+                async with asyncio.timeout(QUEUE_S if self._client is None else None):
                     await self._wake.wait()
             self._wake.clear()
-            if self._seat is None:
+            if self._client is None:
                 self._move_up()
             while self._notices:
                 await self._send(self._notices.popleft())
-            seat = self._seat
-            held = self._studio.worker.collect(seat) if seat is not None else None
-            if seat is not None and held is not None:
-                await self._send_bytes(held.value.frame(drops=seat.session.drops))
-                if held.value.drawn is not None:
+            client = self._client
+            pending = self._studio.worker.collect(client) if client is not None else None
+            if client is not None and pending is not None:
+                await self._send_bytes(pending.value.frame(drops=client.session.drops))
+                if pending.value.drawn is not None:
                     self._studio.metrics.count("sent")
 
     def _move_up(self) -> None:
         """Take the seat if it is this session's turn, else say where in the queue it stands."""
         position = self._studio.admission.position(self._id)
         if position == 0:
-            self._seat = self._studio.sit(self._id, self._wake.set)
+            self._client = self._studio.open_session(self._id, self._wake.set)
             self._asked()
             self._notices.append(self._studio.hello(self._id))
         elif position != self._position or not self._notices:
@@ -169,7 +169,7 @@ class Connection:
     async def _receive(self) -> Any:
         """The next message. In the queue, where nothing can be asked for, it may take as long as it likes."""
         try:
-            async with asyncio.timeout_at(None if self._seat is None else self._idle_at) as self._patience:
+            async with asyncio.timeout_at(None if self._client is None else self._idle_at) as self._patience:
                 return await self._ws.receive()
         except TimeoutError:
             raise Closing(CLOSE_IDLE, "nothing was asked for in a long time") from None
@@ -215,19 +215,19 @@ class Connection:
             )
         elif kind == "seen":
             number, glass_ms = header.get("id"), _finite(header.get("glass_ms"))
-            if self._seat is not None and type(number) is int and 0 <= glass_ms < 600_000:
-                self._studio.worker.seen(self._seat, number, glass_ms)
+            if self._client is not None and type(number) is int and 0 <= glass_ms < 600_000:
+                self._studio.worker.seen(self._client, number, glass_ms)
         elif kind == "stats":
             self._say(self._studio.stats())
         else:
             raise ProtocolError("type", f"unknown message type {kind!r}: use draw, time, seen or stats")
 
     def _draw(self, message: Message) -> None:
-        ask = self._studio.read_ask(message)
-        if self._seat is None:
+        request = self._studio.read_draw_request(message)
+        if self._client is None:
             raise ProtocolError("queue", "this session is still in the queue: wait for hello")
         self._asked()
-        self._studio.worker.ask(self._seat, ask)
+        self._studio.worker.submit(self._client, request)
 
 
 def _finite(value: Any) -> float:

@@ -143,7 +143,7 @@ class Session(Generic[RequestT, ResponseT]):
     def __post_init__(self) -> None:
         self.client_key = self.client_key or (self.id,)
 
-    def ask(self, request: RequestT, now: float) -> bool:
+    def submit(self, request: RequestT, now: float) -> bool:
         """Put a request into the inbox; True if it overwrote one that was never drawn."""
         return self.inbox.put(request, now)
 

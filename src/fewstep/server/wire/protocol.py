@@ -156,8 +156,8 @@ def _parts(header: Mapping[str, Any], payload: memoryview) -> dict[str, Part]:
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A request for one picture. It holds everything: nothing is left over from the one before."""
+class DrawRequest:
+    """A request for one picture. It is complete: nothing carries over from the request before."""
 
     id: int
     """Of the client's choice, rising; the answer repeats it."""
@@ -201,8 +201,10 @@ class Ask:
         return bool(self.blend_prompt and self.blend)
 
 
-def read_ask(message: Message, max_prompt: int = 500, steps: Sequence[int] = (), sizes: Sequence[int] = ()) -> Ask:
-    """A "draw" message -> Ask, every value checked. ``steps`` and ``sizes`` are what may be pinned; empty: not known yet."""
+def read_draw_request(
+    message: Message, max_prompt: int = 500, steps: Sequence[int] = (), sizes: Sequence[int] = ()
+) -> DrawRequest:
+    """Read a "draw" message and check every value. ``steps`` and ``sizes`` may be pinned; empty ones are not known yet."""
     header = message.header
     task = _text(header, "task", "text", 16)
     if task not in TASKS:
@@ -210,7 +212,7 @@ def read_ask(message: Message, max_prompt: int = 500, steps: Sequence[int] = (),
     encoder = _text(header, "encoder", "", 16)
     if encoder and encoder not in ENCODERS:
         raise ProtocolError("encoder", f"unknown encoder {encoder!r}: use one of {', '.join(ENCODERS)}")
-    ask = Ask(
+    request = DrawRequest(
         id=_whole(header, "id", 0, 2**53),
         task=task,
         prompt=_text(header, "prompt", "", max_prompt),
@@ -228,31 +230,35 @@ def read_ask(message: Message, max_prompt: int = 500, steps: Sequence[int] = (),
         image=message.parts.get("image"),
         mask=message.parts.get("mask"),
     )
-    _check_parts(ask, set(message.parts))
-    check_pinned(ask, steps, sizes)
-    return ask
+    _check_parts(request, set(message.parts))
+    check_pinned(request, steps, sizes)
+    return request
 
 
-def check_pinned(ask: Ask, steps: Sequence[int], sizes: Sequence[int]) -> None:
+def check_pinned(request: DrawRequest, steps: Sequence[int], sizes: Sequence[int]) -> None:
     """Raise ProtocolError for pinned steps or a pinned size that are not among these; of empty ones everything is."""
-    if ask.steps and steps and ask.steps not in steps:
+    if request.steps and steps and request.steps not in steps:
         raise ProtocolError(
-            "steps", f"this model was trained for {_listed(steps)} steps, not {ask.steps}: use one of those"
+            "steps", f"this model was trained for {_listed(steps)} steps, not {request.steps}: use one of those"
         )
-    if ask.size and sizes and ask.size not in sizes:
-        raise ProtocolError("size", f"pictures are drawn at {_listed(sizes)} px here, not {ask.size}: use one of those")
+    if request.size and sizes and request.size not in sizes:
+        raise ProtocolError(
+            "size", f"pictures are drawn at {_listed(sizes)} px here, not {request.size}: use one of those"
+        )
 
 
 def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _check_parts(ask: Ask, names: set[str]) -> None:
-    needed = {"text": set(), "image": {"image"}, "inpaint": {"image", "mask"}}[ask.task]
+def _check_parts(request: DrawRequest, names: set[str]) -> None:
+    needed = {"text": set(), "image": {"image"}, "inpaint": {"image", "mask"}}[request.task]
     if names != needed:
         wanted = " and ".join(sorted(needed)) or "no parts"
-        raise ProtocolError("parts", f"the task {ask.task!r} takes {wanted}, not {', '.join(sorted(names)) or 'none'}")
-    if ask.image is not None and ask.strength == 0:
+        raise ProtocolError(
+            "parts", f"the task {request.task!r} takes {wanted}, not {', '.join(sorted(names)) or 'none'}"
+        )
+    if request.image is not None and request.strength == 0:
         raise ProtocolError("strength", "a strength of 0 would change nothing: use more than 0")
 
 

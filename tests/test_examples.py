@@ -43,9 +43,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_every_example_is_run_here_and_told_of():
     tested = set(re.findall(r'run\("([a-z_.]+)"', Path(__file__).read_text("utf-8")))
     files = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    in_a_browser = (Path(__file__).parent / "server/page/test_live_page.py").read_text("utf-8")
+    tested |= set(re.findall(r'"examples" / "([a-z_.]+)"', in_a_browser))
     assert {name.removesuffix(".py") for name in files} - {"README.md", "shapes", "own_features"} <= tested | {NOTEBOOK.name}
     page = (EXAMPLES / "README.md").read_text("utf-8")
-    assert files - {"README.md"} == set(re.findall(r"\]\(([a-z_]+\.(?:py|ipynb))\)", page))
+    assert files - {"README.md"} == set(re.findall(r"\]\(([a-z_]+\.(?:py|ipynb|html))\)", page))
 
 
 def test_draw(run, tmp_path: Path):

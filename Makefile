@@ -21,12 +21,11 @@ test: $(STAMP)   ## the whole suite, offline, one process a core
 
 # Where other people's packages are touched: two or three minutes. torch stays the pinned one in both: each build is a download
 # of gigabytes, and the lowest that is allowed is not to be had everywhere.
-QUICK := $(addprefix tests/test_,packaging.py house.py bundle.py provenance_credentials.py provenance_verify.py \
-	provenance_made.py backends.py data_emoji.py data_digits.py data_folder.py dino.py modality_image.py \
-	evaluation_networks.py client.py \
-	$(addprefix foreign.py::test_,a_teacher_draws_what_stock_diffusers_draws the_command_line_takes_a_stock_folder_as_it_comes \
-	a_lora_run_keeps_only_what_moves_and_resumes_bit_for_bit)) \
-	tests/server/test_app.py tests/server/http/test_openai.py
+QUICK := $(addprefix tests/,test_packaging.py test_house.py test_bundle.py test_client.py inference/test_backends.py \
+	$(addprefix provenance/test_,credentials.py verify.py made.py) $(addprefix data/test_,emoji.py digits.py folder.py) \
+	parts/test_dino.py modality/test_image.py evaluation/test_networks.py server/test_app.py server/http/test_openai.py \
+	$(addprefix pretrained/test_foreign.py::test_,a_teacher_draws_what_stock_diffusers_draws \
+	the_command_line_takes_a_stock_folder_as_it_comes a_lora_run_keeps_only_what_moves_and_resumes_bit_for_bit))
 
 test-lowest: RESOLUTION := lowest-direct
 test-newest: RESOLUTION := highest

@@ -3,7 +3,7 @@
     python benchmarks/ablation.py --seeds 0 1 --updates 300
     python benchmarks/ablation.py --data fashion
 
-The teacher of digits is the one in ``tests/data``; that of clothes is trained first, and kept as ``--teacher``. The judge is
+The teacher of digits is the one in ``tests/assets``; that of clothes is trained first, and kept as ``--teacher``. The judge is
 a classifier that took no part in any training. Every run goes into ``docs/results/digits_ablation.json`` (or fashion's) as
 soon as it ends, and a run that stands there is not made again: stop and continue at will. ``fewstep docs`` makes the table.
 """
@@ -283,7 +283,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the results; default: docs/results/DATA_ablation.json")
     o = parser.parse_args()
     o.out = o.out or HOUSE / "docs" / "results" / f"{o.data}_ablation.json"
-    own = HOUSE / "tests" / "data" / "digits_teacher.safetensors"
+    own = HOUSE / "tests" / "assets" / "digits_teacher.safetensors"
     o.teacher = o.teacher or (own if o.data == "digits" else Path("runs") / f"{o.data}_teacher.safetensors")
     torch.set_num_threads(1)
     settings = {k: getattr(o, k) for k in ("updates", "warm", "pairs", "batch", "pictures")}

@@ -102,7 +102,7 @@ def on_digits(steps: int) -> dict[str, Callable[[], dict[str, Any]]]:
     labels = torch.tensor([item.label for item in media.items[::8]])
     network = digits.unet()
     network.load_state_dict(
-        {k: v.float() for k, v in load_file(HOUSE / "tests" / "data" / "digits_teacher.safetensors").items()}
+        {k: v.float() for k, v in load_file(HOUSE / "tests" / "assets" / "digits_teacher.safetensors").items()}
     )
     teacher = Teacher(digits.denoiser(network), digits.GUIDANCE_SCALE)
     data = digits.training_set(pictures, labels, 16)

@@ -4,7 +4,8 @@
     python benchmarks/mixture.py --modes uneven         # weights .1/.3/.6, in one, two and four steps; about fifteen
     python benchmarks/mixture.py --modes uneven --tried # what did not keep the rare mode; about ten
 
-The teacher is exact, so what fails is the student's or the method's. Settings are those of ``tests/test_oracles.py``. Writes
+The teacher is exact, so what fails is the student's or the method's. Settings are those of
+``tests/methods/test_oracles.py``. Writes
 ``docs/results/mixture.json``, ``rare_mode.json``, ``rare_mode_tried.json``; ``fewstep docs`` makes the tables.
 """
 

@@ -1,6 +1,6 @@
 """Record what the planner is tested with: every picture's stage, wait and wire times while people draw on a real server.
 
-    python benchmarks/traces.py [--seconds 10] [--output tests/data/traces.json]
+    python benchmarks/traces.py [--seconds 10] [--output tests/assets/traces.json]
 
 One, ten and fifty people, and one behind a proxy that lets only so many bytes a second through. Everything is on the
 loopback of one machine, whatever else it does meanwhile.
@@ -51,7 +51,7 @@ class TraceOptions:
     """Kept of each trace, evenly spread over it."""
     note: str = ""
     """What else to say about the machine."""
-    output: Path = Path("tests/data/traces.json")
+    output: Path = Path("tests/assets/traces.json")
     """Result file."""
 
 

@@ -257,3 +257,10 @@ def test_the_browsers_module_and_python_speak_one_language(tmp_path: Path):
 def test_the_browsers_modules_keep_to_their_types():
     done = subprocess.run(["tsc", "-p", str(ROOT / "jsconfig.json")], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_tests_that_the_page_names_are_there() -> None:
+    page = (ROOT / "docs" / "testing.md").read_text("utf-8")
+    named = set(re.findall(r"`([\w/]*test_\w+\.py)`", page))
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []

@@ -79,7 +79,7 @@ def level(tmp_path_factory: pytest.TempPathFactory) -> Level:
     dataset = digits_data.build(digits_data.Options(), tmp_path_factory.mktemp("digits") / "d").subset("train")
     media = dataset.media(slice(None))
     labels = torch.tensor([item.label for item in dataset.items])
-    network, folder = digits.unet(), Path(__file__).parent / "data"
+    network, folder = digits.unet(), Path(__file__).parent / "assets"
     network.load_state_dict({k: v.float() for k, v in load_file(folder / "digits_teacher.safetensors").items()})
     teacher = digits.denoiser(network).requires_grad_(False)
     weights = load_file(folder / "digits_eyes.safetensors")

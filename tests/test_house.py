@@ -226,6 +226,16 @@ def test_the_rule_tells_right_from_wrong(importer: str, imported: str, allowed: 
     assert (complaint(importer, imported) == "") == allowed
 
 
+def test_folders_of_tests_mirror_the_rooms() -> None:
+    """Files that tests read are in ``assets``; test files at the top are of what is no room, or of several."""
+    tests = Path(__file__).parent
+    for path in tests.rglob("test_*.py"):
+        place = path.relative_to(tests).parent.as_posix()
+        assert place in (".", "server/page") or (SOURCE / place).is_dir(), f"{path} is in no room"
+    names = [path.name for path in tests.rglob("test_*.py")]
+    assert len(names) == len(set(names)), "pytest imports them by their name alone"
+
+
 def in_the_locales_encoding(tree: ast.AST) -> list[int]:
     """Lines that read or write text without naming an encoding."""
     found = []

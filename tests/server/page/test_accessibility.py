@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from concept_lists import NAMES, far_and_near, with_list
 from page.studio import ROOT, STANDING_OUT, Host, Studio, free_port, studio_in
-from test_concepts import NAMES, far_and_near, with_list
 
 AXE = ROOT / ".venv" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 TABS = ("draw", "camera", "type")

@@ -106,7 +106,7 @@ def test_a_run_whose_terminal_goes_away_saves_its_state(tmp_path):
            "except Stopped:\n    print('stopped', flush=True)\n    sys.exit(130)"  # fmt: skip
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(sys.executable, [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)])
+        os.execv(sys.executable, [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parents[1])])
     said = b""
     while b"2" not in said:
         said += os.read(terminal, 1000)

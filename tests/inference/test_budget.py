@@ -238,7 +238,7 @@ def test_load_is_measured_against_idle_costs_and_fades():
 
 # recorded: benchmarks/traces.py
 
-RECORDED = json.loads((Path(__file__).parent / "data" / "traces.json").read_text())
+RECORDED = json.loads((Path(__file__).parents[1] / "assets" / "traces.json").read_text())
 ALONE, TEN, FIFTY, SLOW = RECORDED["traces"]
 
 

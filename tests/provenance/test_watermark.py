@@ -24,7 +24,7 @@ PAYLOAD = 0xC0FFEE123456
 
 def _benchmark() -> ModuleType:
     """The benchmark's pictures and attacks are the test's: what is tested is what is tabled."""
-    path = Path(__file__).parents[1] / "benchmarks" / "watermark.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "watermark.py"
     spec = importlib.util.spec_from_file_location("watermark_benchmark", path)
     assert spec is not None
     assert spec.loader is not None
@@ -186,7 +186,7 @@ def test_a_small_picture_takes_no_identifier_and_says_so() -> None:
 @pytest.mark.parametrize("name", ["40.png", "64.png", "128.jpg", "256.jpg", "512.jpg"])
 def test_pictures_marked_by_the_first_version_are_still_found(name: str) -> None:
     """The files were made by the released code, before smooth areas were spared and rows echoed."""
-    with Image.open(Path(__file__).parent / "data" / f"marked_first_{name}") as file:
+    with Image.open(Path(__file__).parents[1] / "assets" / f"marked_first_{name}") as file:
         picture = np.asarray(file.convert("RGB"))
     found = SpreadSpectrum().detect(picture)
     assert found.p_value < 1e-20

@@ -321,6 +321,40 @@ def test_nothing_forbidden_stands_in_a_file(path: Path) -> None:
         assert not drawn, f"randomness is an argument: {drawn}"
 
 
+def private_strings(tree: ast.AST) -> list[str]:
+    """Calls that reach a private name by a string: of an attribute, or of a dotted path into fewstep."""
+    found = []
+    for call, name in calls(tree):
+        by_name = name.rpartition(".")[2] in ("setattr", "getattr", "delattr", "hasattr")
+        for text in (a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)):
+            private = any(re.match(r"_(?!_)", part) for part in text.split("."))
+            if private and ((by_name and "." not in text) or text.startswith("fewstep.")):
+                found.append(f"line {call.lineno}: {text!r}")
+    return found
+
+
+def test_no_test_names_what_is_private_by_a_string() -> None:
+    """A renaming would break such a test, and no tool would find the place."""
+    tests = Path(__file__).parent
+    found = {str(p.relative_to(tests)): private_strings(ast.parse(p.read_text("utf-8"))) for p in tests.rglob("*.py")}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "many"),
+    [
+        ("patch.setattr(thing, '_hidden', 1)", 1),
+        ("patch.setattr('fewstep.rng._hidden', 1)", 1),
+        ("getattr(thing, '_hidden')", 1),
+        ("patch.setattr('torch.optim._hidden', 1)", 0),
+        ("getattr(thing, '__name__')", 0),
+        ("config.pop('_class_name')", 0),
+    ],
+)
+def test_private_strings_are_found(code: str, many: int) -> None:
+    assert len(private_strings(ast.parse(code))) == many
+
+
 DRAWS = re.compile(
     r"torch\.(rand|randn|randint|randperm|rand_like|randn_like|normal|bernoulli|multinomial)"
     r"|random\.\w+|np\.random\.(?!Generator|PCG64)\w+"

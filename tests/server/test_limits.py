@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import simplejpeg
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from fewstep.modality import image as pictures
 from fewstep.server.drawing import safety
@@ -494,7 +495,7 @@ def test_whatever_a_decoder_raises_is_a_sentence(monkeypatch):
         def raising(*_: object, error: Exception = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(pictures, "_check_header", raising)
+        monkeypatch.setattr(PngImageFile, "load", raising)
         assert "cannot be decoded" in wrong(Part("image", "image/png", encoded("PNG")))
 
 

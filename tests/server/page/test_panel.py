@@ -52,8 +52,8 @@ def test_the_panel_forgets_the_stages_of_another_kind_of_picture(studio: Studio)
             const header = { ...panel.last, shed: [], encoder: "png", server_ms: 20 };
             panel.note({ ...header, stages_ms: { decode: 9, codec_in: 5, network: 6 } }, 30, "image");
             panel.note({ ...header, stages_ms: { decode: 0.01, network: 20 } }, 40, "text");
-            panel._show();
-            return legend.innerText.split(/\\s+/) }"""
+            const shown = await new Promise(done => requestAnimationFrame(() => done(legend.innerText)));
+            return shown.split(/\\s+/) }"""
     )
     assert shown == ["network", "20", "travel", "20"]
 

@@ -80,7 +80,7 @@ def test_the_changelog_is_kept():
 
 
 def test_what_pages_and_forms_name_is_there():
-    """Links into the repository, and commands: of every page at its root, of docs/ and of the forms."""
+    """Links into the repository, paths, and commands: of every page at its root, of docs/ and of the forms."""
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md"), *ROOT.glob(".github/**/*.md")]
     known = {*cli.commands(""), "help"}
     for page in pages:
@@ -91,6 +91,8 @@ def test_what_pages_and_forms_name_is_there():
         if page.name != "log.md":
             for command in re.findall(r"`fewstep ([a-z]+)[ `]", text):
                 assert command in known, f"{page.name}: fewstep {command}"
+            for path in re.findall(r"\b(?:src|tests|benchmarks|deploy)/[\w/.-]+\.\w+", text):
+                assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
 def test_files_are_as_editorconfig_says():

@@ -37,12 +37,14 @@ class Block:
         return [words for line in lines if (words := shlex.split(line, comments=True))]
 
     def swapped(self, known: Mapping[str, Callable[[], str]]) -> Block:
-        """With the words replaced that its mark replaces; what ``known`` names is asked for first."""
+        """With the words replaced that its mark replaces; what ``known`` names among the new ones is asked for first."""
         text = self.text
         for pair in self.said.split("; ") if self.mark == "run with" else ():
             old, new = pair.split(" = ")
             assert old in text, f"{old!r} is not in this block: {text}"
-            text = text.replace(old, known[new]() if new in known else new)
+            for name, asked in known.items():
+                new = new.replace(name, asked()) if name in new else new
+            text = text.replace(old, new)
         return Block(self.mark, self.said, self.language, text)
 
 

@@ -15,6 +15,7 @@ import torch
 import tyro
 from PIL import Image, ImageDraw
 
+import foreign
 from fences import PAGES, ROOT, blocks
 from fewstep import bundle, cli
 from fewstep.evaluation.sharpness import sharpness
@@ -56,6 +57,8 @@ def test_every_block_of_the_page_runs_or_says_why_not(
     names: dict[str, object] = {}
     known = {
         "the tests' server": lambda: request.getfixturevalue("served").url,
+        "a tiny teacher": lambda: str(foreign.sd1(tmp_path)) if not (tmp_path / "sd1").exists() else "sd1",
+        "tiny pictures": lambda: "own" if (tmp_path / "own").exists() else str(foreign.pictures(tmp_path / "own").folder),
         "the shipped student": lambda: str(bundle.locate("emoji-64")),
     }
     for block in blocks(page):

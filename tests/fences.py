@@ -4,6 +4,7 @@ A block runs as it stands, unless a comment stands in the line before it::
 
     <!-- not run: REASON -->
     <!-- run with: WORDS = OTHERS; WORDS = OTHERS -->     these words are replaced first
+    <!-- saved as: NAME.py -->                            it is a file, which later blocks use
     <!-- run by: tests/test_x.py::test_y -->              a test of its own runs it
 """
 
@@ -23,7 +24,7 @@ BLOCK = re.compile(r"^(?:<!-- ([a-z ]+): ((?:[^\n])*?) -->\n)?( *)```(\w*)[^\n]*
 
 @dataclass(frozen=True)
 class Block:
-    """One of them: its mark (``not run``, ``run with``, ``run by`` or nothing) and what the mark says."""
+    """One of them: its mark (``not run``, ``run with``, ``saved as``, ``run by`` or nothing) and what the mark says."""
 
     mark: str
     said: str

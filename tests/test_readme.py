@@ -54,6 +54,8 @@ def test_every_block_of_the_page_runs_or_says_why_not(
 ):
     """One after the other in one folder, as a reader does."""
     monkeypatch.chdir(tmp_path)
+    for module in [name for name in sys.modules if name.partition(".")[0] == "my_lab"]:
+        monkeypatch.delitem(sys.modules, module)
     names: dict[str, object] = {}
     known = {
         "the tests' server": lambda: request.getfixturevalue("served").url,
@@ -68,6 +70,10 @@ def test_every_block_of_the_page_runs_or_says_why_not(
         if block.mark == "run by":
             path, _, name = block.said.partition("::")
             assert f"def {name}(" in (ROOT / path).read_text()
+            continue
+        if block.mark == "saved as":
+            (tmp_path / block.said).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / block.said).write_text(block.text)
             continue
         assert block.mark in ("", "run with"), f"{block.mark}: {block.said}"
         block = block.swapped(known)

@@ -168,7 +168,7 @@ def helps() -> dict[str, str]:
     return dict(page.split("\n", 1) for page in told.split("\f")[1:])
 
 
-@pytest.mark.parametrize("words", FEWSTEP, ids=" ".join)
+@pytest.mark.parametrize("words", [w for w in FEWSTEP if not known(w).startswith("data my_lab.")], ids=" ".join)
 def test_every_option_in_a_page_is_one_of_its_command(words):
     text = helps()[known(words)]
     for option in (w for w in words if w.startswith("-")):

@@ -49,7 +49,11 @@ from .training.log import STOPS, Stopped, ignored, leave_terminal
 from .version import __version__
 
 if TYPE_CHECKING:  # it needs torch
+    from torch import Tensor
+
     from .bundle import Card
+    from .provenance import Given
+    from .tensors import Media
 
 FLAT = tyro.conf.arg(name="")
 """For an option dataclass whose own fields stand without a prefix; nested ones keep theirs (``--warm.steps``)."""
@@ -193,89 +197,111 @@ AT_ONCE = 16
 """Pictures that ``draw`` makes in one call; which others there are changes none of them."""
 
 
-def draw(
-    signing: Any,
-    prompt: Annotated[str, tyro.conf.Positional],
-    model: str = "emoji-64",
-    steps: int | None = None,
-    seed: Seed = 0,
-    n: Annotated[int, Range(1, 1000)] = 1,
-    guidance_scale: float | None = None,
-    sampler: str | None = None,
-    image: Path | None = None,
-    strength: Annotated[float, Range(0, 1, above=True)] = STRENGTH,
-    fit: Literal["crop", "pad"] = "crop",
-    output: Annotated[NewPath, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png"),
-    scale: Annotated[int, Range(1, 64)] = 1,
-    placement: Annotated[Placement, FLAT] = USUAL,
-) -> None:
-    """Draw a prompt. The picture carries an invisible watermark and signed content credentials (C2PA).
+@dataclass(frozen=True)
+class Drawing:
+    """What is drawn, and into which file."""
 
-    Args:
-        prompt: What to draw.
-        model: A shipped bundle's name, a bundle's folder, or any diffusers text-to-image folder.
-        steps: Steps; default 1 for a student, the card's most for a teacher.
-        seed: Seed of the first picture; the others count up.
-        n: How many pictures; more than one are numbered.
-        guidance_scale: Guidance for a teacher; default from its card. Students need none.
-        sampler: ancestral, renoise or ddim; for a teacher heun too (two evaluations a step). Default from the card.
-        image: Start from this picture instead of from noise.
-        strength: How far the picture may be changed, in (0, 1].
-        fit: An image that is no square: ``crop`` takes its middle, ``pad`` puts borders around it.
-        output: PNG, JPEG or WebP file.
-        scale: Enlarge this many times, without smoothing.
-    """
+    prompt: Annotated[str, tyro.conf.Positional]
+    """What to draw."""
+    model: str = "emoji-64"
+    """A shipped bundle's name, a bundle's folder, or any diffusers text-to-image folder."""
+    steps: int | None = None
+    """Steps; default 1 for a student, the card's most for a teacher."""
+    seed: Seed = 0
+    """Seed of the first picture; the others count up."""
+    n: Annotated[int, Range(1, 1000)] = 1
+    """How many pictures; more than one are numbered."""
+    guidance_scale: float | None = None
+    """Guidance for a teacher; default from its card. Students need none."""
+    sampler: str | None = None
+    """ancestral, renoise or ddim; for a teacher heun too (two evaluations a step). Default from the card."""
+    image: Path | None = None
+    """Start from this picture instead of from noise."""
+    strength: Annotated[float, Range(0, 1, above=True)] = STRENGTH
+    """How far the picture may be changed, in (0, 1]."""
+    fit: Literal["crop", "pad"] = "crop"
+    """An image that is no square: ``crop`` takes its middle, ``pad`` puts borders around it."""
+    output: Annotated[NewPath, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png")
+    """PNG, JPEG or WebP file."""
+    scale: Annotated[int, Range(1, 64)] = 1
+    """Enlarge this many times, without smoothing."""
+
+    def check(self) -> None:
+        """Refuse what cannot be written, and choices about a picture that is not given. Raises ValueError with the fix."""
+        from .modality.image import WRITTEN
+
+        if self.output.suffix.lower().lstrip(".") not in WRITTEN:
+            raise ValueError(f"cannot write {self.output.name}: give a name that ends in .png, .jpg or .webp")
+        if self.image is None and (self.fit, self.strength) != ("crop", STRENGTH):
+            raise ValueError("--fit and --strength say what becomes of a picture that is given: give one with --image")
+
+    def start(self, side: int) -> Media | None:
+        """The picture that drawing starts from, a square of ``side`` pixels; None where it starts from noise."""
+        from .modality import image as pictures
+
+        if self.image is None:
+            return None
+        loaded = pictures.load(self.image)
+        if self.fit == "crop" and (cut := loaded.beyond_the_square):
+            note(f"{cut:.0%} of {str(self.image)!r} are cut off to make it square: --fit pad keeps all of it")
+        return loaded.media(side, self.fit)
+
+    def credentials(self) -> Given | None:
+        """The given picture, to be kept in the credentials of what is drawn; None where it has none of its own."""
+        from .modality.image import MAX_BYTES
+        from .provenance import given_of
+        from .provenance.verify import media_type
+
+        if self.image is None:
+            return None
+        data = content(self.image, MAX_BYTES)
+        return given_of(data, media_type(data, self.image.name))
+
+    def path(self, seed: int) -> Path:
+        """The file of the picture with this seed."""
+        return self.output if self.n == 1 else self.output.with_stem(f"{self.output.stem}-{seed}")
+
+    def enlarged(self, picture: Tensor) -> Tensor:
+        """``picture [3, H, W]``, every pixel repeated ``scale`` times in each direction."""
+        return picture.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2)
+
+
+def draw(drawing: Annotated[Drawing, FLAT], signing: Any, placement: Annotated[Placement, FLAT] = USUAL) -> None:
+    """Draw a prompt. The picture carries an invisible watermark and signed content credentials (C2PA)."""
     from . import bundle
     from . import provenance as marks
     from .inference.pipeline import Pipeline, Request
-    from .modality import image as pictures
     from .parts.conditioner import shortened
-    from .provenance.verify import media_type
 
-    prompt = heard(prompt)
-    if output.suffix.lower().lstrip(".") not in pictures.WRITTEN:
-        raise ValueError(f"cannot write {output.name}: give a name that ends in .png, .jpg or .webp")
-    if image is None and (fit, strength) != ("crop", STRENGTH):
-        raise ValueError("--fit and --strength say what becomes of a picture that is given: give one with --image")
+    prompt = heard(drawing.prompt)
+    drawing.check()
     stamping = signing.stamping()
-    pipeline = Pipeline.open(bundle.locate(model), placement.device, placement.dtype)
+    pipeline = Pipeline.open(bundle.locate(drawing.model), placement.device, placement.dtype)
     card = pipeline.card
-    steps = steps if steps is not None else (1 if card.role == "student" else max(card.steps))
-    start, given = None, None
-    if image is not None:
-        loaded = pictures.load(image)
-        if signing.provenance:
-            data = content(image, pictures.MAX_BYTES)
-            given = marks.given_of(data, media_type(data, image.name))
-        start = loaded.media(card.native_size[0], fit)
-        if fit == "crop" and loaded.beyond_the_square:
-            note(
-                f"{loaded.beyond_the_square:.0%} of {str(image)!r} are cut off to make it square: --fit pad keeps all of it"
-            )
+    steps = drawing.steps if drawing.steps is not None else (1 if card.role == "student" else max(card.steps))
+    start, given = drawing.start(card.native_size[0]), drawing.credentials() if signing.provenance else None
     card.check_use(steps)
-    times = pipeline.times(steps) if start is None else pipeline.times_from(steps, strength)
+    times = pipeline.times(steps) if start is None else pipeline.times_from(steps, drawing.strength)
     facts = marks.GenerationFacts(card.name, card.fingerprint, len(times), prompt=prompt,
                                   task="text" if start is None else "image",
                                   strength=None if start is None else times[0])  # fmt: skip
-    seeds = [seed + i for i in range(n)]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    milliseconds = 0.0
-    for at in range(0, n, AT_ONCE):
-        now = seeds[at : at + AT_ONCE]
+    drawing.output.parent.mkdir(parents=True, exist_ok=True)
+    seconds, end = 0.0, drawing.seed + drawing.n
+    for first in range(drawing.seed, end, AT_ONCE):
+        seeds = list(range(first, min(first + AT_ONCE, end)))
         began = time.perf_counter()
-        image_rows = None if start is None else start[None].expand(len(now), -1, -1, -1)
-        request = Request([prompt] * len(now), now, steps, guidance_scale, sampler, image_rows, strength)
-        media = pipeline(replace(request, cond=pipeline.encode(request.prompts)))
-        media = media.float().cpu()  # and only then is a GPU done
-        milliseconds += (time.perf_counter() - began) * 1000
-        for own, picture in zip(now, media):
-            path = output if n == 1 else output.with_stem(f"{output.stem}-{own}")
-            if scale > 1:
-                picture = picture.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-            files = marks.write(path, picture, replace(facts, seed=own), stamping, given)
-            how = f"{card.name}, {len(times)} step{'s' * (len(times) > 1)}, seed {own}"
+        rows = None if start is None else start[None].expand(len(seeds), -1, -1, -1)
+        request = Request([prompt] * len(seeds), seeds, steps, drawing.guidance_scale, drawing.sampler, rows)
+        request = replace(request, strength=drawing.strength, cond=pipeline.encode(request.prompts))
+        media = pipeline(request).float().cpu()  # and only then is a GPU done
+        seconds += time.perf_counter() - began
+        for seed, picture in zip(seeds, media):
+            files = marks.write(
+                drawing.path(seed), drawing.enlarged(picture), replace(facts, seed=seed), stamping, given
+            )
+            how = f"{card.name}, {len(times)} step{'s' * (len(times) > 1)}, seed {seed}"
             say(f"{' and '.join(map(str, files))}  {shortened(prompt, 80)!r}  {how}", *files)
-    say(f"{milliseconds / n:.0f} ms a picture, text encoding included")
+    say(f"{seconds * 1000 / drawing.n:.0f} ms a picture, text encoding included")
     if (left := pipeline.unread(prompt)) is not None:
         note(left.sentence)
     if not signing.provenance:

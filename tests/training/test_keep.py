@@ -46,7 +46,7 @@ def wandering(trainer: Trainer) -> Callable[[], dict[str, float]]:
 def looked(trainer: Trainer, folder: Path, every: int = 1, **options: Any) -> list[StepLog]:
     """Run it, looking at every step; its logs."""
     logs: list[StepLog] = []
-    run(trainer, training_worker.batches, Saving(folder), logs.append, probe=Probe(wandering(trainer), every), **options)
+    run(trainer, training_worker.batches, Saving(folder, **options), logs.append, Probe(wandering(trainer), every))
     return logs
 
 
@@ -85,7 +85,7 @@ def test_looks_come_at_the_first_every_nth_and_the_last_step(tmp_path: Path) -> 
     logs = looked(training_worker.trainer(STEPS + 1), tmp_path, every=3)
     assert [log.step for log in logs if "probe/score" in log.observations] == [0, 3, 6, 7]
     clock = iter(range(100))
-    logs = looked(training_worker.trainer(50), tmp_path, every=30, seconds=4, now=lambda: float(next(clock)))
+    logs = looked(training_worker.trainer(50), tmp_path, every=30, seconds=4, clock=lambda: float(next(clock)))
     assert [log.step for log in logs if "probe/score" in log.observations] == [0, logs[-1].step], "also when time is up"
 
 

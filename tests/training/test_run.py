@@ -119,7 +119,7 @@ def test_a_time_limit_stops_with_the_state_saved(tmp_path):
     clock = iter(range(0, 10_000, 45))
     one, batch = trainer(100)
     with pytest.raises(Stopped):
-        run(one, lambda step: batch, Saving(tmp_path, until=120), now=lambda: float(next(clock)))
+        run(one, lambda step: batch, Saving(tmp_path, until=120, clock=lambda: float(next(clock))))
     assert 0 < int(checkpoint.load(tmp_path / "checkpoint")["step"]) < 10
 
 

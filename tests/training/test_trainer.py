@@ -742,8 +742,7 @@ def test_the_clock_decides_when_to_save_and_when_to_stop(tmp_path: Path) -> None
         run(
             trainer,
             training_worker.batches,
-            Saving(tmp_path, every_seconds=30, until=120),
-            now=lambda: float(next(clock)),
+            Saving(tmp_path, every_seconds=30, until=120, clock=lambda: float(next(clock))),
         )
     assert saved[-1] == trainer.step < 20
     assert 1 < len(saved) < trainer.step

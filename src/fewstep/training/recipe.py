@@ -171,7 +171,7 @@ def run_phases(
     gone on with.
     """
     kept = {}
-    folders = [replace(saving, out=saving.out / phase.name) for phase in phases]
+    folders = [replace(saving, out=saving.out / phase.name, seconds=phase.seconds) for phase in phases]
     with alone(saving.out):
         changed = {}
         for phase, own in zip(phases, folders):
@@ -195,9 +195,7 @@ def run_phases(
             else:
                 write_down(phase, own, changed[phase.name])
                 rules = Health(health or HealthOptions())
-                run(
-                    trainer, batches, own, listen, seconds=phase.seconds, probe=probe, health=rules, past=journal.before
-                )
+                run(trainer, batches, own, listen, probe, rules, journal.before)
             trainer.adopt_averages()
             kept[phase.name] = trainer.step
             best = Best(own.best)

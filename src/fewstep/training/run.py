@@ -40,7 +40,11 @@ class Saving:
     resume: bool = False
     """Continue from the checkpoint in ``out``, if there is one; else whatever an earlier run left there is forgotten."""
     until: float = math.inf
-    """When to stop cleanly, state saved, in seconds of `run`'s clock; by itself it runs to the last step."""
+    """When to stop cleanly, state saved, in seconds of the ``clock``; by itself it runs to the last step."""
+    seconds: float = 0.0
+    """Seconds after which the run ends as if it were done; 0 sets no limit. Resumed with no more of them, it takes no step."""
+    clock: Callable[[], float] = time.monotonic
+    """What tells the seconds."""
 
     @property
     def checkpoint(self) -> Path:
@@ -178,47 +182,37 @@ def run(
     batches: Callable[[int], Batch],
     saving: Saving,
     watch: Callable[[StepLog], None] = lambda log: None,
-    now: Callable[[], float] = time.monotonic,
-    seconds: float = 0.0,
     probe: Probe | None = None,
     health: Health | None = None,
     past: Callable[[int], Iterable[StepLog]] = lambda step: (),
 ) -> None:
-    """Train to the end, saving on the way. Raises Stopped, after saving, when asked to stop earlier.
+    """Train to the end, saving on the way.
 
-    ``seconds`` ends the run early as if it were done: resumed with no more of them, it takes no further step. ``probe`` looks
-    at the first state, at every so many steps and at the last, and its best state is kept in ``saving.best``. A look that was
-    interrupted is taken again on resume: no state is saved between a step and the look that is due after it, and the first
-    state is looked at whenever a run stands there. ``watch`` is called after every step, and for step 0 where there is a
-    probe; it may raise: what was saved last then stands on disk. ``health`` puts its alarms into the log before that; when a
-    fatal one fires, or when weights that are to be saved are no numbers, the trainer goes back to its last good state and
-    Unhealthy is raised: the last saved one that a sound step followed, so that it is from before the explosion. After a
-    resume ``health`` is shown the logs of ``past(step)`` first, so that its rules stand where they stood.
+    ``probe`` evaluates the first state, one state every so many steps, and the last; its best state is kept in
+    ``saving.best``. An evaluation that was interrupted is made again on resume: no state is saved between a step and the
+    evaluation that is due after it, and the first state is evaluated whenever a run stands there.
+
+    ``watch`` is called after every step, and for step 0 where there is a probe. It may raise; what was saved last is then on
+    disk. ``health`` puts its alarms into the log before that. ``past(step)`` gives the logs of the steps before a resume:
+    ``health`` reads them first, so that its rules continue where they stopped.
+
+    Raises Stopped, after saving, when asked to stop earlier. Raises Unhealthy when a fatal alarm fires or when weights that
+    are to be saved are not finite. The trainer then goes back to the last saved state that a sound step followed, which is
+    from before the explosion.
     """
-    health = health or Health()
-    if not saving.goes_on:
-        saving.forget()
-    best = Best(saving.best)
-    begins, before = not saving.goes_on, list[StepLog]()
-    if not begins:
-        trainer.resume(saving.checkpoint)
-        if seconds and trainer.ended_after >= seconds:
-            return
-        trainer.ended_after = 0.0
-        if trainer.step:
-            before = list(past(trainer.step))
-            health.recall(before)
-    else:
-        trainer.save(saving.checkpoint)  # there is always a state to go back to, and a bad folder is told at once
+    health, new = health or Health(), not saving.goes_on
+    before, best = begin(trainer, saving, health, past), Best(saving.best)
+    if before is None:
+        return
     state = Kept(trainer, saving, before)
     with stop_flag() as asked:
-        if probe and (begins or not trainer.step):
+        if probe and (new or not trainer.step):
             first = StepLog(0, {}, take_a_look(trainer, probe, best))
             health.look(first)
             watch(first)
-        started = saved = now()
+        started = saved = saving.clock()
         for log in trainer.steps(batches):
-            over = bool(seconds) and now() - started > seconds
+            over = bool(saving.seconds) and saving.clock() - started > saving.seconds
             if probe and probe.due(log.step, over or log.step == trainer.options.steps):
                 log.observations |= take_a_look(trainer, probe, best)
             state.look(log)
@@ -227,19 +221,39 @@ def run(
             except Unhealthy as alarm:
                 raise state.go_back(str(alarm)) from None
             watch(log)
-            if asked() or now() > saving.until:
+            if asked() or saving.clock() > saving.until:
                 state.save()
                 raise Stopped(
                     f"stopped after step {trainer.step} of {trainer.options.steps}; "
                     f"the state is in {saving.checkpoint}: continue with --resume"
                 )
             if over:
-                trainer.ended_after = seconds
+                trainer.ended_after = saving.seconds
                 break
-            if now() - saved > saving.every_seconds and not log.skipped:  # what brought a bad step about is not kept
+            if (
+                saving.clock() - saved > saving.every_seconds and not log.skipped
+            ):  # the cause of a bad step is not saved
                 state.save()
-                saved = now()
+                saved = saving.clock()
     state.save(last=True)
+
+
+def begin(
+    trainer: Trainer, saving: Saving, health: Health, past: Callable[[int], Iterable[StepLog]]
+) -> list[StepLog] | None:
+    """Put the trainer where the run begins or continues; returns the logs before that, None where no time is left."""
+    if not saving.goes_on:
+        saving.forget()
+        trainer.save(saving.checkpoint)  # there is always a state to go back to, and a bad folder is told at once
+        return []
+    trainer.resume(saving.checkpoint)
+    if saving.seconds and trainer.ended_after >= saving.seconds:
+        return None
+    trainer.ended_after = 0.0
+    before = list(past(trainer.step)) if trainer.step else []
+    if before:
+        health.recall(before)
+    return before
 
 
 class Kept:

@@ -31,6 +31,7 @@ from fewstep.evaluation.bootstrap import bootstrap
 from fewstep.evaluation.record import write_figures
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.modality.image import to_uint8
+from fewstep.pixels import Pixels
 from fewstep.rng import Rng
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,6 @@ CAMERA_PROMPTS = (
     "a smiling face", "a face", "a portrait of a person", "a person", "a man with a beard", "a woman", "a baby", "a clown",
     "an alien", "a robot", "a smiling cat", "the moon with a face", "a red heart",
 )  # fmt: skip
-Pixels = NDArray[np.uint8]
 Drawing = Callable[[float, float], Image.Image]
 
 

@@ -18,11 +18,12 @@ import fewstep
 SOURCE = Path(fewstep.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = ("version", "plugin", "text", "files", "tensors", "rng", "ranges", "options", "extras", "diffusion", "parts")
+CORE = ("version", "pixels", "plugin", "text", "files", "tensors", "rng", "ranges", "options", "extras", "diffusion", "parts")
 RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
     "version": (),
+    "pixels": (),
     "tensors": (),
     "rng": ("tensors",),
     "ranges": (),
@@ -44,10 +45,10 @@ SEES: dict[str, tuple[str, ...]] = {
     # the other: serve
     "inference": STUDENT,
     "server": (*STUDENT, "inference", "provenance"),
-    "client": ("provenance", "server"),  # the wire, and whose turn it is: neither torch nor the model
+    "client": ("pixels", "provenance", "server"),  # the wire, and whose turn it is: neither torch nor the model
     # beside them
     "evaluation": (*STUDENT, "inference"),
-    "provenance": ("version", "text", "files", "plugin", "extras"),
+    "provenance": ("version", "pixels", "text", "files", "plugin", "extras"),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
 SERVER: dict[str, tuple[str, ...]] = {

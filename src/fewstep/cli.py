@@ -27,7 +27,6 @@ import tyro
 from . import extras, failures
 from .console import (
     PIPE_CLOSED,
-    Report,
     TrainingDisplay,
     console,
     counted,
@@ -52,6 +51,7 @@ if TYPE_CHECKING:  # it needs torch
     from torch import Tensor
 
     from .bundle import Card
+    from .data.dataset import Progress
     from .provenance import Given
     from .tensors import Media
 
@@ -117,7 +117,7 @@ def data_commands(wanted: str = "") -> dict[str, Callable[..., None]]:
     return {name: command(name, module) for name, module in {**FAMILY.members, **own}.items()}
 
 
-def _train(title: str, prepare: Callable[[Report], Any], how: Running, phases: Sequence[str]) -> tuple[Any, int]:
+def _train(title: str, prepare: Callable[[Progress], Any], how: Running, phases: Sequence[str]) -> tuple[Any, int]:
     """Lay a run out and train it under the live display; returns it, and the last phase's step whose weights it ends with."""
     from . import bundle
     from .training.recipe import run_phases

@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .pixels import Pixels
 from .provenance import DEFAULTS, encode
 from .server.sessions.scheduler import Slot
 from .server.wire.protocol import (
@@ -50,7 +51,6 @@ from .server.wire.protocol import (
 )
 
 __all__ = ["AsyncClient", "Client", "Connect", "Picture", "ServerError", "connect"]
-Pixels = NDArray[np.uint8]
 Picturelike = Path | str | bytes | Image.Image | NDArray[Any]
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 """How an address may begin -> how it does for a file; what is live has ws instead of http."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
@@ -25,6 +26,7 @@ from .text import plain
 from .training.log import Alarm, StepLog
 
 if TYPE_CHECKING:  # they need torch, and packages that the rest does without
+    from .data.dataset import Progress
     from .server.drawing.forecast import Forecast
     from .training.recipe import Phase
     from .training.trainer import Trainer
@@ -131,13 +133,9 @@ def say_tables(markdown: str) -> None:
     return None
 
 
-Report = Callable[[str, int, int], None]
-"""Told ``(what, done, total)`` while something is made ready."""
-
-
-def _bars() -> tuple[Progress, Report]:
+def _bars() -> tuple[Bars, Progress]:
     """Bars that are not shown by themselves yet, and what keeps one of them for every ``what``."""
-    bars = Progress(
+    bars = Bars(
         TextColumn("  {task.description:<28}"),
         BarColumn(bar_width=32),
         MofNCompleteColumn(),
@@ -155,7 +153,7 @@ def _bars() -> tuple[Progress, Report]:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Report]:
+def progress_bars() -> Iterator[Progress]:
     """Live bars, one for every ``what``."""
     bars, report = _bars()
     with bars:
@@ -308,7 +306,7 @@ class TrainingDisplay:
             (f"   {rate:,.0f} images/s   ", "cyan"),
             (f"{max(0, int(left)) // 60}:{max(0, int(left)) % 60:02d} left", "magenta"),
         )
-        bar = Progress(BarColumn(bar_width=60))
+        bar = Bars(BarColumn(bar_width=60))
         bar.add_task("", total=phase.steps, completed=log.step)
         losses = Table.grid(padding=(0, 2))
         for name, values in self._courses.items():

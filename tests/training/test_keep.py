@@ -319,7 +319,7 @@ def test_a_stop_in_the_middle_of_an_explosion_does_not_cost_the_state_before_it(
     clock = iter(range(100))
     logs: list[StepLog] = []
     with pytest.raises(Stopped):
-        run(rated(1e4, 40), training_worker.batches, Saving(tmp_path, -1, until=9), logs.append, lambda: float(next(clock)))
+        run(rated(1e4, 40), training_worker.batches, Saving(tmp_path, -1, until=9, clock=lambda: float(next(clock))), logs.append)
     assert checkpoint.step_of(tmp_path / "checkpoint") == logs[-1].step > 2
     assert logs[0].losses["student/distillation"] < 1 < 1e6 < logs[-1].losses["student/distillation"]
     with pytest.raises(Unhealthy, match="of step 0, is in"):

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fewstep.data.dataset import Progress
 from fewstep.evaluation import alignment, diversity, frechet, jackknife, kernel, manifold
 from fewstep.evaluation import sharpness as pixels
 from fewstep.evaluation.bootstrap import median_interval
@@ -25,8 +26,6 @@ from fewstep.rng import Rng, fold
 from fewstep.tensors import Features
 
 Draw = Callable[[list[str], list[int]], Tensor]
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
 
 
 @runtime_checkable

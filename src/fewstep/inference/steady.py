@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from ..pixels import Pixels
+
 STILL = 2
 """Grey levels an input pixel may move and still count as still."""
 CUT = 0.2

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from fewstep.files import whole
+from fewstep.pixels import Pixels
 from fewstep.provenance import store
-from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
 from fewstep.provenance.content_credentials import (
     EMBEDDABLE,
@@ -106,7 +106,7 @@ DEFAULTS = StampOptions()
 
 
 def stamp(
-    picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS, given: Given | None = None
+    picture: Pixels | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS, given: Given | None = None
 ) -> bytes:
     """Watermark, encode and sign one picture: uint8 ``[H, W, 3 or 4]``, or media ``[3, H, W]`` in [-1, 1].
 
@@ -129,7 +129,7 @@ def stamp_beside(data: bytes, mime: str, facts: GenerationFacts, options: StampO
 
 def write(
     path: Path | str,
-    picture: Bytes | Tensor,
+    picture: Pixels | Tensor,
     facts: GenerationFacts,
     options: StampOptions = DEFAULTS,
     given: Given | None = None,
@@ -161,7 +161,7 @@ def write(
 def _signed(
     data: bytes,
     mime: str,
-    marked: Bytes,
+    marked: Pixels,
     identifier: int | None,
     facts: GenerationFacts,
     identity: Identity,
@@ -182,7 +182,7 @@ def _signed(
     return signed, manifest
 
 
-def encode(picture: Bytes, kind: str, quality: int) -> bytes:
+def encode(picture: Pixels, kind: str, quality: int) -> bytes:
     """Picture to file bytes with Pillow; a JPEG keeps every pixel's colour, since halved colours smear a small drawing."""
     if kind == "JPEG" and picture.shape[2] == 4:
         raise ValueError("a JPEG holds no transparency: save as PNG or WebP, or drop the fourth channel")
@@ -192,7 +192,7 @@ def encode(picture: Bytes, kind: str, quality: int) -> bytes:
     return output.getvalue()
 
 
-def to_picture(picture: Bytes | Tensor) -> Bytes:
+def to_picture(picture: Pixels | Tensor) -> Pixels:
     """Media ``[3, H, W]`` in [-1, 1] to uint8 ``[H, W, 3]``; uint8 pictures pass through."""
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (3, 4):
@@ -206,7 +206,7 @@ def to_picture(picture: Bytes | Tensor) -> Bytes:
     return np.clip(np.rint(media * 127.5 + 127.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)
 
 
-def _marked(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptions) -> tuple[Bytes, int | None]:
+def _marked(picture: Pixels | Tensor, facts: GenerationFacts, options: StampOptions) -> tuple[Pixels, int | None]:
     """The picture with its marks, and the random identifier in the invisible one, where it carries one."""
     pixels = np.ascontiguousarray(to_picture(picture))
     if options.visible_mark:
@@ -220,7 +220,7 @@ def _marked(picture: Bytes | Tensor, facts: GenerationFacts, options: StampOptio
     return marked if pixels.shape[2] == 3 else np.concatenate([marked, pixels[..., 3:]], axis=2), identifier
 
 
-def embed(mark: Watermark, picture: Bytes, payload: int, own: bool) -> tuple[Bytes, int | None]:
+def embed(mark: Watermark, picture: Pixels, payload: int, own: bool) -> tuple[Pixels, int | None]:
     """A marked copy, and its random identifier where it is to have its ``own`` and the mark has room for one."""
     room = getattr(mark, "identifier_bits", None)
     if own and room is not None and room(*picture.shape[:2]):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fewstep.pixels import Pixels
+
 SIDE = 8
 CORNER = 3
 Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
 
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -35,7 +36,7 @@ CELL_DOWN = np.kron(np.eye(SIDE // 2), [[0.5, 0.5]]).astype(np.float32)
 CELL_ACROSS = np.ascontiguousarray(np.tile(LUMINANCE, 2)[:, None] / 2)
 
 
-def whole_blocks(picture: Bytes, row_step: int = 1, first_row: int = 0) -> NDArray[np.uint8]:
+def whole_blocks(picture: Pixels, row_step: int = 1, first_row: int = 0) -> NDArray[np.uint8]:
     """View ``picture [H, W, 3]`` as ``[block row, 8, pixels x 3]``, without the odd edge, every ``row_step``-th row."""
     rows, columns = picture.shape[0] // SIDE, picture.shape[1] // SIDE
     inner = picture[: rows * SIDE, : columns * SIDE]
@@ -80,7 +81,7 @@ def over_pixels(cells: Floats) -> Floats:
     return np.repeat(np.repeat(cells, 6, axis=2), 2, axis=1)
 
 
-def luminance(picture: Bytes) -> Floats:
+def luminance(picture: Pixels) -> Floats:
     """Grey levels ``[H, W]`` of ``picture [H, W, 3]``."""
     return picture.astype(np.float32) @ LUMINANCE
 

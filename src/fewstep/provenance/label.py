@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fewstep.provenance.blocks import Bytes
+from fewstep.pixels import Pixels
 
 SHARE, LEAST = 0.075, 11
 """Height of the label: a share of the shorter side, and pixels below which its letters can't be read."""
@@ -16,7 +16,7 @@ OPACITY = 0.8
 """Of the label's ground: white letters keep a contrast over 4.5 : 1 on it, whatever the picture shows behind it."""
 
 
-def labelled(picture: Bytes, text: str = "AI") -> Bytes:
+def labelled(picture: Pixels, text: str = "AI") -> Pixels:
     """A copy of ``picture [H, W, 3 or 4]`` (uint8) with the label at its lower right; one too small for it stays as it is."""
     height, width = picture.shape[:2]
     tall = max(LEAST, round(SHARE * min(height, width)))

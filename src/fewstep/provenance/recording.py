@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from fewstep import extras
-from fewstep.provenance.blocks import Bytes
+from fewstep.pixels import Pixels
 from fewstep.provenance.chips import SMALLEST_SIDE
 from fewstep.provenance.detection import FALSE_POSITIVE_RATE, Detection, pool
 from fewstep.provenance.search import search, searched_places
@@ -55,7 +55,7 @@ def look(data: bytes, mime: str, mark: Watermark) -> Detection | None:
     """
     heard: dict[tuple[int, int, int], list[Reading]] = {}
     seen = 0
-    keys: list[Bytes] = []
+    keys: list[Pixels] = []
     for picture, key in frames(data, mime):
         seen += 1
         if key and min(picture.shape[:2]) >= SMALLEST_SIDE and (not keys or picture.shape == keys[0].shape):
@@ -102,7 +102,7 @@ def _best(readings: Sequence[Reading], rate: float, sizes: int) -> Detection:
     return min(verdicts, key=lambda one: one.p_value)
 
 
-def frames(data: bytes, mime: str) -> Iterator[tuple[Bytes, bool]]:
+def frames(data: bytes, mime: str) -> Iterator[tuple[Pixels, bool]]:
     """Some frames ``[H, W, 3]`` (uint8), each with whether it is a key frame; ends where the file breaks.
 
     They come in order, in runs that begin at key frames.
@@ -139,7 +139,7 @@ def _packets(data: bytes, mime: str) -> Iterator[tuple[int, Any]]:
             yield from islice(enumerate(container.demux(stream)), MOST_PACKETS)
 
 
-def _reduced(picture: Bytes, factor: int) -> Bytes | None:
+def _reduced(picture: Pixels, factor: int) -> Pixels | None:
     """The picture that was enlarged by ``factor``, each pixel the mean of its square; None where that can't have been."""
     height, width = picture.shape[:2]
     if height % factor or width % factor or min(height, width) // factor < SMALLEST_SIDE:

@@ -13,7 +13,8 @@ from itertools import product
 import numpy as np
 from PIL import Image
 
-from fewstep.provenance.blocks import CORNER, SIDE, Bytes, Floats, fold, forward_grey, luminance
+from fewstep.pixels import Pixels
+from fewstep.provenance.blocks import CORNER, SIDE, Floats, fold, forward_grey, luminance
 from fewstep.provenance.chips import IDENTIFIER, LAYOUTS, Chips, Layout, echo, keyed_chips
 from fewstep.provenance.detection import Alignment, Detection, DetectorSettings, Orientation, decide, despread, respond
 
@@ -72,7 +73,7 @@ class Candidate:
     heard: Floats
 
 
-def oriented(picture: Bytes, orientation: Orientation) -> Bytes:
+def oriented(picture: Pixels, orientation: Orientation) -> Pixels:
     """``picture [H, W, 3]`` turned by quarters, then mirrored."""
     turned = np.rot90(picture, orientation.quarter_turns)
     return np.ascontiguousarray(turned[:, ::-1] if orientation.mirrored else turned)
@@ -83,7 +84,9 @@ def searched_places(height: int, width: int, scales: bool) -> int:
     return sum(attempt.hypotheses for attempt in _plan(height, width, scales))
 
 
-def search(mark: DetectorSettings, pictures: Sequence[Bytes], aligned: Detection, scales: bool, paid: int) -> Detection:
+def search(
+    mark: DetectorSettings, pictures: Sequence[Pixels], aligned: Detection, scales: bool, paid: int
+) -> Detection:
     """Try all offsets, then (with ``scales``) other scales; stop where a mark is found and its payload can be read.
 
     Of several ``pictures`` (frames of a film, all of one size) the evidence is added up at every place. Whatever is found

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from fewstep.files import content, whole
-from fewstep.provenance.blocks import Bytes
+from fewstep.pixels import Pixels
 
 GRID, KEPT = 64, 16
 """The fingerprint looks at the luminance in a grid of this side, and keeps the signs of so many lowest frequencies a side."""
@@ -43,7 +43,7 @@ class Found:
     """The soft binding that the file's name tells, and its signed content has to tell, too: anybody can rename a file."""
 
 
-def fingerprint(picture: Bytes) -> int:
+def fingerprint(picture: Pixels) -> int:
     """256 bits of ``picture [H, W, 3]`` (uint8) that saving, resizing and small changes leave alone: a perceptual hash.
 
     The luminance in 64x64 means, its cosine transform, and of the lowest 16x16 frequencies whether each is above their median
@@ -57,7 +57,7 @@ def fingerprint(picture: Bytes) -> int:
     return int("".join("01"[int(bit)] for bit in bits), 2)
 
 
-def keep(folder: Path, picture: Bytes, identifier: int | None, manifest: bytes) -> Path:
+def keep(folder: Path, picture: Pixels, identifier: int | None, manifest: bytes) -> Path:
     """Keep the manifest of a picture, whole or not at all. Where the store is full, the oldest that was kept makes room."""
     named = "none" if identifier is None else f"{identifier:012x}"
     path = folder / f"fewstep-{fingerprint(picture):064x}-{named}-{hashlib.sha256(manifest).hexdigest()[:16]}.c2pa"
@@ -72,7 +72,7 @@ def keep(folder: Path, picture: Bytes, identifier: int | None, manifest: bytes) 
     return path
 
 
-def find(folder: Path, picture: Bytes, identifier: int | None) -> Found | None:
+def find(folder: Path, picture: Pixels, identifier: int | None) -> Found | None:
     """The credentials of a picture: those that its identifier names, else those of the one that looks most like it.
 
     Raises ValueError for a folder that can't be read.

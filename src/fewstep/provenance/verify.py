@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 
 from fewstep import extras
 from fewstep.files import NAMED, content
+from fewstep.pixels import Pixels
 from fewstep.provenance import recording, store
-from fewstep.provenance.blocks import Bytes
 from fewstep.provenance.chips import SMALLEST_SIDE
 from fewstep.provenance.content_credentials import CREATED, EDITED, Credentials, read, read_recovered
 from fewstep.provenance.detection import Detection
@@ -169,7 +169,7 @@ def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
         ) from error
     film = video_type(data)
     broken: ValueError | None = None
-    picture: Bytes | None = None
+    picture: Pixels | None = None
     mime = film or ""
     if not film:
         try:
@@ -288,7 +288,7 @@ def video_type(data: bytes) -> str | None:
     return "video/mp4" if data[4:8] == b"ftyp" and not still else None
 
 
-def decode(data: bytes, name: str = "this file") -> tuple[Bytes, str]:
+def decode(data: bytes, name: str = "this file") -> tuple[Pixels, str]:
     """Read a picture's pixels ``[H, W, 3]`` (transparency ignored) and its media type; anything else is a ValueError."""
     name = plain(name, NAMED)
     try:
@@ -330,7 +330,7 @@ def _without_words(data: bytes) -> bytes:
     return b"".join([*kept, data[at:]])
 
 
-def _rgb(image: Image.Image) -> Bytes:
+def _rgb(image: Image.Image) -> Pixels:
     """The pixels of a picture of any mode; of 16 bits the upper 8, which Pillow would clip."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         grey = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)

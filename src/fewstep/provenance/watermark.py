@@ -16,10 +16,10 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from fewstep.pixels import Pixels
 from fewstep.provenance.blocks import (
     CORNER,
     SIDE,
-    Bytes,
     Floats,
     backward_rgb,
     fold,
@@ -125,11 +125,11 @@ class WatermarkOptions:
 class Watermark(Protocol):
     """The one interface: ours below, TrustMark or another behind a small adapter."""
 
-    def embed(self, picture: Bytes, payload: int) -> Bytes:
+    def embed(self, picture: Pixels, payload: int) -> Pixels:
         """Return a marked copy of ``picture [H, W, 3]`` (uint8)."""
         ...
 
-    def detect(self, picture: Bytes, effort: Effort = "aligned") -> Detection:
+    def detect(self, picture: Pixels, effort: Effort = "aligned") -> Detection:
         """Say whether ``picture`` carries the mark, searching as hard as ``effort`` allows."""
         ...
 
@@ -159,7 +159,7 @@ class SpreadSpectrum:
         """Bits of a picture's own identifier that one of this size carries beside the payload: 48 from 512 px up, else 0."""
         return identifier_bits(height, width)
 
-    def embed(self, picture: Bytes, payload: int, identifier: int | None = None) -> Bytes:
+    def embed(self, picture: Pixels, payload: int, identifier: int | None = None) -> Pixels:
         """Return a marked copy; a picture that carries fewer than 48 bits takes the low bits of ``payload``.
 
         ``identifier`` is a number of this picture's own, ``0 <= identifier < 2^48``, read again as `Detection.identifier`.
@@ -182,7 +182,7 @@ class SpreadSpectrum:
             self._put(marked, IDENTIFIER, identifier, IDENTIFIER.stride / layers)
         return marked
 
-    def _put(self, marked: Bytes, layout: Layout, number: int, share: float) -> None:
+    def _put(self, marked: Pixels, layout: Layout, number: int, share: float) -> None:
         """Mark a picture in place with one number in one layout's rows of blocks, which take ``share`` times the mean noise."""
         height, width = marked.shape[:2]
         shorter, options = min(height, width), self.options
@@ -203,7 +203,14 @@ class SpreadSpectrum:
             self._mark(blocks[one], signs[one], smooth[one], limit[one], echoes, shape, allowance)
 
     def _mark(
-        self, blocks: Bytes, signs: Floats, smooth: Floats, limit: Floats, echoes: slice, shape: Shape, allowance: float
+        self,
+        blocks: Pixels,
+        signs: Floats,
+        smooth: Floats,
+        limit: Floats,
+        echoes: slice,
+        shape: Shape,
+        allowance: float,
     ) -> None:
         """Mark one band of block rows in place; ``allowance`` is how much noise a value may take in the mean, squared."""
         values = blocks.astype(np.float32)
@@ -226,7 +233,7 @@ class SpreadSpectrum:
         within(change, values, allowance * values.size, out=hidden)
         np.copyto(blocks, hidden, casting="unsafe")
 
-    def detect(self, picture: Bytes, effort: Effort = "aligned") -> Detection:
+    def detect(self, picture: Pixels, effort: Effort = "aligned") -> Detection:
         """Read the mark where :meth:`embed` put it; with "offsets" after any crop, with "scales" after a resize too.
 
         The negative of a picture is read at every effort; with more than "aligned", whole pictures that were mirrored or
@@ -244,7 +251,7 @@ class SpreadSpectrum:
                 return replace(other, alignment=replace(other.alignment, orientation=orientation))
         return search(self.settings, [picture], found, scales, paid)
 
-    def read(self, picture: Bytes, looks: int = 1) -> Detection:
+    def read(self, picture: Pixels, looks: int = 1) -> Detection:
         """The mark as it was embedded in a picture of this size: the first of ``looks`` that must share the error rate."""
         layout = layout_of(*picture.shape[:2])
         picture = np.ascontiguousarray(picture)
@@ -255,7 +262,7 @@ class SpreadSpectrum:
             found = replace(found, identifier=own.payload)
         return found
 
-    def _heard(self, picture: Bytes, layout: Layout) -> Evidence:
+    def _heard(self, picture: Pixels, layout: Layout) -> Evidence:
         """What one layout's rows of blocks say at the alignment of an untouched picture."""
         blocks = whole_blocks(picture, layout.stride, layout.first_row)
         response = respond(forward_rgb(blocks.astype(np.float32)), self.options.reach)
@@ -311,7 +318,7 @@ def within(change: Floats, values: Floats, allowed: float, out: Floats) -> None:
         change *= 0.98 * math.sqrt(allowed / spent)
 
 
-def check_picture(picture: Bytes) -> None:
+def check_picture(picture: Pixels) -> None:
     """Raise a ValueError unless ``picture`` is uint8 ``[H, W, 3]`` and large enough."""
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"a picture to mark is uint8 [H, W, 3], this is {picture.dtype} {list(picture.shape)}")
@@ -327,7 +334,7 @@ class StreamDetector:
         self._evidence: Evidence | None = None
         self._frames = 0
 
-    def add(self, frame: Bytes) -> Detection:
+    def add(self, frame: Pixels) -> Detection:
         """Read one more frame and return the verdict over all of them."""
         evidence = self._watermark.read(frame).evidence
         assert evidence is not None

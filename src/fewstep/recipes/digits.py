@@ -6,7 +6,6 @@ Clothes (``fewstep data fashion --size 16``) are the same rung once more: ten ot
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,10 +27,11 @@ from ..parts.features.teacher import TeacherFeatures
 from ..pretrained import UNetDenoiser, schedule_of
 from ..rng import Rng
 from ..tensors import Media
-from ..training.data import PromptTable, TrainingSet, chunks, spread_chunks
+from ..training.data import PromptTable, TrainingSet, spread_chunks
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
 from ..training.trainer import Options, Trainer
+from .warm import trajectories
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 BETAS: Mapping[str, Any] = {
@@ -110,15 +110,8 @@ def warm_options(steps: int = 300, batch_size: int = 32, **options: Any) -> Opti
 
 
 def pairs(teacher: Teacher, data: TrainingSet, n: int = 512, steps: int = 8) -> TrainingSet:
-    """Noise and the digits that the guided teacher carries it to, ``n`` of them; labels from all over ``data``, which may
-    lie sorted."""
-    noise = Rng.of(data.seed, "pairs").normal((n, *data.latents.shape[1:]))
-    rows = [data.choices[i * len(data) // n] for i in range(n)]
-    drawn = []
-    for at in chunks(n, 64):
-        cond = data.prompts[torch.tensor([rows[int(i)][0] for i in at])]
-        drawn.append(teacher.draw(noise[at], cond, data.null[[0] * len(at)], steps))
-    return replace(data, latents=torch.cat(drawn), choices=rows, noise=noise)
+    """Noise and the digits that the guided teacher carries it to, ``n`` of them."""
+    return trajectories(teacher, data, n, steps, at_once=64)
 
 
 def eyes(media: torch.Tensor, labels: torch.Tensor, seed: int, width: int = 32) -> ConvClassifier:

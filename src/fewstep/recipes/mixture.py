@@ -30,6 +30,7 @@ from ..rng import Rng
 from ..tensors import Conditioning, Features, Latents, Media, Time, match_dims
 from ..training.data import PromptTable, TrainingSet
 from ..training.trainer import Options
+from .warm import trajectories
 
 MODES = 8
 STD = 0.1
@@ -211,9 +212,7 @@ def pairs(
     n: int = 2048, batch_size: int = 64, seed: int = 0, steps: int = 24, modes: Modes | None = None
 ) -> TrainingSet:
     """Noise and where the teacher carries it: what the warm start (method ``regression``) learns from."""
-    noise = Rng.of(seed, "pairs").normal((n, 2))
-    drawn = Teacher(denoiser(modes)).draw(noise, Conditioning(), Conditioning(), steps)
-    return TrainingSet(drawn, PromptTable(None, None), [[0]] * n, Conditioning(), batch_size, seed, noise=noise)
+    return trajectories(Teacher(denoiser(modes)), training_set(n, batch_size, seed, modes), n, steps, at_once=n)
 
 
 def modes_reached(points: Float[Tensor, "N 2"], modes: int = MODES, std: float = STD) -> tuple[int, float]:

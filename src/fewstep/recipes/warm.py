@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +20,7 @@ from ..parts.denoiser import Student, Teacher
 from ..ranges import Limit, Range, Rate
 from ..rng import Rng
 from ..tensors import Batch, unfinite
-from ..training.data import TrainingSet, in_parts, key_of, save_whole, wrote
+from ..training.data import TrainingSet, chunks, in_parts, key_of, save_whole, wrote
 from ..training.trainer import Options as TrainerOptions
 from ..training.trainer import Trainer
 from .assembly import Setting
@@ -60,6 +60,18 @@ def warm_start(
     options = TrainerOptions(o.steps, o.batch_size, setting.seed, setting.precision, setting.device, {"student": adam})
     following = regression.Options(regression_steps=o.regression_steps)
     return Trainer(regression.Regression(student, following, teacher), options), pairs(o.batch_size)
+
+
+def trajectories(teacher: Teacher, data: TrainingSet, n: int, steps: int, at_once: int) -> TrainingSet:
+    """Noise, and the samples that the guided teacher carries it to in so many ``steps``: ``n`` pairs, ``at_once`` of them drawn
+    together. Their prompts come from all over ``data``, which may be sorted."""
+    noise = Rng.of(data.seed, "pairs").normal((n, *data.latents.shape[1:]))
+    rows = [data.choices[i * len(data) // n] for i in range(n)]
+    drawn = []
+    for at in chunks(n, at_once):
+        cond = data.prompts[torch.tensor([rows[int(i)][0] for i in at])]
+        drawn.append(teacher.draw(noise[at], cond, data.null[[0] * len(at)], steps))
+    return replace(data, latents=torch.cat(drawn), choices=rows, noise=noise)
 
 
 def check_pairs(folder: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..inference.budget import Budget
+from ..pixels import Pixels
 from ..version import __version__
 from .drawing.engine import ENCODERS, Drawn
 from .drawing.pool import Pool
@@ -22,7 +23,6 @@ from .drawing.worker import ClientSession, History, Worker
 from .limits import Door, Limits
 from .metrics import Metrics
 from .sessions.scheduler import Admission, Session
-from .wire.images import Pixels
 from .wire.protocol import SUBPROTOCOL, TASKS, DrawRequest, Message, ProtocolError, read_draw_request
 
 PATIENT_MS = 60_000.0

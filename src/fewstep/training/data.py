@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..data.dataset import FAMILY as SOURCES
-from ..data.dataset import Dataset, cache_dir, spread
+from ..data.dataset import Dataset, Progress, cache_dir, spread
 from ..files import whole
 from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner, UnreadWarning, summary
@@ -26,7 +26,6 @@ from ..tensors import Batch, Conditioning, Latents, Media
 from .log import Stopped
 from .run import stop_flag
 
-Progress = Callable[[str, int, int], None]
 SMALL = 2**30
 """Bytes of encoded samples and prompts that may be kept in a GPU's memory."""
 

@@ -30,9 +30,9 @@ from ...inference.pipeline import Pipeline, Request, blend
 from ...inference.steady import Smoother
 from ...inference.timings import Costs
 from ...parts.conditioner import Unread
+from ...pixels import Pixels
 from ...tensors import Conditioning, Latents, Time
 from ..wire import images as wire
-from ..wire.images import Pixels
 from ..wire.protocol import ENCODERS, RAW, DrawRequest, Part, ProtocolError, check_pinned
 from .codec import Pictures, TimedCodec
 from .provenance import Marks

@@ -15,10 +15,11 @@ import numpy as np
 
 from ... import provenance
 from ...bundle import Card
+from ...pixels import Pixels
 from ...provenance import Format, GenerationFacts, StampOptions, mark_payload
 from ...provenance.chips import SMALLEST_SIDE
 from ...provenance.content_credentials import Task
-from ..wire.images import Pixels, encode
+from ..wire.images import encode
 from ..wire.protocol import MIMES, DrawRequest, Part
 
 log = logging.getLogger("fewstep.server")

@@ -23,9 +23,9 @@ from typing import Protocol, runtime_checkable
 
 from ... import bundle, plugin
 from ...inference.cache import Cache
+from ...pixels import Pixels
 from ...pretrained.safety import SafetyChecker, check_has_safety_checker
 from ..sessions.scheduler import ClientKey
-from ..wire.images import Pixels
 from .pool import Pool
 
 log = logging.getLogger("fewstep.server")

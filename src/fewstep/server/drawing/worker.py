@@ -19,10 +19,10 @@ from typing import Any, Literal, NamedTuple
 from ...inference.budget import Budget, Choices, Plan, best, plan
 from ...inference.steady import Smoother
 from ...inference.timings import Kind, Percentiles
+from ...pixels import Pixels
 from ..metrics import Metrics
 from ..sessions.scheduler import Dispatch, Pending, Scheduler, Session
 from ..sessions.wire_estimate import WireEstimate
-from ..wire.images import Pixels
 from ..wire.protocol import MIMES, DrawRequest, Part, ProtocolError, pack
 from .engine import Drawn, Engine, Given, Job
 from .pool import Pool

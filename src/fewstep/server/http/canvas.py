@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ...modality.image import edge_colour
-from ..wire.images import Pixels, decode, fit
+from ...pixels import Pixels
+from ..wire.images import decode, fit
 from ..wire.protocol import RAW, Part
 
 Fit = Literal["crop", "pad"]

@@ -23,8 +23,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from ...pixels import Pixels
 from ..state import Studio
-from ..wire.images import Pixels, decode
+from ..wire.images import decode
 from ..wire.protocol import MIMES, DrawRequest, Message, Part, ProtocolError, error_body
 from .canvas import Canvas, Fit, hole, shaped
 from .forms import boundary_of, read_form

@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic_core import PydanticCustomError
 from starlette.requests import ClientDisconnect
 
+from ...pixels import Pixels
 from ...provenance.verify import video_type
 from ..drawing.engine import Drawn
 from ..drawing.provenance import PictureFacts
 from ..state import Studio
-from ..wire.images import Pixels
 from ..wire.protocol import MIMES, DrawRequest, Message, Part, ProtocolError, error_body
 
 Encoder = Literal["png", "jpeg", "webp"]

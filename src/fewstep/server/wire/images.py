@@ -10,14 +10,13 @@ import zlib
 import numpy as np
 import simplejpeg
 from isal import isal_zlib
-from numpy.typing import NDArray
 from PIL import Image
 
 from ...modality import image as pictures
+from ...pixels import Pixels
 from .protocol import MIMES, RAW, Part, ProtocolError
 
 log = logging.getLogger("fewstep.server")
-Pixels = NDArray[np.uint8]
 QUALITY = {"webp": 90, "jpeg": 92}
 TAKEN = tuple(name.upper() for name in MIMES)
 """The formats that the protocol names: no other decoder ever runs on a stranger's bytes, whatever their first ones say."""

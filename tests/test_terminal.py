@@ -20,7 +20,7 @@ from fewstep.text import heard
 
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 COLOUR = re.compile(rb"\x1b\[[0-9;]*\b(?:3[0-9]|4[0-9]|9[0-7]|10[0-7])[;0-9]*m")
-COMMANDS = [*cli.commands(""), *(f"data {name}" for name in cli.families("fewstep.data", "build"))]
+COMMANDS = [*cli.commands(""), *(f"data {name}" for name in cli.data_commands())]
 
 
 def said_in(encoding: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:

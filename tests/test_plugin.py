@@ -94,10 +94,11 @@ def test_an_error_inside_a_file_of_ones_own_is_its_own(lab: Path) -> None:
         METHODS.load("my_lab.broken")
 
 
-def test_a_method_may_not_be_called_like_an_option(lab: Path) -> None:
-    (lab / "my_lab" / "teacher.py").write_text(FILE["methods"])
-    with pytest.raises(ValueError, match="cannot be called teacher, for --teacher means something else"):
-        distillation.options_type("my_lab.teacher")
+@pytest.mark.parametrize("name", ["teacher", "bundle", "warm"])
+def test_a_method_may_not_be_called_like_something_else_in_a_run(name: str, lab: Path) -> None:
+    (lab / "my_lab" / f"{name}.py").write_text(FILE["methods"])
+    with pytest.raises(ValueError, match=f"cannot be called {name}, for something else in a run is: give its file another name"):
+        distillation.options_type(f"my_lab.{name}")
 
 
 def test_a_filter_of_ones_own_is_found_in_the_current_folder(lab: Path) -> None:
@@ -124,13 +125,13 @@ def test_a_feature_network_of_ones_own_is_looked_through(lab: Path) -> None:
     o = assembly.decided(feature.Options(features="my_lab.own_features"), (4, 4))
     assert o.resolution == 64
     feature.check(o)
-    eyes = assembly.load_eyes(o, ConvDenoiser())
-    assert eyes is not None
-    found = assembly.looking(o, eyes, data, assembly.Setting(8, 0, "cpu"))
+    network = assembly.load_network(o, ConvDenoiser())
+    assert network is not None
+    found = assembly.standardised(o, network, data, assembly.Setting(8, 0, "cpu"))
     seen = found(media, Conditioning(), Rng.of(0)).levels[0]
     torch.testing.assert_close(seen.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.std((0, 2, 3)), torch.ones(3), atol=1e-2, rtol=0)
-    told = assembly.embed(eyes, data, assembly.Setting(8, 0, "cpu"))
+    told = assembly.embed(network, data, assembly.Setting(8, 0, "cpu"))
     torch.testing.assert_close(told, media.flatten(2).mean(2).half())
     with pytest.raises(ValueError, match=r"give --heads\.no-image"):
         assembly.embed(lambda media: Features((media,)), data, assembly.Setting(8, 0, "cpu"))

@@ -206,7 +206,7 @@ LITE0 = ImageNetFeatures("efficientnet-lite0", 32)
 
 
 @pytest.mark.parametrize(("eyes", "n"), [(TEACHER, 256), (LITE0, 512)], ids=["teacher", "eyes"])
-def test_features_are_standardised_over_rows_from_all_over_a_sorted_dataset(eyes: assembly.Eyes, n: int) -> None:
+def test_features_are_standardised_over_rows_from_all_over_a_sorted_dataset(eyes: assembly.Network, n: int) -> None:
     """The rows that are read are spread evenly: over ten classes, or four vendors, not the first of them."""
     asked: list[int] = []
     media = make_batch(1400, channels=3).x0 + torch.arange(1400).reshape(-1, 1, 1, 1) / 700
@@ -218,7 +218,7 @@ def test_features_are_standardised_over_rows_from_all_over_a_sorted_dataset(eyes
 
     data = TrainingSet(media, PromptTable(None, cond.pooled), [[0]] * 1400, cond, 8, media=read)
     setting = assembly.Setting(8, 0, "cpu")
-    features = assembly.looking(feature.Options(), eyes, data, setting)
+    features = assembly.standardised(feature.Options(), eyes, data, setting)
     assert asked == spread(n, 1400)
     assert isinstance(features, Standardised)
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_features_are_standardised_over_rows_from_all_over_a_sorted_dataset(eyes
     assert seen.transpose(0, 1).flatten(1).mean(1).abs().max() < 0.2
     few = replace(data, latents=media[:37], choices=data.choices[:37])
     asked.clear()
-    assembly.looking(feature.Options(), eyes, few, setting)
+    assembly.standardised(feature.Options(), eyes, few, setting)
     assert asked == list(range(37)), "all, where there are no more"
 
 

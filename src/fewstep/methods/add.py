@@ -46,8 +46,8 @@ class Options(adversarial.Options):
     distillation_weight: Annotated[Weight, CHANGEABLE] = 2.5
     """The paper's lambda, here on a mean over elements; 0 leaves the adversarial loss only."""
     regression_weight: Annotated[Weight, CHANGEABLE] = 0.0
-    """Weight of regression onto the teacher's trajectories, beside the game (DMD's, arXiv 2311.18828): it keeps the variety
-    that a warm start brought and the game alone gives away. Needs noise-to-sample pairs, or ``regression_steps``."""
+    """Weight of regression onto the teacher's trajectories, beside the adversary (DMD's, arXiv 2311.18828): it keeps the variety
+    that a warm start brought and the adversary alone gives away. Needs noise-to-sample pairs, or ``regression_steps``."""
     regression_steps: Annotated[int, Range(0, 1000)] = 0
     """Regress at every student time, from whatever the student is shown onto where this many DDIM steps of the teacher carry
     it: no pairs, never the same trajectory twice, so many more teacher evaluations a sample. It keeps rare modes at two and four
@@ -106,7 +106,7 @@ def called(o: Options) -> str:
 
 
 class ADD(Adversarial):
-    """The game: a student against heads on frozen features, with a teacher's advice."""
+    """A student against heads on frozen features, with a teacher's advice."""
 
     def __init__(
         self,
@@ -174,7 +174,9 @@ class ADD(Adversarial):
             end = self.teacher.refine(x_s, s, batch.cond, batch.null, self.options.regression_steps)
             return losses.huber(self.tap(sample, "regression"), end, BEND).mean()
         if batch.pairs is None:
-            raise ValueError("regression beside the game needs the teacher's trajectories: give batches with pairs")
+            raise ValueError(
+                "regression beside the adversary needs the teacher's trajectories: give batches with pairs"
+            )
         start = sampler.at(1.0, batch.pairs.x0)
         return to_trajectories(self.student, batch.pairs, start, rng)
 

@@ -23,7 +23,7 @@ from .method import UNKNOWN, Defaults, Facts, Optimizer, Parts, Player, StudentO
 
 @dataclass(frozen=True)
 class Options(StudentOptions, adversary.Options):
-    """The game, and how the two players take turns."""
+    """The adversary, and how the two players take turns."""
 
     backward: Share = 0.0
     """Share of batches that start from the student's own roll-out (DMD2's backward simulation)."""
@@ -34,12 +34,12 @@ class Options(StudentOptions, adversary.Options):
 
 
 def check(o: Options, facts: Facts = UNKNOWN) -> None:
-    """Refuse a game that cannot be played. Raises ValueError with the fix."""
+    """Refuse what cannot be trained. Raises ValueError with the fix."""
     adversary.check(o, facts.batch_size, facts.concepts)
 
 
 def adversary_of(o: adversary.Options, parts: Parts) -> Adversary | None:
-    """The heads and what they look through, made of the run's parts; None where ``adversarial_weight`` is 0."""
+    """The heads and their feature network, made of the run's parts; None where ``adversarial_weight`` is 0."""
     if not o.adversarial_weight:
         return None
     features = parts.features(o)

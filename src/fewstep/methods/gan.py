@@ -19,10 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import adversarial
-from .adversarial import Adversarial, adversary_of, check
+from .adversarial import Adversarial, adversary_of
 from .method import Parts
 
-__all__ = ["Options", "build", "check"]
+check = adversarial.check
 
 
 @dataclass(frozen=True)
@@ -31,5 +31,5 @@ class Options(adversarial.Options):
 
 
 def build(o: Options, parts: Parts) -> Adversarial:
-    """The game, of a run's parts."""
+    """A student and its adversary, of a run's parts."""
     return Adversarial(parts.student, adversary_of(o, parts), o)

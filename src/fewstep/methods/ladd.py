@@ -23,15 +23,15 @@ from typing import Annotated, Literal
 from ..options import SHARED
 from ..parts import discriminator
 from . import adversarial
-from .adversarial import Adversarial, adversary_of, check
+from .adversarial import Adversarial, adversary_of
 from .method import Parts
 
-__all__ = ["Options", "build", "check"]
+check = adversarial.check
 
 
 @dataclass(frozen=True)
 class Options(adversarial.Options):
-    """LADD: the game on the teacher's own features."""
+    """LADD: an adversary on the teacher's own features."""
 
     features: Annotated[Literal["teacher"], SHARED] = "teacher"
     """What the discriminator looks through: the teacher itself, at a noise level drawn for each sample."""
@@ -42,5 +42,5 @@ class Options(adversarial.Options):
 
 
 def build(o: Options, parts: Parts) -> Adversarial:
-    """The game, of a run's parts."""
+    """A student and its adversary, of a run's parts."""
     return Adversarial(parts.student, adversary_of(o, parts), o)

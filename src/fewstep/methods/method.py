@@ -40,7 +40,7 @@ class Optimizer:
     learning_rate: float = 1e-4
     """Peak learning rate."""
     beta1: float = 0.0
-    """Adam's first-moment decay; 0 for adversarial games (StyleGAN-T), .9 for regression."""
+    """Adam's first-moment decay; 0 for adversarial training (StyleGAN-T), .9 for regression."""
     beta2: float = 0.99
     """Adam's second-moment decay."""
     weight_decay: float = 0.0
@@ -128,7 +128,7 @@ class Parts(Protocol):
         """Batches by number, with all in them that was asked for."""
 
     def features(self, o: feature.Options) -> FeatureNetwork:
-        """The frozen network that samples are looked at through. If it looks at media, batches come with them."""
+        """The frozen network that samples are seen through. If it reads media, batches come with them."""
 
     def heads(self, features: FeatureNetwork, o: discriminator.Options) -> Discriminator:
         """Fresh heads that fit the features and the conditioning of the data."""
@@ -148,7 +148,7 @@ class Parts(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to train, as a game of one or more players.
+    """A way to train one or more players, turn by turn.
 
     In each step the trainer lets the players move by ``turns``, in that order: it unfreezes that player alone, asks for its
     losses, and takes one optimiser step on their sum. A player that is not at its turn gets no gradient.

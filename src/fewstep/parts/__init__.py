@@ -1,1 +1,1 @@
-"""The roles in the game: denoiser, codec, conditioner, features, discriminator, augmentation."""
+"""The parts of a training: denoiser, codec, conditioner, features, discriminator, augmentation."""

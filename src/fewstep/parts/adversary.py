@@ -1,7 +1,7 @@
 """The adversary: heads on frozen features that learn to tell a student's samples from data, and tell it what gives them away.
 
-One piece for every method that plays against one (ADD, LADD, GAN, DMD2). It owns what both sides of the game see: the view
-of a sample, the features, what is hidden from the heads; and the losses: the student's, the heads' and their penalties.
+One piece for every method that plays against one (ADD, LADD, GAN, DMD2). It owns what both sides see: the view of a sample,
+the features, what is hidden from the heads; and the losses: the student's, the heads' and their penalties.
 
 ===================  ==============================================================================
 paper                here
@@ -37,7 +37,7 @@ from .features.feature import FeatureNetwork
 
 @dataclass(frozen=True)
 class Options(feature.Options):
-    """The game against the heads."""
+    """Adversarial training against heads on frozen features."""
 
     adversarial_weight: Annotated[Weight, CHANGEABLE] = 1.0
     """Weight of L_adv in the student's loss; 0 leaves the adversary out."""
@@ -63,8 +63,8 @@ class Options(feature.Options):
     """The discriminator's heads."""
 
     @property
-    def looks(self) -> bool:
-        """Without the adversarial loss nothing is looked at."""
+    def used(self) -> bool:
+        """Without the adversarial loss no features are needed."""
         return bool(self.adversarial_weight)
 
     @property
@@ -74,7 +74,7 @@ class Options(feature.Options):
 
 
 def check(o: Options, batch_size: int | None = None, concepts: int | None = None) -> None:
-    """Refuse a game that cannot be played. Raises ValueError with the fix.
+    """Refuse what cannot be trained. Raises ValueError with the fix.
 
     ``batch_size`` samples of so many ``concepts`` a batch; what is not known yet is None.
     """
@@ -112,7 +112,7 @@ class _Sample:
 
 
 class Adversary:
-    """Heads over a feature network, and what is played with them. Raises ValueError for options that the heads cannot play."""
+    """Heads over a feature network, and the losses of both sides. Raises ValueError for options that the heads cannot follow."""
 
     def __init__(
         self, codec: Codec, features: FeatureNetwork, discriminator: Discriminator, options: Options = Options()
@@ -129,12 +129,12 @@ class Adversary:
 
     def fool(self, sample: Latents, seen: Bool[Tensor, " B"], batch: Batch, rng: Rng) -> Tensor:
         """L_adv of the student, weighted; the features are kept for `judge`. ``seen``: rows that saw some of ``batch.x0``."""
-        features = self._look(self._view(sample), batch.cond, rng)
+        features = self._features_of(self._view(sample), batch.cond, rng)
         shown = self._shown(batch.cond, seen)
         real = None
         if self.options.loss == "relativistic":
             with torch.no_grad():
-                real = self.discriminator(self._look(self._reals(batch), batch.cond, rng), shown)
+                real = self.discriminator(self._features_of(self._reals(batch), batch.cond, rng), shown)
         logits = self.discriminator(features, shown)
         self._samples.append(_Sample(batch, seen, features.detach()))
         return self.options.adversarial_weight * self._student_loss(real, logits)
@@ -152,8 +152,8 @@ class Adversary:
         cond = self._dropped(shown, rng)
         with torch.no_grad():
             real_media = self._reals(batch)
-            again = rng.copy()  # approximate R1 compares two looks under one augmentation
-            real_features = self._look(real_media, batch.cond, rng)
+            again = rng.copy()  # approximate R1 compares features under one augmentation
+            real_features = self._features_of(real_media, batch.cond, rng)
         inputs = [level.detach().requires_grad_(bool(o.r1)) for level in real_features.levels]
         real = self.discriminator(Features(tuple(inputs), t=real_features.t), cond)
         fake = self.discriminator(fake_features, cond)
@@ -162,7 +162,7 @@ class Adversary:
             out["r1"] = o.r1 * losses.r1(real, inputs)
         if o.approximate_r1:
             with torch.no_grad():
-                nearby = self._look(real_media + 0.01 * rng.normal_like(real_media), batch.cond, again)
+                nearby = self._features_of(real_media + 0.01 * rng.normal_like(real_media), batch.cond, again)
             heads = [losses.places(level) for level in nearby.levels]
             slope = losses.approximate_r1(real, self.discriminator(nearby, cond), heads)
             out["approximate_r1"] = o.approximate_r1 * slope
@@ -187,7 +187,7 @@ class Adversary:
                 return drawn.seen, drawn.features
         with torch.no_grad():
             sample, seen = draw(batch, rng)
-            return seen, self._look(self._view(sample), batch.cond, rng)
+            return seen, self._features_of(self._view(sample), batch.cond, rng)
 
     def _mismatched(self, batch: Batch, shown: Conditioning, real: Logits, features: Features) -> Tensor:
         """Real samples under another concept's condition are fakes, too; 0 in a batch where all show the same concept.
@@ -200,7 +200,7 @@ class Adversary:
             return 0 * wrong.sum()
         return self._discriminator_loss(real.detach()[found], wrong[found])
 
-    # -- what is looked at, and what the heads are told
+    # -- what the features see, and what the heads are told
 
     def _view(self, latents: Latents) -> Tensor:
         return self.codec.decode(latents) if self.features.space == "media" else latents
@@ -212,7 +212,7 @@ class Adversary:
             return self.codec.decode(batch.x0)
         return batch.media
 
-    def _look(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
+    def _features_of(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
         if self.options.renoised_input:
             x = x + match_dims(rng.uniform((len(x),), 0, self.options.renoised_input), x) * rng.normal_like(x)
         return self.features(x, cond, rng)

@@ -25,7 +25,7 @@ from ..rng import Rng
 from ..tensors import Conditioning, Features, Media, unfinite
 from ..training.data import Progress, TrainingSet, chunks, spread_chunks, tell_unread
 
-Eyes = Callable[[Media], Features] | FeatureNetwork
+Network = Callable[[Media], Features] | FeatureNetwork
 """A frozen network on pictures, or one that sees latents, too."""
 Looking = TypeVar("Looking", bound=feature.Options)
 
@@ -57,15 +57,15 @@ class Parts:
         data: TrainingSet,
         draw_pairs: Callable[[int], TrainingSet],
         setting: Setting,
-        eyes: Eyes | None = None,
+        network: Network | None = None,
         what: trainable.What = "full",
         rank: int = 64,
     ) -> None:
-        """``draw_pairs`` makes the teacher's trajectories, for a batch size. ``eyes``: the network on pictures that
-        `load_eyes` has read. ``what`` of a second denoiser is trained, as of the student."""
+        """``draw_pairs`` makes the teacher's trajectories, for a batch size. ``network``: the feature network that
+        `load_network` has read. ``what`` of a second denoiser is trained, as of the student."""
         self.student, self.teacher, self.codec = student, teacher, model.codec
         self._conditioner, self._data, self._draw_pairs = model.conditioner, data, draw_pairs
-        self._setting, self._eyes, self._what, self._rank = setting, eyes, what, rank
+        self._setting, self._network, self._what, self._rank = setting, network, what, rank
         self._image: Tensor | None = None
         self._media = False
         self._pairs: TrainingSet | None = None
@@ -81,12 +81,12 @@ class Parts:
         """The feature network, standardised over rows from all over the data; with it, where the options say so, the embedding
         of every training picture (c_img)."""
         if o not in self._features:
-            eyes = load_eyes(o, self.teacher.denoiser) if self._eyes is None else self._eyes
-            assert eyes is not None, "who asks for features looks at something"
-            self._features[o] = found = looking(o, eyes, self._data, self._setting)
+            network = load_network(o, self.teacher.denoiser) if self._network is None else self._network
+            assert network is not None, "who asks for features needs them"
+            self._features[o] = found = standardised(o, network, self._data, self._setting)
             self._media |= found.space == "media"
-            if o.embeds and not isinstance(eyes, FeatureNetwork):
-                self._image = embed(eyes, self._data, self._setting)
+            if o.embeds and not isinstance(network, FeatureNetwork):
+                self._image = embed(network, self._data, self._setting)
         return self._features[o]
 
     def heads(self, features: FeatureNetwork, o: discriminator.Options) -> Discriminator:
@@ -127,10 +127,10 @@ def on_pictures(o: feature.Options, network: Callable[[Media], Features], settin
     return MediaFeatures(network, Augment(o.augment) if o.augment else None)
 
 
-def looking(o: feature.Options, eyes: Eyes, data: TrainingSet, setting: Setting) -> FeatureNetwork:
+def standardised(o: feature.Options, network: Network, data: TrainingSet, setting: Setting) -> FeatureNetwork:
     """The feature network, standardised over rows from all over the data."""
     samples: Iterable[tuple[Tensor, Conditioning]]
-    inner = eyes if isinstance(eyes, FeatureNetwork) else on_pictures(o, eyes, setting)
+    inner = network if isinstance(network, FeatureNetwork) else on_pictures(o, network, setting)
     if inner.space == "latents":
         some = (data.rows(at).to(setting.device) for at in spread_chunks(256, len(data), 32))
         samples = ((b.x0, b.cond) for b in some)
@@ -146,21 +146,21 @@ def _media(data: TrainingSet, rows: np.ndarray) -> Media:
     return data.media(rows)
 
 
-def load_eyes(o: feature.Options, teacher: Denoiser) -> Eyes | None:
-    """The network that these options look through; None where nothing is looked at.
+def load_network(o: feature.Options, teacher: Denoiser) -> Network | None:
+    """The feature network that these options name; None where none is needed.
 
     Raises ValueError with the fix if it is not there.
     """
-    return feature.FAMILY.load(o.features).load(o, teacher) if o.looks else None
+    return feature.FAMILY.load(o.features).load(o, teacher) if o.used else None
 
 
 def needs(o: feature.Options) -> tuple[str, ...]:
-    """The modules that looking takes, as far as the options tell."""
+    """The modules that features take, as far as the options tell."""
     name = o.features
     if name == "auto":  # the network is certain where DINOv2's weights are not to be had
         name = "dinov2" if o.features_folder or dino_at_hand(cache_dir() / "dinov2") else "efficientnet-lite0"
     own = getattr(feature.FAMILY.load(name), "needs", None)
-    return own(name) if own and o.looks else ()
+    return own(name) if own and o.used else ()
 
 
 @torch.no_grad()

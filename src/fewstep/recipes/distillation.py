@@ -74,12 +74,12 @@ class Options:
     batch_size: Annotated[int, Range(1, 2**16), CHANGEABLE, LATER] = 16
     """Samples a step; a multiple of 8 above 8 for heads with local batch norm."""
     keep: Annotated[Keep, FREE] = "best"
-    """The student to end with: the ``best`` of all looks at fixed prompts (distance and sharpness), or the ``last``."""
+    """The student to end with: the ``best`` of all evaluations on fixed prompts (distance and sharpness), or the ``last``."""
     blend: Annotated[float, Range(0, 1, above=True), FREE] = 1.0
     """Share of the method in the weights that are saved. Below 1 they are averaged with those from before it (WiSE-FT, arXiv
     2109.01903): more of a warm start's diversity for less of an adversary's fidelity, and a trade to choose after training."""
     look_every: Annotated[Count, FREE] = 100
-    """Steps of the method between looks."""
+    """Steps of the method between evaluations."""
     seed: Seed = 0
     """Seed of everything that is drawn."""
     precision: Annotated[Literal["fp32", "bf16"], CHANGEABLE] = "fp32"
@@ -113,9 +113,9 @@ class Options:
 
     def needs(self) -> tuple[str, ...]:
         """The modules that distilling takes, as far as the options tell."""
-        looking = assembly.needs(self.own) if self.steps and isinstance(self.own, feature.Options) else ()
+        features = assembly.needs(self.own) if self.steps and isinstance(self.own, feature.Options) else ()
         lora = extras.of("lora") if self.student == "lora" else ()
-        return (*looking, *lora, *data_needs(self.data))
+        return (*features, *lora, *data_needs(self.data))
 
 
 def short(method: str) -> str:
@@ -134,9 +134,9 @@ def options_type(method: str = USUAL) -> type[Options]:
 @lru_cache
 def _options_type(method: str) -> type[Options]:
     module, name = METHODS.load(method), short(method)
-    if name in {f.name for f in fields(Options)}:
+    if name in {f.name for f in fields(Options)} | {"bundle"}:
         raise ValueError(
-            f"a method cannot be called {name}, for --{name} means something else: give its file another name"
+            f"a method cannot be called {name}, for something else in a run is: give its file another name"
         )
     names = ", ".join(METHODS.names)
     said = tyro.conf.arg(help=f"How it is distilled: {names}, or the dotted path of a file of your own (my_lab.sid).")
@@ -255,8 +255,8 @@ def prepare(
 ) -> Distillation:
     """Read the teacher and the data, and lay out the phases. Raises ValueError with the fix for anything that is missing.
 
-    ``keep`` names prompts whose concepts are trained on whatever ``options.concepts`` leaves out. ``measure`` looks at the
-    game while it runs (``evaluation.progress``); without it the last state is kept.
+    ``keep`` names prompts whose concepts are trained on whatever ``options.concepts`` leaves out. ``measure`` evaluates the
+    method while it runs (``evaluation.progress``); without it the last state is kept.
     """
     check(options)
     tell_idle_times(options.times)
@@ -266,22 +266,40 @@ def prepare(
     card = bundle.card_of(source, model)
     if card.role == "student":
         raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher})")
-    scale = card.guidance_scale if options.guidance_scale is None else options.guidance_scale
     o = decided(options, card.native_size)
     check_method(o, Facts(o.batch_size, card.native_size))
     tell_missing_licence(card, source)
-    eyes = assembly.load_eyes(o.own, model.denoiser) if o.steps and isinstance(o.own, feature.Options) else None
+    network = assembly.load_network(o.own, model.denoiser) if o.steps and isinstance(o.own, feature.Options) else None
     assembly.check_numbers(
         card.name, {"network": model.denoiser, "VAE": model.codec, "text encoder": model.conditioner}
     )
-    if eyes is not None:
-        assembly.check_numbers(o.own.features, {"feature network": eyes})
+    if network is not None:
+        assembly.check_numbers(o.own.features, {"feature network": network})
     freeze(model.codec)
+    scale = card.guidance_scale if o.guidance_scale is None else o.guidance_scale
     denoiser, share = assembly.student_of(model, o.init, o.student, o.rank, o.seed)
     student, teacher = Student(denoiser, o.times, o.probabilities), Teacher(model.denoiser, scale)
     if o.checkpointing:
         denoiser.network.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
         model.codec.vae.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
+    dataset = pictures(o, card, keep, progress)
+    check_enough(dataset, bool(measure and o.steps))
+    data = encoded(o, model, dataset, progress)
+    content = bundle.content_of(source)
+    found = {"--teacher": content[:12], "--guidance-scale": scale, "--data": dataset.fingerprint[:12]}
+    found["--features-folder"] = getattr(network, "fingerprint", "") if getattr(o.own, "features_folder", "") else ""
+    setting = Setting(o.batch_size, o.seed, o.device, o.precision, progress)
+    origin = f"{content}|{dataset.fingerprint}|{o.captions}"
+    pairs = partial(draw_pairs, o.warm, setting, teacher, data, folder, origin)
+    parts = Parts(student, teacher, model, data, pairs, setting, network, o.student, o.rank)
+    evaluate = partial(probe, o, student, model, data, measure) if measure else None
+    work = Distillation(o, card, model, student, share, [], folder, dataset)
+    work.phases = phases(work, parts, found, evaluate, partial(warm_start, o.warm, setting, student, teacher, pairs))
+    return work
+
+
+def pictures(o: Options, card: bundle.Card, keep: Sequence[str], progress: Progress | None) -> Dataset:
+    """What the student is trained on, verified. Raises ValueError where it does not suit the teacher or the method."""
     dataset = choose(open_dataset(o.data, o.styles).verify(progress or no_progress), o.concepts, keep)
     if tuple(dataset.shape[1:]) != tuple(card.native_size):
         given, wanted = ("x".join(map(str, size)) for size in (dataset.shape[1:], card.native_size))
@@ -289,37 +307,24 @@ def prepare(
             f"the pictures are {given}, {card.name} draws {wanted}: build the data again with --size {card.native_size[0]}"
         )
     check_method(o, Facts(o.batch_size, card.native_size, kinds(dataset)))
-    check_enough(dataset, bool(measure and o.steps))
+    return dataset
+
+
+def encoded(o: Options, model: pretrained.Pretrained, dataset: Dataset, progress: Progress | None) -> TrainingSet:
+    """Its latents and prompts, encoded once; the text encoder leaves the device, where memory is short."""
+    names_only = o.captions == "name"
     data = training_set(
-        dataset,
-        model.codec,
-        model.conditioner,
-        cache_dir(),
-        o.batch_size,
-        o.seed,
-        media=True,
-        names_only=o.captions == "name",
-        progress=progress,
+        dataset, model.codec, model.conditioner, cache_dir(), o.batch_size, o.seed, True, names_only, progress
     ).near(o.device)
-    model.conditioner.to("cpu")  # every prompt is encoded by now, and memory is short where it matters
-    content = bundle.content_of(source)
-    found = {"--teacher": content[:12], "--guidance-scale": scale, "--data": dataset.fingerprint[:12]}
-    found["--features-folder"] = getattr(eyes, "fingerprint", "") if getattr(o.own, "features_folder", "") else ""
-    origin = f"{content}|{dataset.fingerprint}|{o.captions}"
-    setting = Setting(o.batch_size, o.seed, o.device, o.precision, progress)
-    pairs = partial(draw_pairs, o.warm, setting, teacher, data, folder, origin)
-    parts = Parts(student, teacher, model, data, pairs, setting, eyes, o.student, o.rank)
-    look = partial(probe, o, student, model, data, measure) if measure else None
-    work = Distillation(o, card, model, student, share, [], folder, dataset)
-    work.phases = phases(work, parts, found, look, partial(warm_start, o.warm, setting, student, teacher, pairs))
-    return work
+    model.conditioner.to("cpu")
+    return data
 
 
 def phases(
     work: Distillation,
     parts: Parts,
     found: dict[str, Any],
-    look: Callable[[], Probe] | None,
+    evaluate: Callable[[], Probe] | None,
     warmed: Callable[[], tuple[Trainer, Callable[[int], Batch]]],
 ) -> list[Phase]:
     """The warm start and the method, as far as they are asked for; ``found``: what the run's names stand for."""
@@ -327,7 +332,7 @@ def phases(
     made_with, changeable, contents = resume_key(o, found), marked(o, CHANGEABLE), marked(o, StandsFor)
     steady = {name: value for name, value in made_with.items() if name not in marked(o, LATER)}
 
-    def play() -> tuple[Trainer, Callable[[int], Batch]]:
+    def begin() -> tuple[Trainer, Callable[[int], Batch]]:
         if o.blend < 1:
             work.before.update({name: value.clone() for name, value in moving(work.student.denoiser).items()})
         method = METHODS.load(o.method).build(o.own, parts)
@@ -342,7 +347,9 @@ def phases(
         )
     if o.steps:
         name = short(o.method)
-        todo.append(Phase(name, o.steps, play, o.seconds[1], look, o.keep, made_with, changeable, "--steps", contents))
+        todo.append(
+            Phase(name, o.steps, begin, o.seconds[1], evaluate, o.keep, made_with, changeable, "--steps", contents)
+        )
     if not todo:
         raise ValueError("nothing to train: give --steps or --warm.steps")
     return todo
@@ -354,7 +361,7 @@ def folders(o: Options) -> tuple[str, ...]:
 
 
 def decided(o: Options, native_size: tuple[int, ...]) -> Options:
-    """The options with the feature network decided, where the method looks through one."""
+    """The options with the feature network decided, where the method needs one, for a teacher of this size."""
     if not isinstance(o.own, feature.Options):
         return o
     changed: dict[str, Any] = {short(o.method): assembly.decided(o.own, native_size)}
@@ -370,7 +377,7 @@ def check(o: Options) -> None:
 
 
 def check_method(o: Options, facts: Facts) -> None:
-    """Refuse a method that cannot be played, before the warm start is trained for it."""
+    """Refuse a method that cannot be trained, before the warm start is trained for it."""
     refuse = getattr(METHODS.load(o.method), "check", None)
     if o.steps and refuse:
         refuse(o.own, facts)
@@ -412,11 +419,11 @@ def _listed(counts: Sequence[int]) -> str:
 
 
 def check_enough(dataset: Dataset, looked_at: bool) -> None:
-    """Refuse a dataset with no picture to train on, or too few to look at the game by. Raises ValueError with the fix."""
+    """Refuse a dataset with no picture to train on, or too few to evaluate the method by. Raises ValueError with the fix."""
     left = len(dataset.subset("train"))
     if looked_at and left == 1:
         raise ValueError(
-            f"{dataset.name} has one picture to train on, and looks at the game compare with two or more: give it more, or "
+            f"{dataset.name} has one picture to train on, and evaluations compare two or more: give it more, or "
             "use --keep last"
         )
     if not left:

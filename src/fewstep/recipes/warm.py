@@ -33,12 +33,12 @@ METHOD = "regression"
 
 @dataclass(frozen=True)
 class Options:
-    """Regression onto the teacher's own trajectories before the game begins."""
+    """Regression onto the teacher's own trajectories before the method begins."""
 
     steps: Annotated[Limit, LATER] = 300
     """Training steps; 0 leaves the warm start out. How many they are is fixed by what goes on from it."""
     pairs: Annotated[int, Range(1, 10**6)] = 1024
-    """Noise-to-sample pairs that the teacher draws (cached beside the run), for the warm start and for the game's regression."""
+    """Noise-to-sample pairs that the teacher draws (cached beside the run), for the warm start and the method's regression."""
     teacher_steps: Annotated[int, Range(1, 1000)] = 16
     """DDIM steps of a pair."""
     regression_steps: Annotated[int, Range(0, 1000)] = 0

@@ -36,7 +36,7 @@ Space = Literal["media", "latents"]
 
 @dataclass(frozen=True)
 class Options:
-    """What a method looks at samples through."""
+    """The feature network that a method sees samples through."""
 
     features: Annotated[str, SHARED] = "auto"
     """What the discriminator looks through: dinov2, efficientnet-lite0, efficientnet-lite2, teacher, or the dotted path of a
@@ -53,8 +53,8 @@ class Options:
     in the features' own units: raw EfficientNet-Lite0 takes 15 times the weight for the same pressure."""
 
     @property
-    def looks(self) -> bool:
-        """Is anything looked at at all?"""
+    def used(self) -> bool:
+        """Are features needed at all?"""
         return True
 
     @property

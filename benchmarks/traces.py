@@ -27,7 +27,7 @@ from fewstep.client import AsyncClient
 from fewstep.inference.pipeline import Pipeline
 from fewstep.inference.timings import STAGES
 from fewstep.server.drawing.engine import Engine
-from fewstep.server.drawing.provenance import Marks
+from fewstep.server.drawing.provenance import Stamper
 
 COLUMNS = ("at_s", "steps", "encoder", "bytes", *STAGES)
 """Of a recorded picture: when it came, how it was drawn, and milliseconds by stage."""
@@ -114,7 +114,7 @@ async def behind_a_slow_road(served: Served, options: TraceOptions) -> list[list
 def idle_costs(model: str) -> dict[str, Any]:
     """What the server measures before it serves; pairs become words."""
     pipeline = Pipeline.open(bundle.locate(model))
-    engine = Engine(pipeline, Marks(pipeline.card))
+    engine = Engine(pipeline, Stamper(pipeline.card))
     engine.warm_up(lambda what: None)
     costs = asdict(engine.costs)
     return {name: spelt(value) if isinstance(value, dict) else round(value, 3) for name, value in costs.items()}

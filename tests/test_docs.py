@@ -179,13 +179,13 @@ def test_the_filter_of_the_safety_page_refuses_what_it_says(tmp_path: Path, monk
     monkeypatch.syspath_prepend(tmp_path)
     named = re.search(r"--safety (my_filter\S+?)\"", example)
     assert named is not None
-    guard = safety.Guard(safety.load(named[1]))
-    said = [guard.prompts(*texts).result(10) for texts in (("a Dragon",), ("a cat", "a dragon"), ("a cat",))]
+    moderation = safety.Moderation(safety.load(named[1]))
+    said = [moderation.judge_prompts(*texts).result(10) for texts in (("a Dragon",), ("a cat", "a dragon"), ("a cat",))]
     assert said == [said[0], said[0], None]
     assert "another animal" in str(said[0])
-    looks = [guard.picture(np.full((8, 8, 3), level, np.uint8)) for level in (0, 200)]
+    looks = [moderation.picture(np.full((8, 8, 3), level, np.uint8)) for level in (0, 200)]
     assert looks == ["this picture is too dark to be shown", None]
-    guard.close()
+    moderation.close()
 
 
 def codes_used() -> set[str]:
@@ -201,7 +201,7 @@ def codes_used() -> set[str]:
         elif isinstance(node, ast.Dict):
             found = [value for key, value in zip(node.keys, node.values) if ast.unparse(key or node) == "'code'"]
         elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3:
-            found = node.value.elts[1:2]  # of `Gate._refusal`: status, code, sentence
+            found = node.value.elts[1:2]  # of `AccessMiddleware._refusal`: status, code, sentence
         used |= {one.value for one in found if isinstance(one, ast.Constant)}
     wire = (server / "web" / "wire.js").read_text()
     says = re.search(r"const SAYS = {(.*?)};", wire, re.S)

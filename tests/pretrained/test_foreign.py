@@ -434,22 +434,22 @@ def test_checkpointing_computes_twice_and_changes_no_gradient(root, tmp_path, ki
 
 
 def test_a_folders_own_safety_checker_looks_at_the_pictures(tmp_path: Path):
-    """As diffusers' pipelines have it look, in the guard's thread."""
+    """As diffusers' pipelines have it look, in the moderation thread."""
     picture, other = (np.random.default_rng(seed).integers(0, 256, (48, 48, 3), np.uint8) for seed in (1, 2))
     foreign.safety_checker(tmp_path, Image.fromarray(picture))
     with pytest.raises(ValueError, match=r"model_index\.json"):
         app.make_studio(app.ServeOptions(model=str(tmp_path), safety="checker"))
     (tmp_path / "model_index.json").write_text("{}")
     studio = app.make_studio(app.ServeOptions(model=str(tmp_path), safety="checker"))
-    guard = studio.worker.guard
-    assert "safety checker" in (guard.picture(picture) or "")
-    assert guard.picture(other) is None
-    assert [guard.prompts(text).result(10) is None for text in ("nsfw", "a cat")] == [False, True]
+    moderation = studio.worker.moderation
+    assert "safety checker" in (moderation.picture(picture) or "")
+    assert moderation.picture(other) is None
+    assert [moderation.judge_prompts(text).result(10) is None for text in ("nsfw", "a cat")] == [False, True]
     assert studio.metrics.snapshot()["stages_ms"]["safety_picture"][0] > 0
     (tmp_path / "safety_checker" / "model.safetensors").rename(tmp_path / "safety_checker" / "model.bin")
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
         safety.load("checker", str(tmp_path))
-    guard.close()
+    moderation.close()
 
 
 def test_dinov2_is_taken_where_its_folder_is_given(root, tmp_path):

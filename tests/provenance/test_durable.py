@@ -25,7 +25,7 @@ from fewstep.provenance.content_credentials import IDENTIFIER, VISIBLE, read
 from fewstep.provenance.identity import own_identity, own_root
 from fewstep.provenance.options import FileSigning, Signing, Trusting
 from fewstep.provenance.verify import VerifyOptions, verify
-from fewstep.server.drawing.provenance import SILENT_S, Marks, PictureFacts
+from fewstep.server.drawing.provenance import SILENT_S, PictureFacts, Stamper
 
 c2pa = pytest.importorskip("c2pa")
 pytest.importorskip("cryptography")
@@ -254,7 +254,7 @@ def test_a_clock_that_fails_while_serving_costs_its_stamp_alone(
 ) -> None:
     """Said once, told by the server's own word on its marks, and mended as soon as the authority answers again."""
     address, root = clock
-    marks = Marks(Card("tiny", "student", "add", (1,), (1.0,)), stamping=Signing(time_authority=address).stamping())
+    marks = Stamper(Card("tiny", "student", "add", (1,), (1.0,)), stamping=Signing(time_authority=address).stamping())
 
     def signed() -> bool:
         said = read(marks.file(drawing(1), PictureFacts(steps=4, seed=1, prompt="")), "image/png", own_root() or b"")

@@ -34,7 +34,7 @@ from fewstep.server import app
 from fewstep.server.drawing.provenance import PictureFacts
 from fewstep.server.drawing.worker import HistoryEntry
 from fewstep.server.http import websocket as stream
-from fewstep.server.http.attend import WHOSE, Attended
+from fewstep.server.http.disconnect import CLIENT_ADDRESS, DisconnectMiddleware
 from fewstep.server.limits import Limits
 from fewstep.server.state import Studio
 from fewstep.server.wire.protocol import HEAD, SUBPROTOCOL, VERSION, pack, unpack
@@ -318,7 +318,7 @@ def test_sessions_of_others_that_come_and_go_push_no_pictures_out(server: Server
 
 def test_whoever_left_the_most_makes_room_first(server: Server):
     """Beyond the bound in bytes an address loses its own oldest; the one picture of somebody else stays."""
-    studio = Studio(server.studio.worker, Limits(sessions=2, kept_bytes=3000), server.studio.door, server.studio.budget)
+    studio = Studio(server.studio.worker, Limits(sessions=2, kept_bytes=3000), server.studio.access, server.studio.budget)
 
     def leaves(address: str, number: int) -> str:
         async def main() -> str:
@@ -361,7 +361,7 @@ def test_a_recording_is_signed_for_its_owner_alone(server: Server, tmp_path: Pat
         (tmp_path / "film.c2pa").write_bytes(answer.content)
         verdict = verify(tmp_path / "film.webm")
         assert verdict.credentials.state == "trusted"
-        assert verdict.credentials.facts == {"model": "tiny", "bundle_hash": server.studio.marks.hash}
+        assert verdict.credentials.facts == {"model": "tiny", "bundle_hash": server.studio.stamper.hash}
         assert "(bundle" in str(verdict)
         assert "steps" not in str(verdict)
         (tmp_path / "film.webm").write_bytes(film[:-1] + bytes([film[-1] ^ 1]))
@@ -394,7 +394,7 @@ def test_a_watermark_and_a_certificate_of_ones_own(tmp_path: Path):
     own_identity(tmp_path / "office")
     chain, key = (tmp_path / "office" / "identity" / name for name in ("chain.pem", "key.pem"))
     with running(signing=Signing(f"{__name__}.Corner", certificate_chain=chain, private_key=key)) as server:
-        payload = mark_payload(server.studio.marks.hash)
+        payload = mark_payload(server.studio.stamper.hash)
         with fewstep.connect(server.url) as studio:
             picture = studio.draw("a cat", encoder="png")
             studio.download(picture, tmp_path / "a.png")
@@ -1008,7 +1008,7 @@ def test_what_cannot_be_signed_is_said_at_the_start(monkeypatch: pytest.MonkeyPa
         app.make_studio(app.ServeOptions(model="there is no such bundle"))  # before it is looked for
     assert str(raised.value).count("FEWSTEP_HOME") == 1, "the fix is said once"
     with running(credentials=False) as server:
-        assert server.studio.marks.state == {"watermark": True, "credentials": False}
+        assert server.studio.stamper.state == {"watermark": True, "credentials": False}
         answer = httpx.post(f"{server.url}/v1/pictures", json={"prompt": "a cat"}, timeout=60)
         assert answer.status_code == 200
         assert b"c2pa" not in answer.content
@@ -1028,7 +1028,7 @@ def test_work_is_given_up_for_a_client_that_has_left():
             return {"type": "http.disconnect"}
 
         async def work(scope: Any, receive: Any, send: Any) -> None:
-            assert WHOSE.get() == "10.0.0.7"
+            assert CLIENT_ADDRESS.get() == "10.0.0.7"
             if method == "POST":
                 assert (await receive())["body"] == b"x"
             begun.set()
@@ -1045,7 +1045,7 @@ def test_work_is_given_up_for_a_client_that_has_left():
             said.append(message["type"])
 
         scope = {"type": "http", "method": method, "client": ("10.0.0.7", 1)}
-        asked = asyncio.create_task(Attended(work)(scope, receive, send))
+        asked = asyncio.create_task(DisconnectMiddleware(work)(scope, receive, send))
         await begun.wait()
         if leaves:
             left.set()

@@ -17,10 +17,10 @@ from PIL.PngImagePlugin import PngImageFile
 
 from fewstep.modality import image as pictures
 from fewstep.server.drawing import safety
-from fewstep.server.drawing.safety import Guard, WordList
+from fewstep.server.drawing.safety import Moderation, WordList
 from fewstep.server.limits import (
+    AccessPolicy,
     Arrivals,
-    Door,
     Limits,
     Pace,
     Shares,
@@ -59,62 +59,62 @@ def wrong(part: Part) -> str:
 
 
 def test_only_this_machine_without_a_token():
-    assert Door("127.0.0.1").stranger("localhost:7860") is None
-    assert Door("::1").stranger("[::1]:7860") is None
+    assert AccessPolicy("127.0.0.1").host_refusal("localhost:7860") is None
+    assert AccessPolicy("::1").host_refusal("[::1]:7860") is None
     for host in ("0.0.0.0", "192.168.1.7", "example.org", ""):
         with pytest.raises(ValueError, match="--token"):
-            Door(host)
-        assert Door(host, token="secret").token
+            AccessPolicy(host)
+        assert AccessPolicy(host, token="secret").token
 
 
 def test_pages_of_other_sites_stay_outside():
-    door = Door("127.0.0.1", origins=("https://friend.org",))
-    assert door.foreign("localhost:7860", None) is None
-    assert door.foreign("localhost:7860", "http://localhost:7860") is None
-    assert door.foreign("localhost:7860", "https://friend.org") is None
-    assert door.invited("https://friend.org")
-    assert not door.invited("http://localhost:7860")
+    access = AccessPolicy("127.0.0.1", origins=("https://friend.org",))
+    assert access.origin_refusal("localhost:7860", None) is None
+    assert access.origin_refusal("localhost:7860", "http://localhost:7860") is None
+    assert access.origin_refusal("localhost:7860", "https://friend.org") is None
+    assert access.allows_origin("https://friend.org")
+    assert not access.allows_origin("http://localhost:7860")
     for origin in ("https://evil.org", "http://localhost:9999", "null"):
-        assert "--origins" in (door.foreign("localhost:7860", origin) or ""), origin
+        assert "--origins" in (access.origin_refusal("localhost:7860", origin) or ""), origin
     for origin in ("http://evil.org@localhost:7860", "file://"):  # `--origins` would not take these either
-        assert "is no origin" in (door.foreign("localhost:7860", origin) or ""), origin
+        assert "is no origin" in (access.origin_refusal("localhost:7860", origin) or ""), origin
 
 
 @pytest.mark.parametrize("wrong", ["https://my.page/", "my.page", "https://My.page", "https://my.page/studio", "*", ""])
 def test_an_origin_that_no_browser_would_send_is_refused_at_the_start(wrong: str):
     with pytest.raises(ValueError, match=r"https://example\.org"):
-        Door("127.0.0.1", origins=(wrong,))
-    assert Door("127.0.0.1", origins=("http://my.page:8000", "null", "http://[::1]:8000")).origins
+        AccessPolicy("127.0.0.1", origins=(wrong,))
+    assert AccessPolicy("127.0.0.1", origins=("http://my.page:8000", "null", "http://[::1]:8000")).origins
 
 
 @pytest.mark.parametrize("wrong", ["*", "proxy.local", "10.0.0.1/8", "0.0.0.0/0", "::/0", ""])
 def test_a_proxy_that_is_nobody_or_everybody_is_refused_at_the_start(wrong: str):
     with pytest.raises(ValueError, match=r"10\.0\.0\.0/8"):
-        Door("127.0.0.1", proxies=(wrong,))
-    assert Door("127.0.0.1").private
-    assert not Door("127.0.0.1", proxies=("127.0.0.1", "fd00::/8")).private, "strangers come in through it"
+        AccessPolicy("127.0.0.1", proxies=(wrong,))
+    assert AccessPolicy("127.0.0.1").private
+    assert not AccessPolicy("127.0.0.1", proxies=("127.0.0.1", "fd00::/8")).private, "strangers come in through it"
 
 
 @pytest.mark.parametrize("wrong", ["https://my.page", "my.page:80", "my page", "my.page/studio", "a@b", ""])
 def test_a_name_that_no_host_has_is_refused_at_the_start(wrong: str):
     with pytest.raises(ValueError, match=r"studio\.example\.org"):
-        Door("127.0.0.1", names=(wrong,))
-    assert Door("127.0.0.1", names=("My.Page",)).knows("my.PAGE:443")
+        AccessPolicy("127.0.0.1", names=(wrong,))
+    assert AccessPolicy("127.0.0.1", names=("My.Page",)).knows_host("my.PAGE:443")
 
 
 def test_a_server_that_strangers_reach_has_a_token_or_says_that_it_has_none():
     public = {"names": ("studio.example.org",), "proxies": ("127.0.0.1",)}
     with pytest.raises(ValueError, match="--token none"):
-        Door("127.0.0.1", **public)
-    assert Door("127.0.0.1", token="secret", **public).warning is None
-    assert Door("127.0.0.1").warning is None
-    for door in (
-        Door("127.0.0.1", open=True, **public),
-        Door("127.0.0.1", proxies=("10.0.0.1",)),
-        Door("127.0.0.1", names=("studio.local",)),
-        Door("0.0.0.0", open=True),
+        AccessPolicy("127.0.0.1", **public)
+    assert AccessPolicy("127.0.0.1", token="secret", **public).warning is None
+    assert AccessPolicy("127.0.0.1").warning is None
+    for access in (
+        AccessPolicy("127.0.0.1", open=True, **public),
+        AccessPolicy("127.0.0.1", proxies=("10.0.0.1",)),
+        AccessPolicy("127.0.0.1", names=("studio.local",)),
+        AccessPolicy("0.0.0.0", open=True),
     ):
-        assert "can draw here" in (door.warning or "")
+        assert "can draw here" in (access.warning or "")
 
 
 @pytest.mark.parametrize(
@@ -122,25 +122,25 @@ def test_a_server_that_strangers_reach_has_a_token_or_says_that_it_has_none():
 )
 def test_what_is_no_host_is_nobody(odd: str):
     assert host_name(odd) == ""
-    assert not Door("127.0.0.1", token="secret").knows(odd)
-    assert Door("127.0.0.1").stranger(odd) is not None
-    assert Door("127.0.0.1").foreign("localhost", odd) is not None
+    assert not AccessPolicy("127.0.0.1", token="secret").knows_host(odd)
+    assert AccessPolicy("127.0.0.1").host_refusal(odd) is not None
+    assert AccessPolicy("127.0.0.1").origin_refusal("localhost", odd) is not None
 
 
 def test_a_name_that_was_made_to_point_here_is_refused():
-    door = Door("127.0.0.1", names=("studio.local",))
-    assert "evil.org" in (door.stranger("evil.org:7860") or "")
-    assert door.stranger("studio.local:7860") is None
-    assert door.stranger(None) is not None
-    assert door.stranger("localhost.evil.org") is not None
+    access = AccessPolicy("127.0.0.1", names=("studio.local",))
+    assert "evil.org" in (access.host_refusal("evil.org:7860") or "")
+    assert access.host_refusal("studio.local:7860") is None
+    assert access.host_refusal(None) is not None
+    assert access.host_refusal("localhost.evil.org") is not None
 
 
 def test_tokens():
-    door = Door("0.0.0.0", token="secret")
-    assert door.stranger("anything:7860") is None  # whoever knows the token was given the address
-    assert door.wrong_token("secret") is None
-    assert door.wrong_token("") is not None
-    assert door.wrong_token("sécret") is not None
+    access = AccessPolicy("0.0.0.0", token="secret")
+    assert access.host_refusal("anything:7860") is None  # whoever knows the token was given the address
+    assert access.token_refusal("secret") is None
+    assert access.token_refusal("") is not None
+    assert access.token_refusal("sécret") is not None
     assert bearer("Bearer secret") == bearer("bearer  secret ") == "secret"
     assert bearer(None) == bearer("Basic secret") == ""
     assert address("0.0.0.0", 80, "secret") == "http://0.0.0.0:80/#token=secret"
@@ -183,8 +183,9 @@ def test_whom_an_address_stands_for():
     assert neighbourhood("2001:db8:1:2::1") != neighbourhood("2001:db8:1:3::1")
     assert neighbourhood("::ffff:10.0.0.1") == neighbourhood("10.0.0.1") == "10.0.0.1"
     assert {neighbourhood(odd) for odd in ("", "unix", "x" * 20_000, "10.0.0.1:80", "9" * 5000)} == {""}, "as one"
-    assert Door("127.0.0.1", proxies=("10.0.0.0/8", "fd00::1")).trusts("10.1.2.3")
-    assert not any(Door("127.0.0.1", proxies=("10.0.0.0/8",)).trusts(odd) for odd in ("11.0.0.1", "", "nobody", "::1"))
+    assert AccessPolicy("127.0.0.1", proxies=("10.0.0.0/8", "fd00::1")).trusts_proxy("10.1.2.3")
+    behind = AccessPolicy("127.0.0.1", proxies=("10.0.0.0/8",))
+    assert not any(behind.trusts_proxy(odd) for odd in ("11.0.0.1", "", "nobody", "::1"))
 
 
 def test_who_keeps_pace_is_never_late_and_who_stops_soon_is():
@@ -227,7 +228,7 @@ def test_the_largest_picture_and_its_mask_fit_into_a_message():
 @pytest.mark.parametrize("token", ["ab+/cd==", "a b", "é", "a,b", "a#b"])
 def test_a_token_that_cannot_travel_is_refused(token: str):
     with pytest.raises(ValueError, match="use --token auto"):
-        Door("0.0.0.0", token=token)
+        AccessPolicy("0.0.0.0", token=token)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
@@ -350,22 +351,23 @@ class Fussy:
 def test_a_prompt_is_judged_once_beside_the_caller():
     fussy = Fussy()
     took: list[str] = []
-    guard = Guard(fussy, lambda stage, ms: took.append(stage))
-    verdicts = [guard.prompts("bad idea"), guard.prompts("fine", ""), guard.prompts("bad idea")]
+    moderation = Moderation(fussy, lambda stage, ms: took.append(stage))
+    texts = (("bad idea",), ("fine", ""), ("bad idea",))
+    verdicts = [moderation.judge_prompts(*text) for text in texts]
     assert verdicts[0] is verdicts[2]
     assert not any(v.done() for v in verdicts if v)
     fussy.go.set()
     assert [v.result(10) for v in verdicts if v] == ["not this", None, "not this"]
     assert fussy.asked == ["bad idea", "fine"]
     assert took == ["safety_prompt", "safety_prompt"]
-    assert guard.prompts("", "") is None
+    assert moderation.judge_prompts("", "") is None
     heard: list[str] = []
     done = threading.Event()
-    guard.watch(("s",), np.zeros((2, 2, 3), np.uint8), lambda reason: (heard.append(reason), done.set()))
+    moderation.watch(("s",), np.zeros((2, 2, 3), np.uint8), lambda reason: (heard.append(reason), done.set()))
     assert done.wait(10)
     assert heard == ["too dark"]
-    guard.close()
-    assert Guard(None).prompts("bad") is None
+    moderation.close()
+    assert Moderation(None).judge_prompts("bad") is None
 
 
 class Broken:
@@ -388,18 +390,18 @@ class Broken:
 def test_a_filter_that_fails_lets_nothing_through_and_is_asked_again(caplog: pytest.LogCaptureFixture):
     broken = Broken()
     took: list[str] = []
-    guard = Guard(broken, lambda stage, ms: took.append(stage))
+    moderation = Moderation(broken, lambda stage, ms: took.append(stage))
     pixels = np.zeros((2, 2, 3), np.uint8)
     streamed: Future[str] = Future()
-    guard.watch(("s",), pixels, streamed.set_result)
-    assert streamed.result(10) == guard.picture(pixels) == guard.prompts("a cat").result(10) == safety.FAILED
+    moderation.watch(("s",), pixels, streamed.set_result)
+    assert streamed.result(10) == moderation.picture(pixels) == moderation.judge_prompts("a cat").result(10) == safety.FAILED
     assert took == ["safety_picture", "safety_picture", "safety_prompt"], "every verdict is timed"
     assert [record.message for record in caplog.records] == 3 * ["the safety filter failed"]
     broken.mended = True
-    assert guard.prompts("a cat").result(10) is None, "its failure is no verdict to remember"
-    assert guard.picture(pixels) is None
+    assert moderation.judge_prompts("a cat").result(10) is None, "its failure is no verdict to remember"
+    assert moderation.picture(pixels) is None
     assert len(took) == 5
-    guard.close()
+    moderation.close()
 
 
 def test_filters_are_loaded_by_name(tmp_path: Path):

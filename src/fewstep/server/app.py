@@ -30,16 +30,16 @@ from ..ranges import Range, Sides, Threads, check_devices
 from ..version import __version__
 from .drawing import safety
 from .drawing.engine import Engine, EngineOptions
-from .drawing.provenance import Marks, try_out
+from .drawing.provenance import Stamper, try_out
 from .drawing.worker import Open, Worker
 from .http import openai, prefix
 from .http import pictures as rest
 from .http.assets import Assets
-from .http.attend import Attended
-from .http.middleware import Gate, sentence, unreadable
-from .http.transport import Http, Lines, Live, Server
+from .http.disconnect import DisconnectMiddleware
+from .http.middleware import AccessMiddleware, sentence, unreadable
+from .http.transport import ConnectionLimiter, HttpProtocol, Server, WebSocketProtocol
 from .http.websocket import Connection
-from .limits import NO_TOKEN, Door, Limits, address, check_sizes, is_loopback
+from .limits import NO_TOKEN, AccessPolicy, Limits, address, check_sizes, is_loopback
 from .metrics import Metrics
 from .state import Studio
 from .wire.protocol import error_body
@@ -118,7 +118,7 @@ def openers(options: ServeOptions) -> list[Open]:
         # what the first device found best is not searched for again, so that all draw alike
         tried = opened[0].choices.backends if opened else options.backends
         made = EngineOptions(tried, options.sizes, options.batches, options.threads, options.limits.picture_pixels)
-        engine = Engine(pipeline, Marks(pipeline.card, options.signing.provenance, stamping), made)
+        engine = Engine(pipeline, Stamper(pipeline.card, options.signing.provenance, stamping), made)
         check_sizes(options.limits, engine.sizes)
         home = bundle.shipped().get(options.model, Path(options.model))
         engine.concepts = opened[0].concepts if opened else concepts.load(home, pipeline.model.conditioner, report)
@@ -132,13 +132,13 @@ def make_studio(options: ServeOptions, clock: Callable[[], float] = time.perf_co
     """The state of a server. Raises ValueError for options that make no sense."""
     token = secrets.token_urlsafe(18) if options.token == "auto" else options.token
     is_open = options.token == NO_TOKEN
-    door = Door(
+    access = AccessPolicy(
         options.host, "" if is_open else token, options.origins, options.names, options.trusted_proxies, is_open
     )
     budget = Budget(milliseconds(options.budget))
     metrics = Metrics()
-    guard = safety.Guard(safety.load(options.safety, options.model, options.device[0]), metrics.note)
-    return Studio(Worker(openers(options), metrics, guard), options.limits, door, budget, clock)
+    moderation = safety.Moderation(safety.load(options.safety, options.model, options.device[0]), metrics.note)
+    return Studio(Worker(openers(options), metrics, moderation), options.limits, access, budget, clock)
 
 
 def build(studio: Studio, root_path: str = "") -> FastAPI:
@@ -159,13 +159,15 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
         docs_url=None,  # their pages come from a CDN: /openapi.json is the offline form
         redoc_url=None,
     )
-    lines = app.state.lines = Lines(studio.limits, studio.door, studio.clock, studio.metrics)
-    app.add_middleware(Attended)
-    app.add_middleware(Gate, door=studio.door, lines=lines, clock=studio.clock, metrics=studio.metrics)
-    if studio.door.proxies:
-        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(studio.door.proxies))
-    if root_path or studio.door.proxies:
-        app.add_middleware(prefix.Below, root_path=root_path, proxies=studio.door.proxies)
+    limiter = app.state.limiter = ConnectionLimiter(studio.limits, studio.access, studio.clock, studio.metrics)
+    app.add_middleware(DisconnectMiddleware)
+    app.add_middleware(
+        AccessMiddleware, access=studio.access, limiter=limiter, clock=studio.clock, metrics=studio.metrics
+    )
+    if studio.access.proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(studio.access.proxies))
+    if root_path or studio.access.proxies:
+        app.add_middleware(prefix.PrefixMiddleware, root_path=root_path, proxies=studio.access.proxies)
     app.include_router(rest.routes(studio))
     app.include_router(openai.routes(studio))
 
@@ -212,12 +214,12 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
 
 def server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """uvicorn, set up for frames: no compression of pictures, bounded messages, pings, quick to give up on the slow."""
-    lines = {"lines": app.state.lines}
+    limiter = {"limiter": app.state.limiter}
     config = uvicorn.Config(
         app,
         proxy_headers=False,  # by itself it believes whoever is on this machine
-        http=type("Http", (Http,), lines),
-        ws=type("Live", (Live,), lines),
+        http=type("LimitedHttp", (HttpProtocol,), limiter),
+        ws=type("LimitedWebSocket", (WebSocketProtocol,), limiter),
         ws_per_message_deflate=False,
         ws_max_size=limits.message_bytes,
         ws_ping_interval=20,
@@ -258,10 +260,10 @@ def serve(options: ServeOptions) -> None:
     app = build(studio, options.root_path)
     taken = listen(options.host, options.port)
     port = taken.getsockname()[1]
-    print(f"fewstep studio: {address(options.host, port, studio.door.token)}   (Ctrl-C stops it)", flush=True)
-    if studio.door.token and not is_loopback(options.host):
+    print(f"fewstep studio: {address(options.host, port, studio.access.token)}   (Ctrl-C stops it)", flush=True)
+    if studio.access.token and not is_loopback(options.host):
         print("anyone who has this address, with its token, can draw here", flush=True)
-    if (warning := studio.door.warning) is not None:
+    if (warning := studio.access.warning) is not None:
         print(f"warning: {warning}", flush=True)
     if not options.signing.provenance:
         print("provenance is off: pictures carry no watermark and no content credentials", flush=True)

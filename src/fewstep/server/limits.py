@@ -228,7 +228,7 @@ def is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Door:
+class AccessPolicy:
     """Who may come in."""
 
     host: str
@@ -280,19 +280,19 @@ class Door:
         """Whether only people at this very machine come in: the files that are signed here are theirs."""
         return is_loopback(self.host) and not self.names and not self.proxies
 
-    def stranger(self, host: str | None) -> str | None:
+    def host_refusal(self, host: str | None) -> str | None:
         """Why a request with this Host is refused, as a sentence, or None.
 
         A page on another site can make its own name point here (DNS rebinding): so on loopback the Host must be a local
         name.
         """
-        if self.token or self.knows(host):  # whoever knows the token was given the address
+        if self.token or self.knows_host(host):  # whoever knows the token was given the address
             return None
         if not host:
             return "the request names no host: send a Host header, with the address that the server printed"
         return f"the host name {host!r:.100} is not known here: use the address the server printed, or --names"
 
-    def knows(self, host: str | None) -> bool:
+    def knows_host(self, host: str | None) -> bool:
         """Whether this Host is one that the server was told it has: its address, this machine, or one of its names.
 
         A client may write whatever it likes there, so addresses that are handed out are made from no other.
@@ -300,7 +300,7 @@ class Door:
         name = host_name(host or "")
         return bool(name) and (is_loopback(name) or name in {n.lower() for n in (self.host.strip("[]"), *self.names)})
 
-    def trusts(self, address: str) -> bool:
+    def trusts_proxy(self, address: str) -> bool:
         """Whether this is a proxy whose word is believed."""
         try:
             parsed = ipaddress.ip_address(address)
@@ -318,23 +318,23 @@ class Door:
         ways += [f"on {self.host}"] if not is_loopback(self.host) else []
         return f"no token is asked for: whoever reaches this server {' '.join(ways)} can draw here (--token auto makes one)"
 
-    def foreign(self, host: str | None, origin: str | None) -> str | None:
+    def origin_refusal(self, host: str | None, origin: str | None) -> str | None:
         """Why a page of this origin is refused, as a sentence, or None.
 
         A page on another site can make a browser send requests here: so a browser's Origin must be this server's own,
         or one that was allowed.
         """
-        if origin is None or self.invited(origin) or self._own(origin, host or ""):
+        if origin is None or self.allows_origin(origin) or self._own(origin, host or ""):
             return None
         if not ORIGIN.fullmatch(origin):
             return f"{origin!r:.100} is no origin of a page: a browser sends scheme, name and port alone, or null"
         return f"pages from {origin:.100} may not use this server: start it with --origins {origin:.100} to allow them"
 
-    def invited(self, origin: str | None) -> bool:
+    def allows_origin(self, origin: str | None) -> bool:
         """Whether a page of another server was allowed to use this one."""
         return origin in self.origins
 
-    def wrong_token(self, token: str) -> str | None:
+    def token_refusal(self, token: str) -> str | None:
         """Why this token is refused, as a sentence, or None."""
         if not self.token or hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self.token.encode()):
             return None

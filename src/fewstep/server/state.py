@@ -18,16 +18,16 @@ from ..pixels import Pixels
 from ..version import __version__
 from .drawing.engine import ENCODERS, Drawn
 from .drawing.pool import Pool
-from .drawing.provenance import Marks
+from .drawing.provenance import Stamper
 from .drawing.worker import ClientSession, History, Worker
-from .limits import Door, Limits
+from .limits import AccessPolicy, Limits
 from .metrics import Metrics
 from .sessions.scheduler import Admission, Session
 from .wire.protocol import SUBPROTOCOL, TASKS, DrawRequest, Message, ProtocolError, read_draw_request
 
 PATIENT_MS = 60_000.0
 """Budget of a single picture: nobody is drawing while they wait, so nothing is shed."""
-WHOSE: ContextVar[str] = ContextVar("address that the request at hand counts for", default="")
+CLIENT_ADDRESS: ContextVar[str] = ContextVar("address that the request at hand counts for", default="")
 SINGLE = "single"
 """What all single pictures of an address count as together: one session."""
 BUSY_S = 0.25
@@ -87,11 +87,11 @@ class Studio:
         self,
         worker: Worker,
         limits: Limits,
-        door: Door,
+        access: AccessPolicy,
         budget: Budget,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.worker, self.limits, self.door, self.budget, self.clock = worker, limits, door, budget, clock
+        self.worker, self.limits, self.access, self.budget, self.clock = worker, limits, access, budget, clock
         self.metrics: Metrics = worker.metrics
         capacity_each, queue_each = limits.each(limits.sessions), limits.each(limits.queue)
         self.admission = Admission(limits.sessions, limits.queue, capacity_each, queue_each)
@@ -105,16 +105,16 @@ class Studio:
         self.metrics.gauge("sessions", lambda: self.admission.active)
 
     @property
-    def marks(self) -> Marks:
+    def stamper(self) -> Stamper:
         """The provenance of the model that is served."""
         assert self.worker.engine is not None, "asked for after the worker is ready"
-        return self.worker.engine.marks
+        return self.worker.engine.stamper
 
     @property
     def signs_recordings(self) -> bool:
         """Whether it signs what a page recorded. It has to take the page's word for what is in the file, so it does so for
         its owner alone, whose signature it is."""
-        return self.door.private and self.worker.engine is not None and self.marks.state["credentials"]
+        return self.access.private and self.worker.engine is not None and self.stamper.state["credentials"]
 
     # live sessions
 
@@ -130,7 +130,7 @@ class Studio:
         return session_id, position
 
     def open_session(self, session_id: str, wake: Callable[[], None]) -> ClientSession:
-        """Give a session that is inside its seat, with the pictures it kept before its connection was lost."""
+        """Begin an admitted session, with the history it had before its connection was lost."""
         loop = asyncio.get_running_loop()
         detached = self._detached.pop(session_id, None)
         client = ClientSession(
@@ -184,7 +184,7 @@ class Studio:
         """
         if self.worker.state != "ready":
             raise ProtocolError("not_ready", f"the server is {self.worker.state}: {self.worker.doing or 'try again'}")
-        address, here = WHOSE.get(), self._singles.total()
+        address, here = CLIENT_ADDRESS.get(), self._singles.total()
         if here >= self.limits.single_pictures:
             raise ProtocolError("busy", f"{here} single pictures are being drawn already: try again in a second")
         if (mine := self._singles[address]) >= self.limits.each(self.limits.single_pictures):
@@ -223,7 +223,7 @@ class Studio:
 
     async def judge(self, pixels: Pixels) -> None:
         """Raise ProtocolError if the safety filter refuses a picture that somebody is about to get."""
-        verdict = self.worker.guard.look(pixels, (WHOSE.get(), SINGLE))
+        verdict = self.worker.moderation.judge_picture(pixels, (CLIENT_ADDRESS.get(), SINGLE))
         reason = None if verdict is None else await asyncio.wrap_future(verdict)
         if reason is not None:
             self.metrics.count("refused")
@@ -241,7 +241,7 @@ class Studio:
     @staticmethod
     async def _beside(pool: Pool, call: Callable[[], T]) -> T:
         try:
-            return await asyncio.wrap_future(pool.submit((WHOSE.get(), SINGLE), call))
+            return await asyncio.wrap_future(pool.submit((CLIENT_ADDRESS.get(), SINGLE), call))
         except ProtocolError:
             raise
         except Exception as error:
@@ -299,7 +299,7 @@ class Studio:
             "model": model,
             "sizes": list(engine.sizes),
             "backend": engine.choices.backends[0],
-            "marks": engine.marks.state,
+            "marks": engine.stamper.state,
             "recordings": self.signs_recordings,
         }
 

@@ -20,8 +20,8 @@ from fewstep.modality.image import to_uint8
 from fewstep.provenance import SpreadSpectrum
 from fewstep.server.drawing.engine import Drawn, Engine, EngineOptions, Job
 from fewstep.server.drawing.pool import Pool
-from fewstep.server.drawing.provenance import Marks, PictureFacts
-from fewstep.server.drawing.safety import VERDICTS_BYTES, Guard
+from fewstep.server.drawing.provenance import PictureFacts, Stamper
+from fewstep.server.drawing.safety import VERDICTS_BYTES, Moderation
 from fewstep.server.drawing.worker import (
     REPLAN_S,
     REST_S,
@@ -60,7 +60,7 @@ def cold_engine(
     clock: Callable[[], float] = time.perf_counter,
 ) -> Engine:
     pipeline = tiny_pipeline()
-    return of(pipeline, Marks(pipeline.card), EngineOptions(backends=("eager",), batches=batches), clock)
+    return of(pipeline, Stamper(pipeline.card), EngineOptions(backends=("eager",), batches=batches), clock)
 
 
 class Ticking:
@@ -109,10 +109,10 @@ def test_every_frame_carries_the_mark_and_saved_pictures_are_made_from_clean_pix
     drawn = draw(engine, DrawRequest(1, prompt="the sun", seed=2))
     sent = wire.decode(Part("image", "image/png", drawn.data), 10**6)
     assert not np.array_equal(sent, drawn.pixels)
-    assert np.array_equal(sent, engine.marks.frame(drawn.pixels))
+    assert np.array_equal(sent, engine.stamper.frame(drawn.pixels))
     mark = SpreadSpectrum()
     assert mark.detect(sent).score > mark.detect(drawn.pixels).score + 1
-    off = Marks(engine.card, on=False)
+    off = Stamper(engine.card, on=False)
     assert off.frame(drawn.pixels) is drawn.pixels
     assert off.state == {"watermark": False, "credentials": False}
     assert off.file(drawn.pixels, PictureFacts(1, 2, "x")) == wire.encode(drawn.pixels, "png")
@@ -146,18 +146,18 @@ class Failing(Engine):
     """Some requests meet an exception on their way, whichever stage it is that they name."""
 
     @property
-    def marks(self) -> Any:
+    def stamper(self) -> Any:
         return self._hurt
 
-    @marks.setter
-    def marks(self, marks: Marks) -> None:
-        class Hurt(Marks):
+    @stamper.setter
+    def stamper(self, stamper: Stamper) -> None:
+        class Hurt(Stamper):
             def frame(self, pixels: np.ndarray) -> np.ndarray:
                 if pixels[0, 0].tolist() == [1, 2, 3]:
                     raise RuntimeError("the mark's own fault")
                 return super().frame(pixels)
 
-        self._hurt = Hurt(marks.card)
+        self._hurt = Hurt(stamper.card)
 
     def _cond(self, request: DrawRequest) -> Any:
         if request.prompt == "cannot be read":
@@ -388,12 +388,12 @@ def test_prompts_are_remembered_within_bytes_and_drawn_the_same():
 
 
 def test_verdicts_are_remembered_within_bytes():
-    guard = Guard(Judge())
+    moderation = Moderation(Judge())
     for n in range(3000):
-        guard.prompts(f"{n} " * 100).result(60)
-    assert guard._known.nbytes <= VERDICTS_BYTES
-    assert len(guard._known) < 3000
-    guard.close()
+        moderation.judge_prompts(f"{n} " * 100).result(60)
+    assert moderation._known.nbytes <= VERDICTS_BYTES
+    assert len(moderation._known) < 3000
+    moderation.close()
 
 
 def test_what_is_handed_in_is_done_in_fair_turn_and_one_address_never_holds_all_threads():
@@ -440,7 +440,7 @@ def test_kept_pictures_are_bounded():
 
 
 class Client:
-    """A seat, with what came out of it."""
+    """A client session, with the answers it got."""
 
     def __init__(self, worker: Worker, name: str, target_ms: float = 60_000.0) -> None:
         self.worker, self.answers, self.woken = worker, [], threading.Event()
@@ -467,11 +467,11 @@ def start(engine: Engine) -> Iterator[Callable[..., Worker]]:
     workers: list[Worker] = []
 
     def begin(
-        guard: Guard | None = None,
+        moderation: Moderation | None = None,
         opens: Sequence[Open] = (lambda report: engine,),
         clock: Callable[[], float] = time.perf_counter,
     ) -> Worker:
-        worker = Worker(opens, Metrics(clock), guard, clock)
+        worker = Worker(opens, Metrics(clock), moderation, clock)
         workers.append(worker)
         worker.start()
         until(lambda: worker.state != "warming")
@@ -896,7 +896,7 @@ class Judge:
 
 def test_refused_prompts_and_pictures_are_held_back(start: Callable[..., Worker]):
     judge = Judge()
-    client = Client(start(Guard(judge)), "a")
+    client = Client(start(Moderation(judge)), "a")
     refused = client.draw(DrawRequest(1, prompt="a bad cat"))
     assert (refused.header["code"], refused.header["message"], refused.drawn) == ("refused", "not drawn here", None)
     assert client.draw(DrawRequest(2, prompt="x", blend_prompt="bad", blend=0.5)).header["code"] == "refused"
@@ -926,7 +926,7 @@ class Slow(Judge):
 def test_a_picture_whose_prompt_took_long_to_judge_does_not_come_after_a_newer_one(start: Callable[..., Worker]):
     judge = Slow()
     judge.go.set()
-    client = Client(start(Guard(judge)), "a")
+    client = Client(start(Moderation(judge)), "a")
     assert client.draw(DrawRequest(1, prompt="known")).drawn is not None
     judge.go.clear()
     client.worker.submit(client.state, DrawRequest(2, prompt="new"))
@@ -955,7 +955,7 @@ def test_what_is_overwritten_is_never_judged_and_nobody_holds_the_filter(start: 
     """One client asks for 300 prompts while the filter looks at its first: of all these only the newest is judged, and
     another client's prompt before it."""
     judge = Counting()
-    worker = start(Guard(judge), opens=[partial(cold_engine, batches=(1,))])
+    worker = start(Moderation(judge), opens=[partial(cold_engine, batches=(1,))])
     greedy, victim, silent = (Client(worker, name) for name in ("greedy", "victim", "silent"))
     worker.submit(greedy.state, DrawRequest(0, prompt="greedy 0"))
     until(lambda: judge.judged == ["greedy 0"])
@@ -981,11 +981,11 @@ def test_a_picture_filter_that_fails_goes_on_looking(start: Callable[..., Worker
             looked.append(pixels)
             raise RuntimeError("the filter's own fault")
 
-    client = Client(start(Guard(Blinking())), "a")
+    client = Client(start(Moderation(Blinking())), "a")
     for number, prompt in enumerate(("a cat", "a dog", "a sun"), 1):
         client.draw(DrawRequest(number, prompt=prompt))
         until(lambda number=number: len(looked) == number)
-    until(lambda: not client.worker.guard._looking)
+    until(lambda: not client.worker.moderation._watching)
 
 
 def test_the_picture_that_is_drawn_when_the_server_stops_is_judged_and_delivered():
@@ -998,7 +998,7 @@ def test_the_picture_that_is_drawn_when_the_server_stops_is_judged_and_delivered
                 time.sleep(0.3)
             return super().draw(jobs, plan)
 
-    worker = Worker([partial(cold_engine, of=Lingering)], Metrics(), Guard(Judge()))
+    worker = Worker([partial(cold_engine, of=Lingering)], Metrics(), Moderation(Judge()))
     worker.start()
     client = Client(worker, "a")
     worker.submit(client.state, DrawRequest(1, prompt="a cat"))

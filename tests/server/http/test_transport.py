@@ -19,7 +19,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as live
 
-from fewstep.server.http.transport import Frames, Lines
+from fewstep.server.http.transport import ConnectionLimiter, Frames
 from fewstep.server.limits import Limits
 from fewstep.server.wire.protocol import RAW, SUBPROTOCOL, Part, pack, unpack
 from serving_helpers import PATIENCE_S, Server, process, running, until
@@ -233,8 +233,8 @@ def test_what_is_half_received_is_bounded_for_an_address_and_for_all(server: Ser
                 made.sendall(half)
         said = [ended(made) for made in held]
     assert sum(b"too much is half received" in got for got in said) >= 1
-    lines = Lines(LIMITS, server.studio.door, lambda: 0.0, server.studio.metrics.__class__())
-    assert lines.received.take("a", LIMITS.message_bytes), "a whole message fits, however small the share"
+    limiter = ConnectionLimiter(LIMITS, server.studio.access, lambda: 0.0, server.studio.metrics.__class__())
+    assert limiter.received.take("a", LIMITS.message_bytes), "a whole message fits, however small the share"
 
 
 @pytest.mark.parametrize(

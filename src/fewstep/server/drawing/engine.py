@@ -35,7 +35,7 @@ from ...tensors import Conditioning, Latents, Time
 from ..wire import images as wire
 from ..wire.protocol import ENCODERS, RAW, DrawRequest, Part, ProtocolError, check_pinned
 from .codec import Pictures, TimedCodec
-from .provenance import Marks
+from .provenance import Stamper
 
 log = logging.getLogger("fewstep.server")
 Report = Callable[[str], None]
@@ -118,12 +118,12 @@ class Engine:
     def __init__(
         self,
         pipeline: Pipeline,
-        marks: Marks,
+        stamper: Stamper,
         options: EngineOptions = EngineOptions(),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.card: Card = pipeline.card
-        self.marks, self.options, self._clock = marks, options, clock
+        self.stamper, self.options, self._clock = stamper, options, clock
         self.device = pipeline.device
         on_gpu = self.device.type != "cpu"
         self.batches = tuple(sorted(options.batches)) or ((1, 2, 4, 8) if on_gpu else (1,))
@@ -376,7 +376,7 @@ class Engine:
         if given:
             shown = job.smoother(given[0], pixels, job.request.smoothing, _recipe(job.request, given[1:], times))
         began = self._clock()
-        marked = self.marks.frame(shown)
+        marked = self.stamper.frame(shown)
         between = self._clock()
         data = wire.encode(marked, job.encoder)
         stages |= {"watermark": 1000 * (between - began), "encode": 1000 * (self._clock() - between)}

@@ -18,7 +18,7 @@ from ...inference.timings import Timings
 from ...ranges import Range, Sides, Threads
 from ..wire.protocol import RAW, DrawRequest, Part
 from .engine import Engine, EngineOptions, Report
-from .provenance import Marks
+from .provenance import Stamper
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def forecast(options: ForecastOptions, report: Report) -> Forecast:
         raise ValueError(f"strength {options.strength} is out of range: use more than 0 and at most 1")
     pipeline = Pipeline.open(bundle.locate(options.model), options.device)
     made = EngineOptions(options.backends, sizes=options.sizes, threads=options.threads)
-    engine = Engine(pipeline, Marks(pipeline.card, options.provenance), made)
+    engine = Engine(pipeline, Stamper(pipeline.card, options.provenance), made)
     engine.warm_up(report)
     with_picture = options.task == "image"
     picture = Part("image", RAW, b"") if with_picture else None

@@ -48,7 +48,7 @@ class PictureFacts:
         )
 
 
-class Marks:
+class Stamper:
     """Marks frames and stamps files for one bundle; switched off it passes pixels through and says so in the log."""
 
     def __init__(
@@ -162,7 +162,7 @@ def try_out(stamping: StampOptions) -> None:
 
 @contextlib.contextmanager
 def _said_at_the_start() -> Iterator[None]:
-    """Without the warnings that `Marks` has logged already."""
+    """Without the warnings that `Stamper` has logged already."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", provenance.ProvenanceWarning)
         yield

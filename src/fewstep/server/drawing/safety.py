@@ -1,6 +1,6 @@
 """What may be asked for and shown: a pluggable filter of prompts and pictures, beside the hot path, never in it.
 
-A prompt is judged once, in the guard's own thread, while it waits for its turn and is drawn; only its answer waits for the
+A prompt is judged once, in a thread of its own, while it waits for its turn and is drawn; only its answer waits for the
 verdict. Streamed pictures are judged as fast as the filter can, the newest of each session; a refused one stops the
 session's pictures until it asks for something else. Single and saved pictures are always judged first. A filter that fails
 lets nothing through.
@@ -137,7 +137,7 @@ def load(name: str, model: str = "", device: str = "cpu") -> Filter | None:
     return made
 
 
-class Guard:
+class Moderation:
     """Runs a filter in a thread of its own, one call after another, in fair turn between those whose prompts and pictures
     they are, and remembers what it said about prompts."""
 
@@ -147,14 +147,14 @@ class Guard:
         note: Callable[[str, float], None] = lambda stage, ms: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.judge, self._note, self._clock = judge, note, clock
+        self.filter, self._note, self._clock = judge, note, clock
         self._known: Cache[str, Future[str | None]] = Cache(VERDICTS_BYTES)
         self._lock = threading.Lock()
-        self._thread = Pool(1, "guard") if judge is not None else None
-        self._looking: set[ClientKey] = set()
+        self._thread = Pool(1, "moderation") if judge is not None else None
+        self._watching: set[ClientKey] = set()
         self._sees = judge is not None and not getattr(judge, "blind", False)
 
-    def prompts(self, *texts: str, client_key: ClientKey = ANONYMOUS) -> Future[str | None] | None:
+    def judge_prompts(self, *texts: str, client_key: ClientKey = ANONYMOUS) -> Future[str | None] | None:
         """Begin to judge prompts; None where nobody judges or all are empty."""
         text = _together(texts)
         if self._thread is None or not text:
@@ -166,14 +166,14 @@ class Guard:
                 self._known.put(text, known, KNOWN_BYTES + sys.getsizeof(text))
             return known
 
-    def knows(self, *texts: str) -> bool:
+    def has_judged(self, *texts: str) -> bool:
         """Whether the verdict on these prompts is there already, or none is needed."""
         text = _together(texts)
         with self._lock:
             known = None if self._thread is None or not text else self._known.get(text)
             return self._thread is None or not text or (known is not None and known.done())
 
-    def look(self, pixels: Pixels, client_key: ClientKey = ANONYMOUS) -> Future[str | None] | None:
+    def judge_picture(self, pixels: Pixels, client_key: ClientKey = ANONYMOUS) -> Future[str | None] | None:
         """Begin to judge one picture; None where nobody judges."""
         if self._thread is None or not self._sees:
             return None
@@ -181,30 +181,30 @@ class Guard:
 
     def picture(self, pixels: Pixels, client_key: ClientKey = ANONYMOUS) -> str | None:
         """Judge one picture, and wait for the verdict."""
-        verdict = self.look(pixels, client_key)
+        verdict = self.judge_picture(pixels, client_key)
         return None if verdict is None else verdict.result()
 
     def watch(self, client_key: ClientKey, pixels: Pixels, refuse: Callable[[str], None]) -> None:
         """Judge a streamed picture beside the stream, unless one of this session is being judged already."""
-        if self._thread is None or not self._sees or client_key in self._looking:
+        if self._thread is None or not self._sees or client_key in self._watching:
             return
-        self._looking.add(client_key)
+        self._watching.add(client_key)
 
         def look() -> None:
             try:
                 if (reason := self._judged("safety_picture", pixels)) is not None:
                     refuse(reason)
             finally:
-                self._looking.discard(client_key)
+                self._watching.discard(client_key)
 
         self._thread.submit(client_key, look)
 
     def _judged(self, stage: str, subject: str | Pixels) -> str | None:
         """The filter's verdict, timed; its own failure is a refusal."""
-        assert self.judge is not None
+        assert self.filter is not None
         began = self._clock()
         try:
-            return self.judge.prompt(subject) if isinstance(subject, str) else self.judge.picture(subject)
+            return self.filter.prompt(subject) if isinstance(subject, str) else self.filter.picture(subject)
         except Exception:
             log.exception("the safety filter failed")
             return FAILED

@@ -27,7 +27,7 @@ from ..wire.protocol import MIMES, DrawRequest, Part, ProtocolError, pack
 from .engine import Drawn, Engine, Given, Job
 from .pool import Pool
 from .provenance import PictureFacts
-from .safety import Guard
+from .safety import Moderation
 
 log = logging.getLogger("fewstep.server")
 State = Literal["warming", "ready", "failed", "stopped"]
@@ -221,11 +221,11 @@ class Worker:
         self,
         opens: Sequence[Open],
         metrics: Metrics,
-        guard: Guard | None = None,
+        moderation: Moderation | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.metrics, self._clock = metrics, clock
-        self.guard = guard or Guard(None)
+        self.moderation = moderation or Moderation(None)
         self.state: State = "warming"
         self.doing = "starting"
         """What is being done while it warms up, or why it failed."""
@@ -261,7 +261,7 @@ class Worker:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(max(0.0, ends - time.monotonic()))
-        self.guard.close()
+        self.moderation.close()
         self.decoders.close()
         self._tell()
 
@@ -283,7 +283,7 @@ class Worker:
             self._scheduler.leave(session_id)
 
     def client(self, session_id: str) -> ClientSession | None:
-        """A session's seat."""
+        """A session by its id; None if it is not here."""
         return self._clients.get(session_id)
 
     def submit(self, client: ClientSession, request: DrawRequest) -> None:
@@ -426,7 +426,7 @@ class Worker:
         def may(session: Session[ReadyRequest, DrawResponse], ready: ReadyRequest) -> bool:
             judging = self._clients[session.id].judging
             waits = judging is not None and not judging.done()
-            return not waits or self.guard.knows(ready.request.prompt, ready.request.blend_prompt)
+            return not waits or self.moderation.has_judged(ready.request.prompt, ready.request.blend_prompt)
 
         def cost(session: Session[ReadyRequest, DrawResponse]) -> float:
             found = self._clients[session.id].plan
@@ -537,7 +537,7 @@ class Worker:
         another new prompt: so the line in front of the filter holds one prompt of each session.
         """
         try:
-            verdict = self.guard.prompts(
+            verdict = self.moderation.judge_prompts(
                 task.request.prompt, task.request.blend_prompt, client_key=task.client.session.client_key
             )
         except ProtocolError as error:  # too many of its address wait there
@@ -600,7 +600,9 @@ class Worker:
             if task.may_be_refined(result) and client.latest is request:
                 client.rest = task.pending.value
                 self._lock.notify_all()
-        self.guard.watch(client.session.client_key, result.pixels, lambda reason: self._stop(client, request, reason))
+        self.moderation.watch(
+            client.session.client_key, result.pixels, lambda reason: self._stop(client, request, reason)
+        )
         served_ms = 1000 * (self._clock() - task.began)
         header = picture_header(engine, task, result, served_ms)
         self._deliver(task, DrawResponse(request, header, result, task.wait_ms + task.given_ms + served_ms))
@@ -652,7 +654,7 @@ def picture_header(engine: Engine, task: FrameTask, drawn: Drawn, served_ms: flo
         "stages_ms": {name: round(ms, 2) for name, ms in stages.items() if ms},
         "server_ms": round(wait_ms + task.given_ms + served_ms, 2),
         "sent_ms": request.sent_ms,
-        "marks": engine.marks.state,
+        "marks": engine.stamper.state,
     }
     if task.refined:
         header["refined"] = True

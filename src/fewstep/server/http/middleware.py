@@ -8,11 +8,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..limits import Door, Limits, Pace, Refusal, Shares, bearer, neighbourhood, too_soon
+from ..limits import AccessPolicy, Limits, Pace, Refusal, Shares, bearer, neighbourhood, too_soon
 from ..metrics import Metrics
 from ..wire.protocol import VERSION, error_body, greeting, of_another_version, pack, sendable, token_in, version_in
 from .prefix import route_path
-from .transport import Lines
+from .transport import ConnectionLimiter
 from .websocket import CLOSE_FOREIGN, CLOSE_UNAUTHORISED, CLOSE_VERSION
 
 Headers = list[tuple[bytes, bytes]]
@@ -82,12 +82,19 @@ def said_of(refusal: Refusal) -> bytes:
     return error_body(refusal.sentence, refusal.code, kind)
 
 
-class Gate:
+class AccessMiddleware:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, door: Door, lines: Lines, clock: Callable[[], float], metrics: Metrics) -> None:
-        self._app, self._door, self._lines, self._clock, self._metrics = app, door, lines, clock, metrics
-        self._limits = lines.limits
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: AccessPolicy,
+        limiter: ConnectionLimiter,
+        clock: Callable[[], float],
+        metrics: Metrics,
+    ) -> None:
+        self._app, self._access, self._limiter, self._clock, self._metrics = app, access, limiter, clock, metrics
+        self._limits = limiter.limits
         self._under_way = Shares(self._limits.connections, self._limits.each(self._limits.connections))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,10 +116,10 @@ class Gate:
 
     def _crowd(self, scope: Scope, address: str, room: bool) -> Refusal | None:
         """Why somebody has to wait, decided by the connection, or by every request of what comes through a proxy."""
-        line = scope.get("state", {}).get("line")
-        if line is not None and not line.proxied:
-            found = line.refusal
-        elif wait_s := self._lines.arrivals.take(address, self._clock()):
+        tracked = scope.get("state", {}).get("tracked")
+        if tracked is not None and not tracked.proxied:
+            found = tracked.refusal
+        elif wait_s := self._limiter.arrivals.take(address, self._clock()):
             found = too_soon(wait_s)
         else:
             found = None
@@ -147,11 +154,11 @@ class Gate:
         host, token = headers.get("host"), token_in(offered) or bearer(headers.get("authorization"))
         if crowd is not None:
             await refuse(crowd)
-        elif (strange := self._door.stranger(host)) is not None:
+        elif (strange := self._access.host_refusal(host)) is not None:
             await refuse(Refusal(403, "forbidden", strange))
-        elif (foreign := self._door.foreign(host, headers.get("origin"))) is not None:
+        elif (foreign := self._access.origin_refusal(host, headers.get("origin"))) is not None:
             await turn_away(CLOSE_FOREIGN, "origin", foreign)
-        elif (wrong := self._door.wrong_token(token)) is not None:
+        elif (wrong := self._access.token_refusal(token)) is not None:
             await turn_away(CLOSE_UNAUTHORISED, "token", wrong)
         elif (other := of_another_version(offered)) is not None:
             await turn_away(CLOSE_VERSION, "version", other)
@@ -169,10 +176,10 @@ class Gate:
     ) -> None:
         path = route_path(scope)
         is_film = path.endswith(RECORDINGS)  # of which one comes at a time
-        held = self._lines.received
+        held = self._limiter.received
         body = Bounded(receive, self._most(path), self._limits, lambda n: is_film or held.take(address, n))
         origin = headers.get("origin")
-        invited = origin is not None and self._door.invited(origin)
+        invited = origin is not None and self._access.allows_origin(origin)
         shared = [*SHARED, (b"access-control-allow-origin", str(origin).encode())] if invited else []
         spoken = False
         """Whether a body that was cut off has had its answer: what the application says to that is left unsaid."""
@@ -213,8 +220,8 @@ class Gate:
     def _plain(self, scope: Scope, headers: Mapping[str, str]) -> Scope:
         """The request as the routes see it: HEAD as the GET whose body nobody sends, and a Host that the server has."""
         given = scope["headers"]
-        if not self._door.knows(headers.get("host")):
-            host, port = scope.get("server") or (self._door.host, None)
+        if not self._access.knows_host(headers.get("host")):
+            host, port = scope.get("server") or (self._access.host, None)
             own = f"[{host}]" if ":" in host else host
             named = (b"host", (own if port is None else f"{own}:{port}").encode())
             given = [named, *(pair for pair in given if pair[0] != b"host")]
@@ -222,10 +229,12 @@ class Gate:
 
     def _refusal(self, path: str, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
         host = headers.get("host")
-        if (strange := self._door.stranger(host) or self._door.foreign(host, headers.get("origin"))) is not None:
+        if (
+            strange := self._access.host_refusal(host) or self._access.origin_refusal(host, headers.get("origin"))
+        ) is not None:
             return 403, "forbidden", strange
         is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
-        if not is_open and (wrong := self._door.wrong_token(bearer(headers.get("authorization")))) is not None:
+        if not is_open and (wrong := self._access.token_refusal(bearer(headers.get("authorization")))) is not None:
             return 401, "invalid_api_key", wrong
         length = headers.get("content-length", "0")
         if len(length) > 18 or not length.isdecimal() or int(length) > self._most(path):

@@ -281,7 +281,7 @@ class Order:
         return shaped(pixels, *self.size, self.how)
 
 
-class Desk:
+class ImageService:
     """Takes orders and fills them."""
 
     def __init__(self, studio: Studio) -> None:
@@ -470,13 +470,13 @@ def _canvas(image: Part, mask: Part | None, max_pixels: int) -> Canvas:
 def routes(studio: Studio) -> APIRouter:
     """All of them."""
     router = APIRouter()
-    desk = Desk(studio)
+    service = ImageService(studio)
 
     @router.post("/v1/images/generations")
     async def generations(request: GenerationRequest, http: Request) -> Response:
         """OpenAI's images API: pictures from a prompt."""
         try:
-            return await answer(desk.generation(request), http)
+            return await answer(service.generation(request), http)
         except ProtocolError as error:
             return refused(error)
 
@@ -493,7 +493,7 @@ def routes(studio: Studio) -> APIRouter:
     async def edited(http: Request, kind: type[ImagesRequest]) -> Response:
         try:
             fields, files = await _given(http)
-            order = await studio.read(partial(desk.edit, _fields(fields, kind), files))
+            order = await studio.read(partial(service.edit, _fields(fields, kind), files))
             return await answer(order, http)
         except ClientDisconnect:
             return failed(ProtocolError("form", "the form did not come whole: send it again"))
@@ -501,19 +501,19 @@ def routes(studio: Studio) -> APIRouter:
             return refused(error)
 
     async def answer(order: Order, http: Request) -> Response:
-        drawing = desk.pictures(order, http, str(http.base_url))
+        drawing = service.pictures(order, http, str(http.base_url))
         entry, said = await anext(drawing)  # what goes wrong with the first picture is an answer of its own
         if order.request.stream:
             return StreamingResponse(events(order, entry, said, drawing), media_type="text/event-stream")
         entries = [entry, *[entry async for entry, _ in drawing]]
-        usage = desk.usage(order, len(entries))
+        usage = service.usage(order, len(entries))
         return JSONResponse({"created": int(time.time()), "data": entries, "usage": usage} | said)
 
     async def events(
         order: Order, entry: dict[str, Any], said: dict[str, Any],
         drawing: AsyncIterator[tuple[dict[str, Any], dict[str, Any]]],
     ) -> AsyncIterator[bytes]:  # fmt: skip
-        head = {"type": f"{order.kind}.completed", "usage": desk.usage(order, 1)}
+        head = {"type": f"{order.kind}.completed", "usage": service.usage(order, 1)}
         try:
             yield _event(head | {"created_at": int(time.time())} | said | entry)
             async for entry, said in drawing:

@@ -134,7 +134,7 @@ async def drawn_file(
 
     def made() -> bytes:
         pixels, facts = finish(drawn.pixels), PictureFacts.of(request, drawn.steps, drawn.strength)
-        return studio.marks.file(pixels, facts, encoder, include_prompt, quality, given)
+        return studio.stamper.file(pixels, facts, encoder, include_prompt, quality, given)
 
     return await studio.made(made), header, drawn
 
@@ -181,7 +181,7 @@ def routes(studio: Studio) -> APIRouter:
 
         def made() -> bytes:
             facts = replace(found.facts, drawn_side=drawn) if side > drawn else found.facts
-            return studio.marks.file(enlarged(found.pixels, side), facts, format, prompt)
+            return studio.stamper.file(enlarged(found.pixels, side), facts, format, prompt)
 
         data = await studio.made(made)
         size = f"-{drawn}px-enlarged-{side}" if side > drawn else ""
@@ -207,7 +207,9 @@ def routes(studio: Studio) -> APIRouter:
             kind = video_type(data)
             if kind is None:
                 return failed(ProtocolError("recording", "this is no recording: send a WebM or MP4 file"))
-            return Response(await studio.made(partial(studio.marks.recording, data, kind)), 200, {}, "application/c2pa")
+            return Response(
+                await studio.made(partial(studio.stamper.recording, data, kind)), 200, {}, "application/c2pa"
+            )
 
     @router.get("/v1/concepts")
     async def known() -> dict[str, Any]:

@@ -36,7 +36,7 @@ def route_path(scope: Scope) -> str:
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
 
 
-class Below:
+class PrefixMiddleware:
     """ASGI middleware, before every other: says what the prefix is, whether or not the proxy has cut it off.
 
     It is ``root_path``, or what a trusted proxy names in X-Forwarded-Prefix.

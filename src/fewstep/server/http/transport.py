@@ -2,7 +2,7 @@
 
 uvicorn reads and writes; here stand the bounds it does not have, for HTTP and WebSocket alike. What is awaited from a client -
 a request's head, the rest of a message, that it takes what it is sent - has a pace to keep (`Pace`), and `Server` looks at
-all connections twice a second. Every refusal is decided in `Lines`, and said in words by the `Gate`.
+all connections twice a second. Every refusal is decided in `ConnectionLimiter`, and `AccessMiddleware` answers with it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from websockets.http11 import Response
 from websockets.server import ServerProtocol
 from websockets.typing import StatusLike
 
-from ..limits import Arrivals, Door, Limits, Pace, Refusal, Shares, TokenBucket, neighbourhood, too_soon
+from ..limits import AccessPolicy, Arrivals, Limits, Pace, Refusal, Shares, TokenBucket, neighbourhood, too_soon
 from ..metrics import Metrics
 from ..wire.protocol import error_body
 
@@ -40,10 +40,12 @@ CARRIES = 1024
 """Bytes that a fragment must bring to cost nothing."""
 
 
-class Line:
+class TrackedTransport:
     """One TCP connection: an asyncio transport that knows whose it is, and how much of what was written was taken."""
 
-    def __init__(self, transport: Any, owner: Http | Live, address: str, proxied: bool, limits: Limits) -> None:
+    def __init__(
+        self, transport: Any, owner: HttpProtocol | WebSocketProtocol, address: str, proxied: bool, limits: Limits
+    ) -> None:
         self._transport, self.address, self.proxied = transport, address, proxied
         self.owner = owner
         """What reads and writes on it: HTTP, and after an upgrade the live session."""
@@ -85,40 +87,40 @@ class Line:
         self._transport.abort()
 
 
-class Lines:
+class ConnectionLimiter:
     """All open connections, by address. What is full makes room by closing what is idle: first the newcomer's own."""
 
-    def __init__(self, limits: Limits, door: Door, clock: Callable[[], float], metrics: Metrics) -> None:
-        self.limits, self._door, self._clock, self._metrics = limits, door, clock, metrics
+    def __init__(self, limits: Limits, access: AccessPolicy, clock: Callable[[], float], metrics: Metrics) -> None:
+        self.limits, self._access, self._clock, self._metrics = limits, access, clock, metrics
         self.arrivals = Arrivals(limits)
         self.received = Shares(limits.half_bytes, max(limits.message_bytes, limits.each(limits.half_bytes)))
         """Bytes of messages and bodies that are not whole yet."""
-        self._open: dict[str, dict[Line, None]] = {}
+        self._open: dict[str, dict[TrackedTransport, None]] = {}
         metrics.gauge("connections", lambda: sum(map(len, self._open.values())))
 
-    def enter(self, transport: Any, owner: Http | Live) -> Line:
+    def enter(self, transport: Any, owner: HttpProtocol | WebSocketProtocol) -> TrackedTransport:
         """A new connection. One over the limits is told why at its first request."""
         peer = transport.get_extra_info("peername")
         host = str(peer[0]) if isinstance(peer, tuple) else ""
-        line = Line(transport, owner, neighbourhood(host), self._door.trusts(host), self.limits)
-        limits, mine = self.limits, self._open.setdefault(line.address, {})
-        if not line.proxied:
+        tracked = TrackedTransport(transport, owner, neighbourhood(host), self._access.trusts_proxy(host), self.limits)
+        limits, mine = self.limits, self._open.setdefault(tracked.address, {})
+        if not tracked.proxied:
             each = limits.each(limits.connections)
-            if wait_s := self.arrivals.take(line.address, self._clock()):
-                line.refusal = too_soon(wait_s)
+            if wait_s := self.arrivals.take(tracked.address, self._clock()):
+                tracked.refusal = too_soon(wait_s)
             elif len(mine) >= each and not self._close_idle([mine]):
                 said = f"this address has {each} connections here, its share: close one, or try again later"
-                line.refusal = Refusal(429, "too_many", said, 1)
+                tracked.refusal = Refusal(429, "too_many", said, 1)
         if sum(map(len, self._open.values())) >= limits.connections:
             largest_first = sorted(self._open.values(), key=len, reverse=True)
-            if not self._close_idle(largest_first) and line.refusal is None:
-                line.refusal = Refusal(503, "busy", "all connections are taken: try again in a second", 1)
-        self._open.setdefault(line.address, {})[line] = None
-        return line
+            if not self._close_idle(largest_first) and tracked.refusal is None:
+                tracked.refusal = Refusal(503, "busy", "all connections are taken: try again in a second", 1)
+        self._open.setdefault(tracked.address, {})[tracked] = None
+        return tracked
 
-    def _close_idle(self, groups: Iterable[dict[Line, None]]) -> bool:
+    def _close_idle(self, groups: Iterable[dict[TrackedTransport, None]]) -> bool:
         """Close the connection that has been idle for longest, of the first group that has one."""
-        idle = next((line for group in groups for line in group if line.owner.idle), None)
+        idle = next((tracked for group in groups for tracked in group if tracked.owner.idle), None)
         if idle is None:
             return False
         self.leave(idle)
@@ -126,49 +128,49 @@ class Lines:
         self._metrics.count("cut_off")
         return True
 
-    def used(self, line: Line) -> None:
+    def used(self, tracked: TrackedTransport) -> None:
         """It has served a request: of the idle ones it is the newest."""
-        mine = self._open.get(line.address, {})
-        if line in mine:
-            del mine[line]
-            mine[line] = None
+        mine = self._open.get(tracked.address, {})
+        if tracked in mine:
+            del mine[tracked]
+            mine[tracked] = None
 
-    def leave(self, line: Line) -> None:
+    def leave(self, tracked: TrackedTransport) -> None:
         """It is closed."""
-        mine = self._open.get(line.address, {})
-        mine.pop(line, None)
+        mine = self._open.get(tracked.address, {})
+        mine.pop(tracked, None)
         if not mine:
-            self._open.pop(line.address, None)
+            self._open.pop(tracked.address, None)
 
-    def cut(self, line: Line) -> None:
+    def cut(self, tracked: TrackedTransport) -> None:
         """End a connection whose client does not keep pace."""
         self._metrics.count("cut_off")
-        line.drop()
+        tracked.drop()
 
     def note_cut(self) -> None:
         """A connection was ended in order, with the reason."""
         self._metrics.count("cut_off")
 
 
-class Http(H11Protocol):
+class HttpProtocol(H11Protocol):
     """uvicorn's HTTP with a deadline for every request's head, the first and those that follow, and for taking the answer.
 
-    The body's deadline is the `Gate`'s, since only while the application wants more of it is its client late.
+    `AccessMiddleware` keeps the deadline of the body: its client is late only while the application waits for more of it.
     """
 
-    lines: Lines
+    limiter: ConnectionLimiter
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected: it has this long to say what it wants."""
-        self.line = self.lines.enter(transport, self)
-        self.app_state = {**self.app_state, "line": self.line}
+        self.tracked = self.limiter.enter(transport, self)
+        self.app_state = {**self.app_state, "tracked": self.tracked}
         self._begun_s: float | None = time.monotonic()
         """Since when something is awaited that was begun: a head, or the rest of a body that was answered already."""
-        super().connection_made(self.line)  # type: ignore[arg-type]
+        super().connection_made(self.tracked)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
-        self.lines.leave(self.line)
+        self.limiter.leave(self.tracked)
         super().connection_lost(exc)
 
     @property
@@ -179,7 +181,7 @@ class Http(H11Protocol):
     @property
     def idle(self) -> bool:
         """Whether no request is under way; half a head is none."""
-        return not self.under_way and not self.line.pending
+        return not self.under_way and not self.tracked.pending
 
     def data_received(self, data: bytes) -> None:
         """What begins a head starts its deadline, and nothing but its end stops it."""
@@ -192,19 +194,21 @@ class Http(H11Protocol):
     def on_response_complete(self) -> None:
         """The next request may take its time, unless it has begun or the last one's body still comes."""
         super().on_response_complete()
-        self.lines.used(self.line)
+        self.limiter.used(self.tracked)
         quiet = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
         self._begun_s = None if quiet or self.under_way else time.monotonic()
 
     def check(self, now: float) -> None:
         """Cut the connection off where its client is late."""
-        if self.line.is_stuck(now):
-            self.lines.cut(self.line)
-        elif self._begun_s is not None and now - self._begun_s > self.lines.limits.body_s:
+        if self.tracked.is_stuck(now):
+            self.limiter.cut(self.tracked)
+        elif self._begun_s is not None and now - self._begun_s > self.limiter.limits.body_s:
             self._begun_s = None
-            self.lines.note_cut()
+            self.limiter.note_cut()
             self._end(
-                408, "too_slow", f"the request did not come whole within {self.lines.limits.body_s:g} s: send it again"
+                408,
+                "too_slow",
+                f"the request did not come whole within {self.limiter.limits.body_s:g} s: send it again",
             )
 
     def send_400_response(self, msg: str) -> None:
@@ -276,15 +280,15 @@ class Frames(ServerProtocol):
         return (self.current_size or 0) + len(self.reader.buffer) if self.begun else 0
 
 
-class Live(WebSocketsSansIOProtocol):
+class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket with bounds on what is below messages: frames, pongs, and messages that are not whole yet."""
 
-    lines: Lines
+    limiter: ConnectionLimiter
     idle = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        limits = self.lines.limits
+        limits = self.limiter.limits
         self.close_timeout = 2.0
         self._bucket = TokenBucket(limits.frames_per_s, limits.frames_burst, time.monotonic())
         self._pace = Pace(limits.slowest_bytes_per_s)
@@ -297,13 +301,13 @@ class Live(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """It goes on with the line of the request that asked for it."""
-        self.line: Line = transport
-        self.line.owner = self
+        self.tracked: TrackedTransport = transport
+        self.tracked.owner = self
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
-        self.lines.leave(self.line)
+        self.limiter.leave(self.tracked)
         self._hold(0)
         super().connection_lost(exc)
 
@@ -312,7 +316,7 @@ class Live(WebSocketsSansIOProtocol):
         carries = not frame.fin and len(frame.data) >= CARRIES
         if carries or self._bucket.take(time.monotonic()):
             return None
-        self.lines.note_cut()
+        self.limiter.note_cut()
         return "too many frames in a second: send fewer"
 
     def data_received(self, data: bytes) -> None:
@@ -332,10 +336,10 @@ class Live(WebSocketsSansIOProtocol):
 
     def _hold(self, half: int) -> bool:
         grown, self._held = half - self._held, half
-        return self.lines.received.take(self.line.address, grown)
+        return self.limiter.received.take(self.tracked.address, grown)
 
     def _goodbye(self, code: int, why: str) -> None:
-        self.lines.note_cut()
+        self.limiter.note_cut()
         self.frames_read.refuse(code, why)
         self.handle_parser_exception()
 
@@ -355,8 +359,8 @@ class Live(WebSocketsSansIOProtocol):
 
     def check(self, now: float) -> None:
         """Cut the connection off where its client is late: with reading, or with the rest of a message."""
-        if self.line.is_stuck(now):
-            self.lines.cut(self.line)
+        if self.tracked.is_stuck(now):
+            self.limiter.cut(self.tracked)
             return
         frames, (passed, self._looked_s) = self.frames_read, (now - self._looked_s, now)
         if not frames.begun or self.read_paused or self.transport.is_closing() or frames.whole != self._whole:
@@ -364,7 +368,7 @@ class Live(WebSocketsSansIOProtocol):
             self._most, self._whole = 0, frames.whole
         else:
             grown, self._most = max(0, frames.half - self._most), max(self._most, frames.half)
-            if self._pace.lag(passed, grown) > self.lines.limits.body_s:
+            if self._pace.lag(passed, grown) > self.limiter.limits.body_s:
                 self._goodbye(1008, "a message was begun and does not come whole: send it at once")
 
     def resume_writing(self) -> None:

@@ -124,7 +124,7 @@ class Connection:
                     self._studio.metrics.count("sent")
 
     def _move_up(self) -> None:
-        """Take the seat if it is this session's turn, else say where in the queue it stands."""
+        """Begin the session if it is admitted by now, else tell the client its position in the queue."""
         position = self._studio.admission.position(self._id)
         if position == 0:
             self._client = self._studio.open_session(self._id, self._wake.set)

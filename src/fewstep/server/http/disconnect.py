@@ -8,10 +8,10 @@ from collections.abc import Awaitable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..limits import neighbourhood
-from ..state import WHOSE
+from ..state import CLIENT_ADDRESS
 
 
-class Attended:
+class DisconnectMiddleware:
     """ASGI middleware: cancels the work on a request whose client has left (``http.disconnect``)."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -22,7 +22,7 @@ class Attended:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        WHOSE.set(neighbourhood(scope["client"][0] if scope.get("client") else ""))
+        CLIENT_ADDRESS.set(neighbourhood(scope["client"][0] if scope.get("client") else ""))
         first = [await receive()] if scope["method"] in ("GET", "HEAD") else []  # whose handlers never ask
         gone: asyncio.Task[Message] | None = None
         answered = False

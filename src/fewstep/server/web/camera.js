@@ -13,7 +13,7 @@ export class Camera {
     this.mirrored = true;
     this.paused = false;
     this.shown = false;
-    this.wanted = false; // the person switched it on: it comes back with the tab
+    this.wanted = false; // the person switched it on: opening the tab starts it again
     /** @type {MediaRecorder | null} */
     this.recorder = null;
     this.small = document.createElement("canvas");
@@ -43,7 +43,7 @@ export class Camera {
       const why = error instanceof Error ? error.message : String(error);
       return this.complain(denied ? "The camera is blocked: allow it beside the address, then start again." : `No camera: ${why}.`);
     }
-    if (!this.shown || this.video.srcObject) return stop(stream); // the tab was left, or started twice, meanwhile
+    if (!this.shown || this.video.srcObject) return stop(stream); // meanwhile the person left the tab, or started the camera twice
     this.video.srcObject = stream;
     stream.getVideoTracks()[0].onended = () => {
       this.stop();
@@ -53,7 +53,7 @@ export class Camera {
     this.pause(false);
   }
 
-  /** Switch it off, its light too. */
+  /** Switch the camera off, and its light. */
   stop() {
     this.finish();
     this.wanted = false;
@@ -68,7 +68,7 @@ export class Camera {
     for (const id of ["camera-pause", "camera-stop", "record"]) $(id).disabled = !on;
   }
 
-  /** The tab is opened or left. @param {boolean} on */
+  /** Open or leave the tab. @param {boolean} on */
   show(on) {
     this.shown = on;
     const wanted = this.wanted;
@@ -126,7 +126,7 @@ export class Camera {
   }
 
   record() {
-    // VP8 is the cheapest: where the network runs on the same processor, a dearer one would take its time away
+    // VP8 costs the least: a slower codec would take time from the model when both run on one processor
     const kind = ["video/webm;codecs=vp8", "video/webm", "video/mp4"].find((k) => MediaRecorder.isTypeSupported(k));
     if (!kind) return this.complain("This browser cannot record.");
     /** @type {Blob[]} */

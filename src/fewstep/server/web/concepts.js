@@ -1,12 +1,12 @@
-// What the model knows by name: offered while a prompt is typed, and named where a prompt is far from all of it. A model that
-// brings no list offers nothing. The offers stand in the row of the ideas, so that nothing moves and no picture is covered.
+// The names that the model knows. They are suggested while the person types a prompt, and named when a prompt is far from all of them.
+// A model without a list suggests nothing. Suggestions take the place of the ideas, so that nothing moves and no picture is covered.
 
 import { $ } from "./dom.js";
 
 const SHOWN = 8;
 const ARTICLE = /^(an?|the)\s+/i;
 
-/** The names in which a word begins as the text does, those that begin with it first. @param {string[]} names @param {string} text */
+/** Names with a word that begins with the text; names that begin with it come first. @param {string[]} names @param {string} text */
 export function matching(names, text) {
   const wanted = text.trim().toLowerCase().replace(ARTICLE, "");
   if (wanted.length < 2) return [];
@@ -24,13 +24,13 @@ export class Concepts {
     /** @type {string[]} */
     this.names = [];
     this.model = "";
-    this.far = ""; // the nearest names, of a prompt that is far from all
-    this.at = -1; // the offer that the arrows are on
+    this.far = ""; // the names nearest to a prompt that is far from all of them
+    this.at = -1; // the suggestion that the arrow keys have reached
     this.prompt = $("prompt");
     this.list = $("concepts");
     this.prompt.addEventListener("input", () => this._offer(matching(this.names, this.prompt.value)));
     this.prompt.addEventListener("blur", () => this._offer([]));
-    // before the field's own keys: an offer that is chosen is not also sent
+    // runs before the field's own keys: Enter on a suggestion must not also send the prompt
     this.prompt.parentElement.addEventListener("keydown", (/** @type {KeyboardEvent} */ e) => this._key(e), true);
     this.list.addEventListener("pointerdown", (/** @type {Event} */ e) => e.preventDefault()); // the field keeps the focus
     link.addEventListener("state", () => this._fetch());
@@ -40,7 +40,7 @@ export class Concepts {
     });
   }
 
-  /** Once a model. */
+  /** Fetch the names, once for each model. */
   async _fetch() {
     const name = this.link.state === "ready" && this.link.hello.model?.name;
     if (!name || name === this.model) return;
@@ -48,7 +48,7 @@ export class Concepts {
     try {
       this.names = JSON.parse(await (await this.link._fetch("v1/concepts")).text()).concepts;
     } catch {
-      this.model = ""; // at the next change of state it is tried again
+      this.model = ""; // the next change of state tries again
     }
     if (!this.names.length) return;
     const said = { role: "combobox", "aria-autocomplete": "list", "aria-controls": "concepts", "aria-expanded": "false" };
@@ -114,7 +114,7 @@ export class Concepts {
     this._row();
   }
 
-  /** One of three stands in the row. */
+  /** The row shows one of three things. */
   _row() {
     $("far").dataset.shown = String(!this.open && Boolean(this.far));
     $("ideas").hidden = this.open || Boolean(this.far);

@@ -1,4 +1,4 @@
-// What every part of the page needs of it.
+// Helpers that every part of the page uses.
 
 /** @param {string} id */
 export const $ = (id) => /** @type {any} */ (document.getElementById(id));
@@ -9,7 +9,7 @@ export const isOn = (id) => $(id).getAttribute("aria-pressed") === "true";
 /** @param {string} id @param {boolean} on */
 export const press = (id, on = !isOn(id)) => $(id).setAttribute("aria-pressed", String(on));
 
-/** Of several radio buttons one is checked, and is the one that Tab comes to. @param {Iterable<any>} buttons
+/** Check one of several radio buttons, and let Tab stop at that one alone. @param {Iterable<any>} buttons
  * @param {(b: any) => boolean} is */
 export function choose(buttons, is) {
   const all = [...buttons];
@@ -21,7 +21,7 @@ export function choose(buttons, is) {
   }
 }
 
-/** In a group the arrows go from one button to the next. @param {Element} group @param {string} role */
+/** Let the arrow keys go from one button of a group to the next. @param {Element} group @param {string} role */
 export function arrows(group, role) {
   group.addEventListener("keydown", (event) => {
     const e = /** @type {KeyboardEvent} */ (event);
@@ -36,7 +36,7 @@ export function arrows(group, role) {
   });
 }
 
-/** Hand a file to the person. @param {Blob} blob @param {string} name */
+/** Download a file. @param {Blob} blob @param {string} name */
 export function offer(blob, name) {
   const a = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
   a.click();

@@ -1,4 +1,4 @@
-// The Draw tab: pointer, keys and buttons; layers.js is what they work on, stroke.js how.
+// The Draw tab: pointer, keys and buttons. layers.js holds the layers that they change, stroke.js paints on them.
 
 import { $, choose, press } from "./dom.js";
 import { Layers, NAMES, SIZE } from "./layers.js";
@@ -23,7 +23,7 @@ export class Draw {
     /** @type {Stroke | null} */
     this.stroke = null;
     this.at = { x: SIZE / 2, y: SIZE / 2 };
-    this.touched = 0; // when it was drawn on last
+    this.touched = 0; // when the person last drew on it
     this._palette();
     this._pointer();
     this._buttons();
@@ -53,7 +53,7 @@ export class Draw {
     this._touch(stamp);
   }
 
-  /** The stroke was none: Redo brings it back. @param {number} stamp */
+  /** Undo a stroke that was not meant; Redo brings it back. @param {number} stamp */
   cancel(stamp) {
     if (!this.stroke) return;
     this.stroke = null;
@@ -103,7 +103,7 @@ export class Draw {
     /** @type {number | null} */
     let finger = null; // the one that draws
     /** @type {Set<number>} */
-    const down = new Set(); // all that touch: two of them want to enlarge the page, and draw nothing
+    const down = new Set(); // all fingers on the canvas: two of them zoom the page, and draw nothing
     const place = (/** @type {PointerEvent} */ e) => {
       const box = view.getBoundingClientRect();
       return { x: ((e.clientX - box.left) / box.width) * SIZE, y: ((e.clientY - box.top) / box.height) * SIZE };
@@ -134,7 +134,7 @@ export class Draw {
         down.delete(e.pointerId);
         if (e.pointerId !== finger) return;
         finger = null;
-        if (over === "pointercancel" && e.pointerType === "touch") this.cancel(e.timeStamp); // the browser enlarges the page
+        if (over === "pointercancel" && e.pointerType === "touch") this.cancel(e.timeStamp); // the browser zooms the page
         else this.end(e.timeStamp);
         if (e.pointerType === "touch") $("pen").hidden = true;
         else this._ring(place(e), false);
@@ -190,7 +190,7 @@ export class Draw {
     return true;
   }
 
-  /** What it held before a reload, unless it was drawn on meanwhile. @param {import("./layers.js").State} state @param {any} shown */
+  /** Restore what the canvas held before a reload, unless the person has drawn meanwhile. @param {import("./layers.js").State} state @param {any} shown */
   restore(state, shown) {
     if (!this.layers.empty || this.stroke) return;
     this.layers.restore(state, shown ?? {});
@@ -206,7 +206,7 @@ export class Draw {
     choose(document.querySelectorAll("[data-tool]"), (b) => b.dataset.tool === tool);
   }
 
-  /** The brush as it was. @param {any} colour @param {number} width */
+  /** Restore the brush. @param {any} colour @param {number} width */
   take(colour, width) {
     if (width >= 4 && width <= 120) $("brush").value = String((this.brush.width = width));
     const swatch = $("swatches").querySelector(`[data-colour="${CSS.escape(String(colour))}"]`);
@@ -251,7 +251,7 @@ export class Draw {
     $("open").onclick = () => $("file").click();
     $("file").onchange = (/** @type {any} */ e) => {
       if (e.target.files[0]) this.place(e.target.files[0]);
-      e.target.value = ""; // so that the same file can be opened again
+      e.target.value = ""; // lets the person open the same file again
     };
     for (const name of NAMES) {
       $(`layer-${name}`).onclick = () => {

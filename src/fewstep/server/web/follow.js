@@ -1,11 +1,11 @@
-// How far the result may leave what is given: the model's own times, in words, and what every tab begins with.
+// Strength: how far the result may differ from the given picture. It offers the model's own times, in words, and a default for each tab.
 
 import { $ } from "./dom.js";
 
-/** Where the tabs begin: the nearest of the model's times. benchmarks/follow.py measured which times follow (docs/log.md).
+/** Each tab's default; the nearest of the model's times is used. benchmarks/follow.py measured them (docs/log.md).
  * @type {Record<string, number>} */
 const FIRST = { draw: 0.25, camera: 0.25 };
-const ROUND = [0.2, 0.4, 0.6, 0.8, 1]; // of a model that has many times, or does not say them
+const ROUND = [0.2, 0.4, 0.6, 0.8, 1]; // for a model that has many times, or does not name them
 
 /** @param {number} time in (0, 1] @param {string} it what is given */
 function words(time, it) {
@@ -22,7 +22,7 @@ export class Follow {
     this.slider = $("strength");
     this.times = [0.25, 0.5, 0.75, 1];
     this.tab = "draw";
-    /** By tab, what was chosen there. @type {Record<string, number>} */
+    /** The person's choice in each tab. @type {Record<string, number>} */
     this.chosen = {};
     this.slider.addEventListener("input", (/** @type {Event} */ e) => {
       this.chosen[this.tab] = this.times[Number(this.slider.value)];
@@ -32,7 +32,7 @@ export class Follow {
     this._show();
   }
 
-  /** What to ask for: one of the model's times. */
+  /** The strength to ask for: one of the model's times. */
   get strength() {
     return this.times[Number(this.slider.value)];
   }

@@ -1,5 +1,5 @@
-// What outlives a reload: drawing, prompt, settings, history. In the browser's local storage, of which a page has some five
-// million characters; where there is none (a private window, cookies switched off), the page goes on without, and says so.
+// Keeps drawing, prompt, settings and history over a reload, in the browser's local storage: about five million characters a page.
+// Without storage (a private window, cookies switched off) the page works, keeps nothing, and says so.
 
 import { layer, NAMES, pen, SIZE } from "./layers.js";
 
@@ -9,10 +9,10 @@ const THUMB = 128; // pixels
 
 /** @typedef {"localStorage"|"sessionStorage"} Store */
 
-/** @param {string} key @param {Store} store @returns {string | null} null where there is nothing, and where nothing can be kept */
+/** @param {string} key @param {Store} store @returns {string | null} null if nothing is kept, or nothing can be */
 export function read(key, store = "localStorage") {
   try {
-    return globalThis[store].getItem(key); // the name alone throws where cookies are switched off
+    return globalThis[store].getItem(key); // naming the storage throws if cookies are switched off
   } catch {
     return null;
   }
@@ -24,17 +24,17 @@ export function write(key, value, store = "localStorage") {
     globalThis[store].setItem(key, value);
     return true;
   } catch {
-    return false; // there is no storage here, or no room in it
+    return false; // there is no storage, or it is full
   }
 }
 
-/** @param {string} src of a picture @returns {Promise<HTMLImageElement | null>} null where it is none */
+/** @param {string} src of a picture @returns {Promise<HTMLImageElement | null>} null if it is not a picture */
 async function picture(src) {
   const image = Object.assign(new Image(), { src });
   return image.decode().then(() => image, () => null);
 }
 
-/** A layer of the canvas as text: a photo, which is opaque, may lose a little. @param {HTMLCanvasElement} c @param {boolean} photo */
+/** A layer of the canvas as text. A photo is opaque, so it may be stored with loss. @param {HTMLCanvasElement} c @param {boolean} photo */
 const asText = (c, photo) => (photo ? c.toDataURL("image/webp", 0.9) : c.toDataURL());
 
 /** @typedef {{prompt: string, seed: number, src: string}} Past */
@@ -46,7 +46,7 @@ export class Keep {
     this.told = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this._timer = undefined;
-    /** What there is to keep, by name: it is asked for when it is time. @type {Record<string, () => any>} */
+    /** Functions that return what to keep, by name; called just before it is stored. @type {Record<string, () => any>} */
     this.sources = {};
     /** @type {Set<string>} */
     this.due = new Set();
@@ -54,12 +54,12 @@ export class Keep {
     document.addEventListener("visibilitychange", () => document.hidden && this.now());
   }
 
-  /** Studios behind one address, each below its own path, keep apart. @param {string} name */
+  /** A key of this studio alone: several may share one origin, each below its own path. @param {string} name */
   _key(name) {
     return `fewstep ${location.pathname} ${name}`;
   }
 
-  /** What was kept under a name; null where there is nothing that can be read. @param {string} name @returns {any} */
+  /** What was kept under a name; null if there is nothing that can be read. @param {string} name @returns {any} */
   load(name) {
     try {
       return JSON.parse(read(this._key(name)) ?? "null");
@@ -68,14 +68,14 @@ export class Keep {
     }
   }
 
-  /** Something is another: keep it when it has come to rest. @param {string} name one of `sources` */
+  /** Note a change; it is stored once changes have stopped. @param {string} name one of `sources` */
   changed(name) {
     this.due.add(name);
     clearTimeout(this._timer);
-    this._timer = setTimeout(() => this.now(), LATER_MS); // and not while a stroke goes on
+    this._timer = setTimeout(() => this.now(), LATER_MS); // each further change, such as one of a stroke, puts it off
   }
 
-  /** Keep all that has changed. */
+  /** Store everything that has changed. */
   now() {
     clearTimeout(this._timer);
     for (const name of this.due) this._keep(name, this.sources[name]());
@@ -88,7 +88,7 @@ export class Keep {
     let text = JSON.stringify(value);
     const kept = () => text.length <= most && write(this._key(name), text);
     let done = kept();
-    while (!done && Array.isArray(value) && value.length > 1) { // the oldest go
+    while (!done && Array.isArray(value) && value.length > 1) { // drop the oldest
       value = value.slice(0, Math.floor(value.length / 2));
       text = JSON.stringify(value);
       done = kept();
@@ -104,7 +104,7 @@ export class Keep {
     return { layers: Object.fromEntries(texts), shown };
   }
 
-  /** The other way. @param {any} kept @returns {Promise<import("./layers.js").State>} */
+  /** Read a drawing back. @param {any} kept @returns {Promise<import("./layers.js").State>} */
   static async layers(kept) {
     const made = NAMES.map(async (name) => {
       const src = kept.layers?.[name];
@@ -116,7 +116,7 @@ export class Keep {
     return Object.fromEntries(await Promise.all(made));
   }
 
-  /** A strip of pictures, small. @param {Element} strip @returns {Past[]} */
+  /** The pictures of a strip, made small. @param {Element} strip @returns {Past[]} */
   static history(strip) {
     return [...strip.children].flatMap((thumb) => {
       const image = thumb.querySelector("img");

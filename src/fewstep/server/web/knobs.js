@@ -1,4 +1,4 @@
-// How to draw it: the prompt, the seed and the sliders under the pictures.
+// The controls of a request: prompt, seed and the sliders under the pictures.
 
 import { $, isOn, press } from "./dom.js";
 import { TakeBack } from "./takeback.js";
@@ -6,7 +6,7 @@ import { TakeBack } from "./takeback.js";
 const IDEAS = ["a red heart", "a sunflower", "a frog", "a panda", "a rainbow", "a hamburger"];
 const DICE_MS = 900;
 const LARGEST = 2 ** 31 - 1;
-/** What the page itself proposes where nothing was typed or chosen. benchmarks/follow.py: what the camera sees moves this most.
+/** The page's own prompts, used until the person types or chooses one. The camera's picture changes this one most (benchmarks/follow.py).
  * @type {Record<string, string>} */
 const PROPOSED = { camera: "a robot" };
 
@@ -15,7 +15,7 @@ export class Knobs {
   constructor(changed, tell) {
     this.changed = changed;
     this.tell = tell;
-    this.touched = false; // the prompt is the person's
+    this.touched = false; // the person typed or chose the prompt
     this.takeBack = new TakeBack();
     $("prompt").value = IDEAS[0];
     $("prompt").addEventListener("input", (/** @type {Event} */ e) => {
@@ -47,7 +47,7 @@ export class Knobs {
     return Math.min(LARGEST, Math.max(0, Math.floor(Number($("seed").value)) || 0));
   }
 
-  /** The fields of a request that stand here. */
+  /** The request fields that these controls set. */
   get header() {
     return {
       prompt: this.prompt,
@@ -67,30 +67,30 @@ export class Knobs {
     this.changed();
   }
 
-  /** Every now and then another seed, where it is not locked. @param {() => boolean} live */
+  /** Change the seed from time to time, unless it is locked. @param {() => boolean} live */
   play(live) {
     setInterval(() => !isOn("lock") && live() && $("dice").click(), DICE_MS);
   }
 
-  /** A prompt as if it had been typed. @param {string} prompt */
+  /** Set a prompt as if the person had typed it. @param {string} prompt */
   type(prompt) {
     this.touched = true;
     $("prompt").value = prompt;
   }
 
-  /** Where nothing was typed or chosen, the prompt is the tab's own. @param {string} tab */
+  /** Show the tab's own prompt, unless the person typed or chose one. @param {string} tab */
   open(tab) {
     if (!this.touched) $("prompt").value = PROPOSED[tab] ?? IDEAS[0];
   }
 
-  /** @param {KeyboardEvent} e @param {number} drawn when the canvas was touched last @returns {boolean} whether a prompt came back */
+  /** @param {KeyboardEvent} e @param {number} drawn when the canvas was touched last @returns {boolean} whether an earlier prompt was restored */
   key(e, drawn) {
     const back = this.takeBack.key(e, drawn);
     if (back) this.changed(e.timeStamp);
     return back;
   }
 
-  /** What stands in the field is the seed that is used. */
+  /** Make the field show the seed in use. */
   _clamp() {
     const { value } = $("seed");
     if (value === String(this.seed)) return;
@@ -98,7 +98,7 @@ export class Knobs {
     this.tell(`Seeds are whole numbers from 0 to ${LARGEST}: this one is now ${this.seed}.`);
   }
 
-  /** The values beside their sliders. */
+  /** Show each slider's value beside it. */
   show() {
     const { smoothing, blend } = this.header;
     $("smoothing-out").textContent = smoothing.toFixed(1);

@@ -1,20 +1,20 @@
-// The time-lapse of a drawing: its results one after the other. Kept as they came, marked; every second goes where there are too many.
+// The time-lapse of a drawing: its results in order, as they came, with their watermark. If there are too many, every second one is dropped.
 
 const MOST = 240;
 const PER_SECOND = 15;
 const SIDE = 512;
-const LAST_SHOWN = 15; // frames that the last result stays
+const LAST_SHOWN = 15; // the last result is shown for this many frames
 
 export class Lapse {
   constructor() {
     /** @type {import("./wire.js").Part[]} */
     this.parts = [];
-    this.every = 1; // of so many pictures one is kept
+    this.every = 1; // one of this many pictures is kept
     this._seen = 0;
     this._id = 0;
   }
 
-  /** @param {number} id of the picture: numbers begin anew with a session, and so does a film @param {import("./wire.js").Part} part */
+  /** @param {number} id of the picture; a new session counts from the start, and begins a new film @param {import("./wire.js").Part} part */
   add(id, part) {
     if (id < this._id) Object.assign(this, { parts: [], every: 1, _seen: 0 });
     this._id = id;
@@ -26,7 +26,7 @@ export class Lapse {
     this.every *= 2;
   }
 
-  /** A film of it, made as fast as it plays. */
+  /** Record the film; this takes as long as the film plays. */
   film() {
     const kind = globalThis.MediaRecorder && ["video/webm;codecs=vp8", "video/webm", "video/mp4"].find((k) => MediaRecorder.isTypeSupported(k));
     if (!kind) return null;

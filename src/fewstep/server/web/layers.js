@@ -1,11 +1,11 @@
 // The canvas's three layers (photo, ink, region) and their history. Nothing here knows the page.
-// A layer that the history holds is never painted on again: a stroke begins with a copy of the layers it will change.
+// A layer in the history never changes: each stroke first copies the layers that it will paint on.
 
 export const SIZE = 512;
 const UNDO = 40;
 
 /** @typedef {"photo"|"ink"|"region"} Name */
-/** @typedef {Record<Name, HTMLCanvasElement | null>} State  null: there is nothing on it */
+/** @typedef {Record<Name, HTMLCanvasElement | null>} State  null: an empty layer */
 
 /** @type {Name[]} */
 export const NAMES = ["photo", "ink", "region"];
@@ -32,12 +32,12 @@ export class Layers {
     return NAMES.every((name) => !this.now[name]);
   }
 
-  /** What is to be seen of a layer. @param {Name} name */
+  /** The layer, or null if it is empty or hidden. @param {Name} name */
   seen(name) {
     return this.shown[name] ? this.now[name] : null;
   }
 
-  /** Another state, which can be taken back. @param {Partial<State>} changed */
+  /** Change the state; Undo takes it back. @param {Partial<State>} changed */
   change(changed) {
     this.past.push(this.now);
     if (this.past.length > UNDO) this.past.shift();
@@ -69,7 +69,7 @@ export class Layers {
     return some;
   }
 
-  /** A picture onto its layer, filling the square. @param {ImageBitmap} bitmap */
+  /** Put a picture onto its layer so that it fills the square. @param {ImageBitmap} bitmap */
   place(bitmap) {
     const scale = Math.max(SIZE / bitmap.width, SIZE / bitmap.height);
     const [w, h] = [bitmap.width * scale, bitmap.height * scale];
@@ -80,7 +80,7 @@ export class Layers {
     this.shown.photo = true;
   }
 
-  /** A state from before a reload: nothing leads back behind it. @param {State} state @param {Partial<Record<Name, boolean>>} shown */
+  /** Restore a state from before a reload; Undo does not go further back. @param {State} state @param {Partial<Record<Name, boolean>>} shown */
   restore(state, shown) {
     this.now = state;
     for (const name of NAMES) this.shown[name] = shown[name] !== false;
@@ -98,7 +98,7 @@ export class Layers {
     }
   }
 
-  /** All of it onto the canvas that is looked at, the region as a veil. @param {HTMLCanvasElement} view */
+  /** Paint all layers onto the visible canvas, the region as a translucent cover. @param {HTMLCanvasElement} view */
   show(view) {
     const c = pen(view);
     this._compose(c, SIZE);

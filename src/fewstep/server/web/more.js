@@ -1,11 +1,11 @@
-// What is rarely needed, behind one small menu: the result large, compared, gone on from, copied, enlarged, shared, and as a film.
+// The More menu, for what is rarely needed: full screen, comparison, going on from the result, copies, enlarged files, links, films.
 
 import { $, offer } from "./dom.js";
 import { Lapse } from "./lapse.js";
 import { Shelf } from "./shelf.js";
 
 const LARGE = 512;
-// read before the page takes the fragment out of the address
+// read this before the page removes the fragment from the address
 const arrived = new URLSearchParams(location.hash.slice(1));
 
 /** @typedef {{link: import("./wire.js").Link, result: import("./result.js").Result, draw: import("./draw.js").Draw,
@@ -57,7 +57,7 @@ export class More {
     return document.body.dataset.tab;
   }
 
-  /** The menu under its button, or over it where there is no room; its keys. */
+  /** Open the menu below its button, or above it if there is no space; handle its keys. */
   _menu() {
     const { menu, button } = this;
     menu.addEventListener("beforetoggle", (/** @type {any} */ e) => {
@@ -92,7 +92,7 @@ export class More {
     });
   }
 
-  /** The Type tab has no input to compare with, and variations of its own. */
+  /** Hide what the Type tab does not have (an input to compare with) or has itself (variations). */
   _tab() {
     if (this.comparing) this.compare(this.tab !== "type");
     if (this.shelved) this.shelf.show(this.tab !== "type");
@@ -127,7 +127,7 @@ export class More {
     $("compare-at").focus();
   }
 
-  /** What the picture was made from, as it looks now. */
+  /** The input of the picture, as it looks now. */
   _input() {
     const view = $("compare");
     const c = view.getContext("2d");
@@ -148,7 +148,7 @@ export class More {
     $("compare-at").setAttribute("aria-valuetext", `${at} % of the input`);
   }
 
-  /** Go on from the result: it becomes the picture on the canvas, and the ink goes; Undo brings both back. */
+  /** Go on from the result: put it onto the canvas and remove the ink. Undo restores both. */
   async onto(picture = $("result")) {
     const { draw, open } = this.page;
     draw.layers.clear();
@@ -172,7 +172,7 @@ export class More {
     }
   }
 
-  /** The picture resized by the server, which marks and signs it at that size and says so in its credentials. */
+  /** Get the picture enlarged by the server, which marks and signs it at that size; its credentials say so. */
   async large() {
     const { result } = this.page;
     await result.save(LARGE);
@@ -190,7 +190,7 @@ export class More {
     }
   }
 
-  /** Take prompt and seed from a link, above what was kept. @param {URLSearchParams} fields */
+  /** Take prompt and seed from a link; they replace the kept ones. @param {URLSearchParams} fields */
   arrive(fields = arrived) {
     const { knobs, tell } = this.page;
     const prompt = fields.get("prompt")?.slice(0, $("prompt").maxLength);

@@ -8,9 +8,9 @@ const NAMES = {
 const ALSO = { safety_prompt: "filter, words", safety_picture: "filter, picture", glass_to_glass: "to the eye" };
 const SHED = { encoder: "a lighter format", backend: "less precision", steps: "fewer steps", size: "smaller" };
 const KEPT = 120;
-const LATELY = 12; // pictures that the big number is the median of
+const LATELY = 12; // the big number is the median of this many pictures
 
-/** Slider place 0-100 <-> milliseconds 10-1000, evenly in ratio. */
+/** Slider position 0-100 <-> milliseconds 10-1000, on a logarithmic scale. */
 const toMs = (/** @type {number} */ v) => {
   const ms = 10 * 100 ** (v / 100);
   return ms < 100 ? Math.round(ms) : Math.round(ms / 5) * 5;
@@ -33,7 +33,7 @@ export class Panel {
     this.last = undefined;
     this.touched = false;
     this.targetMs = 100;
-    this.pinned = 0; // steps, as before a reload: what can be pinned is not known yet
+    this.pinned = 0; // the fixed steps from before a reload; the model's own steps are not known yet
     $("target").oninput = (/** @type {any} */ e) => {
       this.aim(toMs(Number(e.target.value)));
       changed();
@@ -42,7 +42,7 @@ export class Panel {
     $("tails").open = matchMedia("(min-width: 1101px) and (min-height: 960px)").matches;
   }
 
-  /** The target, as the person wants it. @param {number} ms */
+  /** Set the target that the person wants. @param {number} ms */
   aim(ms) {
     this.touched = true;
     this.targetMs = ms;
@@ -73,7 +73,7 @@ export class Panel {
     $("target").setAttribute("aria-valuetext", `${this.targetMs} ms`);
   }
 
-  /** One picture was on the screen. @param {Record<string, any>} h @param {number} glassMs @param {string} task */
+  /** Count a picture that was shown on the screen. @param {Record<string, any>} h @param {number} glassMs @param {string} task */
   note(h, glassMs, task) {
     const now = performance.now();
     this.glass.push(glassMs);
@@ -81,17 +81,17 @@ export class Panel {
     if (this.glass.length > KEPT) this.glass.shift();
     while (this.times.length && now - this.times[0] > 2000) this.times.shift();
     const stages = { ...h.stages_ms, wire: Math.max(0, glassMs - h.server_ms) };
-    if (task !== this.task) this.stages = {}; // another kind of picture spends its time elsewhere
+    if (task !== this.task) this.stages = {}; // another kind of picture has other stages
     this.task = task;
     for (const name of Object.keys(NAMES)) {
       const ms = stages[name] ?? 0;
-      this.stages[name] = ms && 0.8 * (this.stages[name] || ms) + 0.2 * ms; // a stage that was left out is gone at once
+      this.stages[name] = ms && 0.8 * (this.stages[name] || ms) + 0.2 * ms; // a stage that was skipped disappears at once
     }
     this.last = h;
     if (!this._due) this._due = requestAnimationFrame(() => this._show());
   }
 
-  /** The picture was drawn once more, at rest: it came by waiting, so its time is not counted. @param {Record<string, any>} h */
+  /** Show a picture that was drawn once more at rest. Its time includes that rest, so it is not counted. @param {Record<string, any>} h */
   better(h) {
     this.last = { ...h, fits: true };
     if (!this._due) this._due = requestAnimationFrame(() => this._show());
@@ -150,7 +150,7 @@ export class Panel {
     for (const side of ["y1", "y2"]) $("spark-target").setAttribute(side, y(this.targetMs));
   }
 
-  /** The server's own numbers. @param {Record<string, any>} stats */
+  /** Show the server's own numbers. @param {Record<string, any>} stats */
   stats(stats) {
     const waiting = stats.queue_length ? `, ${stats.queue_length} waiting` : "";
     $("fact-people").textContent = `${stats.room.inside} of ${stats.room.places}${waiting}`;

@@ -1,4 +1,4 @@
-// The newest picture: shown, and handed out as a file.
+// Shows the newest picture, and saves it as a file.
 
 import { $, isOn, offer, press } from "./dom.js";
 
@@ -12,7 +12,7 @@ export class Result {
     this.canvas = $("result");
     /** @type {Shown | null} */
     this.last = null;
-    this.newest = { id: 0, session: "" }; // answer, be it a picture or not
+    this.newest = { id: 0, session: "" }; // the newest answer, a picture or an error
     $("crisp").onclick = () => {
       press("crisp", this.canvas.classList.toggle("crisp"));
       this._paint();
@@ -57,7 +57,7 @@ export class Result {
     $("save").disabled = true;
   }
 
-  /** Enlarged by a whole factor, so that single pixels stay square. */
+  /** Enlarge it by a whole number, so that pixels stay square. */
   _paint() {
     if (!this.last) return;
     const { canvas } = this;
@@ -70,7 +70,7 @@ export class Result {
     c.drawImage(bitmap, 0, 0, side, side);
   }
 
-  /** @param {number} side to enlarge it to; 0: as it was drawn */
+  /** @param {number} side the side to enlarge it to; 0: as drawn */
   async save(side = 0) {
     if (!this.last) return;
     const { id, seed, marks } = this.last.header;
@@ -83,7 +83,7 @@ export class Result {
     await this._offer(file, `fewstep-${seed}${size}.${format === "jpeg" ? "jpg" : format}`, said, marks.credentials);
   }
 
-  /** A recording was saved: its credentials can be, too. @param {Blob} film @param {string} name without its ending */
+  /** After a recording was saved, offer its credentials, too. @param {Blob} film @param {string} name without its ending */
   record(film, name) {
     const button = $("record-credentials");
     button.hidden = !this.link.hello.recordings;

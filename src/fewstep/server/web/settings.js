@@ -1,4 +1,4 @@
-// The settings that outlive a reload: read from the page's fields, and put back into them.
+// Reads the page's settings from its fields, and restores them after a reload.
 
 import { $, isOn, press } from "./dom.js";
 
@@ -12,7 +12,7 @@ const TOGGLES = ["lock", "with-prompt"];
 export function settings({ knobs, follow, draw, panel }, tab) {
   return {
     tab,
-    prompt: knobs.touched ? $("prompt").value : null, // the page's own may be another next time
+    prompt: knobs.touched ? $("prompt").value : null, // the page's own prompt may change, so it is not kept
     fields: Object.fromEntries(FIELDS.map((id) => [id, $(id).value])),
     toggles: Object.fromEntries(TOGGLES.map((id) => [id, isOn(id)])),
     crisp: isOn("crisp"),

@@ -4,7 +4,7 @@ import { $ } from "./dom.js";
 
 const STILL_MS = 1200;
 const KEPT = 40;
-const SEEDS = [1, 2, 3, 4]; // added to the seed that is looked at
+const SEEDS = [1, 2, 3, 4]; // added to the seed of the picture on the screen
 
 /** @typedef {import("./wire.js").Part} Part */
 
@@ -32,7 +32,7 @@ export class Shelf {
     if (on) this.vary();
   }
 
-  /** Four other seeds of what is there now, one after the other; newer ones end older ones. */
+  /** Draw the present input with four other seeds, one after the other; a new set ends the one before. */
   async vary() {
     const run = ++this.run;
     const box = $("shelf-variations");

@@ -1,4 +1,4 @@
-// What state the studio is in, said in four places: the pill, the place of the picture, a passing sentence, the badge.
+// Shows the studio's state in four places: the pill, the picture's place, a passing sentence, the badge.
 
 import { $ } from "./dom.js";
 
@@ -7,7 +7,7 @@ const SAYS = {
   over: "Over target", stopped: "Stopping", lost: "Reconnecting", resting: "Resting", full: "Full", refused: "No access",
   failed: "Out of order",
 };
-/** @type {Record<string, string>} what there is to know about a state */
+/** @type {Record<string, string>} the explanation of a state */
 const WHY = {
   busy: "The picture of what you did last is being drawn.",
   shed: "Something was given up to stay within the target: the panel says what.",
@@ -34,7 +34,7 @@ export class Status {
       pill.dataset.state = now;
       pill.querySelector("span").textContent = text;
       pill.title = WHY[now] ?? "";
-      // who cannot see the pill is told when the connection changes, and not at every picture
+      // a screen reader announces changes of the connection, not every picture
       if (!LIVE.includes(now) || !LIVE.includes(this.now)) $("said").textContent = text;
       this.now = now;
     }
@@ -66,7 +66,7 @@ export class Status {
     if (text && $("cover-text").textContent !== text[1]) [$("cover-title").textContent, $("cover-text").textContent] = text;
   }
 
-  /** A sentence that goes away by itself. @param {string} text @param {boolean} good */
+  /** Show a sentence that disappears by itself. @param {string} text @param {boolean} good */
   toast(text, good = false) {
     const box = $("toast");
     box.textContent = sentence(text);

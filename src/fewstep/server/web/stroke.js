@@ -1,4 +1,4 @@
-// One stroke of brush, eraser or region on the layers: painted at once, nothing here waits.
+// One stroke of brush, eraser or region on the layers. It is painted at once; nothing here waits.
 
 import { layer, pen, SIZE } from "./layers.js";
 
@@ -7,7 +7,7 @@ import { layer, pen, SIZE } from "./layers.js";
 /** @typedef {import("./layers.js").Layers} Layers */
 /** @typedef {import("./layers.js").Name} Name */
 
-const LONGEST = 200; // points of one path: drawing a longer one anew at every move would take too long
+const LONGEST = 200; // points of one path: every move draws the whole path again, and a longer one would take too long
 
 /** @param {HTMLCanvasElement | null} c */
 const copy = (c) => {
@@ -42,7 +42,7 @@ export class Stroke {
     this.move(at, pressure);
   }
 
-  /** On to the middle between the last two points, bent by the last: corners come out round. @param {Point} to
+  /** Extend the stroke to the middle between the last two points, as a curve that the last point bends: corners become round. @param {Point} to
    * @param {number} pressure */
   move(to, pressure) {
     const width = this._broad(pressure);
@@ -70,12 +70,12 @@ export class Stroke {
     }
   }
 
-  /** @param {number} pressure of a pen; 0 and 0.5 come from what has none */
+  /** @param {number} pressure of a pen; devices without pressure send 0 or 0.5 */
   _broad(pressure) {
     return this.brush.width * (pressure && pressure !== 0.5 ? 0.4 + 1.2 * pressure : 1);
   }
 
-  /** The stroke as one line over what was there before it: pieces would show where they meet. */
+  /** Paint the stroke as one line over the layer as it was before: separate pieces would show where they meet. */
   _paint() {
     for (const name of this.touched) {
       const c = pen(/** @type {HTMLCanvasElement} */ (this.layers.now[name]));

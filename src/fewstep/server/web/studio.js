@@ -44,20 +44,20 @@ let tab = "draw";
 let stamp = 0;
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let still;
-let settling = false; // the prompt has stood still, and its picture is not here yet
+let settling = false; // the prompt has stopped changing, and its picture is not here yet
 
 // asking
 
-/** Something changed: have a picture of it, of the newest state when there is room on the wire. @param {number} [at] */
+/** After a change, ask for a picture of the newest state as soon as the connection can take a request. @param {number} [at] */
 function want(at = performance.now()) {
   stamp = at;
   link.want(() => ask(stamp, knobs.seed));
   waiting();
 }
 
-/** Whether a picture is still to come, for who cannot see. */
+/** Tell screen readers whether a picture is still to come. */
 const waiting = () => result.canvas.setAttribute("aria-busy", String(link.busy || opening > 0 || result.last?.header.settled === false));
-let opening = 0; // pictures that are here, and not on the screen yet
+let opening = 0; // pictures that have arrived and are not on the screen yet
 
 /** @param {number} at @param {number} seed @param {boolean} variation @returns {import("./wire.js").Ask | null} */
 function ask(at, seed, variation = false) {
@@ -74,19 +74,19 @@ function ask(at, seed, variation = false) {
   return { header: { ...header, task: parts.length > 1 ? "inpaint" : "image" }, parts, stamp: at };
 }
 
-/** The next variation, once nothing else is wanted. */
+/** Ask for the next variation, once nothing else is wanted. */
 function vary() {
   if (typed.wanted.length) link.want(() => ask(performance.now(), typed.wanted[0], true));
 }
 
-/** Prompt, seed or a slider is another. @param {number} [at] */
+/** After a change of prompt, seed or slider. @param {number} [at] */
 function change(at) {
   rest();
   want(at);
   waitForStill();
 }
 
-/** What is shown is about to change: no more variations of it. */
+/** The picture is about to change, so stop its variations. */
 function rest() {
   clearTimeout(still);
   settling = false;
@@ -101,7 +101,7 @@ function waitForStill() {
   }, STILL_MS);
 }
 
-/** Keep the picture of a prompt that has stood still, once it is here, and begin to vary it. */
+/** When the prompt has stopped changing and its picture is here, keep that picture and begin its variations. */
 function settle() {
   const { last } = result;
   const { seed, prompt } = knobs;
@@ -112,9 +112,9 @@ function settle() {
   vary();
 }
 
-/** The newest picture still shows some of older ones: the same once more comes nearer, until nothing of them is left. */
+/** If the newest picture still shows older inputs, send the same request again, until nothing of them is left. */
 function steady() {
-  if (link.busy || camera.running) return; // what is on its way does the same
+  if (link.busy || camera.running) return; // a request on its way has the same effect
   link.want(() => ask(performance.now(), knobs.seed));
   waiting();
 }
@@ -133,7 +133,7 @@ function tellUnread(header) {
 
 link.addEventListener("picture", async (event) => {
   const { header, part, ask: asked } = /** @type {CustomEvent} */ (event).detail;
-  if (!asked) return; // given up on meanwhile
+  if (!asked) return; // the page has given this request up meanwhile
   opening += 1;
   const bitmap = await createImageBitmap(new Blob([part.data], { type: part.mime })).finally(() => (opening -= 1));
   const { prompt, seed } = asked.header;
@@ -175,7 +175,7 @@ link.addEventListener("error", (event) => {
 });
 
 const live = () => link.state === "ready" && !document.hidden;
-/** The server's own numbers; there are none while the connection is lost. */
+/** Fetch the server's own numbers; there are none while the connection is lost. */
 const count = () => link.stats().then((stats) => panel.stats(stats), () => {});
 setInterval(() => live() && count(), 2000);
 knobs.play(live);
@@ -196,7 +196,7 @@ link.addEventListener("state", (event) => {
     result.meet(link.hello);
     if (link.state === "ready") {
       count();
-      if (result.last?.session !== link.session) want(); // the first picture; or the server was restarted, and has forgotten this one
+      if (result.last?.session !== link.session) want(); // the first picture; or the server was restarted, and no longer has this one
     }
   }
   state();
@@ -204,7 +204,7 @@ link.addEventListener("state", (event) => {
 
 function state() {
   const h = panel.last;
-  const idle = !link.busy && performance.now() - answered > IDLE_MS; // nothing is late where nothing is asked for
+  const idle = !link.busy && performance.now() - answered > IDLE_MS; // without a request nothing is late
   const now = link.busyFor > BUSY_MS ? "busy" : !h || idle ? "ready" : !h.fits ? "over" : h.shed.length ? "shed" : "ready";
   status.show(link.state === "ready" ? now : link.state, detail, Boolean(result.last), denied);
   waiting();
@@ -243,7 +243,7 @@ for (const group of document.querySelectorAll('[role="radiogroup"]')) arrows(gro
 
 // the whole page: pasted pictures, keys, light and dark
 
-/** A picture that was pasted or dropped goes onto the canvas, wherever it landed. @param {DataTransfer | null} given */
+/** Put a pasted or dropped picture onto the canvas, wherever on the page it was dropped. @param {DataTransfer | null} given */
 function take(given) {
   const file = [...(given?.files ?? [])].find((f) => f.type.startsWith("image/"));
   if (!file) return false;
@@ -254,7 +254,7 @@ function take(given) {
 addEventListener("paste", (e) => take(e.clipboardData) && e.preventDefault());
 addEventListener("dragover", (e) => e.preventDefault());
 addEventListener("drop", (e) => {
-  e.preventDefault(); // else the browser would leave this page for the file
+  e.preventDefault(); // otherwise the browser would leave this page and open the file
   take(e.dataTransfer);
 });
 

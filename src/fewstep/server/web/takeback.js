@@ -1,4 +1,4 @@
-// A prompt that a button replaced can be taken back: browsers forget what was typed when a page sets a field.
+// Undo for a prompt that a button replaced: browsers forget what was typed when a page sets a field.
 
 import { $ } from "./dom.js";
 
@@ -15,7 +15,7 @@ export class TakeBack {
     this.future = [];
   }
 
-  /** A button puts another prompt into the field. @param {string} after */
+  /** Put a button's prompt into the field. @param {string} after */
   replace(after) {
     const before = this.field.value;
     if (before === after) return;
@@ -25,9 +25,9 @@ export class TakeBack {
     this.field.value = after;
   }
 
-  /** Take the newest replacement back (or make it again), if the field still holds what it left and nothing was drawn since.
-   * @param {KeyboardEvent} e @param {number} drawn when something else was done that the same key takes back
-   * @returns {boolean} whether there was one */
+  /** Undo (or redo) the newest replacement, if the field still holds its text and nothing was drawn since.
+   * @param {KeyboardEvent} e @param {number} drawn the time of the last other action that the same key undoes
+   * @returns {boolean} whether a replacement was undone or redone */
   key(e, drawn) {
     if (!(e.ctrlKey || e.metaKey) || e.key.toLowerCase() !== "z") return false;
     const [from, to] = e.shiftKey ? [this.future, this.past] : [this.past, this.future];

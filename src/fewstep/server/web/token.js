@@ -1,4 +1,4 @@
-// Where the server asks for a token and the page has none: a place to paste one.
+// A field to paste a token into, if the server asks for one and the page has none.
 
 import { $ } from "./dom.js";
 import { read, write } from "./keep.js";
@@ -8,7 +8,7 @@ const KEY = "token";
 /** A token, or the whole address that the server printed. @param {string} given */
 const tokenIn = (given) => new URLSearchParams(given.split("#")[1] ?? "").get("token") ?? given.trim();
 
-/** The token that came with the address, or the one of this tab before. It leaves the address bar, and with it the history. */
+/** The token in the address, or else this tab's earlier one. It is removed from the address bar, so the browser's history never holds it. */
 export function arrive() {
   const came = new URLSearchParams(location.hash.slice(1)).get("token");
   if (came) write(KEY, came, "sessionStorage");

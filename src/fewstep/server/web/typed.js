@@ -1,4 +1,4 @@
-// The Type tab: variations of a prompt that stands still, and a strip of what was settled on.
+// The Type tab: variations of a prompt that has stopped changing, and a strip of earlier pictures.
 
 import { $ } from "./dom.js";
 const KEPT = 40;
@@ -9,7 +9,7 @@ export class Typed {
   /** @param {(seed: number, prompt: string) => void} choose */
   constructor(choose) {
     this.choose = choose;
-    /** The strip is another. */
+    /** Called when the strip changes. */
     this.kept = () => {};
     /** @type {number[]} seeds that are still to be drawn */
     this.wanted = [];
@@ -26,7 +26,7 @@ export class Typed {
     }));
   }
 
-  /** The prompt has stood still: draw these seeds next. @param {number} seed */
+  /** The prompt has stopped changing: queue seeds near this one. @param {number} seed */
   begin(seed) {
     this._empty();
     this.first = seed + 1;
@@ -52,7 +52,7 @@ export class Typed {
     this.kept();
   }
 
-  /** A better picture of what the strip may hold already. @param {Part} part @param {number} seed @param {string} prompt */
+  /** Replace a picture in the strip, if it is there, by a better one. @param {Part} part @param {number} seed @param {string} prompt */
   better(part, seed, prompt) {
     const old = [...$("history").children].find((b) => b.dataset.key === `${seed} ${prompt}`);
     if (!old) return;
@@ -61,7 +61,7 @@ export class Typed {
     this.kept();
   }
 
-  /** The strip as it was. @param {any} history newest first */
+  /** Restore the strip. @param {any} history newest first */
   restore(history) {
     if (!Array.isArray(history)) return;
     for (const { prompt, seed, src } of history.slice(0, KEPT).reverse()) {
@@ -70,7 +70,7 @@ export class Typed {
     }
   }
 
-  /** To the strip's beginning. @param {number} seed @param {string} prompt @param {() => HTMLElement} make */
+  /** Put a picture at the strip's beginning. @param {number} seed @param {string} prompt @param {() => HTMLElement} make */
   _first(seed, prompt, make) {
     const strip = $("history");
     const key = `${seed} ${prompt}`;

@@ -1,10 +1,10 @@
-// The client for browsers, version 1 of the wire (docs/protocol.md): frames, and a link that reconnects by itself and carries on.
-// One file without dependencies, for any page; types in comments: `tsc --checkJs` reads them, and so do editors.
+// The client for browsers, version 1 of the protocol (docs/protocol.md): frames, and a connection that reconnects by itself.
+// One file without dependencies, for any page. Its types are in comments, which `tsc --checkJs` and editors read.
 
 /** @typedef {{name: string, mime: string, data: Uint8Array, width?: number, height?: number}} Part */
 /** @typedef {{header: Record<string, any>, parts: Record<string, Part>}} Message */
-/** @typedef {{header: Record<string, any>, parts: Part[], stamp: number, variation?: boolean}} Ask  stamp: when what is asked
- * for happened. An ask comes back with its answer as it was given. */
+/** @typedef {{header: Record<string, any>, parts: Part[], stamp: number, variation?: boolean}} Ask  stamp: the time of the
+ * event that caused the request. Its answer brings the same object back. */
 /** @typedef {"connecting"|"queue"|"warming"|"ready"|"stopped"|"lost"|"resting"|"full"|"refused"|"failed"|"closed"} LinkState */
 /** @typedef {ImageData | Blob} Picturelike  a Blob holds a PNG, JPEG or WebP file */
 /** @typedef {{prompt?: string, image?: Picturelike, mask?: Picturelike, seed?: number, strength?: number, steps?: number,
@@ -16,16 +16,16 @@
 
 export const VERSION = 1;
 const HEAD = 8;
-const IN_FLIGHT = 2; // keeps the server busy; more would only be dropped there
+const IN_FLIGHT = 2; // two keep the server busy; it would only drop more
 const GIVE_UP_MS = 8000;
 const SILENT_MS = 12000; // a server that answers no ping for this long is gone, whatever the network says
-const PATIENT_MS = 120_000; // a single picture may take this long, the way back to a lost server included
+const PATIENT_MS = 120_000; // a single picture may take this long, reconnecting included
 
-const REFUSALS = [4401, 4403, 4426]; // no token, a page that may not, a page of another version
-const TOO_LARGE = 1009; // what a WebSocket is closed with after a message over the other side's limit
+const REFUSALS = [4401, 4403, 4426]; // a wrong token, a page that is not allowed, a page of another version
+const TOO_LARGE = 1009; // closes a WebSocket after a message over the other side's limit
 const BARE = "pixels/rgba";
-const CARRIED = /^[\w!#$%&'*+.^`|~-]*$/; // what a subprotocol may consist of, and with it a token
-/** States that nothing leads out of. */
+const CARRIED = /^[\w!#$%&'*+.^`|~-]*$/; // the characters that a subprotocol, and so a token, may have
+/** States that the client never leaves by itself. */
 const OVER = ["refused", "closed"];
 /** @type {Record<string, string>} */
 const SAYS = {
@@ -35,7 +35,7 @@ const SAYS = {
   closed: "this session is closed: connect again",
 };
 
-/** Something went wrong: a sentence that holds the fix, and a code for programs. */
+/** A failure: a sentence that holds the fix, and a code for programs. */
 export class ServerError extends Error {
   /** @param {string} code @param {string} message */
   constructor(code, message) {
@@ -46,9 +46,9 @@ export class ServerError extends Error {
 }
 
 /**
- * Connect, wait in the queue and for the model if need be, and have a live session. Rejects with a ServerError: nobody
- * answers (`lost`), no room (`full`), no access (`token`, `origin`), another `version`, or the model cannot be opened (`failed`).
- * @param {string} url of the server; `#token=...` behind it is as good as the option
+ * Connect, wait in the queue and for the model if necessary, and return a live session. Rejects with a ServerError: no server
+ * answers (`lost`), all sessions are taken (`full`), no access (`token`, `origin`), another `version`, or the model cannot be opened (`failed`).
+ * @param {string} url of the server; `#token=...` at its end has the effect of the option
  * @param {{token?: string}} options
  * @returns {Promise<Link>}
  */
@@ -114,8 +114,8 @@ async function fileOf(part) {
 }
 
 /**
- * One live session. `draw` asks for a picture and waits for it. `want(make)` is for what changes all the time: `make` is
- * called when there is room on the wire, so that what is sent is always the newest, and a stroke never waits for the network;
+ * One live session. `draw` asks for a picture and waits for it. `want(make)` is for input that changes all the time: `make` is
+ * called when the connection can take a request, so the newest input is sent, and a stroke never waits for the network;
  * the answers come as events: `state`, `picture` and `error` (with the ask they answer), and every other message under its type.
  */
 export class Link extends EventTarget {
@@ -126,7 +126,7 @@ export class Link extends EventTarget {
     this.base = new URL(address.includes("://") ? address : `http://${address}`);
     if (!this.base.pathname.endsWith("/")) this.base.pathname += "/";
     const given = token ?? new URLSearchParams(fragment).get("token") ?? "";
-    this.token = CARRIED.test(given) ? given : ""; // no server has another, and one that wants a token says so
+    this.token = CARRIED.test(given) ? given : ""; // no other text can be a token; a server that wants one says so
     /** @type {LinkState} */
     this.state = "connecting";
     this.session = "";
@@ -182,7 +182,7 @@ export class Link extends EventTarget {
     this._largest = 0;
   }
 
-  /** Do not wait any longer: the network, or the person, has come back. */
+  /** Try again at once: the network, or the person, has come back. */
   _again() {
     if (!OVER.includes(this.state) && (!this._socket || this._socket.readyState === WebSocket.CLOSED)) this._connect();
   }
@@ -197,7 +197,7 @@ export class Link extends EventTarget {
     this._closed(1006);
   }
 
-  /** Try another token, where the last was refused. @param {string} token */
+  /** Try another token after the last was refused. @param {string} token */
   admit(token) {
     this.token = CARRIED.test(token) ? token : "";
     if (this.state !== "refused") return;
@@ -222,7 +222,7 @@ export class Link extends EventTarget {
     if (code === TOO_LARGE && this._largest) this._most = Math.min(this._most, 0.9 * this._largest); // by more than frames differ
     if (REFUSALS.includes(code)) return this._become("refused");
     if (code === 4408) {
-      this._become("resting"); // the place is somebody else's until there is something to ask for
+      this._become("resting"); // another session may have the place until this one asks for something
       return this._singles.length && this._again();
     }
     this._tries += 1;
@@ -238,7 +238,7 @@ export class Link extends EventTarget {
       const before = this.hello.limits?.message_bytes;
       this.hello = { ...this.hello, ...header }; // while it warms up, a server does not say again what it will serve
       const most = this.hello.limits?.message_bytes;
-      if (most !== before) this._most = most; // else what a closed connection has taught still holds
+      if (most !== before) this._most = most; // otherwise the limit that a close with 1009 taught still holds
       this.session = header.session;
       this._tries = 0;
       this._become(header.state, header);
@@ -255,12 +255,12 @@ export class Link extends EventTarget {
     }
   }
 
-  /** To who asked: the picture, or why there is none. @param {Record<string, any>} header @param {Part} [part] */
+  /** Give the caller the picture, or the reason why there is none. @param {Record<string, any>} header @param {Part} [part] */
   _answer(header, part) {
     const done = header.refined && this._done?.id === header.id ? this._done : undefined;
     const { ask, single } = this._flying.get(header.id) ?? done ?? { ask: undefined, single: undefined };
     this._flying.delete(header.id);
-    this._done = ask && !single ? { id: header.id, ask } : undefined; // which may be answered once more, at rest
+    this._done = ask && !single ? { id: header.id, ask } : undefined; // this request may get a second answer, at rest
     if (single) this._settle(single, header, part);
     else this.dispatchEvent(new CustomEvent(header.type, { detail: { header, part, ask } }));
     this._pump();
@@ -284,7 +284,7 @@ export class Link extends EventTarget {
     }).finally(() => over.abort());
   }
 
-  /** Until pictures can be drawn. Rejects with a ServerError where waiting is no use. @returns {Promise<void>} */
+  /** Resolves when pictures can be drawn. Rejects with a ServerError if waiting cannot help. @returns {Promise<void>} */
   async ready() {
     const wrong = () => [...OVER, "lost", "full", "failed"].includes(this.state);
     while (this.state !== "ready") {
@@ -316,7 +316,7 @@ export class Link extends EventTarget {
     return (await answer).header;
   }
 
-  /** Ask for a picture with whatever `make` gives when there is room. @param {() => Ask | null} make */
+  /** Ask for a picture of what `make` returns when the connection can take a request. @param {() => Ask | null} make */
   want(make) {
     this._make = make;
     this._last = make;
@@ -324,12 +324,12 @@ export class Link extends EventTarget {
     this._pump();
   }
 
-  /** Ask for nothing more with `want`, also not after a reconnect. */
+  /** Stop the requests of `want`, also after a reconnect. */
   rest() {
     this._make = this._last = null;
   }
 
-  /** End the session. What was not answered is rejected. */
+  /** End the session. Open requests are rejected. */
   close() {
     if (this.state === "closed") return;
     clearInterval(this._clock);
@@ -344,7 +344,7 @@ export class Link extends EventTarget {
     this._become("closed");
   }
 
-  /** Whether something that was asked for is not here yet. */
+  /** Whether a request is still open. */
   get busy() {
     return this._make !== null || this._flying.size > 0;
   }
@@ -397,7 +397,7 @@ export class Link extends EventTarget {
     }
   }
 
-  /** Every second: forget what will not be answered any more, and see whether the server is still there. */
+  /** Every second: drop requests that will get no answer, and check that the server is still there. */
   _expire() {
     const now = performance.now();
     for (const [id, { sent, single }] of this._flying) if (now - sent > (single ? PATIENT_MS : GIVE_UP_MS)) this._flying.delete(id);
@@ -412,11 +412,11 @@ export class Link extends EventTarget {
         this._pinged = now;
         this.say({ type: "time", sent_ms: now });
       }
-    } else if (hidden) this._pinged = 0; // its clock runs slowly: what it hears late proves nothing
+    } else if (hidden) this._pinged = 0; // the timers of a hidden page run slowly, so a late answer proves nothing
     this._pump();
   }
 
-  /** Tell the server when a picture was really on the screen. @param {number} id @param {number} glass_ms */
+  /** Tell the server how long a picture took to reach the screen. @param {number} id @param {number} glass_ms */
   seen(id, glass_ms) {
     this.say({ type: "seen", id, glass_ms });
   }

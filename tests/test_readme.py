@@ -64,6 +64,8 @@ def test_every_block_of_the_page_runs_or_says_why_not(
         "the shipped student": lambda: str(bundle.locate("emoji-64")),
     }
     for block in blocks(page):
+        named = re.findall(r"tests/[\w/]+\.py", block.said)
+        assert [path for path in named if not (ROOT / path).exists()] == [], "tests that are not there"
         if block.mark == "not run":
             assert len(block.said.split()) > 3, f"why not? {block.text}"
             continue

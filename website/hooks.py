@@ -20,7 +20,8 @@ OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md",
            "examples/README.md": "examples.md"}  # fmt: skip
 """Pages of the repository that the site shows, too, and what they are called there."""
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?\)")
-SECTION = re.compile(r"^<!-- from README: (.+?) -->$", re.M)
+SECTION = re.compile(r"^<!-- from (README|CONTRIBUTING): (.+?) -->$", re.M)
+"""Where a page shows a section of one of these."""
 
 log = get_plugin_logger("fewstep")
 
@@ -84,16 +85,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Put sections of the README where a page asks for them, and turn links that leave docs/ around."""
+    """Put sections of other pages where a page asks for them, and turn links that leave docs/ around."""
     here = page.file.src_uri
     source = next((path for path, name in OUTSIDE.items() if name == here), f"docs/{here}")
 
     def section(found: re.Match[str]) -> str:
-        text = (ROOT / "README.md").read_text("utf-8")
-        _, there, rest = text.partition(f"\n## {found[1]}\n")
+        origin, heading = f"{found[1]}.md", found[2]
+        _, there, rest = (ROOT / origin).read_text("utf-8").partition(f"\n## {heading}\n")
         if not there:
-            log.warning(f"{source} asks for the README's section {found[1]!r}, which is not there")
-        return turned(rest.split("\n## ")[0].strip(), "README.md")
+            log.warning(f"{source} asks for the section {heading!r} of {origin}, which is not there")
+        return turned(rest.split("\n## ")[0].strip(), origin)
 
     def turned(text: str, origin: str) -> str:
         return LINK.sub(lambda found: link(found, origin), text)

@@ -37,9 +37,11 @@ from fewstep.parts.denoiser import Denoiser, Student, Teacher
 from fewstep.parts.discriminator import Options as HeadOptions
 from fewstep.parts.features.classifier import ConvClassifier
 from fewstep.recipes import digits
+from fewstep.recipes.distillation import METHODS
 from fewstep.rng import Rng
 from fewstep.tensors import Features, Media
 from fewstep.training.data import save_whole
+from fewstep.training.trainer import Options as TrainerOptions
 from fewstep.training.trainer import Trainer
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -53,7 +55,9 @@ class Row:
     """One line of the table: what is different from ADD as it is."""
 
     changes: dict[str, Any] = field(default_factory=dict)
-    """Options of ADD."""
+    """Options of the method."""
+    method: str = "add"
+    """Another method is made of `digits.Parts`, with its own options and its own rates of learning."""
     init: str = "teacher"
     """Where the student begins: ``teacher``, ``random``, ``warm`` (after regression onto the teacher's trajectories), or
     ``warm everywhere`` (the same at every student time, docs/variety.md)."""
@@ -91,6 +95,12 @@ ROWS: dict[str, Row] = {
     "regression_everywhere_and_add": Row(EVERYWHERE, init="warm everywhere"),
     "regression_everywhere_and_add_lightly": Row(EVERYWHERE | {"regression_weight": 1.0}, init="warm everywhere"),
     "regression_then_adversarial": Row({"distillation_weight": 0.0}, init="warm"),
+    "ladd": Row(method="ladd"),
+    "lcm": Row(method="lcm"),
+    "dmd2": Row(method="dmd2"),
+    "regression_then_ladd": Row(method="ladd", init="warm"),
+    "regression_then_lcm": Row(method="lcm", init="warm"),
+    "regression_then_dmd2": Row(method="dmd2", init="warm"),
 }
 
 
@@ -177,12 +187,7 @@ class Bench:
             student = Student(self.begin(row.init, seed), digits.STUDENT_TIMES)
             if not row.plays:
                 return student, {}
-            options = add.Options(**(self.base | row.changes))
-            network = self.eyes if row.features == "classifier" else self.teacher.denoiser
-            data = self.data(seed)
-            game = digits.game(student, self.teacher, data, network, options, row.heads)
-            o = digits.add_options(self.o.updates, self.o.batch, seed=seed)
-            trainer = Trainer(game, o)
+            trainer, data = self.begun(row, student, seed)
             self._last = (trained, seed, trainer)
             self._losses = finish(trainer, data)
         trainer = self._last[2]
@@ -190,6 +195,17 @@ class Bench:
         if row.averaged:
             student.denoiser.load_state_dict(trainer.averages["student"].average)
         return student, self._losses
+
+    def begun(self, row: Row, student: Student, seed: int) -> tuple[Trainer, Any]:
+        """The row's run, and its data."""
+        data = self.data(seed)
+        if row.method == "add":
+            network = self.eyes if row.features == "classifier" else self.teacher.denoiser
+            game = digits.game(student, self.teacher, data, network, add.Options(**(self.base | row.changes)), row.heads)
+            return Trainer(game, digits.add_options(self.o.updates, self.o.batch, seed=seed)), data
+        module, parts = METHODS.load(row.method), digits.Parts(student, self.teacher, data, self.eyes)
+        method = module.build(module.Options(**row.changes), parts)
+        return Trainer(method, TrainerOptions(self.o.updates, self.o.batch, seed)), parts.data
 
     def measure(self, model: str, draw: Callable[[Any, torch.Tensor, Rng], Media], steps: int) -> dict[str, MetricRecord]:
         """Every figure of one model at one step count."""

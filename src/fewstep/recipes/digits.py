@@ -1,11 +1,13 @@
-"""digits-16: the ladder's first rung with real data, class-conditional 16x16 digits. Minutes on one core, end to end.
+"""digits-16: the first level with real data, class-conditional 16x16 digits. Minutes on one core, end to end.
 
-Clothes (``fewstep data fashion --size 16``) are the same rung once more: ten other classes, and harder to tell apart.
+Clothes (``fewstep data fashion --size 16``) are the same level once more: ten other classes, and harder to tell apart.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,16 +19,17 @@ from ..methods import add
 from ..methods.method import Optimizer
 from ..parts import discriminator
 from ..parts.adversary import Adversary
-from ..parts.codec import IdentityCodec
+from ..parts.codec import Codec, IdentityCodec
 from ..parts.conditioner import ClassConditioner
-from ..parts.denoiser import Denoiser, Student, Teacher
+from ..parts.denoiser import Denoiser, Student, Teacher, freeze
 from ..parts.discriminator import Discriminator
+from ..parts.features import feature
 from ..parts.features.classifier import ConvClassifier
 from ..parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
 from ..parts.features.teacher import TeacherFeatures
 from ..pretrained import UNetDenoiser, schedule_of
 from ..rng import Rng
-from ..tensors import Media
+from ..tensors import Conditioning, Media
 from ..training.data import PromptTable, TrainingSet, spread_chunks
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase
@@ -121,6 +124,22 @@ def eyes(media: torch.Tensor, labels: torch.Tensor, seed: int, width: int = 32) 
         return ConvClassifier(1, len(CLASSES), width).fit(media, labels, Rng.of(seed, "classifier"))
 
 
+def features_of(network: ConvClassifier | Denoiser, data: TrainingSet) -> FeatureNetwork:
+    """A classifier's features, or those of the teacher's denoiser of re-noised digits (LADD), standardised over real digits."""
+    inner: FeatureNetwork = TeacherFeatures(network) if isinstance(network, Denoiser) else MediaFeatures(network)
+    real = [data.rows(rows) for rows in spread_chunks(512, len(data), 64)]
+    return Standardised.fit(inner, [(b.x0, b.cond) for b in real], Rng.of(0, "fit"))
+
+
+def heads_over(features: FeatureNetwork, data: TrainingSet, o: discriminator.Options = HEADS) -> Discriminator:
+    """Fresh heads; their first weights follow the data's seed."""
+    example = data.rows(next(iter(spread_chunks(512, len(data), 64))))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(data.seed)
+        seen = features(example.x0, example.cond, Rng.of(0, "example"))
+        return Discriminator.over(seen, example.cond, o)
+
+
 def game(
     student: Student,
     teacher: Teacher | None,
@@ -129,18 +148,45 @@ def game(
     options: add.Options,
     heads: discriminator.Options = HEADS,
 ) -> add.ADD:
-    """ADD on pixels: heads over a network's features, standardised over real digits.
+    """ADD on pixels: heads over a frozen network's features."""
+    features = features_of(network, data)
+    adversary = Adversary(codec(), features, heads_over(features, data, heads), options)
+    return add.ADD(student, teacher, codec(), adversary, options)
 
-    ``network``: a classifier, or the teacher's denoiser, whose own features of re-noised digits are looked at (LADD); frozen.
-    """
-    real = [data.rows(rows) for rows in spread_chunks(512, len(data), 64)]
-    inner: FeatureNetwork = TeacherFeatures(network) if isinstance(network, Denoiser) else MediaFeatures(network)
-    features = Standardised.fit(inner, [(b.x0, b.cond) for b in real], Rng.of(0, "fit"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(data.seed)
-        example = features(real[0].x0, real[0].cond, Rng.of(0, "example"))
-        judges = Discriminator.over(example, real[0].cond, heads)
-    return add.ADD(student, teacher, codec(), Adversary(codec(), features, judges, options), options)
+
+@dataclass
+class Parts:
+    """`fewstep.methods.method.Parts` of a run on digits: latents are pixels, seen by a classifier or by the teacher."""
+
+    student: Student
+    teacher: Teacher
+    data: TrainingSet
+    network: ConvClassifier
+    codec: Codec = field(default_factory=codec)
+
+    def features(self, o: feature.Options) -> FeatureNetwork:
+        """The classifier's, or the teacher's own where the method asks for those."""
+        return features_of(self.teacher.denoiser if o.features == "teacher" else self.network, self.data)
+
+    def heads(self, features: FeatureNetwork, o: discriminator.Options) -> Discriminator:
+        """Fresh heads."""
+        return heads_over(features, self.data, o)
+
+    def denoiser(self) -> Denoiser:
+        """A trainable copy of the teacher."""
+        return copy.deepcopy(self.teacher.denoiser).requires_grad_(True)
+
+    def follower(self, of: nn.Module) -> nn.Module:
+        """A frozen copy."""
+        return freeze(copy.deepcopy(of))
+
+    def pairs(self) -> None:
+        """From now on batches come with the teacher's trajectories."""
+        self.data = replace(self.data, pairs=pairs(self.teacher, self.data))
+
+    def encode(self, prompt: str) -> Conditioning:
+        """A class by its name, as one row."""
+        return conditioner()([prompt])
 
 
 def add_phase(

@@ -74,7 +74,7 @@ class Adversarial(Defaults):
     def players(self) -> Mapping[str, Player]:
         """``student`` and, if it is asked, ``discriminator``: two time scales, without momentum (StyleGAN-T), heads unclipped."""
         o = self.options
-        student = Player(self.student.denoiser, Optimizer(o.student_learning_rate, warmup=20, ema=o.ema))
+        student = Player(self.student.denoiser, o.student_moves())
         if self.adversary is None:
             return {"student": student}
         heads = Optimizer(o.heads_learning_rate, warmup=0, max_gradient_norm=0.0)

@@ -97,9 +97,7 @@ class DMD2(Defaults):
         """``student``, ``fake_score`` and, if there is an adversary, ``discriminator``."""
         o = self.options
         scores = {
-            "student": Player(
-                self.student.denoiser, Optimizer(o.student_learning_rate, beta1=0.9, warmup=20, ema=o.ema)
-            ),
+            "student": Player(self.student.denoiser, o.student_moves(beta1=0.9)),
             "fake_score": Player(self.fake_score, Optimizer(o.fake_score_learning_rate, beta1=0.9, warmup=20)),
         }
         if self.adversary is None:

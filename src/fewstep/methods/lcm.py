@@ -31,7 +31,7 @@ from ..parts.denoiser import Student, Teacher, check_alike, noise_to
 from ..ranges import Range, Rate, Share
 from ..rng import Rng
 from ..tensors import Batch, match_dims
-from .method import OnePlayer, Optimizer, Parts, StudentOptions
+from .method import OnePlayer, Parts, StudentOptions
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ class Consistency(OnePlayer):
     ) -> None:
         """``target`` is a frozen copy of the student's denoiser. ValueError where the two schedules differ."""
         check_alike(student, teacher)
-        o = Optimizer(options.student_learning_rate, beta1=0.9, warmup=20, ema=options.ema)
-        super().__init__("student", student.denoiser, o)
+        super().__init__("student", student.denoiser, options.student_moves(beta1=0.9))
         self.student, self.teacher, self.target, self.options = student, teacher, target, options
         self.followers = {"target": target}
         even = [k / options.intervals for k in range(1, options.intervals + 1)]

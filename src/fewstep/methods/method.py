@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -53,8 +53,9 @@ class Optimizer:
     """Gradients are clipped to this norm; 0 turns clipping off."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights; 0 keeps none."""
-    kind: Literal["adamw", "muon"] = "adamw"
-    """``adamw``, or ``muon``: orthogonalised updates of matrices, fewer samples for more time a step (training/muon.py)."""
+    kind: str = "adamw"
+    """A file of training/optimizers: ``adamw``; ``muon``, orthogonalised updates of matrices, fewer samples for more time a step;
+    ``adamw8bit``, a quarter of AdamW's memory. Or the dotted path of one of your own."""
 
     def rate(self, step: int, total: int) -> float:
         """Learning rate at ``step`` of ``total``."""
@@ -88,6 +89,13 @@ class StudentOptions:
     """Adam's learning rate of the student."""
     ema: Annotated[float, Range(0, 0.999999), SHARED, CHANGEABLE] = 0.99
     """Decay of the student's weight average, which is what is saved."""
+    student_optimizer: Annotated[str, SHARED] = "adamw"
+    """How the student's weights move: ``adamw``; ``muon``, which needs fewer samples and more time for each; ``adamw8bit``, which
+    keeps a quarter of AdamW's state; or the dotted path of an optimiser of your own."""
+
+    def student_moves(self, beta1: float = 0.0) -> Optimizer:
+        """The student's optimiser; ``beta1`` is the method's (0 against an adversary, .9 for a regression)."""
+        return Optimizer(self.student_learning_rate, beta1=beta1, warmup=20, ema=self.ema, kind=self.student_optimizer)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from .. import bundle, extras, pretrained
 from ..data.dataset import Dataset, cache_dir, no_progress, spread
 from ..diffusion import sampler
 from ..methods.method import FAMILY as METHODS
-from ..methods.method import Facts
+from ..methods.method import Facts, StudentOptions
 from ..options import CHANGEABLE, FREE, SHARED, StandsFor, marked, resume_key
 from ..parts.denoiser import Student, Teacher, freeze
 from ..parts.features import feature
@@ -35,8 +35,8 @@ from ..training.data import Progress, TrainingSet, chunks, data_needs, open_data
 from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase, history
+from ..training.trainer import OPTIMIZERS, Trainer
 from ..training.trainer import Options as TrainerOptions
-from ..training.trainer import Trainer
 from . import assembly, warm
 from .assembly import Parts, Setting
 from .warm import LATER, draw_pairs, warm_start
@@ -371,6 +371,7 @@ def decided(o: Options, native_size: tuple[int, ...]) -> Options:
 def check(o: Options) -> None:
     """Refuse options that contradict each other or this machine, before anything is read."""
     check_device(o.device)
+    OPTIMIZERS.load(o.warm.optimizer)
     if o.init == "random" and o.student != "full":
         raise ValueError(f"a {o.student} student keeps its teacher's weights: use --init teacher or --student full")
     check_method(o, Facts(o.batch_size))
@@ -378,6 +379,8 @@ def check(o: Options) -> None:
 
 def check_method(o: Options, facts: Facts) -> None:
     """Refuse a method that cannot be trained, before the warm start is trained for it."""
+    if isinstance(o.own, StudentOptions):
+        OPTIMIZERS.load(o.own.student_optimizer)
     refuse = getattr(METHODS.load(o.method), "check", None)
     if o.steps and refuse:
         refuse(o.own, facts)

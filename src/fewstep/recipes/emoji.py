@@ -37,7 +37,7 @@ from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, data_needs, open_dataset, training_set
 from ..training.recipe import Phase, history
-from ..training.trainer import Options, Trainer
+from ..training.trainer import OPTIMIZERS, Options, Trainer
 
 PHASES = ("codec", "teacher")
 """Folders of a run's phases."""
@@ -168,8 +168,8 @@ class Teach:
     """Pictures a step."""
     learning_rate: Annotated[Rate, CHANGEABLE] = 1e-3
     """Peak learning rate of the teacher."""
-    optimizer: Literal["adamw", "muon"] = "muon"
-    """muon needs fewer samples for the same loss: see docs/log.md."""
+    optimizer: str = "muon"
+    """muon needs fewer samples for the same loss (docs/log.md); or ``adamw``, ``adamw8bit``, or a dotted path to your own."""
     ema: Annotated[float, Range(0, 0.999999), CHANGEABLE] = 0.999
     """Decay of the teacher's weight average, which is what is saved."""
     denoising: denoising.Options = field(default_factory=lambda: denoising.Options(high_noise=0.5, min_snr_gamma=0.0))
@@ -234,6 +234,7 @@ class Teaching:
 def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     """Lay out teacher training: phases *codec* and *teacher*."""
     check_device(o.device)
+    OPTIMIZERS.load(o.optimizer)
     dataset = open_dataset(o.data, o.styles).verify(progress or no_progress)
     channels, side = dataset.shape[0], dataset.shape[-1]
     if channels != 3 or dataset.shape[1:] != (side, side) or side % GRID:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -46,8 +46,9 @@ class Options:
     two and four steps (docs/variety.md). 0 denoises there, which costs no teacher."""
     learning_rate: Annotated[Rate, CHANGEABLE] = 5e-4
     """Peak learning rate."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """``muon`` pays at batches of 64 and above: its own work a step is the same at any batch."""
+    optimizer: str = "adamw"
+    """``adamw``; ``muon``, which pays at batches of 64 and above, since its own work a step is the same at any batch;
+    ``adamw8bit``; or the dotted path of one of your own."""
     batch_size: Annotated[int, Range(1, 2**16), CHANGEABLE] = 32
     """Pairs a step."""
 

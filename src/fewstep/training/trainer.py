@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from ..methods.method import Method, Optimizer, Turn
+from ..plugin import Family
 from ..rng import Rng
 from ..tensors import Batch, unfinite
 from . import checkpoint
 from .ema import EMA, load_moving, moving
 from .log import StepLog
-from .muon import Muon
+
+OPTIMIZERS = Family("fewstep.training.optimizers", "optimiser", ("build",))
+"""How weights move."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,7 @@ class Trainer:
             o = self.optimizer_of(name)
             named = [(k, p) for k, p in network.named_parameters() if p.requires_grad]
             self._names[name] = [k for k, _ in named]
-            kind = Muon if o.kind == "muon" else partial(torch.optim.AdamW, foreach=True)
-            self.optimizers[name] = kind(
-                [p for _, p in named], lr=o.learning_rate, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay
-            )
+            self.optimizers[name] = OPTIMIZERS.load(o.kind).build([p for _, p in named], o)
             if o.ema:
                 self.averages[name] = EMA(network, o.ema)
 

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from ...methods.method import Optimizer
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration: steep at 0, so that small singular values reach 1 in five rounds, roughly."""
 SMALLEST = 32, 64
@@ -115,3 +117,8 @@ class Muon(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+def build(parameters: Iterable[Tensor], o: Optimizer) -> torch.optim.Optimizer:
+    """For these weights."""
+    return Muon(parameters, o.learning_rate, (o.beta1, o.beta2), o.weight_decay)

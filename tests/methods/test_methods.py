@@ -130,6 +130,12 @@ def test_a_batch_in_parts_trains_too(name: str) -> None:
         assert all(math.isfinite(value) for value in log.losses.values())
 
 
+def test_more_parts_than_a_batch_has_rows_get_a_sentence() -> None:
+    said = r"^a batch of 16 has no 17 parts: use --gradient-accumulation from 1 to 16$"
+    with pytest.raises(ValueError, match=said):
+        distillation.check(distillation.options(gradient_accumulation=17))
+
+
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("methods"), "teacher")
@@ -143,10 +149,13 @@ def test_the_command_line_distils_by_it_and_card_and_info_say_so(
     data = foreign.pictures(tmp_path / "data").folder
     out = tmp_path / "run"
     cli.main(["distill", "--method", name, "--teacher", str(teacher), "--data", str(data), "--steps", "2", "--batch-size", "4",
-              "--warm.steps", "1", "--warm.pairs", "4", "--warm.batch-size", "4", "--warm.teacher-steps", "2",
+              "--gradient-accumulation", "2",
+              "--student-optimizer", "adamw8bit", "--warm.steps", "1", "--warm.pairs", "4",
+              "--warm.batch-size", "4", "--warm.teacher-steps", "2",
               "--out", str(out)])  # fmt: skip
     card = Card.read(out / "bundle")
     assert card.method == name
+    assert card.training["options"]["gradient_accumulation"] == 2
     capsys.readouterr()
     cli.main(["info", str(out / "bundle")])
     told = capsys.readouterr().out

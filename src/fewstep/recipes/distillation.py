@@ -73,6 +73,8 @@ class Options:
     """End the warm start and the method after this long each, steps or no steps; 0 never does."""
     batch_size: Annotated[int, Range(1, 2**16), CHANGEABLE, LATER] = 16
     """Samples a step; a multiple of 8 above 8 for heads with local batch norm."""
+    gradient_accumulation: Annotated[Count, CHANGEABLE, LATER] = 1
+    """Parts that a batch is worked through in, one after another: less memory at once for the same batch."""
     keep: Annotated[Keep, FREE] = "best"
     """The student to end with: the ``best`` of all evaluations on fixed prompts (distance and sharpness), or the ``last``."""
     blend: Annotated[float, Range(0, 1, above=True), FREE] = 1.0
@@ -267,7 +269,7 @@ def prepare(
     if card.role == "student":
         raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher})")
     o = decided(options, card.native_size)
-    check_method(o, Facts(o.batch_size, card.native_size))
+    check_method(o, Facts(part_of(o), card.native_size))
     tell_missing_licence(card, source)
     network = assembly.load_network(o.own, model.denoiser) if o.steps and isinstance(o.own, feature.Options) else None
     assembly.check_numbers(
@@ -306,7 +308,7 @@ def pictures(o: Options, card: bundle.Card, keep: Sequence[str], progress: Progr
         raise ValueError(
             f"the pictures are {given}, {card.name} draws {wanted}: build the data again with --size {card.native_size[0]}"
         )
-    check_method(o, Facts(o.batch_size, card.native_size, kinds(dataset)))
+    check_method(o, Facts(part_of(o), card.native_size, kinds(dataset)))
     return dataset
 
 
@@ -336,7 +338,9 @@ def phases(
         if o.blend < 1:
             work.before.update({name: value.clone() for name, value in moving(work.student.denoiser).items()})
         method = METHODS.load(o.method).build(o.own, parts)
-        return Trainer(method, TrainerOptions(o.steps, o.batch_size, o.seed, o.precision, o.device)), parts.data
+        each = o.gradient_accumulation
+        training = TrainerOptions(o.steps, o.batch_size, o.seed, o.precision, o.device, gradient_accumulation=each)
+        return Trainer(method, training), parts.data
 
     todo = []
     if o.warm.steps:
@@ -372,9 +376,19 @@ def check(o: Options) -> None:
     """Refuse options that contradict each other or this machine, before anything is read."""
     check_device(o.device)
     OPTIMIZERS.load(o.warm.optimizer)
+    if not part_of(o):
+        raise ValueError(
+            f"a batch of {o.batch_size} has no {o.gradient_accumulation} parts: use --gradient-accumulation from 1 to "
+            f"{o.batch_size}"
+        )
     if o.init == "random" and o.student != "full":
         raise ValueError(f"a {o.student} student keeps its teacher's weights: use --init teacher or --student full")
-    check_method(o, Facts(o.batch_size))
+    check_method(o, Facts(part_of(o)))
+
+
+def part_of(o: Options) -> int:
+    """Samples that are looked at together: the smallest part of a batch."""
+    return o.batch_size // o.gradient_accumulation
 
 
 def check_method(o: Options, facts: Facts) -> None:

@@ -691,6 +691,38 @@ def test_batches_are_a_pure_function_of_the_step() -> None:
     assert prompts == {0.0, 1.0}, "each of its prompts in turn"
 
 
+def described() -> TrainingSet:
+    """Twelve samples in four concepts of three; each has its concept's prompt, and one that all have."""
+    table = PromptTable(None, torch.eye(5))
+    null = Conditioning(pooled=torch.zeros(1, 5))
+    return TrainingSet(torch.arange(12.0).reshape(12, 1), table, [[i // 3, 4] for i in range(12)], null, batch_size=12, seed=3)
+
+
+@pytest.mark.parametrize("group", [2, 3, 4, 6])
+def test_groups_of_one_condition_stand_side_by_side(group: int) -> None:
+    data = described().grouped(group)
+    firsts = []
+    for step in range(2 * group):  # two epochs of leaders
+        batch = data(step)
+        assert torch.equal(batch.x0, data(step).x0), "a function of its number"
+        prompts = batch.cond.pooled.argmax(1).reshape(-1, group)
+        samples = batch.x0.int().reshape(-1, group)
+        firsts += samples[:, 0].tolist()
+        for prompt, members in zip(prompts.tolist(), samples.tolist(), strict=True):
+            assert len(set(prompt)) == 1
+            fitting = set(range(12)) if prompt[0] == 4 else set(range(3 * prompt[0], 3 * prompt[0] + 3))
+            assert set(members) <= fitting
+            assert len(set(members)) == min(group, len(fitting)), "none twice before all that fit were there"
+    assert sorted(firsts) == sorted([*range(12)] * 2), "every sample leads once an epoch"
+
+
+def test_groups_that_do_not_fill_a_batch_get_a_sentence() -> None:
+    said = r"^a batch of 12 cannot be filled with groups of 5: choose a multiple of 5$"
+    with pytest.raises(ValueError, match=said):
+        described().grouped(5)(0)
+    assert torch.equal(described().grouped(1)(4).x0, described()(4).x0)
+
+
 def test_every_row_of_a_batch_knows_its_concept(tmp_path: Path) -> None:
     """As the dataset has it: two pictures of one concept under two prompts share a number, and so do their rows."""
     with DatasetWriter(

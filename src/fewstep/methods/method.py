@@ -150,6 +150,9 @@ class Parts(Protocol):
     def pairs(self) -> None:
         """From now on, batches come with the teacher's trajectories beside them (``Batch.pairs``)."""
 
+    def group(self, samples: int) -> None:
+        """From now on, this many samples of one condition stand side by side in every batch."""
+
     def encode(self, prompt: str) -> Conditioning:
         """A prompt as one row."""
 

@@ -15,7 +15,7 @@ from ..diffusion.guidance import guide
 from ..diffusion.losses import huber, squared
 from ..diffusion.schedule import NoiseSchedule, knot, start_scale
 from ..rng import Rng
-from ..tensors import Batch, Conditioning, Features, Latents, Time, match_dims
+from ..tensors import Batch, Conditioning, Features, Latents, Time, full_precision, match_dims
 
 
 class Denoiser(nn.Module):
@@ -46,9 +46,10 @@ class Denoiser(nn.Module):
         """``(x0, dx0)``: the estimate, and how it changes along ``(dx, dt)``, by one forward-mode derivative.
 
         With ``dx = d x_t / d t`` and dt = 1 it is the total derivative along a trajectory, which continuous-time consistency
-        (arXiv 2410.11081) and MeanFlow (arXiv 2505.13447) need. Attention runs unfused: the fused kernels have no tangent.
+        (arXiv 2410.11081) and MeanFlow (arXiv 2505.13447) need. Attention runs unfused, for the fused kernels have no tangent,
+        and in full precision, for a derivative of bf16 is noise.
         """
-        with sdpa_kernel(SDPBackend.MATH):
+        with full_precision(x_t), sdpa_kernel(SDPBackend.MATH):
             x0, change = torch.func.jvp(lambda x, s: self(x, s, cond), (x_t, t), (dx, dt))  # type: ignore[misc]
         return x0, change
 

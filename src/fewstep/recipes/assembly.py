@@ -114,6 +114,10 @@ class Parts:
         """Draw the teacher's trajectories, once for a run: from now on batches come with them."""
         self._pairs = self._draw_pairs(self._setting.batch_size)
 
+    def group(self, samples: int) -> None:
+        """From now on batches come in groups of one condition."""
+        self._data = self._data.grouped(samples)
+
     def encode(self, prompt: str) -> Conditioning:
         """A prompt as one row; what the text encoder does not read of it is told."""
         tell_unread(self._conditioner, [prompt])

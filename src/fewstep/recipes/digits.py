@@ -184,6 +184,10 @@ class Parts:
         """From now on batches come with the teacher's trajectories."""
         self.data = replace(self.data, pairs=pairs(self.teacher, self.data))
 
+    def group(self, samples: int) -> None:
+        """From now on batches come in groups of one class."""
+        self.data = self.data.grouped(samples)
+
     def encode(self, prompt: str) -> Conditioning:
         """A class by its name, as one row."""
         return conditioner()([prompt])

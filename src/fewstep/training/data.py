@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +106,8 @@ class TrainingSet:
     """The start of the teacher's trajectory that ends in each sample (noise-to-sample pairs)."""
     pairs: TrainingSet | None = None
     """Noise-to-sample pairs that come with every batch."""
+    group: int = 1
+    """Samples of one condition that stand side by side in a batch: what methods need that compare a group with itself."""
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -119,16 +124,51 @@ class TrainingSet:
         )
 
     def __call__(self, step: int) -> Batch:
-        """The batch of this step."""
-        batch = self.rows(batch_indices(len(self), self.batch_size, self.seed, step), fold(self.seed, "prompt", step))
+        """The batch of this step. Raises ValueError where groups do not fill it."""
+        if self.batch_size % self.group:
+            raise ValueError(
+                f"a batch of {self.batch_size} cannot be filled with groups of {self.group}: choose a multiple of {self.group}"
+            )
+        seed = fold(self.seed, "prompt", step)
+        rows = batch_indices(len(self), self.batch_size // self.group, self.seed, step)
+        batch = self.rows(rows, seed) if self.group == 1 else self._grouped(rows, seed)
         return batch if self.pairs is None else replace(batch, pairs=self.pairs(step))
 
-    def rows(self, indices: np.ndarray, prompt_seed: int = 0) -> Batch:
-        """The batch of these samples; which of its prompts a sample is asked for with is drawn from ``prompt_seed``."""
+    def grouped(self, group: int) -> TrainingSet:
+        """The same samples, ``group`` of one condition side by side in every batch."""
+        return replace(self, group=group)
+
+    @cached_property
+    def _described(self) -> dict[int, list[int]]:
+        """The samples that each row of the prompt table describes."""
+        found = defaultdict[int, list[int]](list)
+        for sample, prompts in enumerate(self.choices):
+            for prompt in prompts:
+                found[int(prompt)].append(sample)
+        return found
+
+    def _grouped(self, first: np.ndarray, seed: int) -> Batch:
+        """For each sample a group under one of its prompts: itself and others that the prompt describes, again from the start
+        where there are too few."""
+        draw = np.random.Generator(np.random.PCG64(seed))
+        samples, prompts = [], []
+        for leader in first:
+            own = self.choices[int(leader)]
+            prompt = int(own[int(draw.integers(len(own)))])
+            others = [i for i in draw.permutation(self._described[prompt]) if i != leader]
+            samples += [i for _, i in zip(range(self.group), cycle([leader, *others]))]
+            prompts += [prompt] * self.group
+        return self.rows(np.array(samples), prompts=prompts)
+
+    def rows(self, indices: np.ndarray, prompt_seed: int = 0, prompts: Sequence[int] | None = None) -> Batch:
+        """The batch of these samples, asked for with ``prompts``, rows of the prompt table. None draws one of its own for each
+        sample, from ``prompt_seed``."""
         draw = np.random.Generator(np.random.PCG64(prompt_seed))
-        own = [self.choices[int(i)] for i in indices]
         device = self.latents.device
-        chosen = torch.tensor([rows[int(draw.integers(len(rows)))] for rows in own]).to(device)
+        if prompts is None:
+            own = [self.choices[int(i)] for i in indices]
+            prompts = [rows[int(draw.integers(len(rows)))] for rows in own]
+        chosen = torch.tensor(prompts).to(device)
         at = torch.from_numpy(indices).to(device)
         cond = self.prompts[chosen]
         if self.image is not None:

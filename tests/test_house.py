@@ -54,12 +54,13 @@ SEES: dict[str, tuple[str, ...]] = {
 SERVER: dict[str, tuple[str, ...]] = {
     "wire": (),
     "metrics": (),
+    "access": (),
     "limits": ("wire",),
     "sessions": ("wire",),
     "drawing": ("wire", "metrics", "sessions"),
-    "state": ("wire", "metrics", "limits", "sessions", "drawing"),
-    "http": ("wire", "metrics", "limits", "sessions", "drawing", "state"),
-    "app": ("wire", "metrics", "limits", "sessions", "drawing", "state", "http"),
+    "state": ("wire", "metrics", "access", "limits", "sessions", "drawing"),
+    "http": ("wire", "metrics", "access", "limits", "sessions", "drawing", "state"),
+    "app": ("wire", "metrics", "access", "limits", "sessions", "drawing", "state", "http"),
 }
 """Which rooms of the server a room of the server may look down into: only ``app`` knows them all."""
 SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")

@@ -31,8 +31,8 @@ from fewstep.provenance.options import Signing
 from fewstep.provenance.payload import mark_payload
 from fewstep.provenance.verify import VerifyOptions, verify
 from fewstep.server import app
+from fewstep.server.drawing.client_session import HistoryEntry
 from fewstep.server.drawing.provenance import PictureFacts
-from fewstep.server.drawing.worker import HistoryEntry
 from fewstep.server.http import websocket as stream
 from fewstep.server.http.disconnect import CLIENT_ADDRESS, DisconnectMiddleware
 from fewstep.server.limits import Limits

@@ -16,22 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from fewstep.modality import image as pictures
+from fewstep.server.access import AccessPolicy, address, bearer, host_name, is_loopback
 from fewstep.server.drawing import safety
 from fewstep.server.drawing.safety import Moderation, WordList
-from fewstep.server.limits import (
-    AccessPolicy,
-    Arrivals,
-    Limits,
-    Pace,
-    Shares,
-    TokenBucket,
-    address,
-    bearer,
-    check_sizes,
-    host_name,
-    is_loopback,
-    neighbourhood,
-)
+from fewstep.server.limits import Arrivals, Limits, Pace, Shares, TokenBucket, check_sizes, neighbourhood
 from fewstep.server.wire import images as wire
 from fewstep.server.wire.protocol import RAW, Part, ProtocolError, pack
 

@@ -28,6 +28,7 @@ from ..inference.budget import Budget, milliseconds
 from ..provenance.options import Signing
 from ..ranges import Range, Sides, Threads, check_devices
 from ..version import __version__
+from .access import NO_TOKEN, AccessPolicy, address, is_loopback
 from .drawing import safety
 from .drawing.engine import Engine, EngineOptions
 from .drawing.provenance import Stamper, try_out
@@ -35,11 +36,12 @@ from .drawing.worker import Open, Worker
 from .http import openai, prefix
 from .http import pictures as rest
 from .http.assets import Assets
+from .http.connections import ConnectionLimiter
 from .http.disconnect import DisconnectMiddleware
 from .http.middleware import AccessMiddleware, sentence, unreadable
-from .http.transport import ConnectionLimiter, HttpProtocol, Server, WebSocketProtocol
+from .http.transport import HttpProtocol, Server, WebSocketProtocol
 from .http.websocket import Connection
-from .limits import NO_TOKEN, AccessPolicy, Limits, address, check_sizes, is_loopback
+from .limits import Limits, check_sizes
 from .metrics import Metrics
 from .state import Studio
 from .wire.protocol import error_body
@@ -159,17 +161,30 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
         docs_url=None,  # their pages come from a CDN: /openapi.json is the offline form
         redoc_url=None,
     )
-    limiter = app.state.limiter = ConnectionLimiter(studio.limits, studio.access, studio.clock, studio.metrics)
-    app.add_middleware(DisconnectMiddleware)
-    app.add_middleware(
-        AccessMiddleware, access=studio.access, limiter=limiter, clock=studio.clock, metrics=studio.metrics
-    )
-    if studio.access.proxies:
-        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(studio.access.proxies))
-    if root_path or studio.access.proxies:
-        app.add_middleware(prefix.PrefixMiddleware, root_path=root_path, proxies=studio.access.proxies)
+    _add_middleware(app, studio, root_path)
+    _add_error_answers(app)
     app.include_router(rest.routes(studio))
     app.include_router(openai.routes(studio))
+    _add_live_sessions(app, studio)
+    _add_observation(app, studio)
+    app.router.routes.extend(Assets(WEB).routes())
+    return app
+
+
+def _add_middleware(app: FastAPI, studio: Studio, root_path: str) -> None:
+    """The last one added sees a request first."""
+    access, clock, metrics = studio.access, studio.clock, studio.metrics
+    limiter = app.state.limiter = ConnectionLimiter(studio.limits, access, clock, metrics)
+    app.add_middleware(DisconnectMiddleware)
+    app.add_middleware(AccessMiddleware, access=access, limiter=limiter, clock=clock, metrics=metrics)
+    if access.proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(access.proxies))
+    if root_path or access.proxies:
+        app.add_middleware(prefix.PrefixMiddleware, root_path=root_path, proxies=access.proxies)
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    """Every error has the same form, a sentence and a code."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Any, error: RequestValidationError) -> Response:
@@ -188,6 +203,8 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
         said = "the server failed at this request: its log says why"
         return Response(error_body(said, "internal", "server_error"), 500, {}, "application/json")
 
+
+def _add_live_sessions(app: FastAPI, studio: Studio) -> None:
     @app.websocket("/v1/stream")
     async def stream(ws: WebSocket) -> None:
         await Connection(ws, studio).run()
@@ -196,6 +213,10 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
     async def elsewhere(ws: WebSocket) -> None:
         said = f"no live session is offered at {ws.url.path:.100}: open /v1/stream"
         await ws.send_denial_response(Response(error_body(said, "not_found"), 404, {}, "application/json"))
+
+
+def _add_observation(app: FastAPI, studio: Studio) -> None:
+    """For load balancers and for Prometheus."""
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -207,9 +228,6 @@ def build(studio: Studio, root_path: str = "") -> FastAPI:
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(studio.metrics.text(), 200, {}, "text/plain; version=0.0.4; charset=utf-8")
-
-    app.router.routes.extend(Assets(WEB).routes())
-    return app
 
 
 def server(app: FastAPI, limits: Limits) -> uvicorn.Server:

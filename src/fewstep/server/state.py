@@ -16,14 +16,16 @@ from typing import Any, TypeVar
 from ..inference.budget import Budget
 from ..pixels import Pixels
 from ..version import __version__
-from .drawing.engine import ENCODERS, Drawn
+from .access import AccessPolicy
+from .drawing.client_session import ClientSession, History
+from .drawing.frame import Drawn
 from .drawing.pool import Pool
 from .drawing.provenance import Stamper
-from .drawing.worker import ClientSession, History, Worker
-from .limits import AccessPolicy, Limits
+from .drawing.worker import Worker
+from .limits import Limits
 from .metrics import Metrics
 from .sessions.scheduler import Admission, Session
-from .wire.protocol import SUBPROTOCOL, TASKS, DrawRequest, Message, ProtocolError, read_draw_request
+from .wire.protocol import ENCODERS, SUBPROTOCOL, TASKS, DrawRequest, Message, ProtocolError, read_draw_request
 
 PATIENT_MS = 60_000.0
 """Budget of a single picture: nobody is drawing while they wait, so nothing is shed."""

@@ -18,20 +18,13 @@ from fewstep.inference.steady import Smoother, flicker
 from fewstep.inference.timings import STAGES
 from fewstep.modality.image import to_uint8
 from fewstep.provenance import SpreadSpectrum
-from fewstep.server.drawing.engine import Drawn, Engine, EngineOptions, Job
+from fewstep.server.drawing.client_session import ClientSession, DrawResponse, History, HistoryEntry
+from fewstep.server.drawing.engine import Engine, EngineOptions
+from fewstep.server.drawing.frame import Drawn, Job
 from fewstep.server.drawing.pool import Pool
 from fewstep.server.drawing.provenance import PictureFacts, Stamper
 from fewstep.server.drawing.safety import VERDICTS_BYTES, Moderation
-from fewstep.server.drawing.worker import (
-    REPLAN_S,
-    REST_S,
-    ClientSession,
-    DrawResponse,
-    History,
-    HistoryEntry,
-    Open,
-    Worker,
-)
+from fewstep.server.drawing.worker import REPLAN_S, REST_S, Open, Worker
 from fewstep.server.metrics import Metrics
 from fewstep.server.sessions.scheduler import Session
 from fewstep.server.wire import images as wire

@@ -19,7 +19,8 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as live
 
-from fewstep.server.http.transport import ConnectionLimiter, Frames
+from fewstep.server.http.connections import ConnectionLimiter
+from fewstep.server.http.transport import Frames
 from fewstep.server.limits import Limits
 from fewstep.server.wire.protocol import RAW, SUBPROTOCOL, Part, pack, unpack
 from serving_helpers import PATIENCE_S, Server, process, running, until

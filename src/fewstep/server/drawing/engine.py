@@ -12,8 +12,8 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from ...inference.budget import Choices, Plan
 from ...inference.cache import Cache
 from ...inference.concepts import Concepts
 from ...inference.pipeline import Pipeline, Request, blend
-from ...inference.steady import Smoother
 from ...inference.timings import Costs
 from ...parts.conditioner import Unread
 from ...pixels import Pixels
@@ -35,6 +34,7 @@ from ...tensors import Conditioning, Latents, Time
 from ..wire import images as wire
 from ..wire.protocol import ENCODERS, RAW, DrawRequest, Part, ProtocolError, check_pinned
 from .codec import Pictures, TimedCodec
+from .frame import Drawn, Given, Job
 from .provenance import Stamper
 
 log = logging.getLogger("fewstep.server")
@@ -61,55 +61,6 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.batches and (1 not in self.batches or min(self.batches) < 1):
             raise ValueError("batches are numbers of pictures from 1 on, and 1 is one of them: use for example 1 2 4")
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a request brings, decoded: nothing, a picture, or a picture and a mask."""
-
-    pictures: tuple[Pixels, ...] = ()
-    ms: float = 0.0
-    """What that took, beside the drawing thread."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One request of a batch."""
-
-    request: DrawRequest
-    encoder: str
-    smoother: Smoother = field(default_factory=Smoother)
-    given: Given | ProtocolError | None = None
-    """None: it is decoded when it is drawn."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One picture."""
-
-    pixels: Pixels
-    """As drawn, without any mark, and without what `Smoother` keeps of older frames: what a saved file is made from."""
-    data: bytes
-    """As sent: steadied, marked and encoded."""
-    encoder: str
-    steps: int
-    """Steps really taken."""
-    strength: float
-    """How far a picture could be changed: the student's own time nearest to what was asked for."""
-    stages: dict[str, float]
-    """Milliseconds."""
-    unread: Mapping[str, Unread] = field(default_factory=dict)
-    """Of ``prompt`` and ``blend_prompt`` those that were not read whole."""
-    given_ms: float = 0.0
-    """What of the stage ``decode`` was done before its turn came."""
-    settled: bool = True
-    """Whether what was sent is what was drawn: false while older frames still show in it."""
-    far: tuple[str, ...] = ()
-    """The concepts nearest to a prompt that is far from all that the model knows by name; else none."""
-
-    def other_ms(self, served_ms: float) -> float:
-        """What of the time served lies in no stage."""
-        return max(0.0, served_ms + self.given_ms - sum(self.stages.values()))
 
 
 class Engine:

@@ -1,4 +1,4 @@
-"""One thread a device: they alone touch torch, and serve the sessions in fair turn. The event loop only leaves requests.
+"""One thread a device draws for the sessions in fair turn. These threads alone touch torch; the event loop only submits requests.
 
 A full slot is overwritten, never queued, so what is drawn is always the newest, and a slow client holds one picture. The
 threads share one line of sessions: whichever device is free takes the next turn, so none idles while somebody waits.
@@ -9,22 +9,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
-from ...inference.budget import Budget, Choices, Plan, best, plan
-from ...inference.steady import Smoother
-from ...inference.timings import Kind, Percentiles
-from ...pixels import Pixels
+from ...inference.budget import Choices, Plan, best, plan
 from ..metrics import Metrics
-from ..sessions.scheduler import Dispatch, Pending, Scheduler, Session
-from ..sessions.wire_estimate import WireEstimate
-from ..wire.protocol import MIMES, DrawRequest, Part, ProtocolError, pack
-from .engine import Drawn, Engine, Given, Job
+from ..sessions.scheduler import Pending, Scheduler, Session
+from ..wire.protocol import DrawRequest, ProtocolError
+from .client_session import (
+    Batch,
+    ClientSession,
+    DrawResponse,
+    FrameTask,
+    HistoryEntry,
+    ReadyRequest,
+    SentFrame,
+    picture_header,
+)
+from .engine import Engine
+from .frame import Drawn
 from .pool import Pool
 from .provenance import PictureFacts
 from .safety import Moderation
@@ -38,184 +44,12 @@ REST_S = 0.5
 """A session that has asked for nothing newer for this long is at rest: its newest request is drawn once more."""
 
 
-@dataclass(frozen=True)
-class DrawResponse:
-    """What becomes of one request: a picture, or an error."""
-
-    request: DrawRequest
-    header: dict[str, Any]
-    drawn: Drawn | None = None
-    server_ms: float = 0.0
-    """From the request's arrival to the answer's."""
-
-    def frame(self, **facts: Any) -> bytes:
-        """As one message of the protocol."""
-        parts = [Part("image", MIMES[self.drawn.encoder], self.drawn.data)] if self.drawn else []
-        try:
-            return pack(self.header | facts, parts)
-        except Exception:
-            log.exception("an answer could not be packed")
-            said = "the answer could not be packed: see the server's log"
-            return pack({"type": "error", "id": self.request.id, "code": "internal", "message": said})
-
-
-@dataclass(frozen=True)
-class HistoryEntry:
-    """A picture that can still be downloaded."""
-
-    pixels: Pixels
-    facts: PictureFacts
-
-
-@dataclass(frozen=True)
-class SentFrame:
-    """What is remembered of an answer until its time from glass to glass is told."""
-
-    kind: Kind
-    bytes: int
-    server_ms: float
-
-
-class History:
-    """The newest pictures of a session, unmarked, within a number of bytes."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        self._pictures: OrderedDict[int, HistoryEntry] = OrderedDict()
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    @property
-    def nbytes(self) -> int:
-        """What they take."""
-        return self._bytes
-
-    def put(self, number: int, picture: HistoryEntry) -> None:
-        """Keep one; the oldest go when it gets too much."""
-        if (old := self._pictures.pop(number, None)) is not None:
-            self._bytes -= old.pixels.nbytes
-        self._pictures[number] = picture
-        self._bytes += picture.pixels.nbytes
-        while self._bytes > self._limit and len(self._pictures) > 1:
-            _, gone = self._pictures.popitem(last=False)
-            self._bytes -= gone.pixels.nbytes
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._pictures.clear()
-        self._bytes = 0
-
-    def get(self, number: int) -> HistoryEntry | None:
-        """One by the id of its request."""
-        return self._pictures.get(number)
-
-
-@dataclass(frozen=True)
-class ReadyRequest:
-    """A request that can be drawn: what it brings is decoded."""
-
-    request: DrawRequest
-    given: Given | None = None
-
-
-@dataclass
-class ClientSession:
-    """A session's place at the worker. Everything in it is touched under the worker's lock."""
-
-    session: Session[ReadyRequest, DrawResponse]
-    wake: Callable[[], None]
-    """Called from the worker's thread when an answer lies in the outbox."""
-    budget: Budget
-    history: History
-    smoother: Smoother = field(default_factory=Smoother)
-    wire_estimate: WireEstimate = field(default_factory=WireEstimate)
-    """Time beyond the server, as this session's own browser reports it: it steers its own budget alone."""
-    text_ms: Percentiles = field(default_factory=lambda: Percentiles(64, 10.0))
-    """Time that encoding this session's prompts took: next to nothing while they are remembered."""
-    plan: Plan | None = None
-    planned_at: float = 0.0
-    choices: Choices | None = None
-    stopped: str = ""
-    """Why its pictures are held back, since the safety filter refused one; the next other prompt clears it."""
-    stopped_prompt: str = ""
-    newest_answer_s: float = 0.0
-    """When what its newest answer answers was asked: an older one, whose prompt took long to judge, comes too late."""
-    latest: DrawRequest | None = None
-    """Its newest request ..."""
-    latest_s: float = float("-inf")
-    """... and when that came."""
-    rest: ReadyRequest | None = None
-    """The newest request, where it was answered with something shed, and a better answer is wanted when there is time."""
-    ready_s: float = float("-inf")
-    """When the newest request was asked for that is, or was, ready to be drawn: none older becomes ready after it."""
-    decoding: bool = False
-    """Whether a picture of it is being decoded, or waits for that: one at a time."""
-    judging: Future[str | None] | None = None
-    """The verdict that its newest answer waits for."""
-    sent_frames: OrderedDict[int, SentFrame] = field(default_factory=OrderedDict)
-    """The newest answers, by request id: what glass-to-glass times are compared with."""
-
-
-@dataclass(frozen=True)
-class FrameTask:
-    """A request whose turn has come."""
-
-    client: ClientSession
-    pending: Pending[ReadyRequest]
-    plan: Plan
-    began: float
-    """When its turn came, in seconds."""
-    refined: bool = False
-    """Whether it is drawn once more, at rest, after an answer that had something shed."""
-
-    @property
-    def request(self) -> DrawRequest:
-        """The request."""
-        return self.pending.value.request
-
-    @property
-    def wait_ms(self) -> float:
-        """How long it had waited by then, beside being decoded."""
-        return 1000 * (self.began - self.pending.put_at) - self.given_ms
-
-    @property
-    def given_ms(self) -> float:
-        """How long decoding took what it brings."""
-        given = self.pending.value.given
-        return 0.0 if given is None or self.refined else given.ms
-
-    @property
-    def job(self) -> Job:
-        """For the engine. At rest nothing of the frames before is left in the picture, and it is decoded already."""
-        ready = self.pending.value
-        if not self.refined:
-            return Job(ready.request, self.plan.encoder, self.client.smoother, ready.given)
-        given = None if ready.given is None else replace(ready.given, ms=0.0)
-        return Job(replace(ready.request, smoothing=0.0), self.plan.encoder, self.client.smoother, given)
-
-    def may_be_refined(self, drawn: Drawn) -> bool:
-        """Whether a better answer than this one is wanted, and there is one."""
-        return self.request.refine and not self.refined and bool(self.plan.shed or not drawn.settled)
-
-
-class Batch(NamedTuple):
-    """What is drawn in one call."""
-
-    dispatches: Sequence[Dispatch[ReadyRequest, DrawResponse]] = ()
-    tasks: Sequence[FrameTask] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.dispatches)
-
-
 Open = Callable[[Callable[[str], None]], Engine]
 """Makes the engine of a device, in the device's own thread, saying what it does."""
 
 
 class Worker:
-    """The threads of all devices, which are alike: what one of them can draw, each can."""
+    """The drawing threads, one a device. The devices are alike: each can draw every request."""
 
     def __init__(
         self,
@@ -230,11 +64,11 @@ class Worker:
         self.doing = "starting"
         """What is being done while it warms up, or why it failed."""
         self.engine: Engine | None = None
-        """The first device's, once all are ready: what is served here, and how."""
+        """The engine of the first device, once all devices are ready; None before."""
         self._engines: list[Engine] = []
         self._scheduler: Scheduler[ReadyRequest, DrawResponse] = Scheduler()
         self.decoders = Pool(DECODERS, "decoder")
-        """What clients send is decoded there."""
+        """Threads that decode what clients send."""
         self._clients: dict[str, ClientSession] = {}
         self._lock = threading.Condition()
         self._warming = threading.Lock()
@@ -266,18 +100,18 @@ class Worker:
         self._tell()
 
     def on_state(self, call: Callable[[], None]) -> Callable[[], None]:
-        """Have ``call`` made, from the worker's thread, whenever `state` or `doing` has changed; returns how to stop that."""
+        """Call ``call`` from the worker's thread whenever `state` or `doing` changes; returns a function that stops this."""
         self._on_state.append(call)
         return lambda: self._on_state.remove(call)
 
     def join(self, client: ClientSession) -> None:
-        """Let a session take turns."""
+        """Serve a session from now on."""
         with self._lock:
             self._clients[client.session.id] = client
             self._scheduler.join(client.session)
 
     def leave(self, session_id: str) -> None:
-        """Forget a session."""
+        """Stop serving a session."""
         with self._lock:
             self._clients.pop(session_id, None)
             self._scheduler.leave(session_id)
@@ -287,7 +121,7 @@ class Worker:
         return self._clients.get(session_id)
 
     def submit(self, client: ClientSession, request: DrawRequest) -> None:
-        """Leave a request in a session's slot, or in front of it until what it brings is decoded; returns at once."""
+        """Put a request into its session's slot, once its picture is decoded. Returns at once."""
         with self._lock:
             now = self._clock()
             client.latest, client.latest_s, client.rest = request, now, None
@@ -301,7 +135,7 @@ class Worker:
             self.metrics.count("overwritten")
 
     def _ready(self, client: ClientSession, ready: ReadyRequest, received_s: float) -> bool:
-        """Have a request wait for its turn; whether one was overwritten: an older one, or it by a newer. Under the lock."""
+        """Put a decoded request into the inbox. True if it overwrote an older one, or came too late itself. Under the lock."""
         session = client.session
         if received_s < client.ready_s:
             return session.incoming.miss()
@@ -310,14 +144,14 @@ class Worker:
         return session.submit(ready, received_s)
 
     def _decode(self, client: ClientSession) -> None:
-        """Have the newest picture of a session decoded, unless one of it is already. Under the lock."""
+        """Submit the newest picture of a session to the decoders, unless one is being decoded. Under the lock."""
         if client.decoding or self.engine is None or not client.session.incoming.full:
             return
         self.decoders.submit(client.session.client_key, partial(self._decoded, self.engine, client))
         client.decoding = True
 
     def _decoded(self, engine: Engine, client: ClientSession) -> None:
-        """Decode it, in a thread for that, and have it wait for its turn; what cannot be decoded is answered at once."""
+        """Decode the newest picture of a session, in a decoder thread. A picture that cannot be decoded is answered at once."""
         with self._lock:
             pending = client.session.incoming.take()
         try:
@@ -344,7 +178,7 @@ class Worker:
             return client.session.outbox.take()
 
     def seen(self, client: ClientSession, number: int, glass_ms: float) -> None:
-        """A browser showed the answer ``number``, ``glass_ms`` after what was asked had happened."""
+        """A browser showed the answer ``number``, ``glass_ms`` milliseconds after the change that asked for it."""
         with self._lock:
             sent = client.sent_frames.get(number)
             if sent is None:
@@ -379,7 +213,7 @@ class Worker:
                     self._lock.notify_all()
 
     def _warmed(self, open_: Open) -> Engine | None:
-        """This thread's engine; None where it could not be made. One after the other: each is measured on an idle machine."""
+        """Make this thread's engine; None if that fails. One at a time: each is measured on an idle machine."""
         with self._warming:
             if self.state != "warming":
                 return None
@@ -402,7 +236,7 @@ class Worker:
         return engine
 
     def _batches(self, engine: Engine) -> Iterator[Batch]:
-        """What to draw next, again and again, until the server stops."""
+        """Wait for batches and yield each, until the server stops."""
         while True:
             with self._lock:
                 while self.state in ("warming", "ready") and not (batch := self._next(engine)):
@@ -412,7 +246,7 @@ class Worker:
             yield batch
 
     def _next(self, engine: Engine) -> Batch:
-        """The requests whose turn it is; where nobody asks for anything, one of a session at rest, once more. May be empty."""
+        """The batch to draw now: dispatched requests, or else one request of a session at rest. It may be empty."""
         if self.state != "ready":
             return Batch()
 
@@ -443,8 +277,10 @@ class Worker:
         return Batch(dispatches, tasks)
 
     def _at_rest(self, engine: Engine) -> Batch:
-        """The newest request of the session that has rested for longest, with nothing shed. While others draw, only one that
-        is as quick as a picture of the stream has to be: a better one must not make theirs late."""
+        """The newest request of the session that has rested for longest, drawn with nothing shed.
+
+        While other sessions draw, it must fit into the budget of a streamed picture, so that theirs are not late.
+        """
         now = self._clock()
         clients = sorted(
             (client for client in self._clients.values() if client.rest), key=lambda client: client.latest_s
@@ -463,7 +299,7 @@ class Worker:
         return Batch()
 
     def _next_rest_s(self) -> float | None:
-        """Seconds until a session at rest may have its turn; None where there is none."""
+        """Seconds until the next session at rest may be served; None if there is none."""
         resting = [client.latest_s for client in self._clients.values() if client.rest]
         if not resting:
             return None
@@ -472,14 +308,14 @@ class Worker:
 
     @staticmethod
     def _choices(engine: Engine, request: DrawRequest) -> Choices:
-        """What there is to choose from for this request: what is pinned stays."""
+        """What the budget may choose from for this request; pinned values are the only choice."""
         choices = replace(engine.choices, steps=(request.steps,) if request.steps else engine.steps_for(request))
         if request.size in choices.sizes:
             choices = replace(choices, sizes=(request.size,))
         return replace(choices, encoders=(request.encoder,)) if request.encoder else choices
 
     def _plan(self, engine: Engine, client: ClientSession, request: DrawRequest) -> Plan:
-        """How to draw this request: what is pinned stays, the rest is the budget's."""
+        """How to draw this request: pinned values stay, and the budget decides the others."""
         choices, now = self._choices(engine, request), self._clock()
         target_ms = request.target_ms or client.budget.target_ms
         same = client.choices == choices and client.budget.target_ms == target_ms
@@ -509,7 +345,7 @@ class Worker:
         self.metrics.note_drawn(sum(isinstance(r, Drawn) for r in results))
 
     def _note(self, engine: Engine, task: FrameTask, result: Drawn | ProtocolError, ended: float) -> None:
-        """Stage times, each against its idle cost."""
+        """Record the time of every stage beside its cost on an idle machine."""
         served_ms = 1000 * (ended - task.began)
         if not task.refined:
             self.metrics.note_wait(task.wait_ms, served_ms + task.given_ms)
@@ -546,16 +382,16 @@ class Worker:
         if verdict is not None and not verdict.done():
             with self._lock:
                 task.client.judging = verdict
-            verdict.add_done_callback(lambda _: self._look())
+            verdict.add_done_callback(lambda _: self._wake_threads())
         return verdict
 
-    def _look(self) -> None:
-        """Have the threads look whether anybody may be drawn now."""
+    def _wake_threads(self) -> None:
+        """Wake the threads: another session may be ready now."""
         with self._lock:
             self._lock.notify_all()
 
     def _when_judged(self, verdict: Future[str | None] | None, finish: Callable[[str | None], None]) -> None:
-        """Go on with the verdict on the prompt: nearly always it is there by now; else another thread goes on later."""
+        """Call ``finish`` with the verdict on the prompt: now if it is there, else later from the thread that judges."""
         if verdict is None:
             finish(None)
         else:
@@ -568,7 +404,7 @@ class Worker:
         return verdict.result()
 
     def _finish(self, engine: Engine, task: FrameTask, result: Drawn | ProtocolError, refusal: str | None) -> None:
-        """Make the answer and put it into the session's outbox."""
+        """Make the answer and put it into the outbox of its session."""
         try:
             self._finished(engine, task, result, refusal)
         except Exception:
@@ -604,17 +440,17 @@ class Worker:
             client.session.client_key, result.pixels, lambda reason: self._stop(client, request, reason)
         )
         served_ms = 1000 * (self._clock() - task.began)
-        header = picture_header(engine, task, result, served_ms)
+        header = picture_header(task, result, served_ms, engine.stamper.state)
         self._deliver(task, DrawResponse(request, header, result, task.wait_ms + task.given_ms + served_ms))
 
     def _stop(self, client: ClientSession, request: DrawRequest, reason: str) -> None:
-        """The filter refused a picture: hold back this session's pictures until it asks for something else."""
+        """Hold back this session's pictures until its prompt changes: the filter refused one."""
         with self._lock:
             client.stopped, client.stopped_prompt, client.rest = reason, request.prompt, None
             client.history.clear()
 
     def _deliver(self, task: FrameTask, answer: DrawResponse) -> None:
-        """Put an answer into the outbox, over an older one; what is older than the newest is overwritten from the start."""
+        """Put an answer into the outbox over an older one. An answer older than the newest is dropped and counted."""
         client = task.client
         with self._lock:
             outbox, late = client.session.outbox, task.pending.put_at < client.newest_answer_s
@@ -633,41 +469,3 @@ class Worker:
         if superseded:
             self.metrics.count("superseded")
         client.wake()
-
-
-def picture_header(engine: Engine, task: FrameTask, drawn: Drawn, served_ms: float) -> dict[str, Any]:
-    """What is said with a picture: how it was drawn, what that took, and what was shed. The stages make up ``server_ms``."""
-    client, request, chosen, wait_ms = task.client, task.request, task.plan, task.wait_ms
-    stages = drawn.stages | {"wait": wait_ms, "other": drawn.other_ms(served_ms)}
-    header: dict[str, Any] = {
-        "type": "picture",
-        "id": request.id,
-        "seed": request.seed,
-        "steps": drawn.steps,
-        "size": chosen.size,
-        "backend": chosen.backend,
-        "encoder": drawn.encoder,
-        "shed": list(chosen.shed),
-        "fits": chosen.fits,
-        "expected_ms": round(chosen.expected_ms, 2),
-        "target_ms": client.budget.target_ms,
-        "stages_ms": {name: round(ms, 2) for name, ms in stages.items() if ms},
-        "server_ms": round(wait_ms + task.given_ms + served_ms, 2),
-        "sent_ms": request.sent_ms,
-        "marks": engine.stamper.state,
-    }
-    if task.refined:
-        header["refined"] = True
-    if drawn.unread:
-        header["unread"] = {
-            name: {"tokens": left.tokens, "limit": left.limit, "dropped": left.told, "message": left.sentence}
-            for name, left in drawn.unread.items()
-        }
-    if drawn.far:
-        header["far"] = list(drawn.far)
-    if request.with_picture:
-        header["strength"] = round(drawn.strength, 3)
-        header["settled"] = drawn.settled
-        if client.smoother.flicker is not None:
-            header["flicker"] = round(client.smoother.flicker, 5)
-    return header

@@ -8,11 +8,12 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..limits import AccessPolicy, Limits, Pace, Refusal, Shares, bearer, neighbourhood, too_soon
+from ..access import AccessPolicy, bearer
+from ..limits import Limits, Pace, Refusal, Shares, neighbourhood, too_soon
 from ..metrics import Metrics
 from ..wire.protocol import VERSION, error_body, greeting, of_another_version, pack, sendable, token_in, version_in
+from .connections import ConnectionLimiter
 from .prefix import route_path
-from .transport import ConnectionLimiter
 from .websocket import CLOSE_FOREIGN, CLOSE_UNAUTHORISED, CLOSE_VERSION
 
 Headers = list[tuple[bytes, bytes]]

@@ -6,21 +6,17 @@ nothing here (a style, a moderation level) is taken, and the answer's ``ignored`
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import difflib
 import json
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from ...pixels import Pixels
@@ -28,233 +24,22 @@ from ..state import Studio
 from ..wire.images import decode
 from ..wire.protocol import MIMES, DrawRequest, Message, Part, ProtocolError, error_body
 from .canvas import Canvas, Fit, hole, shaped
-from .forms import boundary_of, read_form
-from .middleware import sentence, unreadable
-from .pictures import Body, Encoder, drawn_file, failed, failed404, part_of, part_of_text
+from .openai_requests import (
+    EditRequest,
+    GenerationRequest,
+    ImagesRequest,
+    VariationRequest,
+    checked_fields,
+    read_body,
+    read_size,
+    replace_seed,
+)
+from .pictures import drawn_file, failed, failed404
 
-SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 STRENGTH = 0.5
 """How far a whole picture is changed where nobody says how far."""
 FAITHFUL = 0.25
 """The same where ``input_fidelity`` is high."""
-OPENAI_ONLY = {
-    "complexity": "nothing is planned here before it is drawn",
-    "frame_count": "animations are not drawn here",
-    "frame_duration_ms": "animations are not drawn here",
-    "svg": "SVG is not drawn here",
-    "markup": "drawings over a picture are not read: send a mask, or the picture with the drawing in it",
-    "prompt_rewriter": "prompts are drawn as they are",
-}
-"""Parameters of OpenAI's that nothing here can stand in for, and why."""
-T = TypeVar("T", bound="ImagesRequest")
-
-
-class ImagesRequest(Body):
-    """What generations, edits and variations share."""
-
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
-    prompt: str
-    """What the picture should show."""
-    model: str | None = None
-    """Any name is taken; the model that is served draws, and the answer names it."""
-    n: int | None = 1
-    """How many pictures."""
-    size: str | None = "auto"
-    """auto, or WIDTHxHEIGHT. The model draws squares of its own size, then resized, and for oblong sizes cropped or padded."""
-    quality: Literal["auto", "standard", "low", "medium", "high", "hd", "xhigh", "max"] | None = "auto"
-    """low takes the fewest steps that the model was trained for, high and auto the most."""
-    response_format: Literal["b64_json", "url"] | None = None
-    """url gives an address that is good for ten minutes."""
-    output_format: Encoder | None = "png"
-    """File format."""
-    output_compression: int | None = Field(None, ge=0, le=100)
-    """Quality of JPEG and WebP files."""
-    background: Literal["auto", "opaque", "transparent"] | None = "auto"
-    """Pictures are opaque; transparent is refused."""
-    moderation: Literal["auto", "low"] | None = "auto"
-    """One filter serves everybody here."""
-    style: str | None = None
-    """Has no effect: the prompt says what the picture should look like."""
-    user: str | None = None
-    """Comes back as ``safety_identifier``, and has no other effect."""
-    safety_identifier: str | None = None
-    """Comes back, and has no other effect."""
-    stream: bool | None = False
-    """Send every picture as an event, as soon as it is there."""
-    partial_images: int | None = Field(None, ge=0, le=3)
-    """A student has nothing to show before its picture: the finished one comes at once."""
-    seed: int | None = None
-    """Not OpenAI's: the seed of the first picture; the others count up. The answer tells every picture's."""
-    steps: int | None = None
-    """Not OpenAI's: network evaluations, one of those that the model was trained for; goes before ``quality``."""
-    num_inference_steps: int | None = None
-    """The same by diffusers' name."""
-    guidance_scale: float | None = None
-    """diffusers' name. A student takes 0 or 1, which mean none; a teacher its own."""
-    negative_prompt: str | None = None
-    """diffusers' name. Refused unless empty: pictures are drawn without a second, negative pass."""
-    strength: float | None = None
-    """diffusers' name: how far a given picture may be changed, more than 0 and at most 1."""
-    fit: Fit | None = None
-    """Not OpenAI's: how an oblong size is made, crop or pad; without it pictures with a plain edge are padded, others cropped."""
-    blend_prompt: str = ""
-    """Not OpenAI's: a second prompt to mix in."""
-    blend: float = 0.0
-    """Not OpenAI's: share of the second prompt, 0 to 1."""
-    include_prompt: bool = False
-    """Not OpenAI's: write the prompt into the content credentials."""
-
-    @property
-    def identifier(self) -> str | None:
-        """Of the client's own user."""
-        return self.safety_identifier or self.user
-
-    @property
-    def encoder(self) -> Encoder:
-        """File format."""
-        return self.output_format or "png"
-
-    def ignored(self, served: str) -> dict[str, str]:
-        """What changed nothing, and why."""
-        filtered = "one filter serves everybody here: see docs/safety.md"
-        found = {
-            "model": self.model not in (None, "", served)
-            and f"{self.model!r:.60} is not served here: {served} drew this",
-            "style": self.style and "there are no styles: say in the prompt what the picture should look like",
-            "moderation": self.moderation == "low" and filtered,
-            "user": self.identifier and "nobody is told apart by it",
-            "partial_images": self.partial_images and "nothing is there to be shown before the picture",
-            "output_compression": self.output_compression is not None and self.encoder == "png" and "a PNG is exact",
-        }
-        return {name: str(why) for name, why in found.items() if why}
-
-    def check(self, most: int) -> None:
-        """Raise ProtocolError for what cannot be honoured."""
-        for name in self.model_extra or {}:
-            raise ProtocolError("unknown_parameter", _unknown(name, type(self)))
-        n = 1 if self.n is None else self.n
-        if not 1 <= n <= most:
-            raise ProtocolError("n", f"cannot draw {n} pictures at a time: use 1 to {most}")
-        if self.background == "transparent":
-            raise ProtocolError(
-                "background", "pictures are opaque here: leave background out, or cut the subject out later"
-            )
-        if self.negative_prompt and self.negative_prompt.strip():
-            raise ProtocolError(
-                "negative_prompt",
-                "a negative prompt needs a second, guided pass, which is not drawn here: say in the prompt what to show",
-            )
-        if self.steps and self.num_inference_steps and self.steps != self.num_inference_steps:
-            raise ProtocolError("steps", "steps and num_inference_steps differ: give one of them")
-        if self.stream and self.response_format == "url":
-            raise ProtocolError("stream", "events hold their pictures: leave response_format out, or stream")
-
-
-class GenerationRequest(ImagesRequest):
-    """OpenAI's request for pictures from a prompt."""
-
-    def check(self, most: int) -> None:
-        """Raise ProtocolError for what cannot be honoured."""
-        super().check(most)
-        if self.strength is not None:
-            raise ProtocolError(
-                "strength", "no picture is given that could be changed: use /v1/images/edits, or leave it out"
-            )
-
-
-class EditRequest(ImagesRequest):
-    """OpenAI's request to draw in a given picture, beside its files."""
-
-    input_fidelity: Literal["high", "low"] | None = None
-    """How near to the picture: high is a strength of .25, low one of .5."""
-
-
-class VariationRequest(ImagesRequest):
-    """OpenAI's request for pictures like a given one, beside its file."""
-
-    prompt: str = ""
-    """Not OpenAI's: what it should show."""
-
-
-def _unknown(name: str, kind: type[ImagesRequest]) -> str:
-    if name in OPENAI_ONLY:
-        return f"{name} has no meaning here, since {OPENAI_ONLY[name]}: leave it out"
-    near = difflib.get_close_matches(name, kind.model_fields, 1)
-    return f"there is no parameter {name!r:.60} here: " + (f"did you mean {near[0]!r}?" if near else "leave it out")
-
-
-def read_size(size: str | None, max_pixels: int) -> tuple[int, int] | None:
-    """Width and height of an OpenAI-style size, None for auto. Raises ProtocolError for what is none, or is too large."""
-    if size in (None, "", "auto"):
-        return None
-    sides = SIZE.fullmatch(str(size))
-    if sides is None:
-        raise ProtocolError("size", f"{size!r:.40} is no size: use auto, or WIDTHxHEIGHT such as 256x256")
-    width, height = int(sides[1]), int(sides[2])
-    if width * height > max_pixels:
-        raise ProtocolError("size", f"{size} is over the limit of {max_pixels} pixels: use auto, or a smaller one")
-    return width, height
-
-
-def _fields(form: Mapping[str, Any], kind: type[T]) -> T:
-    try:
-        return kind.model_validate(dict(form))
-    except ValidationError as error:
-        raise ProtocolError("invalid", sentence(error.errors()[0])) from None
-
-
-def _reference(name: str, value: Any) -> list[Part]:
-    """The pictures of one field of JSON: base64 or data URLs, bare, in a list, or as OpenAI's ``{"image_url": ...}``."""
-    if isinstance(value, list):
-        return [part for one in value for part in _reference(name, one)]
-    if isinstance(value, dict):
-        value = value.get("image_url")
-    if not isinstance(value, str) or value.startswith(("http://", "https://")):
-        raise ProtocolError(
-            name, f'"{name}" must be the picture itself, as a file of a form, in base64 or as a data URL'
-        )
-    part = part_of_text(name, value)
-    return [part] if part else []
-
-
-async def _given(http: Request) -> tuple[dict[str, Any], dict[str, list[Part]]]:
-    """The fields and the files of an edit or a variation, out of a form, or out of JSON."""
-    kind = http.headers.get("content-type", "")
-    boundary = boundary_of(kind)
-    body = await http.body()
-    fields: dict[str, Any] = {}
-    files: dict[str, list[Part]] = {"image": [], "mask": []}
-    if boundary is None:
-        try:
-            given = json.loads(body) if "json" in kind else None
-        except json.JSONDecodeError as error:
-            raise ProtocolError(
-                "form", f"the body is not valid JSON ({error.msg}): send an object, or a form"
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise ProtocolError("form", unreadable(error, "")) from None
-        if not isinstance(given, dict):
-            raise ProtocolError(
-                "form", "the body is no form: send multipart/form-data, as `curl -F image=@photo.png` does"
-            )
-        for name, value in given.items():
-            file = {"images": "image"}.get(name, name)
-            if file in files:
-                files[file] += _reference(file, value)
-            else:
-                fields[name] = value
-        return fields, files
-    for name, value in await asyncio.to_thread(read_form, body, boundary):
-        file = re.sub(r"\[\d*\]$", "", name)
-        if file in files:
-            files[file] += [part_of(file, value)] if isinstance(value, bytes) else _reference(file, value)
-        elif isinstance(value, bytes):
-            raise ProtocolError("form", f"{name!r:.40} is no file here: send image, and mask if need be")
-        elif value != "":
-            if name in fields:
-                raise ProtocolError("form", f"the field {name!r:.40} came more than once: send it once")
-            fields[name] = value
-    return fields, files
 
 
 @dataclass(frozen=True)
@@ -352,6 +137,46 @@ class ImageService:
         height, width = canvas.pixels.shape[:2]
         return Order(request, "image_edit", draw_request, n, (width, height), how, canvas, files["image"][0])
 
+    async def edited(self, http: Request, kind: type[ImagesRequest]) -> Response:
+        """Answer an edit or a variation, which comes as a form or as JSON."""
+        try:
+            fields, files = await read_body(http)
+            order = await self.studio.read(partial(self.edit, checked_fields(fields, kind), files))
+            return await self.answer(order, http)
+        except ClientDisconnect:
+            return failed(ProtocolError("form", "the form did not come whole: send it again"))
+        except ProtocolError as error:
+            return refused(error)
+
+    async def answer(self, order: Order, http: Request) -> Response:
+        """All pictures in one JSON object, or each as an event. Raises ProtocolError if the first cannot be drawn."""
+        drawing = self.pictures(order, http, str(http.base_url))
+        entry, said = await anext(drawing)  # what goes wrong with the first picture is an answer of its own
+        if order.request.stream:
+            return StreamingResponse(self._events(order, entry, said, drawing), media_type="text/event-stream")
+        entries = [entry, *[entry async for entry, _ in drawing]]
+        usage = self.usage(order, len(entries))
+        return JSONResponse({"created": int(time.time()), "data": entries, "usage": usage} | said)
+
+    async def _events(
+        self, order: Order, entry: dict[str, Any], said: dict[str, Any],
+        drawing: AsyncIterator[tuple[dict[str, Any], dict[str, Any]]],
+    ) -> AsyncIterator[bytes]:  # fmt: skip
+        """Server-sent events: every picture as soon as it is there, or why it could not be drawn."""
+        head = {"type": f"{order.kind}.completed", "usage": self.usage(order, 1)}
+        try:
+            yield _event(head | {"created_at": int(time.time())} | said | entry)
+            async for entry, said in drawing:
+                yield _event(head | {"created_at": int(time.time())} | said | entry)
+        except ProtocolError as error:
+            yield b"event: error\ndata: " + error_body(str(error), error.code) + b"\n\n"
+
+    def models(self) -> list[dict[str, Any]]:
+        """The model that is served, in OpenAI's words; empty before it is ready."""
+        engine = self.studio.worker.engine
+        names = [engine.card.name] if engine else []
+        return [{"id": name, "object": "model", "created": 0, "owned_by": "fewstep"} for name in names]
+
     async def pictures(
         self, order: Order, http: Request, base: str
     ) -> AsyncIterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -432,11 +257,6 @@ class ImageService:
         return said
 
 
-def replace_seed(request: T, seed: int) -> T:
-    """The same request with a seed."""
-    return request.model_copy(update={"seed": seed})
-
-
 def _steps(quality: str | None, steps: tuple[int, ...]) -> int:
     """Network evaluations for a quality."""
     every = sorted(steps)
@@ -468,73 +288,36 @@ def _canvas(image: Part, mask: Part | None, max_pixels: int) -> Canvas:
 
 
 def routes(studio: Studio) -> APIRouter:
-    """All of them."""
-    router = APIRouter()
-    service = ImageService(studio)
+    """The routes of OpenAI's images API, and of its list of models."""
+    router, service = APIRouter(), ImageService(studio)
 
     @router.post("/v1/images/generations")
     async def generations(request: GenerationRequest, http: Request) -> Response:
         """OpenAI's images API: pictures from a prompt."""
         try:
-            return await answer(service.generation(request), http)
+            return await service.answer(service.generation(request), http)
         except ProtocolError as error:
             return refused(error)
 
     @router.post("/v1/images/edits", openapi_extra=_form(EditRequest))
     async def edits(http: Request) -> Response:
         """OpenAI's images API: draw where a mask (or the image itself) is transparent, or change the whole image."""
-        return await edited(http, EditRequest)
+        return await service.edited(http, EditRequest)
 
     @router.post("/v1/images/variations", openapi_extra=_form(VariationRequest))
     async def variations(http: Request) -> Response:
         """OpenAI's images API: pictures like a given one."""
-        return await edited(http, VariationRequest)
-
-    async def edited(http: Request, kind: type[ImagesRequest]) -> Response:
-        try:
-            fields, files = await _given(http)
-            order = await studio.read(partial(service.edit, _fields(fields, kind), files))
-            return await answer(order, http)
-        except ClientDisconnect:
-            return failed(ProtocolError("form", "the form did not come whole: send it again"))
-        except ProtocolError as error:
-            return refused(error)
-
-    async def answer(order: Order, http: Request) -> Response:
-        drawing = service.pictures(order, http, str(http.base_url))
-        entry, said = await anext(drawing)  # what goes wrong with the first picture is an answer of its own
-        if order.request.stream:
-            return StreamingResponse(events(order, entry, said, drawing), media_type="text/event-stream")
-        entries = [entry, *[entry async for entry, _ in drawing]]
-        usage = service.usage(order, len(entries))
-        return JSONResponse({"created": int(time.time()), "data": entries, "usage": usage} | said)
-
-    async def events(
-        order: Order, entry: dict[str, Any], said: dict[str, Any],
-        drawing: AsyncIterator[tuple[dict[str, Any], dict[str, Any]]],
-    ) -> AsyncIterator[bytes]:  # fmt: skip
-        head = {"type": f"{order.kind}.completed", "usage": service.usage(order, 1)}
-        try:
-            yield _event(head | {"created_at": int(time.time())} | said | entry)
-            async for entry, said in drawing:
-                yield _event(head | {"created_at": int(time.time())} | said | entry)
-        except ProtocolError as error:
-            yield b"event: error\ndata: " + error_body(str(error), error.code) + b"\n\n"
-
-    def served() -> list[dict[str, Any]]:
-        engine = studio.worker.engine
-        names = [engine.card.name] if engine else []
-        return [{"id": name, "object": "model", "created": 0, "owned_by": "fewstep"} for name in names]
+        return await service.edited(http, VariationRequest)
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The one model that is served, as OpenAI lists models."""
-        return {"object": "list", "data": served()}
+        return {"object": "list", "data": service.models()}
 
     @router.get("/v1/models/{name}")
     async def model(name: str) -> Response:
         """It by its name."""
-        found = [entry for entry in served() if entry["id"] == name]
+        found = [entry for entry in service.models() if entry["id"] == name]
         return JSONResponse(found[0]) if found else failed404(f"there is no model {name!r} here: see /v1/models")
 
     return router

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 
 from ...pixels import Pixels
 from ...provenance.verify import video_type
-from ..drawing.engine import Drawn
+from ..drawing.frame import Drawn
 from ..drawing.provenance import PictureFacts
 from ..state import Studio
 from ..wire.protocol import MIMES, DrawRequest, Message, Part, ProtocolError, error_body
@@ -139,67 +139,62 @@ async def drawn_file(
     return await studio.made(made), header, drawn
 
 
-def routes(studio: Studio) -> APIRouter:
-    """All of them."""
-    router = APIRouter()
-    signing = asyncio.Lock()
+class PictureRoutes:
+    """What the routes do. FastAPI makes the texts of /openapi.json from these docstrings."""
 
-    @router.post("/v1/pictures", response_class=Response)
-    async def picture(request: PictureRequest) -> Response:
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._signing = asyncio.Lock()
+
+    async def draw_picture(self, request: PictureRequest) -> Response:
         """Draw one picture: the answer is the file, with its content credentials."""
         try:
-            data, facts, _ = await drawn_file(
-                studio, request.draw_request(studio), request.format, request.include_prompt
-            )
+            wanted = request.draw_request(self._studio)
+            data, facts, _ = await drawn_file(self._studio, wanted, request.format, request.include_prompt)
         except ProtocolError as error:
             return failed(error)
         said = {key: facts[key] for key in ("seed", "steps", "size", "stages_ms", "marks", "unread") if key in facts}
         return Response(data, 200, {"x-fewstep": json.dumps(said)}, MIMES[request.format])
 
-    @router.get("/v1/sessions/{session_id}/pictures/{number}", response_class=Response)
-    async def kept(
-        session_id: str, number: int, format: Encoder = "png", prompt: bool = False, side: int = 0
+    async def download_picture(
+        self, session_id: str, number: int, format: Encoder = "png", prompt: bool = False, side: int = 0
     ) -> Response:
         """Download a picture of a live session, with its content credentials; ``prompt`` writes the prompt into them.
 
         ``side`` enlarges it to a square of so many pixels, marked and signed at that size; its credentials and its name say so.
         """
-        pictures = studio.history(session_id)
-        found = pictures.get(number) if pictures else None
-        if found is None:
+        history = self._studio.history(session_id)
+        entry = history.get(number) if history else None
+        if entry is None:
             return failed404("this picture is no longer on the server: draw it again from its seed")
+        drawn, most = entry.pixels.shape[0], math.isqrt(self._studio.limits.picture_pixels)
         try:
-            await studio.judge(found.pixels)
+            await self._studio.judge(entry.pixels)
+            if side and not drawn <= side <= most:
+                raise ProtocolError("side", f"cannot enlarge {drawn} pixels to {side}: use {drawn} to {most}, or none")
         except ProtocolError as error:
             return failed(error)
-        drawn = found.pixels.shape[0]
-        if side and not drawn <= side <= math.isqrt(studio.limits.picture_pixels):
-            most = math.isqrt(studio.limits.picture_pixels)
-            return failed(
-                ProtocolError("side", f"cannot enlarge {drawn} pixels to {side}: use {drawn} to {most}, or none")
-            )
 
         def made() -> bytes:
-            facts = replace(found.facts, drawn_side=drawn) if side > drawn else found.facts
-            return studio.stamper.file(enlarged(found.pixels, side), facts, format, prompt)
+            facts = replace(entry.facts, drawn_side=drawn) if side > drawn else entry.facts
+            return self._studio.stamper.file(enlarged(entry.pixels, side), facts, format, prompt)
 
-        data = await studio.made(made)
+        data = await self._studio.made(made)
         size = f"-{drawn}px-enlarged-{side}" if side > drawn else ""
-        name = f"fewstep-{found.facts.seed}-{number}{size}.{format}"
+        name = f"fewstep-{entry.facts.seed}-{number}{size}.{format}"
         return Response(data, 200, {"content-disposition": f'attachment; filename="{name}"'}, MIMES[format])
 
-    @router.post("/v1/sessions/{session_id}/recordings", response_class=Response)
-    async def recording(session_id: str, request: Request) -> Response:
+    async def sign_recording(self, session_id: str, request: Request) -> Response:
         """The ``.c2pa`` sidecar of a recording of a live session: WebM or MP4 in, its content credentials out."""
+        studio = self._studio
         if studio.history(session_id) is None:
             return failed404("this session is no longer on the server: record again")
         if not studio.signs_recordings:
-            return failed(
-                ProtocolError("recordings", "recordings are signed on the machine alone that the server runs on")
-            )
-        if signing.locked():
+            said = "recordings are signed on the machine alone that the server runs on"
+            return failed(ProtocolError("recordings", said))
+        if self._signing.locked():
             return failed(ProtocolError("busy", "another recording is being signed: try again in a second"))
-        async with signing:
+        async with self._signing:
             try:
                 data = await request.body()
             except ClientDisconnect:
@@ -207,24 +202,30 @@ def routes(studio: Studio) -> APIRouter:
             kind = video_type(data)
             if kind is None:
                 return failed(ProtocolError("recording", "this is no recording: send a WebM or MP4 file"))
-            return Response(
-                await studio.made(partial(studio.stamper.recording, data, kind)), 200, {}, "application/c2pa"
-            )
+            sidecar = await studio.made(partial(studio.stamper.recording, data, kind))
+            return Response(sidecar, 200, {}, "application/c2pa")
 
-    @router.get("/v1/concepts")
-    async def known() -> dict[str, Any]:
+    async def list_concepts(self) -> dict[str, Any]:
         """What the model knows by name, to choose from; none where its bundle brings no list."""
-        engine = studio.worker.engine
+        engine = self._studio.worker.engine
         return {"concepts": engine.concepts.names if engine and engine.concepts else ()}
 
-    @router.get("/v1/files/{name}", response_class=Response)
-    async def shelved(name: str) -> Response:
+    async def download_file(self, name: str) -> Response:
         """A file that a "url" answer named; it is here for ten minutes."""
-        found = studio.downloads.get(name)
+        found = self._studio.downloads.get(name)
         if found is None:
             return failed404("this file is no longer here: ask for it again")
         return Response(found[0], 200, {}, found[1])
 
+
+def routes(studio: Studio) -> APIRouter:
+    """The routes of single pictures, downloads and recordings."""
+    router, pictures = APIRouter(), PictureRoutes(studio)
+    router.get("/v1/concepts")(pictures.list_concepts)
+    router.post("/v1/pictures", response_class=Response)(pictures.draw_picture)
+    router.get("/v1/sessions/{session_id}/pictures/{number}", response_class=Response)(pictures.download_picture)
+    router.post("/v1/sessions/{session_id}/recordings", response_class=Response)(pictures.sign_recording)
+    router.get("/v1/files/{name}", response_class=Response)(pictures.download_file)
     return router
 
 

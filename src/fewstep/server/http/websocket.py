@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from ..drawing.worker import ClientSession
+from ..drawing.client_session import ClientSession
 from ..limits import TokenBucket, neighbourhood
 from ..sessions.scheduler import Full
 from ..state import Studio, from_thread

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/quickstart.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/tutorials/*.md")))
+OWN = ("README.md", "docs/index.md", "docs/quickstart.md", "docs/results.md", "docs/add.md")
+PAGES = (*OWN, *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/tutorials/*.md")))
 """The pages whose blocks all run or say why not."""
 BLOCK = re.compile(r"^(?:<!-- ([a-z ]+): ((?:[^\n])*?) -->\n)?( *)```(\w*)[^\n]*\n(.*?)^\3```$", re.S | re.M)
 
@@ -51,5 +52,8 @@ class Block:
 
 def blocks(page: str) -> Iterator[Block]:
     """All of a page, in order."""
-    for mark, said, _, language, text in BLOCK.findall((ROOT / page).read_text()):
+    whole = (ROOT / page).read_text()
+    found = BLOCK.findall(whole)
+    assert 2 * len(found) == len(re.findall("^ *```", whole, re.M)), f"{page} holds a block that is not read"
+    for mark, said, _, language, text in found:
         yield Block(mark, said, language, text)

@@ -68,8 +68,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def order(path: Path) -> tuple[int, str]:
-    """Where a tutorial stands: by the number that a comment at its top gives (``<!-- 2 -->``), else last."""
-    found = re.match(r"<!-- (\d+) -->", path.read_text("utf-8"))
+    """Where a tutorial stands: by the number in a comment below its title (``<!-- 2 -->``), else last."""
+    found = re.search(r"^<!-- (\d+) -->$", path.read_text("utf-8"), re.M)
     return int(found[1]) if found else 99, path.name
 
 

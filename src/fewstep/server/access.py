@@ -11,15 +11,15 @@ LOCAL_NAMES = ("localhost",)
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+|null")
 """As a browser writes it in its Origin header: in small letters, without a path."""
 HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?", re.IGNORECASE)
-"""A Host header: a name or an address, and perhaps a port. What else it may hold would only lead somebody astray."""
+"""A Host header: a name or an address, and perhaps a port. Anything else is refused."""
 NO_TOKEN = "none"
 """The ``--token`` that lets everybody in, also those who come through a proxy."""
 TOKEN = re.compile(r"[A-Za-z0-9._~-]*")
-"""What passes through an address and a WebSocket's subprotocol as it is."""
+"""A token of these characters needs no escape in an address or in a WebSocket's subprotocol."""
 
 
 def _is_network(text: str) -> bool:
-    """Whether it is an address or a network; the network of all addresses would be everybody, and is none."""
+    """Whether this is an address or a network. The network of all addresses is refused: it would trust everybody."""
     try:
         return ipaddress.ip_network(text).prefixlen > 0
     except ValueError:
@@ -38,7 +38,7 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """Who may come in."""
+    """Who may use the server."""
 
     host: str
     """The address served on."""
@@ -86,7 +86,7 @@ class AccessPolicy:
 
     @property
     def private(self) -> bool:
-        """Whether only people at this very machine come in: the files that are signed here are theirs."""
+        """Whether only people at this machine can use the server: files that it signs are then theirs."""
         return is_loopback(self.host) and not self.names and not self.proxies
 
     def host_refusal(self, host: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What a client may do, by default little: loopback only, known origins, bounded sizes, rates and numbers. All pure."""
+"""Limits on sizes, rates and numbers, for one client and for all together. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class TokenBucket:
 
 
 class Pace:
-    """How far somebody lags behind a slow pace, ``rate`` bytes a second: who keeps it never does, who stops does so at once."""
+    """How many seconds a client lags behind a slow pace of ``rate`` bytes a second. A client that keeps the pace never lags."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -119,23 +119,23 @@ class Pace:
         self._lag_s = None
 
     def lag(self, passed_s: float, moved: int) -> float:
-        """The lag in seconds, after so many more in which so many bytes came. Time begins with the first call."""
+        """The lag in seconds, after ``passed_s`` seconds in which ``moved`` bytes came. Time begins with the first call."""
         lag = 0.0 if self._lag_s is None else self._lag_s + passed_s
         self._lag_s = max(0.0, lag - moved / self._rate)
         return self._lag_s
 
 
 class Shares:
-    """How much of something everybody has: all together ``total``, an address ``each``."""
+    """How much of something every address has taken: at most ``total`` together, and ``each`` for one address."""
 
     def __init__(self, total: int, each: int) -> None:
         self._total, self._each = total, each
         self._had: Counter[str] = Counter()
         self.taken = 0
-        """By all."""
+        """Taken by all addresses together."""
 
     def take(self, address: str, n: int = 1) -> bool:
-        """Take n more, and tell whether that is within the bounds; it is taken all the same. Less than none gives back."""
+        """Take n more; True if that is within the bounds. It is taken in any case. A negative n gives back."""
         self._had[address] += n
         self.taken += n
         if not self._had[address]:
@@ -155,7 +155,7 @@ class Refusal:
 
 
 def too_soon(wait_s: float) -> Refusal:
-    """Of an address that comes too often."""
+    """The refusal for an address that connects too often."""
     seconds = math.ceil(wait_s)
     said = f"too many new connections from this address: try again in {seconds} s"
     return Refusal(429, "too_many", said, seconds)

@@ -1,4 +1,4 @@
-"""Everything one server has, apart from its routes: the worker, the room with its queue, limits, marks, kept pictures."""
+"""The state of one server, apart from its routes: the worker, admission, limits, histories and downloads."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ PATIENT_MS = 60_000.0
 """Budget of a single picture: nobody is drawing while they wait, so nothing is shed."""
 CLIENT_ADDRESS: ContextVar[str] = ContextVar("address that the request at hand counts for", default="")
 SINGLE = "single"
-"""What all single pictures of an address count as together: one session."""
+"""All single pictures of an address count as one session, which has this name."""
 BUSY_S = 0.25
-"""Who has more than its share is told so after this long: at once it would only ask the more often."""
+"""An address over its share gets its refusal after this many seconds: at once, it would only ask more often."""
 FILERS = max(1, min(4, (os.cpu_count() or 1) // 2))
-"""Threads that make files: the other half of the machine draws."""
+"""Threads that make files. The other half of the processor draws."""
 log = logging.getLogger("fewstep.server")
 T = TypeVar("T")
 DETACHED_S = 300.0
-"""How long the pictures of a session that lost its connection wait for it."""
+"""Seconds that the history of a lost session is kept."""
 
 
 class Downloads:
-    """Files that were handed out by address, for a while: bounded in bytes and in time."""
+    """Files that an answer named by address. They are kept for a while, bounded in bytes and in seconds."""
 
     def __init__(self, limit_bytes: int, seconds: float, clock: Callable[[], float]) -> None:
         self._limit, self._seconds, self._clock = limit_bytes, seconds, clock
         self._files: OrderedDict[str, tuple[float, bytes, str]] = OrderedDict()
 
     def put(self, data: bytes, mime: str) -> str:
-        """Keep a file; returns the secret name it is fetched by."""
+        """Keep a file; returns its secret name."""
         name = secrets.token_urlsafe(18)
         self._files[name] = (self._clock(), data, mime)
         self._tidy()
@@ -74,12 +74,12 @@ class Downloads:
 
 @dataclass
 class DetachedSession:
-    """What a session that lost its connection left behind, for when it comes back."""
+    """The history of a session that lost its connection, for when it comes back."""
 
     history: History
     at: float
     address: str
-    """Whose it was."""
+    """The address whose session it was."""
 
 
 class Studio:
@@ -108,14 +108,16 @@ class Studio:
 
     @property
     def stamper(self) -> Stamper:
-        """The provenance of the model that is served."""
+        """What marks and signs the pictures of the served model."""
         assert self.worker.engine is not None, "asked for after the worker is ready"
         return self.worker.engine.stamper
 
     @property
     def signs_recordings(self) -> bool:
-        """Whether it signs what a page recorded. It has to take the page's word for what is in the file, so it does so for
-        its owner alone, whose signature it is."""
+        """Whether this server signs recordings.
+
+        It cannot check what is in a recording, so it signs for people at this machine alone: the signature is theirs.
+        """
         return self.access.private and self.worker.engine is not None and self.stamper.state["credentials"]
 
     # live sessions
@@ -145,7 +147,7 @@ class Studio:
         return client
 
     def leave(self, session_id: str) -> None:
-        """Free a place; those who move up in the queue are told."""
+        """End a session and free its place; wakes those that wait in the queue."""
         client = self.worker.client(session_id)
         self.worker.leave(session_id)
         address = self._addresses.pop(session_id, "")
@@ -158,7 +160,7 @@ class Studio:
             wake()
 
     def _forget(self) -> None:
-        """Lost sessions go after five minutes; where there are too many, the oldest of the address that left the most."""
+        """Drop histories that waited too long; over the limit, the oldest of the address that holds the most bytes."""
         while self._detached and self.clock() - next(iter(self._detached.values())).at > DETACHED_S:
             self._detached.popitem(last=False)
         most = self.limits.sessions * self.limits.kept_bytes
@@ -170,7 +172,7 @@ class Studio:
             del self._detached[next(name for name, lost in self._detached.items() if lost.address == largest)]
 
     def history(self, session_id: str) -> History | None:
-        """A session's kept pictures, while it is here and shortly after."""
+        """The history of a session, while it is connected and shortly after; else None."""
         client = self.worker.client(session_id)
         if client is not None:
             return client.history
@@ -180,7 +182,7 @@ class Studio:
     # single pictures
 
     async def single(self, request: DrawRequest) -> tuple[Drawn, dict[str, Any]]:
-        """Draw one picture in turn with everybody else: it, and what is said about it.
+        """Draw one picture, in fair turn with the live sessions; returns it and the header of its answer.
 
         Raises ProtocolError when refused, broken or too busy.
         """
@@ -232,12 +234,11 @@ class Studio:
             raise ProtocolError("refused", reason)
 
     async def made(self, call: Callable[[], T]) -> T:
-        """What ``call`` makes of a picture that was drawn - resized, marked, encoded, signed - beside the event loop and the
-        drawing thread, in fair turn. Raises ProtocolError where it cannot be made."""
+        """Run ``call``, which makes a file of a drawn picture, in a thread for files and in fair turn. Raises ProtocolError."""
         return await self._beside(self._files, call)
 
     async def read(self, call: Callable[[], T]) -> T:
-        """What ``call`` reads from a picture that was sent, likewise."""
+        """Run ``call``, which decodes a picture that was sent, in a decoder thread and in fair turn. Raises ProtocolError."""
         return await self._beside(self.worker.decoders, call)
 
     @staticmethod
@@ -256,7 +257,7 @@ class Studio:
         self._files.close()
 
     def read_draw_request(self, message: Message) -> DrawRequest:
-        """A "draw" message, checked against this server's limits and its model. Raises ProtocolError."""
+        """Read a "draw" message and check it against this server's limits and model. Raises ProtocolError."""
         engine = self.worker.engine
         steps, sizes = (engine.card.steps, engine.sizes) if engine is not None else ((), ())
         return read_draw_request(message, self.limits.prompt_characters, steps, sizes)
@@ -315,6 +316,6 @@ class Studio:
 
 
 def from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    """Have the event loop call something; a loop that has ended by now no longer cares."""
+    """Call ``call`` in the event loop, from another thread. If the loop has ended, nothing happens."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(call)

@@ -84,7 +84,7 @@ class Engine:
         self._codec = TimedCodec(pipeline.model.codec, self._spend, clock)
         self._eager = pipeline.model.denoiser
         self.count_tokens = pipeline.model.conditioner.counter()
-        """Tokens that are read of a prompt: for another thread than that which draws."""
+        """Counts the tokens of a prompt that are read. Safe in other threads than the one that draws."""
         self._backend = "eager"
         self._pipeline = Pipeline(pipeline.model, self.card, self._denoise)
         guided = self.card.role != "student" and self.card.guidance_scale not in (0, 1)
@@ -93,13 +93,13 @@ class Engine:
         self.costs = Costs({}, {}, {})
         self.measured: list[backends.Measured] = []
         self.concepts: Concepts | None = None
-        """What the model knows by name, where its bundle says so."""
+        """What the model knows by name; None if its bundle has no list."""
         self._fars: Cache[str, tuple[str, ...]] = Cache(2**20)
         self.left_out: dict[str, str] = {}
         """Backends that could not be tried, and why."""
 
     def _spend(self, stage: str, began: float) -> None:
-        """Count time towards a stage: on a GPU until its work is done, not only asked for."""
+        """Add the time since ``began`` to a stage. On a GPU it waits until the work is done."""
         backends.wait_for(self.device)
         self._spent[stage] += 1000 * (self._clock() - began)
 
@@ -178,7 +178,7 @@ class Engine:
         self._codec.compile(self._usable(name), latents, pixels)
 
     def _measure(self) -> Costs:
-        """Idle costs of every choice, by drawing with it: the same way that users' pictures are drawn."""
+        """Measure the cost of every choice on an idle machine, by drawing pictures as users' pictures are drawn."""
         network, encode, sent = {}, {}, {}
         by_size: dict[str, dict[int, float]] = defaultdict(dict)
         text = backends.milliseconds(lambda: self._pipeline.model.conditioner(["a picture of something"]))
@@ -199,7 +199,7 @@ class Engine:
         return Costs(network, encode, **rest, decode=by_size["decode"][self.sizes[-1]], text=text, sent=sent)
 
     def _drawn(self, plan: Plan, request: DrawRequest, encoder: str, n: int) -> Drawn:
-        """One of n equal pictures, with all the time that they took."""
+        """Draw n equal pictures; returns one, with the time of all of them."""
         given = self.prepare(request)
         assert isinstance(given, Given), "the engine's own example can be decoded"
         began = self._clock()
@@ -210,7 +210,7 @@ class Engine:
     # drawing
 
     def prepare(self, request: DrawRequest) -> Given | ProtocolError:
-        """Decode what a request brings, fitted to the largest size it may be drawn at: in any thread, without torch."""
+        """Decode the picture and the mask of a request, at the largest size it may be drawn at. Any thread may; no torch."""
         began = self._clock()
         try:
             check_pinned(request, self.card.steps, self.sizes)  # of one that came before they were known
@@ -227,7 +227,7 @@ class Engine:
 
     @torch.inference_mode()
     def draw(self, jobs: Sequence[Job], plan: Plan) -> list[Drawn | ProtocolError]:
-        """Draw a batch of one kind in one call. What goes wrong with a request is its own answer; the others get a picture."""
+        """Draw a batch of one kind in one call. A request that fails gets its error; the others get a picture."""
         self._spent.clear()
         began = self._clock()
         jobs = [job if job.given is not None else replace(job, given=self._prepared_now(job.request)) for job in jobs]
@@ -249,7 +249,7 @@ class Engine:
         ]
 
     def _prepared_now(self, request: DrawRequest) -> Given | ProtocolError:
-        """`prepare`, in the drawing thread, whose clock counts it."""
+        """`prepare` in the drawing thread. The stage ``decode`` counts its time, so ``ms`` is 0."""
         given = self.prepare(request)
         return replace(given, ms=0.0) if isinstance(given, Given) else given
 
@@ -263,7 +263,7 @@ class Engine:
     def _pictures(
         self, requests: Sequence[DrawRequest], inputs: Sequence[tuple[Pixels, ...]], plan: Plan
     ) -> tuple[list[Pixels | ProtocolError], list[float]]:
-        """The pictures, or why there is none, and the times that were visited."""
+        """Draw the pictures; returns them, or an error for each that failed, and the times that were visited."""
         began = self._clock()
         encoded = [self._cond(request) for request in requests]
         cond = encoded[0] if len(encoded) == 1 else Conditioning.cat(encoded)
@@ -288,7 +288,7 @@ class Engine:
         return [self._sound(*one) for one in zip(latents, pictures.numpy(), sound)], list(times)
 
     def _sound(self, latents: Tensor, pixels: Pixels, finite: bool) -> Pixels | ProtocolError:
-        """A picture, or an error where the networks gave no numbers: what is no number becomes black when it becomes bytes."""
+        """A picture, or an error if the networks gave NaN or infinity, which as bytes would be black."""
         if finite and not pixels.any():
             finite = bool(torch.isfinite(self._codec.codec.codec.decode(latents[None])).all())
         if finite:
@@ -340,7 +340,7 @@ class Engine:
         return {name: left for name, prompt in given.items() if (left := self._pipeline.unread(prompt)) is not None}
 
     def _far(self, prompt: str) -> tuple[str, ...]:
-        """`_is_far`, remembered."""
+        """`_is_far` with a cache."""
         known = self._fars.get(prompt)
         if known is None:
             known = self._is_far(prompt)
@@ -353,11 +353,11 @@ class Engine:
         return self.concepts.far(self._pipeline.encode([prompt]))
 
     def places(self, size: int) -> int:
-        """How many places the latents of a picture have, which is what a network counts in."""
+        """Number of positions in the latents of a picture of this size."""
         return math.prod(self._pipeline.latent_shape((size, size))[1:])
 
     def steps_for(self, request: DrawRequest) -> tuple[int, ...]:
-        """Step counts that differ for this request, most first: from a picture on, only the times up to its strength are left."""
+        """The step counts that differ for this request, most first. With a picture, only times up to its strength are used."""
         if not request.with_picture:
             return self.choices.steps
         taken = {
@@ -366,30 +366,30 @@ class Engine:
         return tuple(taken.values())
 
     def idle_ms(self, plan: Plan) -> float:
-        """What drawing a picture takes on an idle machine."""
+        """Milliseconds that drawing a picture takes on an idle machine."""
         costs, size = self.costs, plan.size
         ends = costs.codec_out.get(size, 0.0) + costs.encode.get((plan.encoder, size), 0.0)
         return plan.steps * costs.network.get((plan.backend, size), 1.0) + ends
 
     def kind(self, request: DrawRequest, plan: Plan) -> tuple[object, ...]:
-        """Requests of the same kind can be drawn in one call."""
+        """A key: requests with equal keys can be drawn in one call."""
         from_time = self._pipeline.times_from(plan.steps, request.strength)[0] if request.with_picture else 1.0
         return plan.steps, plan.size, plan.backend, request.task, from_time
 
 
 def _broken(what: str, code: str = "internal") -> ProtocolError:
-    """Of an exception that nobody foresaw: it stands in the log, and costs the request that it came with."""
+    """Log an unexpected exception; returns the error for the request that caused it."""
     log.exception("%s", what)
     return ProtocolError(code, f"{what}: see the server's log")
 
 
 def _recipe(request: DrawRequest, mask: Sequence[Pixels], times: Sequence[float]) -> Hashable:
-    """All that decides, beside the picture given, what is drawn: frames of one recipe can be averaged."""
+    """A key of everything that decides what is drawn, apart from the picture. Frames with equal keys can be averaged."""
     blended = (request.blend_prompt, request.blend) if request.blended else None
     return request.task, request.prompt, blended, request.seed, tuple(times), tuple(one.tobytes() for one in mask)
 
 
 def composited(under: Pixels, over: Pixels, mask: Pixels) -> Pixels:
-    """``over`` where ``mask`` is white, ``under`` where it is black, in between both: outside the brush not a bit changes."""
+    """``over`` where ``mask`` is white, ``under`` where it is black, a mixture in between. Where it is black, no bit changes."""
     share = mask.mean(-1, keepdims=True, dtype=np.float32) / 255
     return np.rint(under + share * (over.astype(np.float32) - under)).astype(np.uint8)

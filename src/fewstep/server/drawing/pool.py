@@ -40,7 +40,7 @@ class Pool:
         self._started, self._patient = False, patient
 
     def submit(self, client_key: ClientKey, call: Callable[[], T]) -> Future[T]:
-        """Have ``call`` made. Raises ProtocolError where an address has too much waiting here already."""
+        """Queue ``call``; returns its future. Raises ProtocolError if this address has too many calls waiting."""
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
@@ -61,7 +61,7 @@ class Pool:
         return future
 
     def close(self) -> None:
-        """What has not begun is cancelled."""
+        """Cancel every call that has not begun."""
         with self._lock:
             self._closed = True
             dropped = [future for jobs in self._waiting.values() for future, _ in jobs]

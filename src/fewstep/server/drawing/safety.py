@@ -31,18 +31,18 @@ from .pool import Pool
 log = logging.getLogger("fewstep.server")
 WORDS = Path(__file__).with_name("words.txt")
 ANONYMOUS: ClientKey = ("",)
-"""Whom work counts for that nobody is named for."""
+"""The client key of work that belongs to no client."""
 VERDICTS_BYTES = 2**20
-"""What verdicts on prompts may take that are remembered ..."""
+"""Memory for cached verdicts on prompts ..."""
 KNOWN_BYTES = 1000
-"""... each of which takes about so much beside its text."""
+"""... each of which takes about this many bytes beside its text."""
 FAILED = "the safety filter failed, so nothing is shown: see the server's log"
-"""What a filter that raises an error has said."""
+"""The verdict when a filter raises an error."""
 
 
 @runtime_checkable
 class Filter(Protocol):
-    """Judges. A reason, as a sentence, refuses; None allows. One with ``blind = True`` is shown no pictures."""
+    """Judges prompts and pictures: a sentence refuses, None allows. A filter with ``blind = True`` gets no pictures."""
 
     def prompt(self, text: str) -> str | None:
         """Why this may not be asked for."""
@@ -138,8 +138,7 @@ def load(name: str, model: str = "", device: str = "cpu") -> Filter | None:
 
 
 class Moderation:
-    """Runs a filter in a thread of its own, one call after another, in fair turn between those whose prompts and pictures
-    they are, and remembers what it said about prompts."""
+    """Runs a filter in its own thread, one call after another, in fair turn between clients. It caches verdicts on prompts."""
 
     def __init__(
         self,
@@ -155,7 +154,7 @@ class Moderation:
         self._sees = judge is not None and not getattr(judge, "blind", False)
 
     def judge_prompts(self, *texts: str, client_key: ClientKey = ANONYMOUS) -> Future[str | None] | None:
-        """Begin to judge prompts; None where nobody judges or all are empty."""
+        """Begin to judge prompts; returns the coming verdict, or None if there is no filter or every prompt is empty."""
         text = _together(texts)
         if self._thread is None or not text:
             return None
@@ -174,7 +173,7 @@ class Moderation:
             return self._thread is None or not text or (known is not None and known.done())
 
     def judge_picture(self, pixels: Pixels, client_key: ClientKey = ANONYMOUS) -> Future[str | None] | None:
-        """Begin to judge one picture; None where nobody judges."""
+        """Begin to judge one picture; returns the coming verdict, or None if no filter looks at pictures."""
         if self._thread is None or not self._sees:
             return None
         return self._thread.submit(client_key, partial(self._judged, "safety_picture", pixels))
@@ -185,7 +184,7 @@ class Moderation:
         return None if verdict is None else verdict.result()
 
     def watch(self, client_key: ClientKey, pixels: Pixels, refuse: Callable[[str], None]) -> None:
-        """Judge a streamed picture beside the stream, unless one of this session is being judged already."""
+        """Judge a streamed picture beside the stream, unless another one of this session is being judged."""
         if self._thread is None or not self._sees or client_key in self._watching:
             return
         self._watching.add(client_key)
@@ -200,7 +199,7 @@ class Moderation:
         self._thread.submit(client_key, look)
 
     def _judged(self, stage: str, subject: str | Pixels) -> str | None:
-        """The filter's verdict, timed; its own failure is a refusal."""
+        """Ask the filter, and record the time. A filter that raises refuses."""
         assert self.filter is not None
         began = self._clock()
         try:

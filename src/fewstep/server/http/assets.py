@@ -38,7 +38,7 @@ class Asset:
         return cls(data, gzip.compress(data, 9, mtime=0), kind, f'"{hashlib.sha256(data).hexdigest()[:24]}"')
 
     def answer(self, request: Request, cache: str) -> Response:
-        """It, packed where the client takes that; without a body where the client has it already."""
+        """The file, compressed if the client takes gzip; a 304 without a body if the client has it already."""
         headers = {"cache-control": cache, "etag": self.etag, "vary": "Accept-Encoding"}
         known = [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]
         if self.etag in known:

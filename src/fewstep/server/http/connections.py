@@ -13,11 +13,11 @@ from ..limits import Arrivals, Limits, Pace, Refusal, Shares, neighbourhood, too
 from ..metrics import Metrics
 
 LINGER_NOT = struct.pack("ii", 1, 0)
-"""Socket option: what was not taken is forgotten at once, in the kernel too."""
+"""Socket option: closing drops unsent bytes at once, in the kernel, too."""
 
 
 class TrackedTransport:
-    """One TCP connection: an asyncio transport that knows whose it is, and how much of what was written was taken."""
+    """One TCP connection: an asyncio transport with its client's address and a count of the bytes that the client has taken."""
 
     def __init__(
         self, transport: Any, is_idle: Callable[[], bool], address: str, proxied: bool, limits: Limits
@@ -26,7 +26,7 @@ class TrackedTransport:
         self.is_idle = is_idle
         """Whether the protocol on it, HTTP or WebSocket, has nothing under way: then it may be closed to make room."""
         self.refusal: Refusal | None = None
-        """Why its requests are refused, for as long as it is open."""
+        """Why every request on it is refused; None if they are served."""
         self._limits = limits
         self._pace = Pace(limits.slowest_bytes_per_s)
         self._written = self._taken = 0
@@ -36,7 +36,7 @@ class TrackedTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """As of any transport; counted."""
+        """Write and count."""
         self._written += len(data)
         self._transport.write(data)
 
@@ -57,14 +57,14 @@ class TrackedTransport:
         return self._pace.lag(passed, moved) > self._limits.send_s
 
     def drop(self) -> None:
-        """End it now. What its client did not take is forgotten: socket and memory are free again."""
+        """Close it now and drop what its client did not take, which frees the socket and the memory."""
         with contextlib.suppress(OSError, AttributeError):
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
         self._transport.abort()
 
 
 class ConnectionLimiter:
-    """All open connections, by address. What is full makes room by closing what is idle: first the newcomer's own."""
+    """All open connections, by address. At the limit an idle connection is closed for a new one, first of the same address."""
 
     def __init__(self, limits: Limits, access: AccessPolicy, clock: Callable[[], float], metrics: Metrics) -> None:
         self.limits, self._access, self._clock, self._metrics = limits, access, clock, metrics
@@ -97,7 +97,7 @@ class ConnectionLimiter:
         return tracked
 
     def _close_idle(self, groups: Iterable[dict[TrackedTransport, None]]) -> bool:
-        """Close the connection that has been idle for longest, of the first group that has one."""
+        """Close the longest idle connection of the first group that has one; False if there is none."""
         idle = next((tracked for group in groups for tracked in group if tracked.is_idle()), None)
         if idle is None:
             return False
@@ -107,14 +107,14 @@ class ConnectionLimiter:
         return True
 
     def used(self, tracked: TrackedTransport) -> None:
-        """It has served a request: of the idle ones it is the newest."""
+        """Note that a connection served a request: it is now the last of the idle ones to be closed."""
         mine = self._open.get(tracked.address, {})
         if tracked in mine:
             del mine[tracked]
             mine[tracked] = None
 
     def leave(self, tracked: TrackedTransport) -> None:
-        """It is closed."""
+        """Forget a closed connection."""
         mine = self._open.get(tracked.address, {})
         mine.pop(tracked, None)
         if not mine:
@@ -126,5 +126,5 @@ class ConnectionLimiter:
         tracked.drop()
 
     def note_cut(self) -> None:
-        """A connection was ended in order, with the reason."""
+        """Count a connection that was closed with a reason."""
         self._metrics.count("cut_off")

@@ -1,4 +1,4 @@
-"""Around every HTTP request: whose it is, and whether its client still waits. Work for who has left is given up."""
+"""Around every HTTP request: note its client's address, and cancel its work if the client disconnects."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ Headers = list[tuple[bytes, bytes]]
 OPEN_PATHS = ("/", "/health", "/favicon.ico")
 """Paths that need no token: they hold nothing of anybody's."""
 OPEN_FOLDERS = ("/web/", "/v1/files/")
-"""The same for all below them. A file's name is a secret that only its answer gave away, as with OpenAI's addresses."""
+"""Folders that need no token. A file's name is a secret that only its own answer holds, as with OpenAI's addresses."""
 RECORDINGS = "/recordings"
-"""How a path ends that takes a recording."""
+"""The end of the path for recordings."""
 HEADERS = (
     (b"content-security-policy", b"default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
      b"frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
@@ -44,7 +44,7 @@ SHARED = (
 
 
 def sentence(fault: Mapping[str, Any]) -> str:
-    """What pydantic found wrong with a request, as a sentence with the fix."""
+    """A fault that pydantic found in a request, as a sentence with the fix."""
     place = [str(part) for part in fault["loc"] if part not in ("body", "query", "path")]
     field = ".".join(place)
     kind = fault["type"]
@@ -61,7 +61,7 @@ def sentence(fault: Mapping[str, Any]) -> str:
 
 
 def unreadable(error: BaseException | None, detail: str) -> str:
-    """What is wrong with a body that could not be read, as a sentence with the fix."""
+    """Why a body could not be read, as a sentence with the fix."""
     if isinstance(error, RecursionError):
         return "the body is nested too deeply: send one flat JSON object, as /openapi.json shows it"
     if isinstance(error, UnicodeDecodeError):
@@ -78,13 +78,13 @@ def told_of(refusal: Refusal) -> Headers:
 
 
 def said_of(refusal: Refusal) -> bytes:
-    """Its body."""
+    """The body of a refusal."""
     kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
     return error_body(refusal.sentence, refusal.code, kind)
 
 
 class AccessMiddleware:
-    """ASGI middleware."""
+    """ASGI middleware that lets a request pass, or refuses it with a sentence."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class AccessMiddleware:
         self._under_way = Shares(self._limits.connections, self._limits.each(self._limits.connections))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or pass on with bounds."""
+        """Refuse the request, or pass it on with bounds on its body."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -116,7 +116,7 @@ class AccessMiddleware:
             self._under_way.take(address, -1)
 
     def _crowd(self, scope: Scope, address: str, room: bool) -> Refusal | None:
-        """Why somebody has to wait, decided by the connection, or by every request of what comes through a proxy."""
+        """Why a client has to wait, or None. Decided once a connection; behind a proxy, at every request."""
         tracked = scope.get("state", {}).get("tracked")
         if tracked is not None and not tracked.proxied:
             found = tracked.refusal
@@ -141,7 +141,7 @@ class AccessMiddleware:
             await send({"type": "websocket.http.response.body", "body": said_of(refusal)})
 
         async def turn_away(number: int, code: str, sentence: str) -> None:
-            """Accept, say why not and close, since a browser shows its page nothing of a refused handshake."""
+            """Accept, send the reason and close: a browser hides a refused handshake from its page."""
             await receive()
             await send({"type": "websocket.accept", "subprotocol": greeting(offered)})
             error = {"type": "error", "code": code, "message": sendable(sentence)}
@@ -183,7 +183,7 @@ class AccessMiddleware:
         invited = origin is not None and self._access.allows_origin(origin)
         shared = [*SHARED, (b"access-control-allow-origin", str(origin).encode())] if invited else []
         spoken = False
-        """Whether a body that was cut off has had its answer: what the application says to that is left unsaid."""
+        """Whether a body that was cut off has had its answer: the application's own answer is then dropped."""
 
         async def dressed(message: Message) -> None:
             nonlocal spoken
@@ -219,7 +219,7 @@ class AccessMiddleware:
                     held.take(address, -body.taken)
 
     def _plain(self, scope: Scope, headers: Mapping[str, str]) -> Scope:
-        """The request as the routes see it: HEAD as the GET whose body nobody sends, and a Host that the server has."""
+        """The request as the routes see it: HEAD becomes GET (its body is not sent), an unknown Host becomes the server's."""
         given = scope["headers"]
         if not self._access.knows_host(headers.get("host")):
             host, port = scope.get("server") or (self._access.host, None)
@@ -245,12 +245,12 @@ class AccessMiddleware:
         return None
 
     def _most(self, path: str) -> int:
-        """Bytes that a request's body may have."""
+        """Largest body of a request to this path, in bytes."""
         return self._limits.recording_bytes if path.endswith(RECORDINGS) else self._limits.message_bytes
 
 
 class Bounded:
-    """A request body that must be small and keep pace. ``hold`` says whether so many more bytes may be half received."""
+    """A request body with a bound on its size and its pace. ``hold`` says whether more bytes may be half received."""
 
     def __init__(self, receive: Receive, most: int, limits: Limits, hold: Callable[[int], bool]) -> None:
         self._receive, self._most, self._limits, self._hold = receive, most, limits, hold
@@ -258,9 +258,9 @@ class Bounded:
         self._lag_s = self._pace.lag(0.0, 0)
         self._ended = False
         self.taken = 0
-        """Bytes so far."""
+        """Bytes received so far."""
         self.cut: Refusal | None = None
-        """Why the body was not read to its end."""
+        """Why reading the body was stopped; None if it was not."""
 
     async def __call__(self) -> Message:
         """The next message. A body that is too large or too slow ends as if the client had gone."""

@@ -30,7 +30,7 @@ from ..wire.protocol import error_body
 from .connections import ConnectionLimiter, TrackedTransport
 
 TICKS = 5
-"""Connections are looked at every so many of uvicorn's ticks, which are a tenth of a second."""
+"""Connections are checked every so many ticks of uvicorn; one is a tenth of a second."""
 CARRIES = 1024
 """Bytes that a fragment must bring to cost nothing."""
 
@@ -48,7 +48,7 @@ class HttpProtocol(H11Protocol):
         self.tracked = self.limiter.enter(transport, lambda: self.idle)
         self.app_state = {**self.app_state, "tracked": self.tracked}
         self._begun_s: float | None = time.monotonic()
-        """Since when something is awaited that was begun: a head, or the rest of a body that was answered already."""
+        """When a head began that is not whole yet, or the wait for the rest of an answered body; None if there is neither."""
         super().connection_made(self.tracked)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -67,7 +67,7 @@ class HttpProtocol(H11Protocol):
         return not self.under_way and not self.tracked.pending
 
     def data_received(self, data: bytes) -> None:
-        """What begins a head starts its deadline, and nothing but its end stops it."""
+        """Start the deadline with the first byte of a head; only the end of the head stops it."""
         if self._begun_s is None and not self.under_way:
             self._begun_s = time.monotonic()
         super().data_received(data)
@@ -95,11 +95,11 @@ class HttpProtocol(H11Protocol):
             )
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP, told in the one form that errors have here."""
+        """Answer what is not HTTP, in the form of every other error."""
         self._end(400, "invalid", "this is no HTTP/1.1 request: see RFC 9112, or use another client")
 
     def _end(self, status: int, code: str, said: str) -> None:
-        """Answer and close; only close where an answer was begun already."""
+        """Answer and close. If an answer was begun already, only close."""
         if self.transport.is_closing():
             return
         body = error_body(said, code)
@@ -182,7 +182,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.frames_read = frames
 
     def connection_made(self, transport: Any) -> None:
-        """It goes on with the line of the request that asked for it."""
+        """Take over the connection of the request that asked for the upgrade."""
         self.tracked: TrackedTransport = transport
         self.tracked.is_idle = lambda: False  # a live session stays
         super().connection_made(transport)
@@ -202,7 +202,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return "too many frames in a second: send fewer"
 
     def data_received(self, data: bytes) -> None:
-        """More of the stream; what it leaves half received is held against its address."""
+        """Read more of the stream. Bytes of a message that is not whole count against the address."""
         super().data_received(data)
         if self.conn.handshake_exc is not None and not self.handshake_initiated:
             self._no_handshake(str(self.conn.handshake_exc.__cause__ or self.conn.handshake_exc))
@@ -231,7 +231,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().handle_parser_exception()
 
     async def send(self, message: Any) -> None:
-        """What the application still says after that is said to nobody, as if the client had gone, and is nothing for the log."""
+        """Send a message. After a goodbye it is dropped as if the client had gone, and nothing is logged."""
         try:
             await super().send(message)
         except RuntimeError:
@@ -254,7 +254,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 self._goodbye(1008, "a message was begun and does not come whole: send it at once")
 
     def resume_writing(self) -> None:
-        """It reads again: the last ping has its answer."""
+        """The client reads again: answer its last ping."""
         super().resume_writing()
         ping, self.frames_read.unanswered = self.frames_read.unanswered, None
         if ping is not None and not (self.close_sent or self.transport.is_closing()):
@@ -262,14 +262,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.write(b"".join(self.conn.data_to_send()))
 
     def send_receive_event_to_app(self) -> None:
-        """Text is not understood here, and told so; that it is no UTF-8 either is no event for the log."""
+        """Let the application refuse a text message, also one that is not UTF-8, without an entry in the log."""
         if self.curr_msg_data_type == "text":
             self.frames = [b"".join(self.frames).decode("utf-8", "replace").encode()]
         super().send_receive_event_to_app()
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which looks after its connections, and for which SIGTERM is an order that it carried out."""
+    """uvicorn's server, which also checks its connections. SIGTERM ends it with exit code 0."""
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second."""

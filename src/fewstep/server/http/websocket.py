@@ -20,11 +20,11 @@ log = logging.getLogger("fewstep.server")
 CLOSE_UNAUTHORISED, CLOSE_FOREIGN, CLOSE_PROTOCOL = 4401, 4403, 4400
 CLOSE_IDLE, CLOSE_FULL, CLOSE_SLOW, CLOSE_VERSION = 4408, 4429, 4413, 4426
 PATIENCE, PATIENCE_S = 20, 60.0
-"""So many broken or refused messages within so many seconds close a connection. It is a rate: a long session may err often."""
+"""This many bad messages within this many seconds close a connection. It is a rate, so a long session may err often."""
 TOLD_S = 10.0
-"""Who sends too many messages is told so at most once in so many seconds."""
+"""A client that sends too many messages is told so at most once in this many seconds."""
 QUEUE_S = 5.0
-"""Whoever is in the queue hears at least this often where it stands."""
+"""Seconds between messages to a client in the queue."""
 
 
 class Closing(Exception):
@@ -51,7 +51,7 @@ class Connection:
         self._asked_s = 0.0
         """When a picture was last asked for, in the event loop's time."""
         self._patience: asyncio.Timeout | None = None
-        """While a message is waited for, until when."""
+        """The deadline of the next message; None while no message is awaited."""
         self._id = ""
         self._client: ClientSession | None = None
         self._position = 0
@@ -105,7 +105,7 @@ class Connection:
     # out
 
     async def _write(self) -> None:
-        """Everything that is sent goes through here, one message at a time: while one is stuck, the next only overwrite."""
+        """Send everything, one message at a time. While one is stuck, newer answers overwrite each other in the outbox."""
         self._wake.set()
         while True:
             with contextlib.suppress(TimeoutError):
@@ -181,7 +181,7 @@ class Connection:
         return self._asked_s + self._studio.limits.idle_s
 
     def _asked(self) -> None:
-        """Something was asked for, or may be from now on: pings and questions about the server keep no place."""
+        """Restart the idle time. Only requests for pictures do; other messages keep no place."""
         self._asked_s = asyncio.get_running_loop().time()
         if self._patience is not None:
             self._patience.reschedule(self._idle_at)

@@ -25,7 +25,7 @@ APART = 1.25
 """Two kinds tell latency from bandwidth only if one has this many times the other's bytes."""
 
 SAME = 0.8
-"""A stay proves right what is remembered if its level is at least this share of it."""
+"""A period confirms the remembered one if its level is at least this share of it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class UsagePeriod:
     ms: float
     """The level: 90% of the newest pictures took less."""
     usual_ms: float
-    """The median of the levels of its last minute, known once it is left: what made it be left is mostly not in it."""
+    """The median of the levels of its last minute, known once the period ends. What ended it is mostly not part of it."""
     sent: float
     """Bytes of a picture, the median."""
     at: float
@@ -54,12 +54,12 @@ class UsagePeriod:
 
 
 def _windows() -> tuple[Percentiles, Percentiles, Percentiles]:
-    """For the times, the bytes and the levels of one stay."""
+    """Windows for the times, the bytes and the levels of one period."""
     return Percentiles(64, 10.0), Percentiles(64, 10.0), Percentiles(2048, 60.0)
 
 
 class WireEstimate:
-    """Wire times of one session, by kind: there and back, beyond the server."""
+    """Network times of one session by kind, there and back, outside the server."""
 
     def __init__(self, fade_s: float = 600.0) -> None:
         self._fade_s = fade_s
@@ -96,7 +96,7 @@ class WireEstimate:
         return before.fade_s if kind == self._used else 2 * before.fade_s
 
     def _begin(self, kind: Kind) -> None:
-        """Another kind comes: sum up the one before it."""
+        """Begin a period of another kind, and sum up the one before."""
         if self._kind is not None and self._kind == self._used:
             period = self._periods[self._kind]
             self._periods[self._kind] = replace(period, usual_ms=self._levels.at(0.5, period.at) or 0.0)
@@ -129,6 +129,6 @@ class WireEstimate:
         return better + trust * (min(max(told, better), worse) - better)
 
     def _nearest(self, sent: float, used: UsagePeriod) -> UsagePeriod | None:
-        """The stay that tells most about so many bytes."""
+        """The period of another size that tells most about ``sent`` bytes."""
         telling = [s for s in self._periods.values() if not 1 / APART < s.sent / used.sent < APART]
         return min(telling, key=lambda s: abs(s.sent - sent), default=None)

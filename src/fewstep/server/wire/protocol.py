@@ -30,7 +30,7 @@ MAGIC = b"FS"
 HEAD = struct.Struct("<2sBBI")
 MAX_HEADER_BYTES = 16_384
 MAX_SENTENCE = 600
-"""Characters of an error's sentence. What a client sent stands in many of them, and may be as long as a header."""
+"""Longest sentence of an error, in characters. Many repeat what the client sent, which may be long."""
 TASKS = ("text", "image", "inpaint")
 ENCODERS = ("png", "webp", "jpeg")
 MIMES = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
@@ -87,7 +87,7 @@ class Message:
 
 
 def pack(header: Mapping[str, Any], parts: Sequence[Part] = (), version: int = VERSION) -> bytes:
-    """Header and parts -> one frame; ``version`` other than our own is for telling a client that it is not understood."""
+    """Header and parts -> one frame. Another ``version`` than our own tells a client of that version why it is refused."""
     listed = []
     for part in parts:
         entry: dict[str, Any] = {"name": part.name, "mime": part.mime, "bytes": len(part.data)}
@@ -288,7 +288,7 @@ def _flag(header: Mapping[str, Any], name: str) -> bool:
 
 
 def id_in(header: Mapping[str, Any]) -> int | None:
-    """The id that an answer repeats; None for what is no id, which nothing repeats."""
+    """The id of a message, which its answer repeats; None if it has no valid one."""
     found = header.get("id")
     return found if type(found) is int and 0 <= found < 2**53 else None
 
@@ -318,8 +318,8 @@ def of_another_version(offered: Sequence[str]) -> str | None:
 
 
 def greeting(offered: Sequence[str]) -> str | None:
-    """The subprotocol to accept a handshake with, also one of another version, which is then told that it is: a browser fails
-    a connection on which nothing of what it offered comes back, without a word to its page."""
+    """The subprotocol to accept a handshake with. A client of another version is accepted, too, to be told the reason: a
+    browser fails a connection that accepts none of its subprotocols, and hides why from its page."""
     return SUBPROTOCOL if SUBPROTOCOL in offered else next((o for o in offered if not o.startswith(TOKEN_PREFIX)), None)
 
 

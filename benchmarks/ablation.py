@@ -138,8 +138,8 @@ class Bench:
         self.names: tuple[str, ...] = source.WORDS
         network = self.teacher_network()
         self.teacher = Teacher(digits.denoiser(network), digits.GUIDANCE_SCALE)
-        self.eyes = digits.eyes(self.media, self.labels, seed=1)
-        self.judge = Judge(digits.eyes(self.media, self.labels, seed=2, width=24), f"{o.data}-classifier")
+        self.eyes = digits.classifier(self.media, self.labels, seed=1)
+        self.judge = Judge(digits.classifier(self.media, self.labels, seed=2, width=24), f"{o.data}-classifier")
         real = slice(None, None, max(4, len(self.media) // 1000))  # digits come sorted by class
         self.reference = Reference.build(self.media[real], self.labels[real], self.judge, batch=250)
         self._warm: dict[tuple[str, int], Denoiser] = {}

@@ -76,7 +76,7 @@ def in_the_plane(steps: int, dtype: torch.dtype) -> dict[str, Callable[[], dict[
     list(Trainer(Denoising(start.denoiser), mixture.teacher_options(200, 64)).steps(data))
 
     def played(options: dict[str, Any]) -> dict[str, Any]:
-        game = mixture.game(copy.deepcopy(start), replace(mixture.GAME, **options))
+        game = mixture.add_method(copy.deepcopy(start), replace(mixture.ADD, **options))
         for player in game.players.values():
             player.network.to(dtype)
         return told(Trainer(game, mixture.add_options(steps)), data)
@@ -106,11 +106,11 @@ def on_digits(steps: int) -> dict[str, Callable[[], dict[str, Any]]]:
     )
     teacher = Teacher(digits.denoiser(network), digits.GUIDANCE_SCALE)
     data = digits.training_set(pictures, labels, 16)
-    eyes = digits.eyes(pictures, labels, seed=1)
+    eyes = digits.classifier(pictures, labels, seed=1)
 
     def played(options: dict[str, Any], looks: Any) -> dict[str, Any]:
         denoiser: Denoiser = copy.deepcopy(teacher.denoiser).requires_grad_(True)
-        game = digits.game(Student(denoiser, digits.STUDENT_TIMES), teacher, data, looks, add.Options(**options))
+        game = digits.add_method(Student(denoiser, digits.STUDENT_TIMES), teacher, data, looks, add.Options(**options))
         return told(Trainer(game, digits.add_options(steps, 16)), data)
 
     made = {f"digits: {name}": lambda o=o: played(o, eyes) for name, o in ON_DIGITS.items()}

@@ -83,7 +83,7 @@ class Bench:
         own = self.copy(student)
         data = replace(mixture.training_set(seed=self.seed, modes=self.modes), pairs=self.pairs)
         own.probabilities = changes.pop("probabilities", own.probabilities)
-        game = mixture.game(own, replace(mixture.GAME, **changes), self.seed, self.modes, kind)
+        game = mixture.add_method(own, replace(mixture.ADD, **changes), self.seed, self.modes, kind)
         trained(game, mixture.add_options(steps, seed=self.seed), data)
         return own
 

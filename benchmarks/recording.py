@@ -75,7 +75,7 @@ def measure(page: Any, side: int, moving: bool, bits: int, marked: bool = True) 
     mark = SpreadSpectrum()
     frames = [Image.fromarray(frame).reduce(shown // side) for frame, _ in recording.frames(film, "video/webm")]
     single = [mark.detect(np.asarray(frame)) for frame in frames]
-    found = recording.look(film, "video/webm", mark)
+    found = recording.detect(film, "video/webm", mark)
     assert found is not None
     mask = (1 << found.payload_bits) - 1
     return {

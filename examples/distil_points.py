@@ -49,7 +49,7 @@ def students(share: float = 1.0) -> dict[str, Student]:
     trained(Regression(warm, regression.Options(), teacher), mixture.warm_options(steps[1]), pairs)
 
     added = Student(copy.deepcopy(warm.denoiser), warm.times)
-    game = mixture.game(added, replace(mixture.GAME, regression_weight=2.5))
+    game = mixture.add_method(added, replace(mixture.ADD, regression_weight=2.5))
     trained(game, mixture.add_options(steps[2]), replace(mixture.training_set(), pairs=pairs))
     return {"diffusion model": diffusion, "regression": warm, "and then ADD": added}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewstep.data import digits as digits_data
 from fewstep.evaluation.frechet import frechet
-from fewstep.evaluation.progress import look_through
+from fewstep.evaluation.progress import measure_with
 from fewstep.evaluation.sharpness import ratios, sharpness
 from fewstep.methods import add
 from fewstep.parts.denoiser import Denoiser, Student, Teacher, freeze
@@ -60,7 +60,7 @@ class Level:
         """The game as a run has it: phases, checkpoints, health and all."""
         student = Student(copy.deepcopy(self.teacher).requires_grad_(True))
         chosen = add.Options(**options)
-        game = digits.game(student, Teacher(self.teacher, digits.GUIDANCE_SCALE), self.data, self.eyes, chosen)
+        game = digits.add_method(student, Teacher(self.teacher, digits.GUIDANCE_SCALE), self.data, self.eyes, chosen)
         phase = digits.add_phase(game, self.data, digits.add_options(steps, BATCH), measure, "last", every=20)
         run_phases([phase], Saving(folder), lambda phase, trainer, log: None)
         return student
@@ -82,7 +82,7 @@ def level(tmp_path_factory: pytest.TempPathFactory) -> Level:
     network, folder = digits.unet(), Path(__file__).parent / "assets"
     network.load_state_dict({k: v.float() for k, v in load_file(folder / "digits_teacher.safetensors").items()})
     teacher = digits.denoiser(network).requires_grad_(False)
-    weights = load_file(folder / "digits_eyes.safetensors")
+    weights = load_file(folder / "digits_classifier.safetensors")
     eyes, judge = classifier(weights, "eyes.", 32), classifier(weights, "judge.", 24)
     real = media[::4]
     assert len(labels[::4].unique()) == 10, "the pictures come sorted by digit: a reference must hold all of them"
@@ -100,7 +100,7 @@ def before(level: Level) -> tuple[float, float, float]:
 
 @pytest.mark.timeout(600)
 def test_a_minute_of_add_brings_one_step_more_than_twice_as_near_and_the_edges_back(level, before, tmp_path):
-    student = level.distil(tmp_path, measure=look_through(level.judge))
+    student = level.distil(tmp_path, measure=measure_with(level.judge))
     distance, right, edges = level.score(level.draw(student))
     assert distance < 0.42 * before[0]
     assert right > 0.8

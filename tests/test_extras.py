@@ -103,7 +103,7 @@ def test_what_is_built_and_what_is_not_asked_for_is_not_missing(tmp_path: Path, 
 
 def test_another_judge_looks_at_a_training_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, JUDGE, None)
-    with pytest.warns(UserWarning, match="efficientnet-lite2 looks at the training, since mobilenet-v2 is not installed: pip"):
+    with pytest.warns(UserWarning, match="efficientnet-lite2 judges the training, since mobilenet-v2 is not installed: pip"):
         assert callable(suite.while_training())
-    with pytest.raises(ValueError, match=r"nothing impartial looks at the training: pip install .* or take --keep last"):
+    with pytest.raises(ValueError, match=r"no impartial judge is left for the training: pip install .* or take --keep last"):
         suite.while_training("efficientnet-lite2")

@@ -267,6 +267,43 @@ def test_folders_of_tests_mirror_the_rooms() -> None:
     assert len(names) == len(set(names)), "pytest imports them by their name alone"
 
 
+PRIVATE = {
+    "Alike", "Ask", "Bench", "ByTime", "Crops", "Eyes", "Held", "Kept", "Left", "Link", "Looked",
+    "OfMedia", "OfTeacher", "Remembered", "Room", "Rung", "Seat", "Shelf", "Stay", "Subject", "Taken", "Teach",
+    "Teaching", "Turns", "Way", "eyes", "game", "load_eyes", "look", "look_through", "take_a_look",
+}  # fmt: skip
+"""Names that tell nobody what they are: the design's section on names has the words for them."""
+SAID = re.compile(r"\b(?:games?|eyes|rungs?)\b")
+"""Pictures for a training, a feature network and an experiment: the plain word is there for each."""
+
+
+def private_nouns(text: str) -> list[str]:
+    """Every private name that this source defines, and every such word in it, with its line."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                names = [node.name]
+            case ast.Assign():
+                names = [one.id for one in node.targets if isinstance(one, ast.Name)]
+            case _:
+                continue
+        found += [f"line {node.lineno}: {name}" for name in names if name in PRIVATE]
+    for number, line in enumerate(text.splitlines(), 1):
+        found += [f"line {number}: {word}" for word in SAID.findall(line)]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_private_noun_comes_back(path: Path) -> None:
+    assert private_nouns(path.read_text("utf-8")) == []
+
+
+def test_private_nouns_are_found() -> None:
+    text = 'class Seat:\n    def look(self):\n        """The game."""\n\nWay = 1\nlooked = Turn(np.eye(2))\n'
+    assert private_nouns(text) == ["line 1: Seat", "line 5: Way", "line 2: look", "line 3: game"]
+
+
 def in_the_locales_encoding(tree: ast.AST) -> list[int]:
     """Lines that read or write text without naming an encoding."""
     found = []

@@ -113,7 +113,7 @@ def named(text: str) -> set[str]:
 def test_what_was_refused_is_refused() -> None:
     """The keys of every recipe's default options, as they were when lists of names said so; each may only grow."""
     found = {"--teacher": "t", "--data": "d", "--features-folder": ""}
-    o, t = distillation.options(), emoji.Teach()
+    o, t = distillation.options(), emoji.TeacherOptions()
     key = resume_key(o, found)
     assert key.keys() - GROWN == named(DISTILLED)
     assert key.keys() - set(marked(o, distillation.LATER)) == named(WARMED)

@@ -38,7 +38,7 @@ class Card:
     """The facts of a model. A teacher has one too: ``role`` tells them apart."""
 
     name: str
-    """What it is called, e.g. ``emoji-64-add``."""
+    """Name, e.g. ``emoji-64-add``."""
     role: str
     """``teacher`` or ``student``."""
     method: str
@@ -58,7 +58,7 @@ class Card:
     licence: str = ""
     """Licence of the weights; a student inherits its teacher's."""
     data: str = ""
-    """What it was trained on, with licences."""
+    """Training data, with licences."""
     training: dict[str, Any] = field(default_factory=dict)
     """Steps, samples seen, options, machine: how it came to be."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -353,7 +353,7 @@ def inherit(origin: Path, folder: Path, index: dict[str, Any], card: Card) -> No
 
 
 def passed_on(folder: Path) -> dict[str, str]:
-    """What a model's folder holds for whoever passes it on, in words."""
+    """Files in a model's folder that must go with every copy, in words."""
     index = pretrained.read_config(folder / "model_index.json")
     pages = [name for name in (ATTRIBUTION, pretrained.TEACHERS_README) if (folder / name).is_file()]
     checker, missing = pretrained.checker_of(folder, index)
@@ -396,7 +396,7 @@ def locate(name: str | Path) -> Path:
 
 
 def notices_of(folder: Path) -> str:
-    """What a model asks to be passed on: its own ATTRIBUTION.md, or the one that shipped bundles share; "" for none."""
+    """The notices that must go with a model: its own ATTRIBUTION.md, or the one that shipped bundles share; "" for none."""
     page = folder / ATTRIBUTION
     if folder in shipped().values():
         page = folder.parent / ATTRIBUTION

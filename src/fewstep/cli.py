@@ -52,7 +52,7 @@ if TYPE_CHECKING:  # it needs torch
 
     from .bundle import Card
     from .data.dataset import Progress
-    from .provenance import Given
+    from .provenance import Ingredient
     from .tensors import Media
 
 FLAT = tyro.conf.arg(name="")
@@ -246,16 +246,16 @@ class Drawing:
             note(f"{cut:.0%} of {str(self.image)!r} are cut off to make it square: --fit pad keeps all of it")
         return loaded.media(side, self.fit)
 
-    def credentials(self) -> Given | None:
+    def credentials(self) -> Ingredient | None:
         """The given picture, to be kept in the credentials of what is drawn; None where it has none of its own."""
         from .modality.image import MAX_BYTES
-        from .provenance import given_of
+        from .provenance import ingredient_of
         from .provenance.verify import media_type
 
         if self.image is None:
             return None
         data = content(self.image, MAX_BYTES)
-        return given_of(data, media_type(data, self.image.name))
+        return ingredient_of(data, media_type(data, self.image.name))
 
     def path(self, seed: int) -> Path:
         """The file of the picture with this seed."""
@@ -309,23 +309,23 @@ def draw(drawing: Annotated[Drawing, FLAT], signing: Any, placement: Annotated[P
 
 
 def verify(trusting: Any, files: Annotated[tuple[Path, ...], tyro.conf.Positional], json: bool = False) -> None:
-    """Were these pictures or recordings generated, and by what? Reads content credentials and looks for the watermark.
+    """Were these pictures or recordings generated, and by what? Reads content credentials and the watermark.
 
-    Exit codes: 0 a model made every one of them, by intact credentials or the watermark; 1 of some nothing says so; 2 a wrong
-    call, or some could not be read.
+    Exit codes: 0 a model made every one of them, by intact credentials or the watermark; 1 for some of them nothing says so;
+    2 a wrong call, or some could not be read.
 
     Args:
         files: Pictures, recordings (WebM or MP4; need the video extra), and folders of them.
         json: Print one JSON object a file and line, for programs; docs/provenance.md describes it.
     """
     from .provenance.verify import files_in
-    from .provenance.verify import verify as look
+    from .provenance.verify import verify as verified
 
     meant, options = files_in(files), trusting.verifying()
     made, unread = 0, 0
     for path in meant:
         try:
-            verdict = look(path, options)
+            verdict = verified(path, options)
         except ValueError as error:
             if len(meant) == 1 and not json:
                 raise
@@ -362,7 +362,7 @@ def serve(options: Any) -> None:
 
 
 def budget(options: Any) -> None:
-    """What fits into a latency target on this machine, and where the time goes; exit code 2 where nothing does."""
+    """Show what fits into a latency target on this machine, and where the time goes; exit code 2 if nothing fits."""
     from .console import show_forecast
     from .server.drawing.forecast import forecast
 
@@ -578,7 +578,7 @@ def compare(
     Args:
         a: A row of a results file, FILE:MODEL,STEPS (out/metrics.json:add,1); FILE alone where the file has one row.
         b: The row it is held against; MODEL,STEPS alone is one of the same file.
-        margin: State it before you look: by what share of B's figure A may be worse and still count as not worse.
+        margin: The share of B's figure by which A may be worse and still count as not worse. State it before you measure.
     """
     from .evaluation import compare as paired
 
@@ -630,7 +630,7 @@ def demo(options: Any) -> None:
 
 OPTIONS = {
     "demo": ("options", "demo", "Options"),
-    "teach": ("options", "recipes.emoji", "Teach"),
+    "teach": ("options", "recipes.emoji", "TeacherOptions"),
     "distill": ("options", "recipes.distillation", "options_type"),
     "draw": ("signing", "provenance.options", "FileSigning"),
     "evaluate": ("options", "evaluation.suite", "Options"),
@@ -711,7 +711,7 @@ def listed(command: Callable[..., None]) -> Callable[..., None]:
 
 
 MORE = "fewstep help COMMAND shows the options of a command, fewstep -V the version."
-"""What the overview of the commands says above them."""
+"""The sentence above the overview of the commands."""
 KEPT = {
     "data": "nothing was written, and a dataset that was there stands as it was: give the command again to build it",
     "evaluate": "the records of finished step counts are in --output: give the command again with --resume for the others",
@@ -720,7 +720,7 @@ KEPT = {
     "distill": "what was saved so far is in --out: give the command again with --resume to go on",
     "demo": "what was saved so far is in --out: give the command again with --resume to go on",
 }
-"""What Ctrl-C leaves of a command that cannot save at once, and how to go on."""
+"""What remains after Ctrl-C of a command that cannot save at once, and how to continue."""
 
 
 def main(arguments: list[str] | None = None) -> None:

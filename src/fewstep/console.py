@@ -1,4 +1,4 @@
-"""What a person sees in the terminal while something long is running."""
+"""The terminal: sentences, tables, and live displays of long work."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SPELT = {"×": "x", "·": ".", "•": "*", "…": "...", "−": "-", "–": "-",
 
 
 def spelt(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that an output cannot write, as an error handler of codecs: letters without their accents, signs
+    """Replacement for characters that an output cannot write, as an error handler of codecs: letters without their accents, signs
     in ASCII, and for anything else its number in Unicode, as ``\\u732b``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -173,7 +173,7 @@ def spark(values: list[float], width: int = 24) -> str:
 
 
 def show_forecast(found: Forecast) -> None:
-    """What fits into a latency target, by backend, by way to draw and by stage."""
+    """Print what fits into a latency target: by backend, by plan and by stage."""
     say(f"\n{found.advice}\n")
     if found.measured or found.left_out:
         console.print(_backends(found), "")
@@ -182,7 +182,7 @@ def show_forecast(found: Forecast) -> None:
 
 
 def _backends(found: Forecast) -> Table:
-    """What was tried, and why one of them was taken: pictures first, then speed."""
+    """The backends that were measured, and why one was chosen: pictures first, then speed."""
     table = Table("backend", "one evaluation", "off from eager", "", box=None, title="what runs the network",
                   title_justify="left", title_style="bold", padding=(0, 2))  # fmt: skip
     for m in sorted(found.measured, key=lambda m: m.ms):

@@ -66,7 +66,7 @@ class Options:
     teacher: str = "emoji-64-teacher"
     """Shipped teacher, or a bundle's folder."""
     seconds: Annotated[tuple[float, float], Range(0)] = (0.0, 0.0)
-    """Most time for the warm start and for the adversarial game, at the price of what their steps promise; 0 sets none."""
+    """Time limit of the warm start and of the adversarial training, which then take fewer steps; 0 sets no limit."""
     concepts: Count = 64
     """How many concepts the demo's own student is made for; the prompts shown are among them, but for "dog face", held out."""
     seed: Seed = 7
@@ -152,7 +152,7 @@ def recipe(o: Options) -> distillation.Options:
 
     It ends by steps, so that a slow machine makes the same student as a quick one. Many noises a concept, by few teacher
     steps each, keep the regression from learning its pairs by heart; most of the training goes to the one step that is
-    shown; the game sharpens, is short, and has the regression beside it, without which it leaves the teacher's pictures.
+    shown; the adversarial phase sharpens, is short, and has the regression beside it, or it leaves the teacher's pictures.
     """
     return distillation.options(
         teacher=o.teacher,
@@ -224,7 +224,7 @@ def report(o: Options, card: Card, before: Row, after: Row, goal: Row, seconds: 
         lines.append(f"| {' | '.join(cells)} |")
     said = (
         f"{conclusion(found)} ({len(goal.media)} pictures: {len(PROMPTS)} prompts from {len(goal.media) // len(PROMPTS)} "
-        f"noises each, held against the teacher's of {goal.steps} steps from the same noises)"
+        f"noises each, compared with the teacher's of {goal.steps} steps from the same noises)"
     )
     (o.out / "table.md").write_text("\n".join([*lines, "", said]) + "\n", "utf-8")
     with whole(o.out / "figures.json") as draft:
@@ -240,14 +240,14 @@ def report(o: Options, card: Card, before: Row, after: Row, goal: Row, seconds: 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of the pictures, before and after. It is judged as it is printed: a change that nobody sees is none."""
+    """One figure of the pictures, before and after. It is judged as it is printed: a change too small to print is none."""
 
     name: str
     """Its key in ``figures.json``."""
     before: float
     after: float
     best: float
-    """What it is where pictures are the teacher's own: 0 for a distance, 1 for a ratio."""
+    """Its value for the teacher's own pictures: 0 for a distance, 1 for a ratio."""
 
     @property
     def title(self) -> str:
@@ -286,7 +286,7 @@ TITLES = {
 
 
 def compared(before: Media, after: Media, goal: Media) -> list[Figure]:
-    """The figures of pictures before and after, held against the teacher's: those that these pictures have."""
+    """The figures of pictures before and after, compared with the teacher's, as far as these pictures have them."""
     was, now = measured(before, goal), measured(after, goal)
     return figures_of({name: (was[name], now[name]) for name in was})
 

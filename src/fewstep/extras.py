@@ -1,4 +1,4 @@
-"""What comes with which extra of the package, and the one line that installs all that is missing, said before any work."""
+"""Which packages each extra installs, and the one line that installs all missing ones, printed before any work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine refuses - a full disk, a folder that may not be written, memory - as one sentence with the fix."""
+"""Failures of the machine - a full disk, a read-only folder, no memory - as one sentence with the fix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FIXES = {
 }
 """By the system's error number: what is wrong, and what to do."""
 OURS = (OSError, SafetensorError, MemoryError, RuntimeError, ImportError)
-"""What ``sentence`` can explain, some of it."""
+"""Exceptions of which ``sentence`` can explain some."""
 NO_MEMORY = re.compile("can't allocate memory|out of memory|DefaultCPUAllocator", re.IGNORECASE)
 
 

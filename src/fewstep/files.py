@@ -243,7 +243,7 @@ def _lock(mark: Path, own: bool = False) -> IO[str] | None:
 
 
 def _marked(folder: Path) -> set[str] | None:
-    """The files that a mark names; None where there is none that can be read."""
+    """The files that a mark names; None if the mark cannot be read."""
     try:
         own = json.loads((folder / MARK).read_text("utf-8"))
     except (OSError, ValueError):

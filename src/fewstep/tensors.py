@@ -8,7 +8,7 @@ latents, x0, x_t      ``[B, C, *S]``  float, about unit variance: the codec's vi
 noise                 ``[B, C, *S]``  float, standard Gaussian
 t                     ``[B]``         float in [0, 1]: 0 is clean, 1 is pure noise
 alpha, sigma          ``[B]``         float64: ``x_t = alpha(t) x0 + sigma(t) noise``
-logits                ``[B, K]``      float: one number for each place a head looks at; higher means "more real"
+logits                ``[B, K]``      float: one number for each place that a head judges; higher means "more real"
 ====================  ==============  ==========================================================================
 
 ``*S`` is ``(L)`` for audio, ``(H, W)`` for images, ``(T, H, W)`` for video: nothing here assumes two axes.
@@ -129,13 +129,13 @@ class Batch:
     null: Conditioning
     """The unconditional twin of ``cond``, row by row: for classifier-free guidance and condition dropout."""
     media: Media | None = None
-    """The pixels behind ``x0``, where a part of the game looks at pixels."""
+    """The pixels behind ``x0``, where a part of the method needs pixels."""
     concepts: Int[Tensor, " B"] | None = None
     """Which concept each sample shows, as a number: samples of one concept may be asked for by different prompts."""
     noise: Latents | None = None
     """The start of the teacher's trajectory that ends in ``x0``, where the batch holds noise-to-sample pairs."""
     pairs: Batch | None = None
-    """Noise-to-sample pairs that come with the data, for a game that keeps to the teacher's trajectories."""
+    """Noise-to-sample pairs that come with the data, for a method that regresses onto the teacher's trajectories."""
 
     def __len__(self) -> int:
         return len(self.x0)

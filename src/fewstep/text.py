@@ -21,7 +21,7 @@ def plain(value: object, most: int | None = None, keep: str = "") -> str:
     """
     text = str(value)
     endless = most is not None and len(text) > 2 * most
-    if most is not None and endless:  # what is endless is not looked at from end to end
+    if most is not None and endless:  # an endless string is not read from end to end
         text = text[:most] + text[-most:]
     if not text.isprintable():
         text = "".join(one if one.isprintable() or one in keep else _shown(one) for one in text)

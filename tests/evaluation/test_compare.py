@@ -95,7 +95,7 @@ def test_unlike_or_unpaired_figures_are_refused_by_name() -> None:
         compare.paired(a, replace(a, model="teacher", steps=50, left_out=()))
     with pytest.raises(ValueError, match="60 prompts in one and 59"):
         compare.paired(a, replace(a, left_out=a.left_out[1:]))
-    with pytest.raises(ValueError, match="no figure in common: net looked at one and other at the other"):
+    with pytest.raises(ValueError, match="no figure in common: net measured one and other the other"):
         compare.compare([a], [replace(a, features="other@1")])
     with pytest.raises(ValueError, match="measured without what is needed"):
         compare.compare([replace(a, left_out=())], [replace(a, left_out=())])

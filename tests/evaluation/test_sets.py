@@ -135,7 +135,7 @@ def test_a_few_classes_are_paired_as_often_as_the_reference_pairs_them() -> None
         of = torch.arange(4).repeat_interleave(10)
         x = classes[of] + 0.5 * gaussian(40, 3, 4000 + i)
         weights = torch.ones(40).double()
-        drawn.append(kernel.kernel_statistic(x, real, of, kernel.Alike.of(real, real_of))(weights))
+        drawn.append(kernel.kernel_statistic(x, real, of, kernel.ReferencePairs.of(real, real_of))(weights))
         left.append(kernel.kernel_statistic(x, real, of)(weights))
     spread = torch.tensor(drawn).std().item() / len(drawn) ** 0.5
     assert abs(sum(drawn) / len(drawn)) < 4 * spread

@@ -117,11 +117,11 @@ def reached(student: Student) -> tuple[int, float]:
 def played(student: Student, steps: int = 150, **options: float) -> tuple[int, float]:
     """ADD from a copy of this student; what it reaches."""
     own = Student(copy.deepcopy(student.denoiser), student.times)
-    chosen = replace(mixture.GAME, **options)
+    chosen = replace(mixture.ADD, **options)
     data = mixture.training_set()
     if chosen.regression_weight:
         data = replace(data, pairs=mixture.pairs())
-    trained(mixture.game(own, chosen), mixture.add_options(steps), data)
+    trained(mixture.add_method(own, chosen), mixture.add_options(steps), data)
     return reached(own)
 
 
@@ -241,10 +241,10 @@ def test_the_denoiser_of_unequal_modes_obeys_tweedie() -> None:
     torch.testing.assert_close(
         a * modes.denoiser()(x.detach(), time, NOBODY), x.detach() + s**2 * score, rtol=1e-6, atol=1e-8
     )
-    share, spread = modes.held(modes.draw(20_000))
+    share, spread = modes.share_and_spread(modes.draw(20_000))
     torch.testing.assert_close(share, torch.tensor(modes.weights, dtype=F64), rtol=0, atol=0.01)
     torch.testing.assert_close(spread, torch.ones(3, dtype=F64), rtol=0, atol=0.03)
-    share, _ = modes.held(torch.tensor([*modes.centres, (9.0, 9.0)]))
+    share, _ = modes.share_and_spread(torch.tensor([*modes.centres, (9.0, 9.0)]))
     assert share.tolist() == [0.25, 0.25, 0.25]
 
 
@@ -274,7 +274,7 @@ def kept(student: Student, steps: int) -> float:
 def then_add(student: Student, **options: float) -> Student:
     """ADD from a copy of this student, on the unequal modes."""
     own = Student(copy.deepcopy(student.denoiser))
-    game = mixture.game(own, replace(mixture.GAME, **options), modes=mixture.UNEVEN)
+    game = mixture.add_method(own, replace(mixture.ADD, **options), modes=mixture.UNEVEN)
     trained(game, mixture.add_options(100), mixture.training_set(modes=mixture.UNEVEN))
     return own
 

@@ -238,7 +238,7 @@ def test_digits_are_standardised_and_warmed_up_over_all_their_classes() -> None:
     network = ConvClassifier()
     student = Student(digits.denoiser(digits.unet()))
     with torch.no_grad():
-        game = digits.game(student, Teacher(copy.deepcopy(student.denoiser)), data, network, add.Options())
+        game = digits.add_method(student, Teacher(copy.deepcopy(student.denoiser)), data, network, add.Options())
         features = game.adversary.features
         assert features is not None
         seen = features(media, Conditioning(), Rng.of(0)).levels[0]

@@ -24,7 +24,7 @@ from elsewhere import elsewhere
 from fewstep import bundle, cli, pretrained
 from fewstep.bundle import Card
 from fewstep.evaluation.diversity import pairwise_distance
-from fewstep.evaluation.progress import look_through
+from fewstep.evaluation.progress import measure_with
 from fewstep.evaluation.record import read_records
 from fewstep.inference import backend as backends
 from fewstep.inference.pipeline import Pipeline, Request
@@ -772,10 +772,10 @@ def test_looks_draw_every_prompt_twice_and_see_a_student_that_ignores_its_noise(
 
     def measure(draw: Callable[[], Tensor], real: Tensor, rounds: int) -> Callable[[], dict[str, float]]:
         pictures.append(real)
-        return look_through(freeze(Eyes(2, 3)))(lambda: pictures.append(draw()) or pictures[-1], real, rounds)
+        return measure_with(freeze(Eyes(2, 3)))(lambda: pictures.append(draw()) or pictures[-1], real, rounds)
 
     work = prepare(options(root, "sd1", features="teacher"), tmp_path, measure=measure)
-    look = work.phases[-1].probe().look
+    look = work.phases[-1].probe().evaluate
     healthy = look()["diversity"]
     heard = work.student.draw
     work.student.draw = lambda noise, *more: heard(torch.ones_like(noise), *more)

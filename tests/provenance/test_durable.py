@@ -20,7 +20,16 @@ from PIL import Image
 
 from fewstep import cli
 from fewstep.bundle import Card
-from fewstep.provenance import GenerationFacts, Given, SpreadSpectrum, StampOptions, given_of, labelled, stamp, store
+from fewstep.provenance import (
+    GenerationFacts,
+    Ingredient,
+    SpreadSpectrum,
+    StampOptions,
+    ingredient_of,
+    labelled,
+    stamp,
+    store,
+)
 from fewstep.provenance.content_credentials import IDENTIFIER, VISIBLE, read
 from fewstep.provenance.identity import own_identity, own_root
 from fewstep.provenance.options import FileSigning, Signing, Trusting
@@ -295,7 +304,7 @@ def test_a_given_pictures_credentials_are_kept_and_its_pixels_are_not(tmp_path: 
     builder = c2pa.Builder(json.dumps(camera), c2pa.Context.from_dict(settings))
     builder.sign(c2pa.Signer.from_info(info), "image/png", io.BytesIO(whole.getvalue()), photo)
     assert b"JFIF" in photo.getvalue(), "its own credentials hold a thumbnail"
-    given = given_of(photo.getvalue(), "image/png")
+    given = ingredient_of(photo.getvalue(), "image/png")
     assert given is not None
     facts = replace(FACTS, task=task, strength=0.5)  # type: ignore[arg-type]
     data = stamp(drawing(4), facts, StampOptions(watermark=False), given)
@@ -318,12 +327,12 @@ def test_a_given_pictures_credentials_are_kept_and_its_pixels_are_not(tmp_path: 
 def test_a_given_picture_without_credentials_leaves_its_name_alone(tmp_path: Path) -> None:
     plain = io.BytesIO()
     Image.fromarray(drawing(3)).save(plain, "PNG")
-    assert given_of(plain.getvalue(), "image/png") is None
-    assert given_of(b"junk", "image/png") is None
+    assert ingredient_of(plain.getvalue(), "image/png") is None
+    assert ingredient_of(b"junk", "image/png") is None
     facts = replace(FACTS, task="image", strength=0.5)
     (ingredient,) = next(iter(manifests(stamp(drawing(4), facts))["manifests"].values()))["ingredients"]
     assert set(ingredient) <= {"title", "instance_id", "relationship", "label"}
-    assert Given(b"1234", "image/png") == Given(b"1234", "image/png")
+    assert Ingredient(b"1234", "image/png") == Ingredient(b"1234", "image/png")
 
 
 # a label that people see

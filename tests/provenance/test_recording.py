@@ -77,7 +77,7 @@ def test_many_frames_prove_what_one_does_not() -> None:
     faint = film(pictures(60, psnr_db=50), bits=200_000)
     mark = SpreadSpectrum()
     assert not any(mark.detect(frame).found for frame, _ in recording.frames(faint, "video/webm"))
-    together = recording.look(faint, "video/webm", mark)
+    together = recording.detect(faint, "video/webm", mark)
     assert together is not None
     assert together.found
     assert together.frames == 60
@@ -89,7 +89,7 @@ def test_one_frame_proves_what_all_together_do_not() -> None:
     mark = SpreadSpectrum()
     single = [mark.detect(frame) for frame, _ in recording.frames(crushed, "video/webm")]
     assert not mark.pool(single).found
-    found = recording.look(crushed, "video/webm", mark)
+    found = recording.detect(crushed, "video/webm", mark)
     assert found is not None
     assert (found.found, found.payload) == (True, PAYLOAD & 0xFFFF)
     assert found.p_value > 60 * min(one.p_value for one in single), "the choice is paid for"
@@ -116,7 +116,7 @@ def test_a_recording_that_was_edited_is_searched(change: str) -> None:
     mark = SpreadSpectrum()
     for marked in (True, False):
         seen = [edits[change](one) for one in pictures(8, side=128, marked=marked, psnr_db=42.0)]
-        found = recording.look(film(seen, bits=2_000_000, gop=3), "video/webm", mark)
+        found = recording.detect(film(seen, bits=2_000_000, gop=3), "video/webm", mark)
         assert found is not None
         assert found.found == marked
         assert found.payload == (PAYLOAD & 0xFFFF if marked else None)
@@ -129,7 +129,7 @@ def test_of_a_long_recording_some_frames_are_read_from_all_over_it(monkeypatch: 
     long = film(pictures(300, marked=False) + pictures(300), gop=20)
     monkeypatch.setattr(recording, "MOST_FRAMES", 60)
     assert len(list(recording.frames(long, "video/webm"))) == 60
-    found = recording.look(long, "video/webm", SpreadSpectrum())
+    found = recording.detect(long, "video/webm", SpreadSpectrum())
     assert found is not None
     assert found.found, "its second half is marked"
     monkeypatch.setattr(recording, "MOST_PIXELS", 12 * 64 * 64)
@@ -213,7 +213,7 @@ def test_another_watermarks_best_frame_pays_for_all_that_were_read(tmp_path: Pat
             return Detection(9.0, 1e-9 if hit else 1.0, hit, 5 if hit else None, 48, 1.0)
 
     mark = Once()
-    found = recording.look(film(pictures(10, side=128)), "video/webm", mark)  # type: ignore[arg-type]
+    found = recording.detect(film(pictures(10, side=128)), "video/webm", mark)  # type: ignore[arg-type]
     assert found is not None
     assert mark.read == 30, "at its own size, a half and a quarter"
     assert found.p_value == pytest.approx(30e-9)
@@ -223,4 +223,4 @@ def test_another_watermarks_best_frame_pays_for_all_that_were_read(tmp_path: Pat
 def test_without_pyav_the_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "av" else sys.modules[name].__spec__)
     with pytest.raises(ValueError, match=r"pip install 'fewstep\[video\]'"):
-        recording.look(b"", "video/webm", SpreadSpectrum())
+        recording.detect(b"", "video/webm", SpreadSpectrum())

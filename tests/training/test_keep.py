@@ -17,7 +17,7 @@ from torch import Tensor
 
 import training_worker
 from fewstep.evaluation.diversity import pairwise_distance
-from fewstep.evaluation.progress import look_through
+from fewstep.evaluation.progress import measure_with
 from fewstep.parts.denoiser import freeze
 from fewstep.tensors import Batch
 from fewstep.training import checkpoint, probe
@@ -182,7 +182,7 @@ MOMENTS = {
 
 def bombs(at: str, monkeypatch: pytest.MonkeyPatch, bomb: Callable[[], None] = die) -> Callable[[], None]:
     """Lay a bomb; returns what is to be called between the phases."""
-    move, look, offer, state = os.rename, probe.take_a_look, Best.offer, {"renames": 0}
+    move, look, offer, state = os.rename, probe.evaluate_now, Best.offer, {"renames": 0}
     which = MOMENTS[at]
 
     def here(best: Best, trainer: Trainer, when: str) -> bool:
@@ -197,7 +197,7 @@ def bombs(at: str, monkeypatch: pytest.MonkeyPatch, bomb: Callable[[], None] = d
             bomb()
 
     def taken(trainer: Trainer, probe: Probe, best: Best) -> dict[str, float]:
-        figures = probe.look
+        figures = probe.evaluate
 
         def interrupted() -> Any:
             if here(best, trainer, "in"):
@@ -215,7 +215,7 @@ def bombs(at: str, monkeypatch: pytest.MonkeyPatch, bomb: Callable[[], None] = d
         return found
 
     monkeypatch.setattr(os, "rename", rename)
-    monkeypatch.setattr(training_run, "take_a_look", taken)
+    monkeypatch.setattr(training_run, "evaluate_now", taken)
     monkeypatch.setattr(Best, "offer", offered)
     return bomb if at == "between phases" else lambda: None
 
@@ -388,7 +388,7 @@ def test_a_look_tells_blur_collapse_and_noise_from_the_real_thing() -> None:
     other = torch.randn(64, 3, 12, 12, generator=generator).sign() * 0.8
     blurred = torch.nn.functional.avg_pool2d(other, 3, 1, 1)
     shown = {"alike": other, "blurred": blurred, "one for all": other[:1].expand(64, -1, -1, -1), "grey": other * 0.2}
-    measure = look_through(network)
+    measure = measure_with(network)
     found = {name: measure(lambda media=media: media, real, 2)() for name, media in shown.items()}
     scores = {name: figures["score"] for name, figures in found.items()}
     assert min(scores, key=scores.__getitem__) == "alike"
@@ -407,11 +407,11 @@ def test_a_collapse_within_every_prompt_is_lost_diversity_however_unlike_the_pro
     prompts, seeds = (torch.randn(n, 3, 12, 12, generator=generator).sign() * 0.5 for n in (16, 64))
     varied = prompts.repeat(4, 1, 1, 1) + seeds * 0.8
     collapsed = (prompts + seeds[:16] * 0.8).repeat(4, 1, 1, 1)
-    measure, health = look_through(network), Health()
+    measure, health = measure_with(network), Health()
 
     def rules(step: int, media: Tensor) -> list[str]:
         figures = measure(lambda: media, varied[:16], 4)()
-        return [a.rule for a in health.look(StepLog(step, {}, {f"probe/{k}": v for k, v in figures.items()}))]
+        return [a.rule for a in health.check(StepLog(step, {}, {f"probe/{k}": v for k, v in figures.items()}))]
 
     assert [rules(0, varied), rules(100, collapsed)] == [[], ["diversity_lost"]]
     over_prompts = [pairwise_distance(network(media[:16]).pooled) for media in (varied, collapsed)]

@@ -293,24 +293,24 @@ def logs(n: int, **observations: float) -> list[StepLog]:
 )
 def test_health_rules_fire_once_a_window_and_only_when_they_should(rule, observations):
     health = Health(HealthOptions(window=5))
-    found = [a.rule for log in logs(12, **observations) for a in health.look(log)]
+    found = [a.rule for log in logs(12, **observations) for a in health.check(log)]
     assert found == [rule, rule]
     fine = {"discriminator/real_right": 0.7, "discriminator/fake_right": 0.6}
     fine |= {"student/adversarial_gradient_at_x0": 1.0, "student/distillation_gradient_at_x0": 0.3}
     fine |= {"student/shift_0": 0.2, "student/shift_1": -0.2}
-    assert [a for log in logs(30, **fine) for a in Health(HealthOptions(window=5)).look(log)] == []
+    assert [a for log in logs(30, **fine) for a in Health(HealthOptions(window=5)).check(log)] == []
 
 
 def test_colour_drift_and_lost_diversity_are_named():
     health = Health(HealthOptions(window=4))
     moved = [StepLog(i, {}, {"student/shift_0": 0.09 * i, "student/shift_1": -0.1 * i}) for i in range(9)]
-    (found,) = [a for log in moved for a in health.look(log)][:1]
+    (found,) = [a for log in moved for a in health.check(log)][:1]
     assert found.rule == "colour_drift"
     assert "is -0.45 standard deviations from the data's in channel 1: lower" in found.message, "mean of steps 3 to 6"
     health = Health()
 
     def look(step: int, diversity: float) -> list[str]:
-        return [a.rule for a in health.look(StepLog(step, {}, {"probe/diversity": diversity}))]
+        return [a.rule for a in health.check(StepLog(step, {}, {"probe/diversity": diversity}))]
 
     assert [look(0, 0.04), look(50, 0.01)] == [[], []], "next to nothing was there to lose"
     assert [look(100, 0.6), look(150, 1.0), look(200, 0.6), look(250, 0.4)] == [[], [], [], ["diversity_lost"]]
@@ -320,15 +320,15 @@ def test_figures_that_are_not_finite_set_off_nothing_but_the_streak():
     health = Health(HealthOptions(window=3, nan_streak=100))
     broken = {"student/adversarial_gradient_at_x0": math.nan, "student/distillation_gradient_at_x0": math.nan}
     broken |= {"student/shift_0": math.nan}
-    assert [a for i in range(9) for a in health.look(StepLog(i, {}, broken, skipped=True))] == []
+    assert [a for i in range(9) for a in health.check(StepLog(i, {}, broken, skipped=True))] == []
 
 
 def test_a_streak_of_nan_stops_the_run_and_one_bad_step_does_not():
     health = Health(HealthOptions(nan_streak=3))
     for bad in (True, True, False, True, True):
-        health.look(StepLog(1, {}, {}, skipped=bad))
+        health.check(StepLog(1, {}, {}, skipped=bad))
     with pytest.raises(Unhealthy, match="3 steps in a row"):
-        health.look(StepLog(2, {}, {}, skipped=True))
+        health.check(StepLog(2, {}, {}, skipped=True))
 
 
 def test_a_state_of_other_players_or_another_seed_is_refused(tmp_path):

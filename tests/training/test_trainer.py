@@ -572,7 +572,7 @@ def test_every_turn_of_the_discriminator_has_new_samples_and_new_fakes(turns: in
         numbers.append(number)
         return data(number)
 
-    game = mixture.game(mixture.student(), replace(mixture.GAME, discriminator_turns=turns, student_every=every))
+    game = mixture.add_method(mixture.student(), replace(mixture.ADD, discriminator_turns=turns, student_every=every))
     game.adversary.features = Seen(mixture.Waves())
     for _ in Trainer(game, mixture.add_options(steps=steps)).steps(batches):
         pass

@@ -22,7 +22,7 @@ BESIDE = (".txt", ".caption")
 """Suffixes of texts beside a picture, in any case; the first in this order wins."""
 FILE_COLUMNS = ("file_name", "filename", "file", "image", "path")
 CAPTION_COLUMNS = ("text", "caption", "prompt", "captions", "prompts")
-"""What the columns may be called, in any case; the first in this order wins."""
+"""Names that the columns may have, in upper or lower case; the first in this order wins."""
 MOST_BYTES = 1_000_000
 MOST_CAPTIONS = 100
 """As many captions of one picture are used."""
@@ -64,7 +64,7 @@ class Names:
         return key in self._exact
 
     def one(self, key: str) -> str | None:
-        """The one name of this key; None where there is none, or one cannot tell."""
+        """The only name with this key; None if there is none, or more than one."""
         found = self.all(key)
         return found[0] if len(found) == 1 else None
 

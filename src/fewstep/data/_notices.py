@@ -1,4 +1,4 @@
-"""What some licences ask of whoever passes a work on: that their text, and whose work it is, travel along."""
+"""Licence texts and authors' names, which some licences require with every copy of a work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of every file of a folder: ``report.json``, written for whoever has to act on it."""
+"""Report on every file of a folder, ``report.json``: used, refused and why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass
 class Report:
-    """What became of every file, each of which stands here once. Paths are relative to the source."""
+    """Every file once, with what was done with it. Paths are relative to the source."""
 
     skipped: dict[str, str] = field(default_factory=dict)
     """File, or row of a table (``metadata.csv:3``), that was meant to be used -> what is wrong and what to do."""
@@ -49,7 +49,7 @@ class Report:
 
 
 COUNTED = ("rows_skipped", "cropped", "padded", "converted", "several_captions", "captions_left_out", "not_read_whole")
-"""What is counted in a report beside its files."""
+"""Counts in a report, apart from its files."""
 
 
 def printable(text: str) -> str:
@@ -64,7 +64,7 @@ def refusals(skipped: dict[str, str], most: int = 3) -> list[str]:
 
 
 def told(folder: Path) -> str:
-    """What the report of the finished dataset in ``folder`` says, in a few lines."""
+    """The report of the finished dataset in ``folder``, in a few lines."""
     report: dict[str, Any] = json.loads((folder / "report.json").read_text("utf-8"))
     totals = report["totals"]
     kinds = {

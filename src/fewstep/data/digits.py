@@ -1,4 +1,4 @@
-"""Handwritten digits: 5,000 pictures of MNIST that come inside a Python package. The smallest real rung."""
+"""Handwritten digits: 5,000 pictures of MNIST that come inside a Python package. The smallest real dataset here."""
 
 from __future__ import annotations
 

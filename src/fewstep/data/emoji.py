@@ -351,7 +351,7 @@ def _concepts(options: Options, cache: Path) -> tuple[dict[str, str], dict[str, 
 
 
 def _record(options: Options, source: Mapping[str, str]) -> dict[str, Any]:
-    """What decides the pixels and captions: options and sources, but no path of this machine."""
+    """Everything that determines pixels and captions: options and sources, but no path of this machine."""
     packages = [NAMES, *(VENDORS[v].package for v in options.vendors)] if source is EMOJIBASE else []
     sources = {p.name: p.version for p in packages if p is not None}
     if "twemoji" in options.vendors:

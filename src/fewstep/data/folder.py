@@ -344,7 +344,7 @@ def _rank(name: str, order: Sequence[str]) -> int:
 
 
 def _taken_for(called: str) -> str:
-    """What a file is that is neither picture nor caption, and how it could be one."""
+    """Name a file that is neither picture nor caption, and how it could become one."""
     stem, _, suffix = called.rpartition(".")
     if stem in ("metadata", "captions", "prompts") and suffix in ("json", "jsonl", "csv", "tsv", "parquet", "xlsx"):
         return f"not read as captions; write them into {' or '.join(_captions.TABLES[:2])}"

@@ -1,7 +1,7 @@
-"""Losses of the adversarial game and of regression: pure functions of logits or tensors.
+"""Losses of adversarial training and of regression: pure functions of logits or tensors.
 
 Logits are ``[B, K]``: one number for each of K places (heads x positions), higher means "more real". Every loss averages
-over K and over the batch, as StyleGAN-T does, so its scale does not depend on how many places the heads look at.
+over K and over the batch, as StyleGAN-T does, so its scale does not depend on how many places the heads judge.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def approximate_r1(logits: Logits, perturbed: Logits, heads: Sequence[int] = ())
 
 
 def places(level: Float[Tensor, " B C *S"]) -> int:
-    """How many places a head has a logit at, which looks at this feature level: ``prod(S)``."""
+    """Number of places at which a head on this feature level has a logit: ``prod(S)``."""
     return math.prod(level.shape[2:])
 
 

@@ -112,13 +112,11 @@ def compare(a: Sequence[MetricRecord], b: Sequence[MetricRecord], margin: float 
     if not judged:
         for x, y in both[:1]:
             paired(x, y)  # says what they lack
-        looked = [
+        judges = [
             " and ".join(dict.fromkeys(r.features.split("@")[0] for r in rows if r.features)) or "nobody"
             for rows in (a, b)
         ]
-        raise ValueError(
-            f"the two rows have no figure in common: {looked[0]} looked at one and {looked[1]} at the other"
-        )
+        raise ValueError(f"the two rows have no figure in common: {judges[0]} measured one and {judges[1]} the other")
     return [paired(x, y, margin) for x, y in judged]
 
 

@@ -1,4 +1,4 @@
-"""Draw pictures, let a judge look at them, and write down every figure with its interval.
+"""Draw pictures, measure them with a judge, and write down every figure with its interval.
 
 ``draw`` is any callable from prompts and seeds to media: this file knows nothing of pipelines. Pictures are judged as a
 person would get them: clamped and rounded to 8 bits.
@@ -30,7 +30,7 @@ Draw = Callable[[list[str], list[int]], Tensor]
 
 @runtime_checkable
 class Judge(Protocol):
-    """A frozen network that looks at pictures; ``fewstep.parts.features.efficientnet.ImageNetFeatures`` is one."""
+    """A frozen feature network for evaluation; ``fewstep.parts.features.efficientnet.ImageNetFeatures`` is one."""
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class EvaluateOptions:
     seeds: tuple[int, ...] = tuple(range(8))
     """Every prompt is drawn once with each; diversity needs two or more."""
     batch: int = 16
-    """Pictures drawn and looked at in one go."""
+    """Pictures drawn and measured in one go."""
     resamples: int = 200
     """Bootstrap resamples behind the interval of the time a picture takes; all others are jackknifed."""
     bootstrap_seed: int = 0
@@ -91,7 +91,7 @@ class Reference:
     sharpness: dict[str, Tensor]
     size: tuple[int, ...]
     judge: str
-    """The judge that looked, as ``name@fingerprint`` and resizer."""
+    """The judge, as ``name@fingerprint`` and resizer."""
     fingerprint: str
     """Hash of pictures and concepts."""
 
@@ -103,9 +103,9 @@ class Reference:
         return {k: near[:, k - 1] for k in (manifold.PRECISION_NEIGHBOURS, manifold.DENSITY_NEIGHBOURS)}
 
     @cached_property
-    def pairs(self) -> kernel.Alike:
-        """What the kernel distance needs of the pictures' own pairs."""
-        return kernel.Alike.of(self.features, self.concepts)
+    def pairs(self) -> kernel.ReferencePairs:
+        """Mean kernel of the pictures' own pairs, for the kernel distance."""
+        return kernel.ReferencePairs.of(self.features, self.concepts)
 
     def split(self, n: int) -> tuple[Reference, Reference]:
         """``n`` pictures, by lot but as even over the concepts as can be, and all others, as two sets."""
@@ -185,7 +185,7 @@ def measure(
     gallery: Reference | None = None,
     progress: Progress | None = None,
 ) -> list[MetricRecord]:
-    """What a judge finds in pictures that ``draw_all`` drew; several judges may look at the same ones."""
+    """Measure pictures that ``draw_all`` drew; several judges may measure the same ones."""
     gallery = reference if gallery is None else gallery
     _check(prompts, concepts, (reference, gallery), judge)
     seen = _see(judge, media, options.batch, "judging", progress)
@@ -204,9 +204,9 @@ def measure(
 
 
 def floor(reference: Reference, n: int, progress: Progress | None = None) -> list[MetricRecord]:
-    """What real pictures have: ``n`` of the reference's held against all others, as a model's are, one record a metric.
+    """The figures of real pictures: ``n`` of the reference's compared with all others, as a model's are, one record a metric.
 
-    A picture's concept is looked for among all others. The variety is that of all drawings of one concept, over the concepts
+    A picture's concept is searched among all others. The variety is that of all drawings of one concept, over the concepts
     with as many as most have. ``n`` shrinks to half of the reference; empty where that is too few.
     """
     n = min(n, len(reference.features) // 2)
@@ -372,7 +372,7 @@ def _records(
             guidance=measured.guidance, command=measured.command, interval=interval, **more,
         )  # fmt: skip
 
-    looked = {"features": f"{judge.name}@{judge.fingerprint}", "resizer": judge.resizer, "prompts": hashed}
+    judged = {"features": f"{judge.name}@{judge.fingerprint}", "resizer": judge.resizer, "prompts": hashed}
     blind = {"resizer": "", "features": "", "prompts": hashed}
     records = [
         record(
@@ -382,7 +382,7 @@ def _records(
             "jackknife",
             dataset=against[name],
             left_out=tuple(figure.left_out.tolist()),
-            **(blind if name in _BLIND else looked),
+            **(blind if name in _BLIND else judged),
         )
         for name, figure in found.items()
     ]
@@ -396,7 +396,7 @@ def _records(
 
 
 _BLIND = ("edges_ratio", "midgreys_ratio", "highs_ratio")
-"""Figures that no network looked at."""
+"""Figures that need no network."""
 
 
 def _see(judge: Judge, media: Tensor, batch: int, what: str, progress: Progress | None) -> Float[Tensor, "N D"]:

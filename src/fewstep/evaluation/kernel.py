@@ -2,7 +2,7 @@
 
 Bińkowski et al. 2018, arXiv:1801.01401 (kernel: section 4; the unbiased estimator: Gretton et al. 2012, lemma 6). Unbiased
 means over pairs of independent samples. Pictures of one prompt are none: they are alike, and pairing them would make every
-set look narrower, hence further away, than it is.
+set seem narrower, hence further away, than it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def squared_mmd(
 
 def kernel_statistic(
     generated: Float[Tensor, "N D"], reference: Float[Tensor, "M D"], clusters: Int[Tensor, " N"] | None = None,
-    behind: Alike | None = None,
+    behind: ReferencePairs | None = None,
 ) -> Callable[[Float[Tensor, " N"]], float]:  # fmt: skip
     """The squared MMD as a function of how often each generated sample counts.
 
@@ -41,7 +41,7 @@ def kernel_statistic(
     """
     if len(generated) < 2 or len(reference) < 2:
         raise ValueError("an unbiased MMD needs 2 or more samples on either side")
-    behind = behind or Alike.of(reference)
+    behind = behind or ReferencePairs.of(reference)
     within = polynomial_kernel(generated, generated)
     within.fill_diagonal_(0)
     across = polynomial_kernel(generated, reference).mean(1)
@@ -67,8 +67,8 @@ def kernel_statistic(
 
 
 @dataclass(frozen=True)
-class Alike:
-    """What is known of a reference's pairs, which never change."""
+class ReferencePairs:
+    """Means over the pairs of a reference, computed once."""
 
     mean: float
     """Of the kernel over pairs of different samples, those of one concept as often as two draws of a concept are the same."""
@@ -76,8 +76,8 @@ class Alike:
     """How often two draws of a concept are the same."""
 
     @classmethod
-    def of(cls, reference: Float[Tensor, "M D"], concepts: Int[Tensor, " M"] | None = None) -> Alike:
-        """Look at all pairs of ``reference``; ``concepts`` says what each sample shows, all different things by default."""
+    def of(cls, reference: Float[Tensor, "M D"], concepts: Int[Tensor, " M"] | None = None) -> ReferencePairs:
+        """Go through all pairs of ``reference``; ``concepts`` says what each sample shows, all different things by default."""
         m = len(reference)
         of = torch.arange(m) if concepts is None else concepts
         every = alike = 0.0

@@ -1,4 +1,4 @@
-"""What stands in the README, in the log and on the shipped cards comes from the result files; ``fewstep docs`` puts it there.
+"""Figures of the README, the log and the shipped cards, taken from the result files; ``fewstep docs`` writes them.
 
 A page marks a place for a whole file, ``<!-- table:emoji64 -->...<!-- /table:emoji64 -->``, one for two rows of it side by
 side, ``<!-- paired:emoji64:add,1:teacher,50 -->...<!-- /paired -->``, and one for a single figure in a sentence,

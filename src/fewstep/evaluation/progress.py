@@ -17,17 +17,17 @@ from . import diversity, frechet
 from . import sharpness as pixels
 
 Network = Callable[[Media], Features]
-Look = Callable[[], dict[str, float]]
-Measure = Callable[[Callable[[], Media], Media, int], Look]
-"""Makes a Look of ``draw() -> media``, of the real media that it is held against, and of the rounds in which it is drawn:
-every round holds one picture of every prompt, in the same order."""
+Evaluation = Callable[[], dict[str, float]]
+Measure = Callable[[Callable[[], Media], Media, int], Evaluation]
+"""Makes an evaluation of ``draw() -> media``, of the real media to compare with, and of the number of rounds that are drawn:
+every round has one picture of every prompt, in the same order."""
 SHARPNESS = {"edges": pixels.edges, "highs": pixels.highs}
 
 
-def look_through(network: Network, batch: int = 32) -> Measure:
+def measure_with(network: Network, batch: int = 32) -> Measure:
     """A ``measure(draw, real, rounds)`` through a frozen network, which must not be the discriminator's.
 
-    What it makes gives, of the pictures as they are drawn now:
+    It returns a function that draws pictures and gives their figures:
 
     * ``fd``: Fréchet distance of the network's features from those of ``real``;
     * ``edges``, ``highs``: sharpness over that of ``real``, if it has any; feature distances hardly punish blur;
@@ -40,12 +40,12 @@ def look_through(network: Network, batch: int = 32) -> Measure:
         found = [network(part).pooled for part in media.split(batch)]
         return torch.cat([f.double().cpu() for f in found if f is not None])
 
-    def measure(draw: Callable[[], Media], real: Media, rounds: int) -> Look:
+    def measure(draw: Callable[[], Media], real: Media, rounds: int) -> Evaluation:
         wanted = seen(real)
         unlike = diversity.pairwise_distance(wanted)
         sharp = {name: float(of(real).mean()) for name, of in SHARPNESS.items()}
 
-        def look() -> dict[str, float]:
+        def evaluated() -> dict[str, float]:
             media = draw().float().cpu().clamp(-1, 1)
             if not media.isfinite().all():
                 return {"score": math.inf}
@@ -62,6 +62,6 @@ def look_through(network: Network, batch: int = 32) -> Measure:
                 "diversity": varied / unlike if unlike > 0 else 1.0,
             }
 
-        return look
+        return evaluated
 
     return measure

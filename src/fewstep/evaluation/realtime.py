@@ -1,4 +1,4 @@
-"""What a load test found: people drawing at the same time on one server. ``benchmarks/load.py`` writes it."""
+"""Results of a load test: people drawing at the same time on one server. ``benchmarks/load.py`` writes them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Realtime:
     budget_ms: float
     """End-to-end target of the load levels."""
     machine: str
-    """What was measured on, and what else ran there."""
+    """The machine of the measurement, and what else ran on it."""
     command: str
     """What to type to measure it again."""
 
@@ -90,7 +90,7 @@ class Realtime:
 
     @classmethod
     def read(cls, path: Path) -> Realtime:
-        """What `write` wrote; anything else is a ValueError that names the file."""
+        """Read the file of `write`. Raises ValueError, with the file's name, for any other."""
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             known = {f.name for f in fields(LoadLevel)}

@@ -41,7 +41,7 @@ class MetricRecord:
     seeds: int
     """Pictures for every prompt."""
     features: str = ""
-    """The judge, as ``name@fingerprint``; empty where none looked."""
+    """The judge, as ``name@fingerprint``; empty where no judge was used."""
     resizer: str = ""
     """How pictures were brought to the judge's size."""
     prompts: str = ""
@@ -66,7 +66,7 @@ class MetricRecord:
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
             raise ValueError(
-                f"{self.metric} of {self.model} at {self.steps} steps is not finite: look at its pictures first"
+                f"{self.metric} of {self.model} at {self.steps} steps is not finite: check its pictures first"
             )
 
     @property
@@ -99,14 +99,14 @@ METRICS: dict[str, tuple[str, str]] = {
 """Name in print and the good direction of every metric, in the order of the table's columns."""
 
 BEFORE = {"vendi": ("vendi_minus_1", -1.0), "kid": ("kid_all_pairs", 0.0)}
-"""What an older file calls by a name, what that is called now, and what is added to it. Vendi of pictures that are all alike
+"""Names in older files, their names today, and the number to add to the value. Vendi of pictures that are all alike
 was 1, which reads as if they were varied; KID paired pictures of one prompt, and may not be compared with one that does not."""
 
 VARIETY = ("vendi_minus_1", "pairwise_distance")
 """How unlike the pictures of one prompt are: these are shown as shares of the teacher's too."""
 
 REAL = "real"
-"""The model of a row of real pictures, held against other real pictures: what a perfect model would have."""
+"""The model of a row of real pictures, compared with other real pictures: the figures of a perfect model."""
 
 LIKE = ("metric", "n", "seeds", "features", "resizer", "prompts", "dataset", "device")
 """Fields that have to agree before two figures may be compared. Model, steps, guidance and command may differ."""
@@ -180,7 +180,7 @@ def write_records(path: Path | str, records: Iterable[MetricRecord]) -> None:
 
 
 def entry(record: MetricRecord) -> dict[str, Any]:
-    """A record as JSON has it; what it has by default is left out, but for what older readers look for."""
+    """A record as JSON has it; defaults are left out, except those that older readers need."""
     usual = {f.name: f.default for f in fields(MetricRecord)}
     kept = {
         k: v for k, v in asdict(record).items() if v != usual[k] or k in ("features", "guidance", "command", "interval")
@@ -262,14 +262,14 @@ def over_trainings(records: Sequence[MetricRecord]) -> MetricRecord:
 
 
 def judges(records: Iterable[MetricRecord]) -> list[str]:
-    """The judges that looked, in order, as ``name@fingerprint``."""
+    """The judges of these records, in order, as ``name@fingerprint``."""
     return list(dict.fromkeys(r.features for r in records if r.features))
 
 
 def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None) -> str:
     """A Markdown table: models down, metrics across, every figure with its interval, the measurement named below.
 
-    Where several judges looked there is a table for each. ``metrics`` chooses the columns. A row of real pictures has other
+    Several judges give a table each. ``metrics`` chooses the columns. A row of real pictures has other
     circumstances, which stand below too. Raises a ValueError where one column would hold figures that were measured unlike.
     """
     if len(several := judges(records)) > 1:

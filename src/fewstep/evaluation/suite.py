@@ -28,7 +28,7 @@ from .evaluate import (
     floor,
     measure,
 )
-from .progress import Measure, look_through
+from .progress import Measure, measure_with
 from .record import REAL, MetricRecord, merge
 
 
@@ -40,11 +40,11 @@ class Options:
     """How many concepts of the train split are drawn, spread evenly; each is asked for by its plain name."""
     apart_from: Counts = ()
     """Leave out every concept that something was chosen by: those that ``--prompts`` of these numbers would draw, and those
-    of as many pictures of the train split, spread evenly, as a distillation looks at to keep its best state."""
+    of as many pictures of the train split, spread evenly, as a distillation is evaluated on to keep its best state."""
     seeds: Seeds = tuple(range(8))
     """Every prompt is drawn with each of these seeds; diversity needs two or more."""
     judge: tuple[str, ...] = ("mobilenet-v2",)
-    """Networks that look: mobilenet-v2, efficientnet-lite2 or both, at the same pictures; never the one the student was
+    """Networks that measure: mobilenet-v2, efficientnet-lite2 or both, at the same pictures; never the one the student was
     trained against."""
     resolution: Annotated[int, Range(32, 1024)] = 128
     """Side that pictures are resized to for the judge."""
@@ -54,7 +54,7 @@ class Options:
     """Single-picture calls that are timed; the median is reported."""
 
     def needs(self) -> tuple[str, ...]:
-        """The modules that measuring takes. Raises ValueError for a judge that there is not, or that no extra brings."""
+        """The modules that measuring takes. Raises ValueError for a judge that does not exist, or that no extra installs."""
         networks = [efficientnet.network_called(name) for name in self.judge]
         away = [network for network in networks if extras.absent([network.module])]
         if any(network.module in extras.ALONE for network in away):
@@ -68,25 +68,25 @@ class Options:
 
 
 IN_ITS_PLACE = "efficientnet-lite2"
-"""Looks at a training where the usual judge is not installed: an extra brings it."""
+"""The judge of a running training where the usual one is not installed: an extra brings it."""
 
 
 def while_training(features: str = "") -> Measure:
-    """What looks at a running training, through the judge that ``evaluate`` has by default.
+    """Evaluation of a running training, by the judge that ``evaluate`` has by default.
 
-    Where that one is not installed, another looks in its place, and a warning says so. Raises ValueError where the
-    discriminator looks through that one: ``features`` is what it looks through.
+    If that judge is not installed, another takes its place, and a warning says so. Raises ValueError if that other one is
+    the discriminator's own feature network, ``features``.
     """
     judge = Options.judge[0]
     usual = efficientnet.NETWORKS[judge]
     if not extras.installed(usual.module):
         if features == IN_ITS_PLACE:
-            raise ValueError(f"nothing impartial looks at the training: {usual.install}, or take --keep last")
+            raise ValueError(f"no impartial judge is left for the training: {usual.install}, or take --keep last")
         warnings.warn(
-            f"{IN_ITS_PLACE} looks at the training, since {judge} is not installed: {usual.install}", stacklevel=2
+            f"{IN_ITS_PLACE} judges the training, since {judge} is not installed: {usual.install}", stacklevel=2
         )
         judge = IN_ITS_PLACE
-    return look_through(ImageNetFeatures.load(judge, Options.resolution))
+    return measure_with(ImageNetFeatures.load(judge, Options.resolution))
 
 
 def asked(train: Dataset, options: Options) -> list[int]:
@@ -104,13 +104,13 @@ def asked(train: Dataset, options: Options) -> list[int]:
 
 
 class Evaluator:
-    """Judges and real pictures, looked at once and used for every model."""
+    """Judges, and the features of real pictures: computed once, used for every model."""
 
     def __init__(self, dataset: Dataset, options: Options = Options(), progress: Progress | None = None) -> None:
         if not options.seeds:
             raise ValueError("there is nothing to draw: give one of --seeds or more, diversity needs two")
         if not options.judge:
-            raise ValueError("there is nobody to look: give one --judge or more")
+            raise ValueError("there is no judge: give one --judge or more")
         train = dataset.subset("train")
         chosen = asked(train, options)
         check_enough(len(chosen), len(options.seeds), len(train.items))
@@ -123,7 +123,7 @@ class Evaluator:
         self.judges = [(one, Reference.build(media, train.concept_index, one, progress=progress)) for one in judges]
 
     def floor(self, known: Sequence[MetricRecord] = (), progress: Progress | None = None) -> list[MetricRecord]:
-        """What real pictures have, by each judge whose row is not among the ``known``."""
+        """The figures of real pictures, by each judge whose row is not among the ``known``."""
         n = len(self.prompts) * len(self.options.seeds)
         found = []
         for judge, reference in self.judges:

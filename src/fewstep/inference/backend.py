@@ -1,4 +1,4 @@
-"""What runs a network: one file each in ``backends/``, named as its file is named. Eager is the one that all are held to.
+"""What runs a network: one file each in ``backends/``, named as its file is named. All are compared with eager.
 
 A backend file offers two functions::
 

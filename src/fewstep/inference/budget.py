@@ -26,7 +26,7 @@ from functools import lru_cache
 from .timings import STAGES, Timings
 
 SHED_ORDER = ("encoder", "backend", "steps", "size")
-"""What is given up, first to last."""
+"""The order in which quality is given up, first to last."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Choices:
-    """What there is to choose from, each best first."""
+    """The choices of each kind, the best first."""
 
     steps: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -89,7 +89,7 @@ class Plan:
     fits: bool
     """False where even the cheapest way misses the target."""
     shed: tuple[str, ...] = ()
-    """What was given up against the best choice, in the order of SHED_ORDER."""
+    """The kinds in which this plan is below the best choice, in the order of SHED_ORDER."""
     level: int = 0
     """Place on the ladder; 0 is the best."""
     since: float = 0.0

@@ -1,4 +1,4 @@
-"""What is remembered because it may be wanted again, within a number of bytes: what strangers ask for has no other bound."""
+"""A cache of least recently used values, bounded in bytes: the number of different requests has no bound."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Cache(Generic[K, V]):
         self.limit = limit
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self.nbytes = 0
-        """What is held now."""
+        """Bytes in the cache now."""
 
     def __len__(self) -> int:
         return len(self._values)
@@ -26,7 +26,7 @@ class Cache(Generic[K, V]):
         return key in self._values
 
     def get(self, key: K) -> V | None:
-        """What is remembered, used now; None where nothing is."""
+        """The cached value, which counts as used now; None if there is none."""
         found = self._values.get(key)
         if found is None:
             return None

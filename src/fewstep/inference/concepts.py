@@ -1,4 +1,4 @@
-"""What a model was trained to draw, by name: to choose from, and to tell a prompt that is far from all of it.
+"""The names of what a model was trained to draw: people choose from them, and a prompt far from all of them is recognised.
 
 A bundle may bring a list, ``concepts.txt`` beside its card: one name a line. Without one nothing is said.
 """

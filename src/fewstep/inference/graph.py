@@ -27,7 +27,7 @@ EXPORTER = ("onnx", "onnxscript")
 
 
 def missing(*runtime: str) -> str | None:
-    """What to install so that ``runtime`` can run an exported graph; None where all is here."""
+    """What to install so that ``runtime`` can run an exported graph; None if it is all installed."""
     return extras.missing("it", (*EXPORTER, *runtime))
 
 

@@ -30,7 +30,7 @@ from .cache import Cache
 __all__ = ["Pipeline", "Request", "blend"]
 Denoise = Callable[[Latents, Time, Conditioning], Latents]
 PROMPTS_BYTES = 256 * 2**20
-"""What encoded prompts may take that are remembered, where the text encoder lies: 94 of Stable Diffusion 3's, which has 2.7 MB
+"""Bytes that cached prompt encodings may take on the text encoder's device: 94 of Stable Diffusion 3's, which has 2.7 MB
 each, and of a small model all that anybody types."""
 UNREAD_BYTES = 2**20
 """The same for what was left unread of them."""
@@ -103,7 +103,7 @@ class Pipeline:
 
     @property
     def machine(self) -> str:
-        """What it draws on, for whoever reads how long that took: the processor's name, and the numbers if not fp32."""
+        """What it draws on, to stand beside timings: the processor's name, and the precision if not fp32."""
         named = platform.processor() or platform.machine()
         place = {"cpu": f"{named} CPU", "mps": f"{named} GPU (mps)"}.get(self.device.type)
         place = place or torch.cuda.get_device_name(self.device)
@@ -117,12 +117,12 @@ class Pipeline:
             fresh = self.model.conditioner(missing)
             for i, prompt in enumerate(missing):
                 found[prompt] = row = fresh[[i]]
-                self._encoded.put(prompt, row, held(row) + sys.getsizeof(prompt))
+                self._encoded.put(prompt, row, bytes_of(row) + sys.getsizeof(prompt))
         rows = [row for p in prompts if (row := found[p]) is not None]
         return rows[0] if len(rows) == 1 else Conditioning.cat(rows)
 
     def unread(self, prompt: str) -> Unread | None:
-        """What the text encoder does not read of a prompt; None where it reads it whole."""
+        """The part of a prompt that the text encoder does not read; None where it reads it whole."""
         known = self._looked_at.get(prompt)
         if known is None:
             known = (self.model.conditioner.unread([prompt])[0],)
@@ -247,7 +247,7 @@ def keeping(
     return lambda x, t: torch.lerp(x0, denoise(x, t), change)
 
 
-def held(cond: Conditioning) -> int:
+def bytes_of(cond: Conditioning) -> int:
     """Bytes that an encoded prompt keeps in memory, also where its tensors are views of larger ones."""
     tensors = [value for f in fields(cond) if isinstance(value := getattr(cond, f.name), Tensor)]
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)

@@ -52,7 +52,7 @@ def _grown(moved: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Frame:
-    """What was shown, and what it was drawn from."""
+    """A frame that was shown, and the picture it was drawn from."""
 
     given: Pixels
     shown: Pixels
@@ -74,7 +74,7 @@ class Smoother:
         self.settled = True
         """Whether the newest frame is what was drawn, to the last bit. If not, the same input drawn again comes nearer."""
         self.flicker: float | None = None
-        """Of the two frames that `measure` last looked at."""
+        """Of the two frames that `measure` compared last."""
 
     def __call__(self, now_in: Pixels, now_out: Pixels, amount: float, recipe: Hashable = None) -> Pixels:
         """The frame to show for a new output, the input it was drawn from, and all else that it was drawn with."""

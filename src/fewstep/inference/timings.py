@@ -96,7 +96,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Timings:
-    """What the planner knows at one moment."""
+    """All times that the planner knows at one moment."""
 
     costs: Costs
     load: Mapping[str, float] = field(default_factory=dict)
@@ -142,6 +142,6 @@ class StageClock:
         return {name: self._stages[name].many(quantiles, now) for name in names}
 
     def timings(self, now: float) -> Timings:
-        """What the planner should know now, apart from what is one user's own: the wire, and how new the prompts are."""
+        """The times for the planner, without those of one user: the wire, and how new the prompts are."""
         load = {name: value for name, p in self._loads.items() if (value := p.at(self._quantile, now)) is not None}
         return Timings(self.costs, load, wait_ratio=self._waits.at(0.5, now) or 0.0)

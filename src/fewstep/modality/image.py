@@ -65,7 +65,7 @@ SUFFIXES_OF = {
     "JPEG2000": ("jp2", "j2k"),
     "HEIF": ("heic", "heif", "hif"),
 }
-"""What is read, and how its files are called. Formats that start a program (EPS) or hold a document (PDF) are not among them."""
+"""Formats that are read, and the endings of their files. Formats that start a program (EPS) or hold a document (PDF) are not."""
 FORMATS = tuple(SUFFIXES_OF)
 FORMAT_OF = {f".{suffix}": name for name, suffixes in SUFFIXES_OF.items() for suffix in suffixes}
 SUFFIXES = frozenset(FORMAT_OF)
@@ -93,9 +93,9 @@ class Loaded:
     image: Image.Image
     """Mode RGB; or F in [0, 65535] where the file is 16-bit grey."""
     notes: tuple[str, ...]
-    """What had to be done to the file's pixels, in words: for reports."""
+    """Changes made to the file's pixels, in words: for reports."""
     background: Colour | None = None
-    """What transparency was put on; None where there was none."""
+    """The colour put behind transparent pixels; None where there were none."""
 
     def media(self, size: int | None = None, fit: Fit = "crop") -> Picture:
         """RGB media ``[3, H, W]``; with ``size``, a square, resized with antialiasing.
@@ -140,7 +140,7 @@ def load(
     """
     name = "picture" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _explained(name, lambda: _bytes(source))
-    plain = _explained(name, lambda: look(data))
+    plain = _explained(name, lambda: inspect(data))
     image = _explained(name, lambda: _open(plain.data, formats), data, formats)
     try:
         _explained(name, lambda: _check_header(name, image, min_side, max_pixels, max_side))
@@ -193,7 +193,7 @@ def _without_decoder(kind: str) -> str:
 
 
 def _unknown(head: bytes, formats: Sequence[str]) -> str:
-    """What to say of bytes that no decoder of these ``formats`` knows."""
+    """The error sentence for bytes that no decoder of these ``formats`` knows."""
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     kind = "HEIF" if brand in HEIF_BRANDS else "AVIF" if brand in (b"avif", b"avis") else ""
     if kind and kind not in formats:
@@ -267,7 +267,7 @@ def _check_jpeg(data: bytes, mode: str) -> None:
         if str(error).startswith(REPAIRED):
             raise Unusable(
                 f"a part of it is missing or overwritten ({str(error).removeprefix('Corrupt JPEG data: ')}), so that "
-                "decoders make pixels up; take it from its source again, or look at it and save it anew"
+                "decoders make pixels up; take it from its source again, or check it and save it again"
             ) from error
 
 
@@ -290,7 +290,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
             return
 
 
-def _png(data: bytes) -> Looked:
+def _png(data: bytes) -> Inspected:
     """A PNG without the chunks that its pixels do not need and a decoder may fall over; Unusable for wrong checksums."""
     kept: list[bytes | memoryview] = [PNG]
     at, turn = len(PNG), 1
@@ -307,7 +307,7 @@ def _png(data: bytes) -> Looked:
         elif right and turn == 1 and chunk[8:25] == b"XML:com.adobe.xmp":
             found = XMP_ORIENTATION.search(chunk[8:-4])
             turn = int(found[1]) if found else 1
-    return Looked("PNG", b"".join([*kept, memoryview(data)[at:]]), turn)
+    return Inspected("PNG", b"".join([*kept, memoryview(data)[at:]]), turn)
 
 
 MOST_PARTS = 4096
@@ -325,11 +325,11 @@ XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])\b")
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What a picture's bytes say before any decoder runs."""
+class Inspected:
+    """Facts read from a picture's bytes before any decoder runs."""
 
     kind: str
-    """PNG, JPEG or WEBP; empty for all others, which are not looked into."""
+    """PNG, JPEG or WEBP; empty for all others, which are not inspected."""
     data: bytes
     """Without what is no part of the picture."""
     turn: int | None = None
@@ -338,7 +338,7 @@ class Looked:
     """Of a JPEG the marker of its frame: C0 and C1 are baseline, C2 is progressive; nearly nobody reads the others."""
 
 
-def look(data: bytes) -> Looked:
+def inspect(data: bytes) -> Inspected:
     """See what a picture is, and what it would cost to decode. Raises Unusable for one that is made to cost far more than
     its pixels are worth."""
     if data.startswith(PNG):
@@ -346,11 +346,11 @@ def look(data: bytes) -> Looked:
     if data.startswith(b"\xff\xd8"):
         return _jpeg(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return Looked("WEBP", data, _webp_orientation(data))
-    return Looked("", data)
+        return Inspected("WEBP", data, _webp_orientation(data))
+    return Inspected("", data)
 
 
-def _jpeg(data: bytes) -> Looked:
+def _jpeg(data: bytes) -> Inspected:
     """A JPEG without the segments that its pixels do not need."""
     kept, turn, frame, at, number = [memoryview(data)[:2]], 1, 0, 2, 0
     view = memoryview(data)
@@ -378,7 +378,7 @@ def _jpeg(data: bytes) -> Looked:
     scans = data.count(b"\xff\xda", at)
     if scans > (most := MOST_SCANS + len(data) // SCAN_BYTES):
         raise Unusable(f"{scans} scans, where {most} are allowed; save it anew as PNG, JPEG or WebP")
-    return Looked("JPEG", b"".join([*kept, view[at:]]), turn, frame)
+    return Inspected("JPEG", b"".join([*kept, view[at:]]), turn, frame)
 
 
 def _webp_orientation(data: bytes) -> int:
@@ -396,7 +396,7 @@ def _webp_orientation(data: bytes) -> int:
 def exif_orientation(exif: bytes | memoryview) -> int:
     """The orientation that an EXIF block names, 1 to 8; 1, upright, where it names none or cannot be read.
 
-    Only the first directory's entries are looked at, and no value that lies elsewhere (EXIF 2.32, 4.6.2): a reader of all of
+    Only the first directory's entries are read, and no value that lies elsewhere (EXIF 2.32, 4.6.2): a reader of all of
     EXIF copies what every entry points at, and a thousand may point at the same megabyte.
     """
     block = bytes(exif[:65_536]).removeprefix(b"Exif\0\0")
@@ -428,7 +428,7 @@ TURNED = {
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How a picture that was not looked into must be turned; None for one that is upright, or whose EXIF cannot be read."""
+    """How a picture that was not inspected must be turned; None for one that is upright, or whose EXIF cannot be read."""
     try:
         return TURNED.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # whatever the parser meets in bytes that are no TIFF, or that hold a list in place of a number
@@ -527,7 +527,7 @@ def to_pil(media: Picture) -> Image.Image:
     if media.dim() != 3 or media.shape[0] not in (1, 3):
         raise ValueError(f"media has shape {list(media.shape)}; pass one picture, [1 or 3, H, W]")
     if media.isnan().any():
-        raise ValueError("media holds NaN; the model that made it has diverged, look at its health curves")
+        raise ValueError("media holds NaN; the model that made it has diverged, see its health curves")
     pixels = to_uint8(media).permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(pixels[..., 0] if media.shape[0] == 1 else np.ascontiguousarray(pixels))
 

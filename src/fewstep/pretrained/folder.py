@@ -93,7 +93,7 @@ class Parts:
         return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
 
     def __call__(self, name: str) -> Any:
-        """The part, loaded; a ValueError where there is none or its class is unknown."""
+        """Load the part. Raises ValueError if there is none, or if its class is unknown."""
         import diffusers
         import transformers
 

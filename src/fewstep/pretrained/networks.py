@@ -42,7 +42,7 @@ class NetworkDenoiser(Denoiser):
         return valued(timestep, (timestep + 1e-6).floor())  # the multistep solvers' whole numbers
 
     def _own(self, x_t: Latents, cond: Conditioning) -> tuple[Latents, Conditioning]:
-        """What the network is given, in its own precision."""
+        """The network's inputs, in its own precision."""
         dtype = next(self.network.parameters()).dtype
         return x_t.to(dtype), cond.to(dtype)
 
@@ -131,7 +131,7 @@ class TransformerDenoiser(NetworkDenoiser):
 
 
 STATISTICS = ("shift_factor", "latents_mean", "latents_std")
-"""What a VAE's config may say of its latents beside their ``scaling_factor``."""
+"""Keys of a VAE's config that describe its latents, apart from ``scaling_factor``."""
 
 
 class VaeCodec(Codec):

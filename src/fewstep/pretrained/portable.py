@@ -47,7 +47,7 @@ def write_vocabulary(tokenizer: Path) -> None:
 
 
 def name_clip_weights(encoder: Path) -> None:
-    """Give a CLIP text encoder's weights the names that transformers 4 looks for; transformers 5 reads those too."""
+    """Give a CLIP text encoder's weights the names that transformers 4 expects; transformers 5 reads those too."""
     config, weights = encoder / "config.json", encoder / "model.safetensors"
     if not (config.is_file() and weights.is_file()):
         return

@@ -98,9 +98,9 @@ BETA_KEYS = (
     "trained_betas",
     "rescale_betas_zero_snr",
 )
-"""What a scheduler config says of the noise."""
+"""The noise schedule of a scheduler config."""
 
 
 def prediction_type(config: dict[str, Any]) -> str:
-    """What a scheduler config says that the network predicts, in diffusers' words."""
+    """What the network predicts by its scheduler config, in diffusers' words."""
     return {kind: name for name, kind in PREDICTION_TYPES.items()}[kind_of(config)]

@@ -1,4 +1,4 @@
-"""What the makers of a model ask of whoever passes it on: its licence, the texts that go with it, its safety checker."""
+"""Duties of whoever passes a model on: its licence, the texts that go with it, its safety checker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_TEXTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack",
 
 @dataclass(frozen=True)
 class Terms:
-    """What a pipeline's folder says of its licence."""
+    """The licence of a pipeline's folder."""
 
     front: dict[str, str]
     """``license`` and its like, from the front matter of README.md; empty where it has none."""

@@ -73,7 +73,7 @@ class Reading(NamedTuple):
     characters: int
     """Characters that are read."""
     unknown: tuple[str, ...]
-    """What of them has no token of its own."""
+    """The characters that have no token of their own."""
 
 
 def readings(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> list[Reading]:
@@ -139,11 +139,11 @@ class PretrainedConditioner(Conditioner):
         raise NotImplementedError("a PretrainedConditioner subclass gives readers()")
 
     def facts(self) -> dict[str, Any]:
-        """What beside tokens and weights decides an encoding."""
+        """Facts that determine an encoding, apart from tokens and weights."""
         return {}
 
     def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
-        """What is beyond the encoders' maximal lengths."""
+        """The part of the prompts beyond the encoders' maximal lengths."""
         return unread([(tokenizer, length) for tokenizer, _, length in self.readers()], prompts)
 
     def counter(self) -> Callable[[str], int]:

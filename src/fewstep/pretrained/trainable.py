@@ -1,4 +1,4 @@
-"""What of a student is trained: everything, a low-rank addition (LoRA), or everything but most convolutions.
+"""Which weights of a student are trained: everything, a low-rank addition (LoRA), or everything but most convolutions.
 
 LoRA (arXiv 2106.09685) learns ``W + B A`` with A and B of a small rank. Alpha is the rank, so the addition is not scaled
 and every tool reads the file alike, with or without its metadata. It is kept as diffusers keeps it:
@@ -45,7 +45,7 @@ def choose(network: nn.Module, what: What, rank: int = 64, seed: int = 0) -> flo
 
 
 def freeze_convolutions(network: nn.Module) -> None:
-    """Freeze every convolution that looks at neighbours, but the first and the last one of the network."""
+    """Freeze every convolution larger than 1x1, except the first and the last one of the network."""
     edges = {id(getattr(network, name, None)) for name in ("conv_in", "conv_out")}
     inner = [
         m
@@ -93,7 +93,7 @@ def lora_weights(network: Any, component: str) -> dict[str, Tensor]:
 
 
 def save_lora(network: Any, component: str, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the low-rank weights where ``pipe.load_lora_weights(folder)`` looks for them."""
+    """Write the low-rank weights where ``pipe.load_lora_weights(folder)`` finds them."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().to(dtype).contiguous().cpu() for k, v in lora_weights(network, component).items()}
     save_file(weights, folder / LORA_FILE, metadata={"format": "pt"})

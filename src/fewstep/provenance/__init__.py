@@ -26,8 +26,8 @@ from fewstep.provenance.content_credentials import (
     IDENTIFIER,
     Extras,
     GenerationFacts,
-    Given,
-    given_of,
+    Ingredient,
+    ingredient_of,
     missing,
     signed_and_manifest,
 )
@@ -44,13 +44,13 @@ __all__ = [
     "PUBLIC_KEY",
     "Detection",
     "GenerationFacts",
-    "Given",
+    "Ingredient",
     "ProvenanceWarning",
     "SpreadSpectrum",
     "StampOptions",
     "StreamDetector",
     "Watermark",
-    "given_of",
+    "ingredient_of",
     "labelled",
     "mark_payload",
     "missing",
@@ -106,11 +106,11 @@ DEFAULTS = StampOptions()
 
 
 def stamp(
-    picture: Pixels | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS, given: Given | None = None
+    picture: Pixels | Tensor, facts: GenerationFacts, options: StampOptions = DEFAULTS, given: Ingredient | None = None
 ) -> bytes:
     """Watermark, encode and sign one picture: uint8 ``[H, W, 3 or 4]``, or media ``[3, H, W]`` in [-1, 1].
 
-    ``given`` is the picture that drawing began from, where that has credentials of its own (:func:`given_of`).
+    ``given`` is the picture that drawing began from, where that has credentials of its own (:func:`ingredient_of`).
     Where the packages for credentials are missing, the picture is still marked and a :class:`ProvenanceWarning` says so.
     """
     marked, identifier = _marked(picture, facts, options)
@@ -132,7 +132,7 @@ def write(
     picture: Pixels | Tensor,
     facts: GenerationFacts,
     options: StampOptions = DEFAULTS,
-    given: Given | None = None,
+    given: Ingredient | None = None,
 ) -> tuple[Path, ...]:
     """Save a stamped picture, and its ``.c2pa`` sidecar where its format needs one; returns the files written."""
     path = Path(path)
@@ -166,7 +166,7 @@ def _signed(
     facts: GenerationFacts,
     identity: Identity,
     options: StampOptions,
-    given: Given | None,
+    given: Ingredient | None,
     embed: bool = True,
 ) -> tuple[bytes, bytes]:
     """The signed file and its manifest, which the store keeps where there is one."""

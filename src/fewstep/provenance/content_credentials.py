@@ -21,7 +21,7 @@ from fewstep.version import __version__
 CREATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's source type of a picture whose every pixel a trained model made."""
 EDITED = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-"""And of one that a generative model altered, "such as with inpainting"."""
+"""IPTC's source type of a picture that a generative model changed, "such as with inpainting"."""
 GENERATION = "org.fewstep.generation"
 """Label of the assertion that holds this program's own facts."""
 ACTIONS, SOFT_BINDING = "c2pa.actions", "c2pa.soft-binding"
@@ -29,9 +29,9 @@ ACTIONS, SOFT_BINDING = "c2pa.actions", "c2pa.soft-binding"
 OF_THE_FILE = ("assertion.dataHash.", "assertion.boxesHash.", "assertion.bmffHash.", "assertion.multiAssetHash.")
 """Codes of what is wrong between a statement and the bytes of a file, not with the statement, begin so."""
 IDENTIFIER, FINGERPRINT = "org.fewstep.spread-spectrum.identifier.48", "org.fewstep.dct.256"
-"""Algorithms of the two soft bindings: a number in the watermark, and what the picture looks like."""
+"""Algorithms of the two soft bindings: a number in the watermark, and a hash of the picture's coarse shapes."""
 VISIBLE = "visible label: AI"
-"""What the action says that put it on."""
+"""Description of the action that put the visible label on."""
 MOST_PARENTS = 64
 """How far back a picture's states are read."""
 MOST_SAID, MOST_PROMPT = 200, 1000
@@ -45,7 +45,7 @@ Task = Literal["text", "image", "inpaint"]
 
 @dataclass(frozen=True)
 class GenerationFacts:
-    """What is said about a picture."""
+    """Facts about how a picture was made."""
 
     model: str
     """Name of the student."""
@@ -57,9 +57,9 @@ class GenerationFacts:
     seed: int | None = None
     """The seed it was drawn from; None for a recording."""
     prompt: str | None = None
-    """What was asked for. Only written where the caller says so: prompts are private by default."""
+    """The prompt. It is written only where the caller says so: prompts are private by default."""
     task: Task | None = None
-    """What it was drawn from: text alone, a picture, or a picture of which a region was drawn anew; None for a recording or a
+    """What drawing started from: text alone, a picture, or a picture of which one region was redrawn; None for a recording or a
     sheet of pictures."""
     strength: float | None = None
     """How far the given picture could be changed: the time drawing began at, in (0, 1]; None where there was none."""
@@ -80,7 +80,7 @@ class Credentials:
     software: str | None = None
     """The program that made the picture, by its own account."""
     source_type: str | None = None
-    """What it did: `CREATED`, `EDITED`, or another of IPTC's digital source types."""
+    """What that program did: `CREATED`, `EDITED`, or another of IPTC's digital source types."""
     signer: str | None = None
     """Common name of the signing certificate."""
     sidecar: bool = False
@@ -107,7 +107,7 @@ class Credentials:
 
 
 @dataclass(frozen=True)
-class Given:
+class Ingredient:
     """The picture that drawing began from, as a file: its credentials are kept in those of the result, its pixels are not."""
 
     data: bytes = field(repr=False)
@@ -122,7 +122,7 @@ class Extras:
 
     include_prompt: bool = False
     """Write the prompt."""
-    given: Given | None = None
+    given: Ingredient | None = None
     """The picture that drawing began from."""
     visible_mark: bool = False
     """Say that a visible label was put on."""
@@ -219,12 +219,12 @@ def signed_and_manifest(
     return output.getvalue(), bytes(made)
 
 
-def given_of(data: bytes, mime: str) -> Given | None:
-    """What to keep of a given picture: None for one without credentials, or with such as can't be read."""
-    return Given(data, mime) if read(data, mime).state in ("trusted", "valid", "tampered", "invalid") else None
+def ingredient_of(data: bytes, mime: str) -> Ingredient | None:
+    """The given picture as an ingredient; None if it has no credentials, or credentials that can't be read."""
+    return Ingredient(data, mime) if read(data, mime).state in ("trusted", "valid", "tampered", "invalid") else None
 
 
-def _pictures_in(given: Given | None) -> list[str]:
+def _pictures_in(given: Ingredient | None) -> list[str]:
     """Addresses of the thumbnails in the credentials of a given picture, which are pixels of it, or of what it was made from."""
     if given is None:
         return []
@@ -316,7 +316,7 @@ def read(data: bytes, mime: str, anchors: bytes = b"", sidecar: bytes | None = N
 
 
 def read_recovered(data: bytes, mime: str, manifest: bytes, anchors: bytes = b"") -> Credentials:
-    """Check credentials that a store held for a file which lost them: their own signature, not that file's bytes.
+    """Check credentials from a store, for a file that lost its own: their signature is checked, that file's bytes are not.
 
     The state is ``trusted`` or ``valid`` where the statement is as it was signed. Whether it is about this picture is for
     what found it to say: since another program saved it, no byte can.
@@ -444,7 +444,7 @@ def _rows(value: Any) -> list[dict[str, Any]]:
 
 
 def _said(value: Any) -> str | None:
-    """A foreign string, fit to be shown; None for what is none."""
+    """A foreign string, made safe to show; None if it is no string."""
     return plain(value, MOST_SAID) if isinstance(value, str) and value else None
 
 
@@ -456,7 +456,7 @@ def _agent(value: Any) -> str | None:
 
 
 def _facts(content: dict[str, Any]) -> dict[str, Any]:
-    """What fewstep says about a picture: short plain texts, and numbers; of the fields that this version knows, no others."""
+    """Fewstep's own facts about a picture: short plain texts and numbers, and only the fields that this version knows."""
     known: dict[str, Any] = {}
     for one in fields(GenerationFacts):
         value = content.get(one.name)

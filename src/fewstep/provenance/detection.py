@@ -1,8 +1,8 @@
-"""What the detector heard, and what follows from it.
+"""The detector: evidence for a mark, and the decision that follows from it.
 
 Evidence is one number a chip with the key's sign taken out. Keyed signs make it fair: for any picture made without
 knowledge of the key, the self-normalised sum of the evidence has ``P(sum > z) <= exp(-z^2 / 2)`` (Hoeffding), whatever
-the picture. Every verdict is that bound, times the number of places that were looked at.
+the picture. Every verdict is that bound, times the number of places that were searched.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class Alignment:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What one or more pictures say, with the key's signs already taken out: evidence adds up over frames."""
+    """Evidence of one or more pictures, with the key's signs already taken out. It adds up over frames."""
 
     chips: Chips
     pilot: Floats
     data: Floats
     without_echoes: Evidence | None = None
-    """What the chips say by themselves, in a layout with echoes: those help in smooth pictures and hinder in busy ones."""
+    """The evidence without the echoes, in a layout that has them. Echoes help in smooth pictures and hurt in busy ones."""
 
     def __add__(self, other: Evidence) -> Evidence:
         if self.chips is not other.chips:
@@ -87,7 +87,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Detection:
-    """What the detector says about a picture, or about the frames of a stream together."""
+    """The detector's result for one picture, or for all frames of a stream together."""
 
     score: float
     """Presence score of the pilot chips: about N(0, 1) on unmarked pictures at one alignment."""

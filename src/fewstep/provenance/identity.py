@@ -29,7 +29,7 @@ CHAIN, KEY, ROOT = "chain.pem", "key.pem", "root.pem"
 MOST_PEM = 2**20
 """Bytes of a file with certificates or a key."""
 MODULES = ("c2pa", "cryptography")
-"""What writes and reads them: part of the core, but somebody may have left it out."""
+"""The packages that write and read credentials. The core installs them; a client without torch may lack them."""
 SIGNING_USES = {
     "1.3.6.1.4.1.62558.2.1": "c2pa-kp-claimSigning",
     "1.3.6.1.5.5.7.3.36": "documentSigning",

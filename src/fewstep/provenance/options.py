@@ -1,4 +1,4 @@
-"""What people choose about provenance on the command line: which mark, who signs, whom to trust. One place for every command."""
+"""The provenance options of every command: which mark, who signs, whom to trust."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Marking:
     """File with a key of your own for spread_spectrum; default: the public key, with which anybody can check a mark."""
 
     def mark(self) -> Watermark:
-        """It, ready for use. Raises ValueError for a watermark that is none, and a key that cannot be read."""
+        """The watermark, ready for use. Raises ValueError for a path without a watermark and an unreadable key."""
         if self.watermark == SPREAD_SPECTRUM:
             return SpreadSpectrum(self._key())
         if self.watermark_key:
@@ -114,16 +114,16 @@ class FileSigning(Signing):
 
 @dataclass(frozen=True)
 class Trusting(Marking):
-    """What is looked for in pictures, and whose signature is believed."""
+    """Which mark is searched in pictures, and whose signature is trusted."""
 
     anchors: tuple[Path, ...] = ()
     """PEM files of root certificates to trust, beside the one that this machine made for itself."""
 
     store: Path | None = None
-    """Folder in which `draw --store` or `serve --store` kept credentials: those that a picture lost are looked for there."""
+    """Folder in which `draw --store` or `serve --store` kept credentials; a picture that lost its own is searched there."""
 
     def verifying(self) -> VerifyOptions:
-        """The same for :func:`fewstep.provenance.verify.verify`. Raises ValueError for anchors that are none."""
+        """The same for :func:`fewstep.provenance.verify.verify`. Raises ValueError for a file without certificates."""
         for path in self.anchors:
             load_anchors(path)
         if self.store is not None and not self.store.is_dir():

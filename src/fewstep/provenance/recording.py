@@ -24,7 +24,7 @@ from fewstep.provenance.search import search, searched_places
 from fewstep.provenance.watermark import SpreadSpectrum, Watermark
 
 CONTAINERS = {"video/webm": "matroska", "video/mp4": "mov"}
-"""What reads which type. Named, so that nothing in a file makes ffmpeg take it for a list of other files to open."""
+"""Which demuxer reads which type. It is named, so that no file can make ffmpeg read it as a list of other files to open."""
 ENLARGED = (1, 2, 4, 8, 16)
 """Whole factors that a page may have enlarged pictures by."""
 MOST_FRAMES = 240
@@ -36,7 +36,7 @@ SEARCHED = 3
 """Frames that are searched together for a crop or a resize where the mark is not where it was put: about 5 s of one core."""
 LARGEST_FRAME = 2**25
 MOST_PACKETS = 500_000
-"""Four hours at 30 frames a second; what comes behind is not looked at."""
+"""Four hours at 30 frames a second; the rest is not read."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Reading:
     """Whether it was encoded by itself, and not as its difference to others."""
 
 
-def look(data: bytes, mime: str, mark: Watermark) -> Detection | None:
+def detect(data: bytes, mime: str, mark: Watermark) -> Detection | None:
     """Look for the mark in a recording of a type in `CONTAINERS`; None where its frames are too small to carry one.
 
     Raises ValueError where nothing can be decoded: a package is missing, or the file is broken.

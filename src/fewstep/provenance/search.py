@@ -41,11 +41,11 @@ COMMON_SIDES = (64, 128, 256, 384, 512, 640, 768, 1024)
 LARGEST_AT_OWN_SCALE = 2048
 """At most this many pixels a side are read where only offsets are searched, from the middle of the picture."""
 LARGEST_RESIZED = 640
-"""The same for every other scale: what bounds the time for a picture without a mark."""
+"""The same for every other scale. It bounds the time for a picture without a mark."""
 ORIENTATIONS = tuple(Orientation(turns, mirrored) for mirrored in (False, True) for turns in range(4))[1:]
 """The seven other ways in which a whole picture can lie."""
 LARGEST_ENLARGED = 2400
-"""Pictures are not enlarged beyond this to look for a mark."""
+"""Pictures are not enlarged beyond this when a mark is searched."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def search(
 ) -> Detection:
     """Try all offsets, then (with ``scales``) other scales; stop where a mark is found and its payload can be read.
 
-    Of several ``pictures`` (frames of a film, all of one size) the evidence is added up at every place. Whatever is found
-    pays for the whole plan and what was looked at before it, ``paid``, so that stopping early doesn't flatter it.
+    Of several ``pictures`` (frames of a film, all of one size) the evidence is added up at every place. The p-value
+    counts all hypotheses of the plan and those tried before it, ``paid``, so that stopping early gives no advantage.
     """
     greys = [luminance(picture) for picture in pictures]
     best = replace(aligned, hypotheses=paid)

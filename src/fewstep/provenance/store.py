@@ -21,7 +21,7 @@ from fewstep.files import content, whole
 from fewstep.pixels import Pixels
 
 GRID, KEPT = 64, 16
-"""The fingerprint looks at the luminance in a grid of this side, and keeps the signs of so many lowest frequencies a side."""
+"""The fingerprint resizes the luminance to a grid of this side, and keeps the signs of so many lowest frequencies a side."""
 ALIKE = 24
 """Of 256 bits, so many may differ."""
 MOST_KEPT, MOST_MANIFEST = 20_000, 2**26
@@ -36,7 +36,7 @@ class Found:
     manifest: bytes
     """A ``.c2pa`` file's content."""
     by_identifier: bool
-    """Whether the number in its watermark named them; else it looks like the picture that they are about."""
+    """Whether the number in its watermark named them; else its fingerprint is near that of the picture they are about."""
     differing: int
     """Bits of the fingerprint that differ, of 256."""
     bound: str
@@ -73,7 +73,7 @@ def keep(folder: Path, picture: Pixels, identifier: int | None, manifest: bytes)
 
 
 def find(folder: Path, picture: Pixels, identifier: int | None) -> Found | None:
-    """The credentials of a picture: those that its identifier names, else those of the one that looks most like it.
+    """The credentials of a picture: those that its identifier names, else those with the nearest fingerprint.
 
     Raises ValueError for a folder that can't be read.
     """

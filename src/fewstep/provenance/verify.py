@@ -43,16 +43,16 @@ DRAWN_FROM = {"image": ", from a picture", "inpaint": ": a region of a picture d
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """How to look at a file."""
+    """How a file is verified."""
 
     mark: Watermark = field(default_factory=SpreadSpectrum)
-    """The watermark to look for; with the public key unless the pictures were marked with a key of your own."""
+    """The watermark to search for; with the public key unless the pictures were marked with a key of your own."""
     trust_anchors: tuple[Path, ...] = ()
     """PEM files of roots to trust, beside the one that this machine made for itself."""
     effort: Effort = "scales"
-    """``aligned`` looks where the mark was put, ``offsets`` also after a crop, ``scales`` also after a resize."""
+    """``aligned`` reads the mark where it was put, ``offsets`` finds it after a crop too, ``scales`` after a resize too."""
     store: Path | None = None
-    """Folder of :mod:`fewstep.provenance.store` in which credentials that a picture lost are looked for."""
+    """Folder of :mod:`fewstep.provenance.store` in which the credentials are searched that a picture lost."""
     home: Path | None = None
     """Where fewstep keeps its identity; default ``$FEWSTEP_HOME``, else ``~/.config/fewstep``."""
 
@@ -65,7 +65,7 @@ class Recovered:
     """Credentials from a store."""
 
     credentials: Credentials
-    """What they say; their state is about the statement alone, not about this file's bytes."""
+    """The credentials; their state is that of the statement alone, not of this file's bytes."""
     by_identifier: bool
     """Whether the number in the watermark named them; else the picture looks like the one that they are about."""
     differing: int
@@ -87,9 +87,9 @@ class Verdict:
     sentences: tuple[str, ...]
     """All of this for a person."""
     unread: str = ""
-    """Why no watermark could be looked for; empty where one was, and where the picture is too small."""
+    """Why the watermark could not be searched; empty where it was, and where the picture is too small."""
     recovered: Recovered | None = None
-    """What a store holds for a picture without credentials that hold."""
+    """The credentials that a store has for this picture, whose own are missing or not valid."""
 
     @property
     def made_by_fewstep(self) -> bool:
@@ -185,7 +185,7 @@ def verify(path: Path | str, options: VerifyOptions = DEFAULTS) -> Verdict:
     found, unread = None, str(broken or "")
     if film:
         try:
-            found = recording.look(data, mime, options.mark)
+            found = recording.detect(data, mime, options.mark)
         except ValueError as error:
             unread = plain(error, 2 * NAMED)
     elif picture is not None and min(picture.shape[:2]) >= SMALLEST_SIDE:
@@ -219,7 +219,7 @@ PICTURES = (
     ".webm",
     ".mp4",
 )
-"""Endings of the files that are looked at in a folder."""
+"""Endings of the files that are read in a folder."""
 
 
 def files_in(paths: Sequence[Path]) -> list[Path]:
@@ -270,7 +270,7 @@ def media_type(data: bytes, name: str) -> str:
 
 
 def _beside(sidecar: Path, data: bytes, mime: str, anchors: bytes) -> Credentials:
-    """What a sidecar says about ``data``. One that can't be read hinders nobody from looking for the watermark."""
+    """What a sidecar says about ``data``. One that can't be read does not keep the watermark from being read."""
     try:
         return read(data, mime, anchors, sidecar=content(sidecar, MOST_SIDECAR))
     except OSError as error:
@@ -339,7 +339,7 @@ def _rgb(image: Image.Image) -> Pixels:
 
 
 def _is_animated(data: bytes) -> bool:
-    """Whether a picture has more frames, or pages, than the one that is looked at."""
+    """Whether a picture has more frames, or pages, than the one that is read."""
     try:
         with _opened(data) as image:
             return bool(getattr(image, "is_animated", False))
@@ -354,7 +354,7 @@ def conclude(
     unread: str = "",
     recovered: Recovered | None = None,
 ) -> Verdict:
-    """Put all testimonies together; ``unread`` is why no mark could be looked for."""
+    """Put all evidence together; ``unread`` says why the mark could not be searched."""
     marked = found is not None and found.found
     bundle = credentials.facts.get("bundle_hash")
     same = None
@@ -406,7 +406,7 @@ def _about_credentials(credentials: Credentials, alone: bool, film: bool) -> str
 
 
 def _about_recovered(recovered: Recovered) -> list[str]:
-    """What a store held, and how sure it is that it is about this picture."""
+    """The credentials from a store, and how sure it is that they belong to this picture."""
     told = recovered.credentials
     if told.state not in ("trusted", "valid"):
         why = ANOTHERS if told.reasons == (ANOTHERS,) else f"they are {told.state}"
@@ -426,7 +426,7 @@ def _about_recovered(recovered: Recovered) -> list[str]:
 
 
 def _signed_when(credentials: Credentials) -> list[str]:
-    """What a time stamp says; nothing where there is none, and where what it stamps is not intact."""
+    """The time of signing, by a time stamp; nothing without one, and nothing where the signed statement is not intact."""
     if not credentials.when or credentials.state not in ("trusted", "valid"):
         return []
     whose = "is on your trust list" if credentials.when_trusted else "is not on your trust list"
@@ -440,7 +440,7 @@ def _reasons(credentials: Credentials) -> list[str]:
 
 
 def _made_how(credentials: Credentials) -> list[str]:
-    """What the credentials claim, worded as a claim where they are not intact."""
+    """The statement of the credentials, worded as a claim where they are not intact."""
     if not credentials.software:
         return []
     intact = credentials.state in ("trusted", "valid")
@@ -471,7 +471,7 @@ def _quoted(value: Any) -> str:
 
 
 def _drawn_from(facts: Mapping[str, Any]) -> str:
-    """What picture it was drawn from, and how far that could be changed; nothing for what is drawn from text alone."""
+    """The picture that drawing started from, and how far it could be changed; nothing for pictures drawn from text alone."""
     given, strength = DRAWN_FROM.get(str(facts.get("task")), ""), facts.get("strength")
     return given + (f", strength {strength:.3g}" if given and isinstance(strength, int | float) else "")
 

@@ -87,7 +87,7 @@ class WatermarkOptions:
     small_psnr_db: float = 41.0
     """The same under 128 px, where every chip is needed."""
     small: Shape = Shape(plain_step=1.9, smooth_chips=3, smooth_push=7.0, limit_chips=3, limit_push=12.0)
-    """What smooth areas take under 128 px: such pictures are shown enlarged."""
+    """The mark in smooth areas under 128 px: such pictures are shown enlarged."""
     middle: Shape = Shape(smooth_chips=6, limit_chips=2)
     """The same from 128 to 255 px: every chip is needed."""
     large: Shape = Shape()
@@ -116,7 +116,7 @@ class WatermarkOptions:
     """The detector ignores coefficients beyond this: there the picture speaks, not the mark."""
 
     def shape(self, shorter: int) -> Shape:
-        """What smooth areas take in a picture whose shorter side this is."""
+        """The mark in smooth areas of a picture whose shorter side is this long."""
         shapes = ((128, self.small), (256, self.middle), (512, self.large))
         return next((shape for side, shape in shapes if shorter < side), self.largest)
 
@@ -240,30 +240,30 @@ class SpreadSpectrum:
         turned by quarters as well.
         """
         check_picture(picture)
-        found = self.read(picture, looks=1 if effort == "aligned" else 2)
+        found = self.read(picture, 1 if effort == "aligned" else 2)
         if found.found or effort == "aligned":
             return found
         scales = effort == "scales"
         paid = 2 * (len(ORIENTATIONS) + searched_places(picture.shape[0], picture.shape[1], scales))
         for orientation in ORIENTATIONS:
-            other = self.read(oriented(picture, orientation), looks=paid)
+            other = self.read(oriented(picture, orientation), paid)
             if other.found:
                 return replace(other, alignment=replace(other.alignment, orientation=orientation))
         return search(self.settings, [picture], found, scales, paid)
 
-    def read(self, picture: Pixels, looks: int = 1) -> Detection:
-        """The mark as it was embedded in a picture of this size: the first of ``looks`` that must share the error rate."""
+    def read(self, picture: Pixels, hypotheses: int = 1) -> Detection:
+        """Read the mark where a picture of this size has it. The error rate is shared by so many ``hypotheses``."""
         layout = layout_of(*picture.shape[:2])
         picture = np.ascontiguousarray(picture)
         rate = self.options.false_positive_rate
-        found = decide(self._heard(picture, layout), rate, hypotheses=looks)
+        found = decide(self._heard(picture, layout), rate, hypotheses=hypotheses)
         if found.found and identifier_bits(*picture.shape[:2]):
             own = decide(self._heard(picture, IDENTIFIER), rate, inverted=found.alignment.inverted)
             found = replace(found, identifier=own.payload)
         return found
 
     def _heard(self, picture: Pixels, layout: Layout) -> Evidence:
-        """What one layout's rows of blocks say at the alignment of an untouched picture."""
+        """The evidence in one layout's rows of blocks, where an untouched picture has them."""
         blocks = whole_blocks(picture, layout.stride, layout.first_row)
         response = respond(forward_rgb(blocks.astype(np.float32)), self.options.reach)
         heard = np.zeros((layout.tile, CORNER, layout.tile, CORNER), np.float32)
@@ -327,7 +327,7 @@ def check_picture(picture: Pixels) -> None:
 
 
 class StreamDetector:
-    """Pools a stream as it comes: give it frames, ask for the verdict so far. Every look counts as a hypothesis."""
+    """Pools a stream as it comes: give it frames, ask for the verdict so far. Every frame counts as a hypothesis."""
 
     def __init__(self, watermark: SpreadSpectrum) -> None:
         self._watermark = watermark

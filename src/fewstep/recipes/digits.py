@@ -107,7 +107,7 @@ def add_options(steps: int = 600, batch_size: int = 32, **options: Any) -> Optio
 
 
 def warm_options(steps: int = 300, batch_size: int = 32, **options: Any) -> Options:
-    """How the student is warmed up on ``pairs``, before the game (method ``regression``)."""
+    """How the student is warmed up on ``pairs``, before distillation (method ``regression``)."""
     adam = Optimizer(learning_rate=5e-4, beta1=0.9, beta2=0.99, warmup=20, decay=True, ema=0.98)
     return Options(steps=steps, batch_size=batch_size, optimizers={"student": adam}, **options)
 
@@ -117,8 +117,8 @@ def pairs(teacher: Teacher, data: TrainingSet, n: int = 512, steps: int = 8) -> 
     return trajectories(teacher, data, n, steps, at_once=64)
 
 
-def eyes(media: torch.Tensor, labels: torch.Tensor, seed: int, width: int = 32) -> ConvClassifier:
-    """A small classifier trained on real digits (``media [N, 1, 16, 16]``): what a discriminator, or a judge, looks through."""
+def classifier(media: torch.Tensor, labels: torch.Tensor, seed: int, width: int = 32) -> ConvClassifier:
+    """A small classifier trained on real digits (``media [N, 1, 16, 16]``): features for a discriminator or a judge."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ConvClassifier(1, len(CLASSES), width).fit(media, labels, Rng.of(seed, "classifier"))
@@ -201,9 +201,9 @@ def add_phase(
     keep: Keep = "best",
     every: int = 50,
 ) -> Phase:
-    """The game as a phase of a run. ``measure`` looks at every ``every`` steps, and the best state is kept by what it sees."""
-    look = partial(probe, method.student, data, measure, every) if measure else None
-    return Phase("add", options.steps, lambda: (Trainer(method, options), data), probe=look, keep=keep)
+    """Adversarial training as a phase of a run. ``measure`` evaluates every ``every`` steps; the best state by it is kept."""
+    evaluation = partial(probe, method.student, data, measure, every) if measure else None
+    return Phase("add", options.steps, lambda: (Trainer(method, options), data), probe=evaluation, keep=keep)
 
 
 def probe(student: Student, data: TrainingSet, measure: Measure, every: int, each: int = 10) -> Probe:

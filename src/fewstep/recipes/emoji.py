@@ -139,7 +139,7 @@ def weights_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Teach:
+class TeacherOptions:
     """Train a text-to-image teacher from scratch, as emoji-64's was: first its VAE, then its UNet."""
 
     data: Annotated[str, StandsFor(), OF_CODEC] = "emoji"
@@ -157,7 +157,7 @@ class Teach:
     codec_steps: Limit = 2000
     """Steps of VAE training."""
     codec_batch_size: Annotated[Count, CHANGEABLE, OF_CODEC] = 64
-    """Crops of 32 px (whole pictures where they are smaller) a step of VAE training."""
+    """RandomCrops of 32 px (whole pictures where they are smaller) a step of VAE training."""
     autoencoding: Annotated[autoencoding.Options, OF_CODEC] = field(default_factory=autoencoding.Options)
     """What is asked of the VAE."""
     codec: Annotated[str, StandsFor(weights_of)] = ""
@@ -187,10 +187,10 @@ class Teach:
 
 
 @dataclass
-class Teaching:
+class TeacherRun:
     """A teacher run that is ready to begin."""
 
-    options: Teach
+    options: TeacherOptions
     dataset: Dataset
     vae: nn.Module
     unet: nn.Module
@@ -231,7 +231,7 @@ class Teaching:
         )
 
 
-def teach(o: Teach, progress: Progress | None = None) -> Teaching:
+def teach(o: TeacherOptions, progress: Progress | None = None) -> TeacherRun:
     """Lay out teacher training: phases *codec* and *teacher*."""
     check_device(o.device)
     OPTIMIZERS.load(o.optimizer)
@@ -263,7 +263,9 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
 
     def codec_phase() -> tuple[Trainer, Callable[[int], Batch]]:
         options = codec_options(o.codec_steps, o.codec_batch_size, seed=o.seed, precision=o.precision, device=o.device)
-        return Trainer(Autoencoding(codec(encoder), o.autoencoding), options), Crops(train, o.seed, o.codec_batch_size)
+        return Trainer(Autoencoding(codec(encoder), o.autoencoding), options), RandomCrops(
+            train, o.seed, o.codec_batch_size
+        )
 
     def teacher_phase() -> tuple[Trainer, Callable[[int], Batch]]:
         freeze(encoder)
@@ -284,11 +286,11 @@ def teach(o: Teach, progress: Progress | None = None) -> Teaching:
     if not o.codec:
         first = Phase("codec", o.codec_steps, codec_phase, made_with=of_codec, counted="--codec-steps", **same)
         phases.insert(0, first)
-    return Teaching(o, dataset, encoder, network, phases)
+    return TeacherRun(o, dataset, encoder, network, phases)
 
 
 @dataclass(frozen=True)
-class Crops:
+class RandomCrops:
     """Batches for the codec: crops, one a picture, a pure function of the step."""
 
     dataset: Dataset

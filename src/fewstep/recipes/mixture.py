@@ -1,4 +1,4 @@
-"""mixture: the ladder's lowest rung. Points in the plane, a teacher that is exact, a game that takes seconds.
+"""mixture: the smallest experiment. Points in the plane, an exact teacher, a training that takes seconds.
 
 Eight Gaussians on a ring, or three of unequal weights. The posterior mean is known in closed form, so the teacher makes no
 error and whatever fails is the student's, the discriminator's or the code's. Distillation alone seeks modes or their mean;
@@ -36,7 +36,7 @@ MODES = 8
 STD = 0.1
 STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
 HEADS = discriminator.Options(norm="group", width=32)
-GAME = add.Options(r1=1.0, condition_dropout=0.0)
+ADD = add.Options(r1=1.0, condition_dropout=0.0)
 
 
 def ring(modes: int = MODES, radius: float = 1.4) -> Float[Tensor, "K 2"]:
@@ -104,7 +104,7 @@ class Modes:
         centres, stds = torch.tensor(self.centres)[which], torch.tensor(self.stds)[which, None]
         return centres + stds * rng.normal((n, 2))
 
-    def held(self, points: Float[Tensor, "N 2"]) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
+    def share_and_spread(self, points: Float[Tensor, "N 2"]) -> tuple[Float[Tensor, " K"], Float[Tensor, " K"]]:
         """The share of the points that lies on each mode, within four standard deviations of its centre (the shares add up
         to less than 1 where some lie on none), and how widely they lie there, in the mode's standard deviations (nan: none).
         """
@@ -167,7 +167,7 @@ class Waves(nn.Module):
 
 
 def features() -> MediaFeatures:
-    """What the discriminator looks through."""
+    """The discriminator's feature network."""
     return MediaFeatures(Waves())
 
 
@@ -184,9 +184,9 @@ def codec() -> IdentityCodec:
     return IdentityCodec()
 
 
-def game(
+def add_method(
     student: Student,
-    options: add.Options = GAME,
+    options: add.Options = ADD,
     seed: int = 0,
     modes: Modes | None = None,
     kind: type[add.ADD] = add.ADD,
@@ -227,7 +227,7 @@ def modes_reached(points: Float[Tensor, "N 2"], modes: int = MODES, std: float =
 
 
 def teacher_options(steps: int = 800, batch_size: int = 256, **options: Any) -> Options:
-    """How the student's denoiser is trained on the data, before the game."""
+    """How the student's denoiser is trained on the data, before distillation."""
     adam = Optimizer(learning_rate=3e-3, beta1=0.9, beta2=0.99, warmup=20, decay=True, ema=0.98)
     return Options(steps=steps, batch_size=batch_size, optimizers={"teacher": adam}, **options)
 

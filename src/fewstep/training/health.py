@@ -73,7 +73,7 @@ class Course:
 
 @dataclass
 class Health:
-    """Looks at every StepLog; ``look`` returns the alarms that fire at this step (each rule speaks once a window)."""
+    """Checks every StepLog; ``check`` returns the alarms that fire at this step (each rule speaks once a window)."""
 
     options: Options = field(default_factory=Options)
     _logs: deque[StepLog] = field(default_factory=deque)
@@ -81,7 +81,7 @@ class Health:
     _most_diversity: float = 0.0
     _spoke: dict[str, int] = field(default_factory=dict)
 
-    def look(self, log: StepLog) -> list[Alarm]:
+    def check(self, log: StepLog) -> list[Alarm]:
         """Alarms of this step, fatal ones raised as Unhealthy."""
         self._logs.append(log)
         if len(self._logs) > self.options.window:
@@ -92,9 +92,9 @@ class Health:
         return self._speak([rule() for rule in rules], log.step)
 
     def recall(self, logs: Iterable[StepLog]) -> None:
-        """Look at the steps before a resume again, silently: the rules then stand where they stood."""
+        """Check the steps before a resume again, silently: the rules then stand where they stood."""
         for log in logs:
-            self.look(log)
+            self.check(log)
 
     def _speak(self, found: list[Alarm | None], step: int) -> list[Alarm]:
         fresh = []

@@ -26,7 +26,7 @@ class StepLog:
     """What happened in one step."""
 
     step: int
-    """Steps taken so far, this one included; 0 is a look before the first."""
+    """Steps taken so far, this one included; 0 is an evaluation before the first."""
     losses: dict[str, float]
     """Weighted losses as ``player/loss``."""
     observations: dict[str, float]

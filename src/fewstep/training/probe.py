@@ -1,6 +1,6 @@
-"""Looks at a running training from outside, on fixed prompts, and keeps the best state by what it sees.
+"""Evaluation of a running training, on fixed prompts; the best state by it is kept.
 
-Training knows no metric: a recipe hands in ``look``, which draws and measures. Looks come at fixed step numbers and see the
+Training knows no metric: a recipe hands in ``evaluate``, which draws and measures. It is called at fixed step numbers, with the
 averaged weights, so what is kept is the same in a run that was killed and resumed as in one that was not.
 """
 
@@ -16,26 +16,26 @@ from ..tensors import Media
 from . import checkpoint
 from .trainer import Trainer
 
-Look = Callable[[], Mapping[str, float]]
+Evaluation = Callable[[], Mapping[str, float]]
 """Figures of the players as they stand. ``score`` decides what is kept, the lowest; ``diversity`` is watched by the health
 rules; any others are written down. A pure function of the players' weights: its draws come from its own seed."""
-Measure = Callable[[Callable[[], Media], Media, int], Look]
-"""Makes a Look of ``draw() -> media``, fixed prompts from fixed noise; of the real media it is held against; and of how many
+Measure = Callable[[Callable[[], Media], Media, int], Evaluation]
+"""Makes an evaluation of ``draw() -> media``, fixed prompts from fixed noise; of the real media to compare with; and of how many
 pictures of every prompt are drawn, round by round: 2 or more."""
 Keep = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A look, and when."""
+    """An evaluation, and when it is made."""
 
-    look: Look
+    evaluate: Evaluation
     """Draws and measures."""
     every: int = 100
-    """Steps between looks; the first and the last state are looked at as well."""
+    """Steps between evaluations; the first and the last state are evaluated as well."""
 
     def due(self, step: int, last: bool) -> bool:
-        """Is this a step after which to look?"""
+        """Is an evaluation due after this step?"""
         return last or step % self.every == 0
 
 
@@ -70,11 +70,11 @@ class Best:
         return True
 
 
-def take_a_look(trainer: Trainer, probe: Probe, best: Best) -> dict[str, float]:
+def evaluate_now(trainer: Trainer, probe: Probe, best: Best) -> dict[str, float]:
     """The figures of the averaged players, as observations; the best state is kept on the way."""
     with trainer.averaged():
         for network in trainer.networks.values():
             network.eval()  # the trainer sets the mode anew before every turn
-        figures = probe.look()
+        figures = probe.evaluate()
         best.offer(trainer, figures)
     return {f"probe/{name}": float(value) for name, value in figures.items()}

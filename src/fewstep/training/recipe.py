@@ -165,7 +165,7 @@ def run_phases(
     """Train all phases in turn. With ``saving.resume`` a finished phase is read back, not trained again: one that took all its
     steps, or that another phase has gone on from. Without it, all that an earlier run left of any of them is forgotten first.
 
-    At the end of a phase its averaged weights become the weights, those of its best look or the last ones, so the next phase
+    At the end of a phase its averaged weights become the weights, those of its best evaluation or the last, so the next phase
     starts from them. ``health`` holds the thresholds of every phase's rules. Returns, for every phase, the step whose weights
     these are. Raises ValueError where another process trains in the same folder, or where other options made what would be
     gone on with.

@@ -1,4 +1,4 @@
-"""A run: a trainer, its folder, and what happens around every step: looking, watching over its health, saving, stopping."""
+"""A run: a trainer, its folder, and what happens around every step: evaluation, health checks, saving, stopping."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import checkpoint
 from .health import REMEDY, Course, Health, Unhealthy
 from .journal import Journal
 from .log import STOPS, StepLog, Stopped, ignored, leave_terminal
-from .probe import Best, Probe, take_a_look
+from .probe import Best, Probe, evaluate_now
 from .trainer import Trainer
 
 fcntl: ModuleType | None
@@ -204,20 +204,20 @@ def run(
     before, best = begin(trainer, saving, health, past), Best(saving.best)
     if before is None:
         return
-    state = Kept(trainer, saving, before)
+    state = SavedStates(trainer, saving, before)
     with stop_flag() as asked:
         if probe and (new or not trainer.step):
-            first = StepLog(0, {}, take_a_look(trainer, probe, best))
-            health.look(first)
+            first = StepLog(0, {}, evaluate_now(trainer, probe, best))
+            health.check(first)
             watch(first)
         started = saved = saving.clock()
         for log in trainer.steps(batches):
             over = bool(saving.seconds) and saving.clock() - started > saving.seconds
             if probe and probe.due(log.step, over or log.step == trainer.options.steps):
-                log.observations |= take_a_look(trainer, probe, best)
-            state.look(log)
+                log.observations |= evaluate_now(trainer, probe, best)
+            state.note(log)
             try:
-                log.alarms = health.look(log)
+                log.alarms = health.check(log)
             except Unhealthy as alarm:
                 raise state.go_back(str(alarm)) from None
             watch(log)
@@ -256,7 +256,7 @@ def begin(
     return before
 
 
-class Kept:
+class SavedStates:
     """The states of a run on disk: the last one, and the one before it as long as a sound step has followed that."""
 
     def __init__(self, trainer: Trainer, saving: Saving, before: Iterable[StepLog]) -> None:
@@ -266,7 +266,7 @@ class Kept:
         for log in before:
             self._course.sound(log)
 
-    def look(self, log: StepLog) -> None:
+    def note(self, log: StepLog) -> None:
         """The first step after a save shows what the saved state is worth."""
         sound = self._course.sound(log)
         if self._fresh:

@@ -1,1 +1,1 @@
-"""Ways to run a denoiser fast, one file each, held to the eager one by parity tests."""
+"""Ways to run a denoiser fast, one file each; parity tests compare every one with eager."""

@@ -14,7 +14,7 @@ from ..denoiser import freeze
 
 
 class ConvClassifier(nn.Module):
-    """A small classifier for tiny pictures, trained here: the feature network and the judge of the digits rung."""
+    """A small classifier for tiny pictures, trained here: the feature network and the judge of the digits experiments."""
 
     def __init__(self, channels: int = 1, classes: int = 10, width: int = 32) -> None:
         super().__init__()

@@ -107,7 +107,7 @@ class Stamper:
         kind = cast(Format, encoder.upper())
         before = None
         if given is not None and given.mime in MIMES.values() and self.state["credentials"]:
-            before = provenance.given_of(bytes(given.data), given.mime)
+            before = provenance.ingredient_of(bytes(given.data), given.mime)
         stamping = replace(stamping, format=kind, include_prompt=include_prompt)
         return self._stamped(lambda how: provenance.stamp(pixels, said, how, before), stamping)
 

@@ -32,10 +32,10 @@ def decode(part: Part, max_pixels: int, background: int = 255) -> Pixels:
             return flatten(_raw(part, data, max_pixels), background)
         if part.mime not in MIMES.values():
             raise ValueError(f"{part.mime!r} is not taken; send {', '.join(MIMES.values())} or {RAW}")
-        if (looked := pictures.look(data)).kind == "JPEG":
-            if looked.frame not in TAKEN_FRAMES:
+        if (inspected := pictures.inspect(data)).kind == "JPEG":
+            if inspected.frame not in TAKEN_FRAMES:
                 raise ValueError("a JPEG of a kind that browsers do not read either: save it as a usual JPEG, or PNG")
-            if (quick := _jpeg(looked, max_pixels)) is not None:
+            if (quick := _jpeg(inspected, max_pixels)) is not None:
                 return quick
         colour = (background, background, background)
         loaded = pictures.load(data, background=colour, min_side=1, max_pixels=max_pixels, formats=TAKEN)
@@ -57,14 +57,14 @@ def _raw(part: Part, data: bytes, max_pixels: int) -> Pixels:
     return np.frombuffer(data, np.uint8).reshape(part.height, part.width, 4)
 
 
-def _jpeg(looked: pictures.Looked, max_pixels: int) -> Pixels | None:
+def _jpeg(inspected: pictures.Inspected, max_pixels: int) -> Pixels | None:
     """The quick way, for a sound JPEG in RGB or grey that stands upright; None leaves it to ``modality.image``."""
-    if looked.turn != 1:
+    if inspected.turn != 1:
         return None
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(looked.data)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(inspected.data)
         if height * width <= max_pixels and colours in ("YCbCr", "Gray", "RGB"):
-            return simplejpeg.decode_jpeg(looked.data, "RGB")
+            return simplejpeg.decode_jpeg(inspected.data, "RGB")
     except ValueError:
         pass
     return None

@@ -116,7 +116,7 @@ def test_the_table_says_what_got_worse(
     table = (tmp_path / "table.md").read_text()
     assert [line.split("|")[-2].strip() for line in table.splitlines()[2:6]] == verdicts
     for text in (table, " ".join(capsys.readouterr().out.split())):
-        assert f"{said} (20 pictures: 10 prompts from 2 noises each, held against the teacher's of 25 steps" in text
+        assert f"{said} (20 pictures: 10 prompts from 2 noises each, compared with the teacher's of 25 steps" in text
     found = demo.figures_of(json.loads((tmp_path / "figures.json").read_text()))
     assert [figure.verdict for figure in found] == verdicts, "the file says the same"
 

@@ -189,14 +189,14 @@ class Moderation:
             return
         self._watching.add(client_key)
 
-        def look() -> None:
+        def judge() -> None:
             try:
                 if (reason := self._judged("safety_picture", pixels)) is not None:
                     refuse(reason)
             finally:
                 self._watching.discard(client_key)
 
-        self._thread.submit(client_key, look)
+        self._thread.submit(client_key, judge)
 
     def _judged(self, stage: str, subject: str | Pixels) -> str | None:
         """Ask the filter, and record the time. A filter that raises refuses."""

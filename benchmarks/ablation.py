@@ -201,7 +201,7 @@ class Bench:
         data = self.data(seed)
         if row.method == "add":
             network = self.eyes if row.features == "classifier" else self.teacher.denoiser
-            game = digits.game(student, self.teacher, data, network, add.Options(**(self.base | row.changes)), row.heads)
+            game = digits.add_method(student, self.teacher, data, network, add.Options(**(self.base | row.changes)), row.heads)
             return Trainer(game, digits.add_options(self.o.updates, self.o.batch, seed=seed)), data
         module, parts = METHODS.load(row.method), digits.Parts(student, self.teacher, data, self.eyes)
         method = module.build(module.Options(**row.changes), parts)

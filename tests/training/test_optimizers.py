@@ -118,7 +118,7 @@ def test_an_optimiser_that_there_is_not_gets_one_sentence():
     with pytest.raises(ValueError, match=r"^there is no optimiser 'lion': use adamw, adamw8bit, muon, or a dotted path"):
         distillation.check(distillation.options(student_optimizer="lion"))
     with pytest.raises(ValueError, match=r"^there is no optimiser 'sgd'"):
-        emoji.teach(emoji.Teach(optimizer="sgd"))
+        emoji.teach(emoji.TeacherOptions(optimizer="sgd"))
 
 
 # moments of eight bits

@@ -140,7 +140,7 @@ def heads_over(features: FeatureNetwork, data: TrainingSet, o: discriminator.Opt
         return Discriminator.over(seen, example.cond, o)
 
 
-def game(
+def add_method(
     student: Student,
     teacher: Teacher | None,
     data: TrainingSet,

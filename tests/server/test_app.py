@@ -293,11 +293,11 @@ def test_whoever_waits_in_the_queue_hears_so_and_is_not_idle(monkeypatch: pytest
                     assert unpack(inside.recv(60)).type == "picture"  # read: what is not holds up its end
             assert message.type == "hello"
             assert heard > 10
-            seated = time.monotonic()
+            admitted = time.monotonic()
             with pytest.raises(ConnectionClosed) as closed:
                 waiting.recv(60)
             assert closed.value.rcvd.code == 4408
-            assert time.monotonic() - seated > 0.9 * IDLE_S, "its own time begins with its seat"
+            assert time.monotonic() - admitted > 0.9 * IDLE_S, "its own time begins when it is admitted"
 
 
 def test_sessions_of_others_that_come_and_go_push_no_pictures_out(server: Server):
@@ -676,7 +676,7 @@ def test_health_metrics_and_description(server: Server):
     assert {"/v1/pictures", "/v1/images/generations", "/health", "/metrics"} <= set(paths)
 
 
-# the door
+# the access policy
 
 
 def test_the_page_loads_nothing_from_elsewhere(server: Server):

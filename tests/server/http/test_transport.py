@@ -348,7 +348,7 @@ def test_idle_connections_of_one_address_shut_nobody_out(server: Server):
 
 
 def test_an_address_that_has_its_share_is_told_so_and_the_others_come_in(server: Server):
-    """Live sessions, in the room and in the queue, are under way: they stay."""
+    """Live sessions, admitted and in the queue, are under way: they stay."""
     with contextlib.ExitStack() as stack:
         for _ in range(LIMITS.each(LIMITS.connections)):
             stack.enter_context(raw_live(server))

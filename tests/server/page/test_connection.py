@@ -218,7 +218,7 @@ def test_a_full_house_shows_the_place_in_the_queue(browser: Any, host: Host):
             assert second.pixels("#canvas").min() < 255, "who waits can draw already"
             second.screen("queue")
             third.open(address)
-            third.until(lambda: third.pill == "Full", "the sign at the door")
+            third.until(lambda: third.pill == "Full", "the refusal of a full server")
             assert third.page.locator("#cover-title").inner_text() == "Everything is taken"
             third.screen("full_cover")
         second.live()

@@ -1,4 +1,4 @@
-"""Slots, fair turns and the queue at the door: no clock but the one handed in."""
+"""Slots, fair turns and admission with its queue: no clock but the one handed in."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ docs: $(STAMP)   ## write figures from docs/results into pages and shipped cards
 	$(MAKE) --no-print-directory site
 
 site: $(STAMP)   # the same without the figures: half a minute, no network; a link that leads nowhere ends it
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@echo "== fewstep: setting up $(VENV) (about 2 minutes, once)"

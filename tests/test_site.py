@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -63,3 +66,15 @@ def test_sections_of_other_pages_that_pages_show_are_there():
     asked = {name for page in (ROOT / "docs").rglob("*.md") for name in hooks.SECTION.findall(page.read_text())}
     assert {name for name, _ in asked} == {"README", "CONTRIBUTING"}
     assert asked <= headings
+
+
+def test_the_makefiles_command_ends_at_a_link_that_leads_nowhere(tmp_path: Path):
+    """Told to be quiet, mkdocs counts no warnings, and nothing ends it."""
+    found = re.search(r"-m (mkdocs build.*)", (ROOT / "Makefile").read_text())
+    assert found is not None
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "mkdocs.yml").write_text("site_name: a\ntheme: mkdocs\nplugins: []\n")
+    for text, code in (("[a](index.md)", 0), ("[a](nowhere.md)", 1)):
+        (tmp_path / "docs" / "index.md").write_text(text)
+        done = subprocess.run([sys.executable, "-m", *found[1].split()], cwd=tmp_path, capture_output=True, timeout=60)
+        assert done.returncode == code, done.stderr

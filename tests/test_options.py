@@ -102,7 +102,7 @@ ENCODED = """autoencoding.edges autoencoding.jitter autoencoding.latents codec-b
 styles"""
 
 
-GROWN = {"--method", "--heads.noise-level", "--student-optimizer", "--gradient-accumulation"}
+GROWN = {"--method", "--heads.noise-level", "--student-optimizer", "--gradient-accumulation", "--further-ema"}
 """What has come since. A run of before that knows nothing of an option is not asked about it."""
 
 

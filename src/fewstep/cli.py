@@ -188,6 +188,8 @@ def distill(
     run, steps = _train(f"distil {options.teacher}", prepare, running, distillation.folders(options))
     bundle = running.out / "bundle"
     run.save(bundle, steps, running.thin)
+    for other in run.save_further(running.thin):
+        say(f"the student of another average is in {other}", other)
     say(f'the student is in {bundle}: try `fewstep draw "a red heart" --model {shlex.quote(str(bundle))}`', bundle)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import foreign
 import method_parts
@@ -150,12 +152,16 @@ def test_the_command_line_distils_by_it_and_card_and_info_say_so(
     out = tmp_path / "run"
     cli.main(["distill", "--method", name, "--teacher", str(teacher), "--data", str(data), "--steps", "2", "--batch-size", "4",
               "--gradient-accumulation", "2",
-              "--student-optimizer", "adamw8bit", "--warm.steps", "1", "--warm.pairs", "4",
+              "--student-optimizer", "adamw8bit", "--further-ema", "0.5", "0", "--warm.steps", "1", "--warm.pairs", "4",
               "--warm.batch-size", "4", "--warm.teacher-steps", "2",
               "--out", str(out)])  # fmt: skip
     card = Card.read(out / "bundle")
     assert card.method == name
     assert card.training["options"]["gradient_accumulation"] == 2
+    bundles = ("bundle", "bundle-ema-0.5", "bundle-ema-0")
+    weights = [load_file(out / name / "unet" / "diffusion_pytorch_model.safetensors") for name in bundles]
+    assert Card.read(out / "bundle-ema-0.5").training["ema"] == 0.5
+    assert all(any(not torch.equal(a[k], b[k]) for k in a) for a, b in itertools.combinations(weights, 2))
     capsys.readouterr()
     cli.main(["info", str(out / "bundle")])
     told = capsys.readouterr().out

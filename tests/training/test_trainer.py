@@ -626,6 +626,34 @@ def test_averages_warm_up_and_are_lent_and_given_back() -> None:
     assert float(network.weight.detach()) == -1.0
 
 
+def test_further_averages_are_those_of_runs_with_their_decay(tmp_path: Path) -> None:
+    """Three averages of one run are the single averages of three; only the first is lent and adopted; all are resumed."""
+
+    def averaged(ema: float, *further_ema: float) -> Trainer:
+        method = Fit()
+        o = Optimizer(0.1, beta1=0.5, warmup=0, ema=ema, further_ema=further_ema)
+        return Trainer(method, Options(6, 6, optimizers={"line": o}))
+
+    several = averaged(0.5, 0.9, 0.0)
+    for log in several.steps(points):
+        if log.step == 3:
+            several.save(tmp_path / "c")
+    assert list(several.averages) == ["line", "line@0.9", "line@0"]
+    for decay, name in ((0.5, "line"), (0.9, "line@0.9")):
+        alone = averaged(decay)
+        list(alone.steps(points))
+        assert torch.equal(several.averages[name].average["weight"], alone.averages["line"].average["weight"])
+    last = several.networks["line"].weight.clone()
+    assert torch.equal(several.averages["line@0"].average["weight"], last)
+    again = averaged(0.5, 0.9, 0.0)
+    again.resume(tmp_path / "c")
+    list(again.steps(points))
+    assert_same_state(several.state(), again.state())
+    several.adopt_averages()
+    assert torch.equal(several.networks["line"].weight, several.averages["line"].average["weight"])
+    assert not torch.equal(several.networks["line"].weight, last)
+
+
 def test_averages_are_lent_to_the_whole_game_or_adopted() -> None:
     trainer = training_worker.trainer(3)
     finish(trainer)

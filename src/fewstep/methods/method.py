@@ -53,6 +53,8 @@ class Optimizer:
     """Gradients are clipped to this norm; 0 turns clipping off."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights; 0 keeps none."""
+    further_ema: tuple[float, ...] = ()
+    """Decays of further averages of the same weights, kept to choose from after the run."""
     kind: str = "adamw"
     """A file of training/optimizers: ``adamw``; ``muon``, orthogonalised updates of matrices, fewer samples for more time a step;
     ``adamw8bit``, a quarter of AdamW's memory. Or the dotted path of one of your own."""
@@ -89,13 +91,23 @@ class StudentOptions:
     """Adam's learning rate of the student."""
     ema: Annotated[float, Range(0, 0.999999), SHARED, CHANGEABLE] = 0.99
     """Decay of the student's weight average, which is what is saved."""
+    further_ema: Annotated[tuple[float, ...], Range(0, 0.999999), SHARED] = ()
+    """Decays of further averages: each ends in a bundle of its own beside the student's, bundle-ema-0.999 say, of the last step's
+    weights. Which average is best is known after a run only, and none takes a second run."""
     student_optimizer: Annotated[str, SHARED] = "adamw"
     """How the student's weights move: ``adamw``; ``muon``, which needs fewer samples and more time for each; ``adamw8bit``, which
     keeps a quarter of AdamW's state; or the dotted path of an optimiser of your own."""
 
     def student_moves(self, beta1: float = 0.0) -> Optimizer:
         """The student's optimiser; ``beta1`` is the method's (0 against an adversary, .9 for a regression)."""
-        return Optimizer(self.student_learning_rate, beta1=beta1, warmup=20, ema=self.ema, kind=self.student_optimizer)
+        return Optimizer(
+            self.student_learning_rate,
+            beta1=beta1,
+            warmup=20,
+            ema=self.ema,
+            further_ema=self.further_ema,
+            kind=self.student_optimizer,
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ them) and the method's own, which is a file of ``methods/`` or of somebody's own
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import lru_cache, partial
@@ -31,11 +31,13 @@ from ..pretrained import trainable
 from ..ranges import Count, Limit, Range, Seed, check_device
 from ..rng import Rng
 from ..tensors import Batch, Media
+from ..training import checkpoint
 from ..training.data import Progress, TrainingSet, chunks, data_needs, open_dataset, training_set
 from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase, history
-from ..training.trainer import OPTIMIZERS, Trainer
+from ..training.run import Saving
+from ..training.trainer import OPTIMIZERS, Trainer, further
 from ..training.trainer import Options as TrainerOptions
 from . import assembly, warm
 from .assembly import Parts, Setting
@@ -199,14 +201,33 @@ class Distillation:
             training={"steps": steps_taken, "trained_share": self.share, **history(o, self.phases, self.folder)},
         )
 
+    def save_further(self, thin: bool = False) -> list[Path]:
+        """Write a bundle of every further average (``--further-ema``), of the last step's weights; says where they are."""
+        places = further_places(self.options, self.folder)
+        if not places:
+            return []
+        state = checkpoint.load(Saving(self.folder / self.phases[-1].name).checkpoint)
+        for decay, place in places.items():
+            with lent(self.student.denoiser, state["averages"][further("student", decay)]["weights"]):
+                self.save(place, state["step"], thin, ema=decay)
+        return list(places.values())
+
     def save(
-        self, folder: Path, steps_taken: int, thin: bool = False, dtype: torch.dtype = torch.float32
+        self,
+        folder: Path,
+        steps_taken: int,
+        thin: bool = False,
+        dtype: torch.dtype = torch.float32,
+        ema: float | None = None,
     ) -> bundle.Card:
-        """Write the student as a bundle. ``thin`` leaves the text encoder to the package it comes from.
+        """Write the student as a bundle. ``thin`` leaves the text encoder to the package it comes from. ``ema`` is the decay of
+        the weights that it has, where it is not ``--ema``.
 
         A LoRA student is written merged, with the LoRA alone in ``lora/``.
         """
         card, source = self.card(steps_taken), self.model.folder
+        if ema is not None:
+            card = replace(card, training=card.training | {"ema": ema})
         if thin:
             card = replace(card, text_encoder="sentence")
         config = pretrained.read_config(source / "scheduler" / "scheduler_config.json")
@@ -225,17 +246,30 @@ class Distillation:
             )
 
 
+def further_places(o: Options, folder: Path) -> dict[float, Path]:
+    """Where the bundles of the further averages go, by their decay."""
+    decays = o.own.further_ema if o.steps and isinstance(o.own, StudentOptions) else ()
+    return {decay: folder / f"bundle-ema-{decay:g}" for decay in decays}
+
+
 @contextmanager
 def blended(network: nn.Module, before: dict[str, Tensor], share: float) -> Iterator[None]:
     """Lend ``network`` the average of its weights, of this ``share``, and those ``before``; the same where there are none."""
-    after = {name: value.clone() for name, value in moving(network).items()}
-    if before:
-        mixed = {k: torch.lerp(before[k], v, share) if v.is_floating_point() else v for k, v in after.items()}
-        load_moving(network, mixed)
+    after = moving(network)
+    mixed = {k: torch.lerp(v, after[k], share) if v.is_floating_point() else after[k] for k, v in before.items()}
+    with lent(network, mixed):
+        yield
+
+
+@contextmanager
+def lent(network: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Lend these weights to ``network``; it has its own again afterwards, also after an error."""
+    own = {name: value.clone() for name, value in moving(network).items()}
+    load_moving(network, weights)
     try:
         yield
     finally:
-        load_moving(network, after)
+        load_moving(network, own)
 
 
 def method_name(o: Options) -> str:
@@ -261,6 +295,8 @@ def prepare(
     method while it runs (``evaluation.progress``); without it the last state is kept.
     """
     check(options)
+    for place in further_places(options, folder).values():
+        bundle.check_place(place, empty_handed=True)
     tell_idle_times(options.times)
     warm.check_pairs(folder)
     source = bundle.locate(options.teacher)

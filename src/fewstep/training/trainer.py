@@ -86,6 +86,7 @@ class Trainer:
         self._names: dict[str, list[str]] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.averages: dict[str, EMA] = {}
+        """Of each player the one that is shown, by role; further ones under `further` names."""
         for name, network in self.networks.items():
             o = self.optimizer_of(name)
             named = [(k, p) for k, p in network.named_parameters() if p.requires_grad]
@@ -93,6 +94,8 @@ class Trainer:
             self.optimizers[name] = OPTIMIZERS.load(o.kind).build([p for _, p in named], o)
             if o.ema:
                 self.averages[name] = EMA(network, o.ema)
+            for decay in o.further_ema:
+                self.averages[further(name, decay)] = EMA(network, decay)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -143,8 +146,9 @@ class Trainer:
                 for group in optimizer.param_groups:
                     group["lr"] = o.rate(self.step, self.options.steps)
                 optimizer.step()
-                if player in self.averages:
-                    self.averages[player].update(network)
+                for name, average in self.averages.items():
+                    if name.partition("@")[0] == player:
+                        average.update(network)
             optimizer.zero_grad(set_to_none=True)
         return dict(logged), dict(observed) | {f"{player}/gradient_norm": float(norm)}, finite
 
@@ -173,14 +177,16 @@ class Trainer:
     def averaged(self) -> Iterator[None]:
         """Lend every player its averaged weights for drawing, evaluating or saving."""
         with ExitStack() as stack:
-            for name, average in self.averages.items():
-                stack.enter_context(average.applied(self.networks[name]))
+            for name, network in self.networks.items():
+                if name in self.averages:
+                    stack.enter_context(self.averages[name].applied(network))
             yield
 
     def adopt_averages(self) -> None:
         """The averaged weights become the weights: the end of a run."""
-        for name, average in self.averages.items():
-            load_moving(self.networks[name], average.average)
+        for name, network in self.networks.items():
+            if name in self.averages:
+                load_moving(network, self.averages[name].average)
 
     def finite(self) -> bool:
         """Are all weights that move, and their averages, numbers?"""
@@ -251,6 +257,11 @@ class Trainer:
             self.load_state(state)
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise checkpoint.damaged(folder, error) from error
+
+
+def further(player: str, decay: float) -> str:
+    """What a further average of a player's weights is called in a state."""
+    return f"{player}@{decay:g}"
 
 
 def _own(current: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:

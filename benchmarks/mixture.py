@@ -202,7 +202,7 @@ def rare(draw: Draw) -> dict[str, float]:
     found: dict[str, float] = {}
     for steps in STEPS:
         with torch.no_grad():
-            share, spread = RARE.held(draw(steps))
+            share, spread = RARE.share_and_spread(draw(steps))
         apart = (share - torch.tensor(RARE.weights)).abs().sum() + 1 - share.sum()
         values = {"share": share[0], "apart": apart / 2, "spread": spread.nanmean()}
         found |= {f"{name}_{steps}": float(value) for name, value in values.items()}

@@ -30,6 +30,11 @@ from fewstep.training.trainer import Options, Trainer
 from helpers import ConvDenoiser, Eyes, make_batch
 
 N = 4
+LOSSES = {
+    "adversarial", "distillation", "regression", "r1", "approximate_r1", "mismatched", "consistency", "distribution_matching",
+    "denoising", "drift",
+}  # fmt: skip
+"""The names that a loss may bear in a log (CONTRIBUTING says what each stands for)."""
 
 
 class TinyParts:

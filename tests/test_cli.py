@@ -841,7 +841,7 @@ def test_the_advice_after_nan_can_be_followed(distill, capsys, tmp_path):
     assert "lower the learning rate, or use --precision fp32" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
         distill("--steps", "9", "--times", "1", "0.5", "--student-learning-rate", "1e-4", "--resume")
-    assert_one_sentence(ended, capsys, "another --out; a resume may change --batch-size, --precision, --warm.learning-rate")
+    assert_one_sentence(ended, capsys, "another --out; a resume may change --batch-size, --gradient-accumulation, --precision")
     calm = ("--student-learning-rate", "1e-4", "--precision", "fp32", "--batch-size", "2")
     out = distill("--steps", "9", "--resume", "--keep", "last", *calm)
     said = " ".join(capsys.readouterr().out.split())

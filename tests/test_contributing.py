@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from fewstep import cli
 from fewstep.bundle import Card
 from fewstep.methods import add, ladd
 from fewstep.recipes import distillation
+from helpers import forget
+from method_parts import LOSSES
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 SECTION = TEXT.split("## A method\n")[1].split("\n## ")[0]
@@ -31,6 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of a stranger's, with a tiny teacher, pictures, and the file that the text shows under the name it tells."""
     folder = tmp_path_factory.mktemp("elsewhere")
     (name,) = re.findall(r"save it as `(.*?)`", SECTION)
+    forget("my_lab")
     (folder / name).parent.mkdir()
     (folder / name).write_text(BLOCKS["python"])
     with pytest.MonkeyPatch.context() as patch:
@@ -39,8 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         foreign.sd1(folder)
         foreign.pictures(folder / "own")
         yield folder
-    for module in [m for m in sys.modules if m.partition(".")[0] == "my_lab"]:
-        del sys.modules[module]
+    forget("my_lab")
     distillation._options_type.cache_clear()
 
 
@@ -93,8 +94,7 @@ def test_info_tells_of_it_where_the_file_is_not(
         fewstep(COMMANDS[1], "--steps", "1", "--out", "runs/whole")
     bundle = str(place / "runs" / "whole" / "bundle")
     monkeypatch.chdir(tmp_path)
-    for module in [m for m in sys.modules if m.partition(".")[0] == "my_lab"]:
-        monkeypatch.delitem(sys.modules, module)
+    forget("my_lab")
     distillation._options_type.cache_clear()
     cli.main(["info", bundle])
     said = " ".join(capsys.readouterr().out.split())
@@ -162,7 +162,5 @@ def code(lines: list[str]) -> set[str]:
 
 
 def test_every_name_of_a_loss_is_explained() -> None:
-    from test_methods import LOSSES
-
     names = SECTION.split("**Names of losses**")[1].split("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", names)) == LOSSES

@@ -20,7 +20,7 @@ from fewstep.recipes import assembly, distillation
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning, Features
 from fewstep.training.data import PromptTable, TrainingSet
-from helpers import ConvDenoiser
+from helpers import ConvDenoiser, forget
 
 FAMILIES = {"methods": METHODS, "backends": backend.FAMILY, "data": DATASETS, "features": feature.FAMILY}
 FILE = {
@@ -38,15 +38,13 @@ FILE = {
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of somebody's own, not in Python's path, with a file for every family; it is the current one."""
-    before = set(sys.modules)
+    forget("my_lab")
     (tmp_path / "my_lab").mkdir()
     for kind, text in FILE.items():
         (tmp_path / "my_lab" / f"own_{kind}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("my_lab"):
-            del sys.modules[name]
+    forget("my_lab")
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

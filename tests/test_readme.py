@@ -23,6 +23,7 @@ from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.methods import add
 from fewstep.modality.image import from_uint8
 from fewstep.recipes import distillation
+from helpers import forget
 
 FEWSTEP = [words for page in PAGES for block in blocks(page) for words in block.commands if words[0] == "fewstep"]
 
@@ -53,8 +54,7 @@ def test_every_block_of_the_page_runs_or_says_why_not(
 ):
     """One after the other in one folder, as a reader does."""
     monkeypatch.chdir(tmp_path)
-    for module in [name for name in sys.modules if name.partition(".")[0] == "my_lab"]:
-        monkeypatch.delitem(sys.modules, module)
+    forget("my_lab")
     names: dict[str, object] = {}
     known = {
         "the tests' server": lambda: request.getfixturevalue("served").url,

@@ -26,14 +26,9 @@ from fewstep.rng import Rng
 from fewstep.training import checkpoint
 from fewstep.training.trainer import only_trainable
 from helpers import flat_gradient, gradients, same_weights
-from method_parts import built, trainer
+from method_parts import LOSSES, built, trainer
 
 each_method = pytest.mark.parametrize("name", METHODS.names)
-LOSSES = {
-    "adversarial", "distillation", "regression", "r1", "approximate_r1", "mismatched", "consistency", "distribution_matching",
-    "denoising", "drift",
-}  # fmt: skip
-"""The names that a loss may bear in a log (CONTRIBUTING says what each stands for)."""
 
 
 def test_the_family_is_found() -> None:

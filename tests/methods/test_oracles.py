@@ -267,7 +267,7 @@ def rare() -> dict[str, Student]:
 def kept(student: Student, steps: int) -> float:
     """The rare mode's share of the points."""
     with torch.no_grad():
-        share, _ = mixture.UNEVEN.held(student.draw(Rng.of(99).normal((4000, 2)), NOBODY, steps, Rng.of(98)))
+        share, _ = mixture.UNEVEN.share_and_spread(student.draw(Rng.of(99).normal((4000, 2)), NOBODY, steps, Rng.of(98)))
     return float(share[0])
 
 
@@ -285,7 +285,7 @@ def test_four_steps_of_denoising_lose_the_rare_mode_even_with_an_exact_denoiser(
     assert kept(exact, 2) < 0.01
     assert 0.03 < kept(exact, 4) < 0.06
     drawn = Teacher(mixture.UNEVEN.denoiser()).draw(Rng.of(99).normal((4000, 2)), NOBODY, NOBODY, 24)
-    assert float(mixture.UNEVEN.held(drawn)[0][0]) == pytest.approx(0.095, abs=0.005)
+    assert float(mixture.UNEVEN.share_and_spread(drawn)[0][0]) == pytest.approx(0.095, abs=0.005)
 
 
 def test_following_the_teacher_at_every_time_keeps_the_rare_mode_in_four_steps(rare: dict[str, Student]) -> None:

@@ -25,8 +25,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from fewstep.data.dataset import whole
 from fewstep.evaluation.record import MetricRecord, over_trainings, write_records
+from fewstep.files import whole
 from fewstep.methods import add, denoising, regression
 from fewstep.methods.denoising import Denoising
 from fewstep.methods.method import Method

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import importlib
 import importlib.util
 import json
 import re
@@ -177,3 +180,24 @@ def test_the_service_is_one_to_systemd(tmp_path: Path):
         unit.write_text(here.replace("DynamicUser=yes", wrong))
         done = subprocess.run([systemd, "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=60)
         assert said in done.stderr, "else it says nothing of anything"
+
+
+def is_module(name: str) -> bool:
+    with contextlib.suppress(ModuleNotFoundError):  # where what should hold it is no package
+        return importlib.util.find_spec(name) is not None
+    return False
+
+
+def test_what_benchmarks_and_examples_import_is_there() -> None:
+    """They are run by hand, some of them for hours: a name that has moved must not be found out then."""
+    missing = []
+    for path in sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "examples").glob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").partition(".")[0] == "fewstep":
+                module = importlib.import_module(node.module or "")
+                missing += [
+                    f"{path.name}:{node.lineno}: {node.module}.{alias.name}"
+                    for alias in node.names
+                    if not hasattr(module, alias.name) and not is_module(f"{node.module}.{alias.name}")
+                ]
+    assert missing == []

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OWN = ("README.md", "docs/index.md", "docs/quickstart.md", "docs/results.md", "docs/add.md")
-PAGES = (*OWN, *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/tutorials/*.md")))
-"""The pages whose blocks all run or say why not."""
+PAGES = ("README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md") if p.name != "log.md"))
+"""The pages whose blocks all run or say why not: all that a reader types from. ``tests/test_contributing.py`` runs CONTRIBUTING's."""
 BLOCK = re.compile(r"^(?:<!-- ([a-z ]+): ((?:[^\n])*?) -->\n)?( *)```(\w*)[^\n]*\n(.*?)^\3```$", re.S | re.M)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md") if p.name != "log.md"))
-"""The pages whose blocks all run or say why not: all that a reader types from. ``tests/test_contributing.py`` runs CONTRIBUTING's."""
+"""The pages whose blocks all run or say why not: all that a reader types from. CONTRIBUTING has a test of its own."""
 BLOCK = re.compile(r"^(?:<!-- ([a-z ]+): ((?:[^\n])*?) -->\n)?( *)```(\w*)[^\n]*\n(.*?)^\3```$", re.S | re.M)
 
 

@@ -1,4 +1,4 @@
-"""Frozen networks whose features a discriminator judges: one file each. ``feature`` is the contract; its main words stand here, too."""
+"""Frozen networks whose features a discriminator judges: one file each. The main words of the contract stand here."""
 
 from .feature import FeatureNetwork, MediaFeatures, Standardised
 

@@ -31,12 +31,15 @@ def text_folder(folder: Path, width: int = 16, length: int = 8) -> Path:
 
 
 def tiny_bundle(root: Path, role: str = "student", width: int = 16, prediction_type: str = "v_prediction", **card: Any) -> Path:
-    """A bundle of 16-pixel pictures and 8x8 latents with random weights."""
+    """A bundle of small pictures with random weights, whose latents have half their sides: 16x16, if the card does not say
+    another ``native_size`` (height, width)."""
     from diffusers import AutoencoderTiny, UNet2DConditionModel
 
     torch.manual_seed(0)
+    height, wide = size = card.get("native_size", (16, 16))
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
+        sample_size=height // 2 if height == wide else tuple(side // 2 for side in size),
+        in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(8, 16),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=width, attention_head_dim=2, norm_num_groups=4, addition_embed_type="text",
         addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",

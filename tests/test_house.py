@@ -18,7 +18,8 @@ import fewstep
 SOURCE = Path(fewstep.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
-CORE = ("version", "pixels", "plugin", "text", "files", "tensors", "rng", "ranges", "options", "extras", "diffusion", "parts")
+CORE = ("version", "pixels", "plugin", "text", "files", "tensors", "rng", "ranges", "sizes", "options", "extras", "diffusion",
+        "parts")  # fmt: skip
 RUN = (*CORE, "pretrained", "modality", "data")
 STUDENT = (*RUN, "bundle")
 SEES: dict[str, tuple[str, ...]] = {
@@ -27,6 +28,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "tensors": (),
     "rng": ("tensors",),
     "ranges": (),
+    "sizes": (),
     "options": (),
     "extras": (),
     "text": (),

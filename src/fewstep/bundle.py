@@ -23,6 +23,7 @@ from . import files, pretrained
 from .data.dataset import ATTRIBUTION, cache_dir
 from .diffusion.sampler import step_counts
 from .pretrained import trainable
+from .sizes import spoken
 from .tensors import unfinite
 from .version import __version__
 
@@ -52,7 +53,7 @@ class Card:
     sampler: str = "ancestral"
     """ancestral | renoise | ddim | heun."""
     native_size: tuple[int, ...] = (64, 64)
-    """Media size it was trained at."""
+    """Media size it was trained at; of pictures ``(height, width)``."""
     teacher: str = ""
     """Name of the teacher it was distilled from."""
     licence: str = ""
@@ -123,8 +124,7 @@ class Card:
             )
         if size is not None and tuple(size) != tuple(self.native_size):
             warnings.warn(
-                f"{self.name} was trained at {'x'.join(map(str, self.native_size))}, not {'x'.join(map(str, size))}: "
-                "expect worse pictures",
+                f"{self.name} was trained at {spoken(self.native_size)}, not {spoken(size)}: expect worse pictures",
                 stacklevel=3,
             )
 

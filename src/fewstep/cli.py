@@ -41,6 +41,7 @@ from .memory import keep_freed_memory
 from .options import as_typed
 from .options import words as words_of
 from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
+from .sizes import OwnSize, pair, shape_of, spoken
 from .text import heard, plain
 from .training.health import Options as HealthOptions
 from .training.health import Unhealthy
@@ -219,10 +220,13 @@ class Drawing:
     """ancestral, renoise or ddim; for a teacher heun too (two evaluations a step). Default from the card."""
     image: Path | None = None
     """Start from this picture instead of from noise."""
+    size: OwnSize = None
+    """Size of the picture in pixels, width first: 768x512, or one number for a square. Default: the model's own, at which it
+    draws best."""
     strength: Annotated[float, Range(0, 1, above=True)] = STRENGTH
     """How far the picture may be changed, in (0, 1]."""
     fit: Literal["crop", "pad"] = "crop"
-    """An image that is no square: ``crop`` takes its middle, ``pad`` puts borders around it."""
+    """An image of another shape than what is drawn: ``crop`` takes its middle, ``pad`` puts borders around it."""
     output: Annotated[NewPath, tyro.conf.arg(aliases=["-o"])] = Path("out/drawing.png")
     """PNG, JPEG or WebP file."""
     scale: Annotated[int, Range(1, 64)] = 1
@@ -237,16 +241,16 @@ class Drawing:
         if self.image is None and (self.fit, self.strength) != ("crop", STRENGTH):
             raise ValueError("--fit and --strength say what becomes of a picture that is given: give one with --image")
 
-    def start(self, side: int) -> Media | None:
-        """The picture that drawing starts from, a square of ``side`` pixels; None where it starts from noise."""
+    def start(self, size: Sequence[int]) -> Media | None:
+        """The picture that drawing starts from, of this size ``(H, W)``; None where it starts from noise."""
         from .modality import image as pictures
 
         if self.image is None:
             return None
         loaded = pictures.load(self.image)
-        if self.fit == "crop" and (cut := loaded.beyond_the_square):
-            note(f"{cut:.0%} of {str(self.image)!r} are cut off to make it square: --fit pad keeps all of it")
-        return loaded.media(side, self.fit)
+        if self.fit == "crop" and (cut := loaded.beyond(size)):
+            note(f"{cut:.0%} of {str(self.image)!r} are cut off to make it {shape_of(size)}: --fit pad keeps all of it")
+        return loaded.media(size, self.fit)
 
     def credentials(self) -> Ingredient | None:
         """The given picture, to be kept in the credentials of what is drawn; None where it has none of its own."""
@@ -281,8 +285,10 @@ def draw(drawing: Annotated[Drawing, FLAT], signing: Any, placement: Annotated[P
     pipeline = Pipeline.open(bundle.locate(drawing.model), placement.device, placement.dtype)
     card = pipeline.card
     steps = drawing.steps if drawing.steps is not None else (1 if card.role == "student" else max(card.steps))
-    start, given = drawing.start(card.native_size[0]), drawing.credentials() if signing.provenance else None
     card.check_use(steps)
+    size = card.native_size if drawing.size is None else pair(drawing.size)
+    pipeline.latent_shape(size)
+    start, given = drawing.start(size), drawing.credentials() if signing.provenance else None
     times = pipeline.times(steps) if start is None else pipeline.times_from(steps, drawing.strength)
     facts = marks.GenerationFacts(card.name, card.fingerprint, len(times), prompt=prompt,
                                   task="text" if start is None else "image",
@@ -294,7 +300,7 @@ def draw(drawing: Annotated[Drawing, FLAT], signing: Any, placement: Annotated[P
         began = time.perf_counter()
         rows = None if start is None else start[None].expand(len(seeds), -1, -1, -1)
         request = Request([prompt] * len(seeds), seeds, steps, drawing.guidance_scale, drawing.sampler, rows)
-        request = replace(request, strength=drawing.strength, cond=pipeline.encode(request.prompts))
+        request = replace(request, strength=drawing.strength, cond=pipeline.encode(request.prompts), size=size)
         media = pipeline(request).float().cpu()  # and only then is a GPU done
         seconds += time.perf_counter() - began
         for seed, picture in zip(seeds, media):
@@ -453,13 +459,19 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     )
     rows = {key.replace("_", " "): getattr(c, key) for key in (*told, "data", "version")}
     rows |= {"steps": ", ".join(map(str, c.steps)), "times": ", ".join(f"{t:g}" for t in c.times)}
-    rows |= {"native size": "×".join(map(str, c.native_size))}
+    rows |= {"native size": native(c.native_size)}
     rows |= {f"in {n}": said for n, said in sentences([of_entry(r) for r in c.metrics], TABLE).items()}
     rows |= bundle.passed_on(folder)
     rows |= made(c) | {"folder": folder, "weights": f"{len(c.hashes)} files, {compared}"}
     for key, value in rows.items():
         table.add_row(key, Text(str(value)))
     console.print(table)
+
+
+def native(size: Sequence[int]) -> str:
+    """A model's own size in words, and which number is the width."""
+    told = spoken(size).replace("x", "×")
+    return told if len(size) != 2 or len(set(size)) == 1 else f"{told} (width × height)"
 
 
 def made(card: Card) -> dict[str, str]:

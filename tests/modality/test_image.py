@@ -324,7 +324,7 @@ def test_borders_keep_the_whole_picture() -> None:
     wide = noise(16, 48)
     wide[[0, -1]] = (10, 200, 30)  # a plain edge: the borders go on in its colour
     loaded = image.load(encoded(Image.fromarray(wide)))
-    assert loaded.beyond_the_square == pytest.approx(2 / 3)
+    assert loaded.beyond(48) == pytest.approx(2 / 3)
     square = pixels(loaded.media(48, "pad"))
     assert np.array_equal(square[16:32], wide)
     assert (square[:16] == (10, 200, 30)).all()
@@ -334,6 +334,32 @@ def test_borders_keep_the_whole_picture() -> None:
     assert np.array_equal(tall[:, 16:32], noise(48, 16)), "an edge that is not plain has white borders"
     assert pixels(loaded.media(24, "pad")).shape == (24, 24, 3)
     assert pixels(loaded.media(48)).shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (12, 8), (6, 24), (24, 6), (7, 5)], ids=str)
+@pytest.mark.parametrize("given", [(24, 36), (36, 24), (24, 24), (13, 61)], ids=str)
+def test_a_picture_gets_any_shape_without_being_stretched(given: tuple[int, int], size: tuple[int, int]) -> None:
+    """A ramp along each axis tells which part of the picture is seen: its middle, equally far along both axes."""
+    down, right = (np.linspace(0, 1, n, dtype=np.float32) for n in given)
+    values = np.stack([np.broadcast_to(down[:, None], given), np.broadcast_to(right, given), np.zeros(given)], -1)
+    loaded = image.load(encoded(Image.fromarray((values * 255).round().astype(np.uint8))))
+    made = pixels(loaded.media(size)).astype(float) / 255
+    assert made.shape == (*size, 3)
+    seen = [np.ptp(made[:, size[1] // 2, 0]) * given[0], np.ptp(made[size[0] // 2, :, 1]) * given[1]]  # pixels of the file
+    across = [n * (s - 1) / s for n, s in zip(seen_of(given, size), size)]
+    np.testing.assert_allclose(seen, across, atol=1.5)
+    np.testing.assert_allclose(made[..., :2].mean((0, 1)), 0.5, atol=0.03)
+    share = np.prod(seen_of(given, size)) / np.prod(given)
+    assert loaded.beyond(size) == pytest.approx(1 - share, abs=1e-6)
+    whole = loaded.media(size, "pad")
+    assert whole.shape == (3, *size)
+    assert float(whole[2].max() > 0) == float(share < 0.9), "borders are white where the shape is another"
+
+
+def seen_of(given: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
+    """Height and width of the largest part of ``given`` that has the shape of ``size``."""
+    scale = min(given[0] / size[0], given[1] / size[1])
+    return size[0] * scale, size[1] * scale
 
 
 def test_borders_of_what_was_transparent_are_the_background() -> None:

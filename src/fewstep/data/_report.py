@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fewstep.sizes import spoken
+
 
 @dataclass
 class Report:
@@ -24,7 +26,7 @@ class Report:
     counts: Counter[str] = field(default_factory=Counter)
     """Of pictures, those to which something was done, by what that is; of rows, those that were skipped."""
     most_cut_off: float = 0.0
-    """The largest share of a picture that was cut off to make it square."""
+    """The largest share of a picture that was cut off to give it the shape of the others."""
 
     @property
     def _groups(self) -> dict[str, dict[str, str]]:
@@ -67,11 +69,13 @@ def told(folder: Path) -> str:
     """The report of the finished dataset in ``folder``, in a few lines."""
     report: dict[str, Any] = json.loads((folder / "report.json").read_text("utf-8"))
     totals = report["totals"]
+    _, *size = json.loads((folder / "dataset.json").read_text("utf-8"))["shape"]
+    made = "squares" if len(set(size)) == 1 else spoken(size)
     kinds = {
         "skipped": "skipped",
         "rows_skipped": "rows of tables skipped",
         "converted": "converted",
-        "cropped": f"cropped to squares (up to {percent(totals['most_cut_off'])} cut off; --fit pad keeps whole pictures)",
+        "cropped": f"cropped to {made} (up to {percent(totals['most_cut_off'])} cut off; --fit pad keeps whole pictures)",
         "padded": "with borders around them",
         "captions_left_out": "with captions left out",
         "not_read_whole": "with captions that the teacher will not read whole",

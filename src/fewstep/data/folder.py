@@ -25,6 +25,7 @@ from fewstep.data._report import Report, percent, told
 from fewstep.data.dataset import Dataset, DatasetWriter, Item, Progress, no_progress, split_of
 from fewstep.modality import image
 from fewstep.ranges import Range
+from fewstep.sizes import Size, pair, shape_of, spoken
 
 MAX_WORDS = 256
 __all__ = ["Options", "Report", "build", "build_with_report", "told"]
@@ -42,11 +43,11 @@ class Options:
 
     source: Path
     """The folder of pictures and captions."""
-    size: int = 512
-    """Side of the pictures in pixels."""
+    size: Size = 512
+    """Size of the pictures in pixels: their side where they are to be square, else width and height, as 768x512."""
     fit: image.Fit = "crop"
-    """A picture that is no square: ``crop`` takes its middle, ``pad`` puts borders around it (white where it was transparent,
-    the colour of its own edge where that is plain, else white)."""
+    """A picture of another shape than `size`: ``crop`` takes its middle, ``pad`` puts borders around it (white where it was
+    transparent, the colour of its own edge where that is plain, else white)."""
     caption_column: str = ""
     """Column of the captions in ``metadata.jsonl`` or ``metadata.csv``. Default: text, caption or prompt, the first there is."""
     teacher: Path | None = None
@@ -82,8 +83,8 @@ def build_with_report(options: Options, folder: Path, progress: Progress | None 
     pictures = reader.pictures
     writer = DatasetWriter(
         folder,
-        name=f"folder-{options.size}",
-        shape=(3, options.size, options.size),
+        name=f"folder-{options.size if isinstance(options.size, int) else spoken(options.size)}",
+        shape=(3, *pair(options.size)),
         licences=[LICENCE],
         attribution=ATTRIBUTION,
         build={"builder": "folder", "size": options.size, "heldout": options.heldout, "max_words": options.max_words,
@@ -107,8 +108,10 @@ def build_with_report(options: Options, folder: Path, progress: Progress | None 
 def _check(options: Options) -> None:
     if not options.source.is_dir():
         raise ValueError(f"{options.source}: no such folder; pass --source with the folder that holds the pictures")
-    if not 8 <= options.size <= 4096:
-        raise ValueError(f"--size {options.size}: use 8 to 4096 pixels")
+    size = pair(options.size)
+    if not all(8 <= side <= 4096 for side in size):
+        given = options.size if isinstance(options.size, int) else spoken(size)
+        raise ValueError(f"--size {given}: use 8 to 4096 pixels")
     if not 0 <= options.heldout < 1:
         raise ValueError(f"--heldout {options.heldout}: use a share from 0 up to, but not, 1")
 
@@ -142,6 +145,7 @@ class Reader:
             from fewstep.pretrained import reader_of
 
             self._unread = reader_of(options.teacher)
+        self._shape = shape_of(pair(options.size))
         self._max_words = options.max_words if options.max_words or options.teacher else MAX_WORDS
 
     # ---------------------------------------------------------------------------------------------------- files
@@ -306,7 +310,7 @@ class Reader:
     # ------------------------------------------------------------------------------------------------- pictures
 
     def read(self, name: str) -> tuple[np.ndarray, Item]:
-        """Pixels ``[3, size, size]`` and item of one picture. Raises Refused."""
+        """Pixels ``[3, H, W]`` and item of one picture. Raises Refused."""
         options, path = self.options, self.pictures[name]
         if why := image.unread(path.suffix):
             raise Refused(why)
@@ -315,9 +319,9 @@ class Reader:
         pixels = image.to_uint8(loaded.media(options.size, options.fit)).numpy()
         notes += loaded.notes
         self.report.counts["converted"] += bool(loaded.notes)
-        if beyond := loaded.beyond_the_square:
+        if beyond := loaded.beyond(options.size):
             cropped = options.fit == "crop"
-            notes.append(f"{percent(beyond)} cut off to make it square" if cropped else "borders put around it")
+            notes.append(f"{percent(beyond)} cut off to make it {self._shape}" if cropped else "borders put around it")
             self.report.counts["cropped" if cropped else "padded"] += 1
             self.report.most_cut_off = max(self.report.most_cut_off, beyond * cropped)
         concept = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
@@ -326,15 +330,21 @@ class Reader:
 
     def _load(self, path: Path) -> image.Loaded:
         options = self.options
-        smallest = options.size // 2 if options.min_side is None else options.min_side
+        size = pair(options.size)
+        smallest = min(size) // 2 if options.min_side is None else options.min_side
         padded = options.fit == "pad"
         try:
             loaded = image.load(path, min_side=2 if padded else smallest, max_pixels=options.max_pixels)
         except ValueError as error:
             raise Refused(str(error).removeprefix(f"{path}: ")) from error
-        if padded and max(loaded.image.size) < smallest:
-            size = "x".join(map(str, loaded.image.size))
-            raise Refused(f"{size} pixels, less than {smallest} on its longer side; use a larger picture")
+        wide, high = loaded.image.size
+        if padded and max(wide, high) < smallest:
+            raise Refused(f"{wide}x{high} pixels, less than {smallest} on its longer side; use a larger picture")
+        scale = (min if padded else max)(size[1] / wide, size[0] / high)
+        if options.min_side is None and size[0] != size[1] and scale > 2:
+            raise Refused(
+                f"{wide}x{high} pixels, which {spoken(size)} would enlarge {scale:.1f} times; use a larger picture"
+            )
         return loaded
 
 

@@ -24,6 +24,7 @@ from ..parts.conditioner import Unread, UnreadWarning
 from ..parts.denoiser import Student, noise_to
 from ..ranges import Dtype, check_device
 from ..rng import Rng, check_seed
+from ..sizes import spoken
 from ..tensors import Conditioning, Latents, Media, Time
 from .cache import Cache
 
@@ -159,8 +160,7 @@ class Pipeline:
             return (channels, *native)
         factors = [m // n for m, n in zip(self.card.native_size, native)]
         if len(size) != len(native) or any(s % f or s <= 0 for s, f in zip(size, factors)):
-            multiple = "x".join(map(str, factors))
-            raise ValueError(f"cannot draw {'x'.join(map(str, size))}: every side must be a multiple of {multiple}")
+            raise ValueError(_unfit(size, factors))
         return (channels, *(s // f for s, f in zip(size, factors)))
 
     def start(self, request: Request, rng: Rng) -> tuple[Latents, Sequence[float], Latents | None]:
@@ -237,6 +237,15 @@ class Pipeline:
         noise = request.image is None and request.x0 is None
         steps = request.steps if noise else len(self.times_from(request.steps, request.strength))
         return guided * (2 * steps - 1 if (request.sampler or self.card.sampler) == "heun" else steps)
+
+
+def _unfit(size: Sequence[int], factors: Sequence[int]) -> str:
+    """Why a media size cannot be drawn, and the nearest that can; ``factors`` are media samples a latent, along each axis."""
+    if len(size) != len(factors):
+        return f"cannot draw {spoken(size)}: this model's media have {len(factors)} axes, not {len(size)}"
+    nearest = spoken([max(1, round(side / factor)) * factor for side, factor in zip(size, factors)])
+    every = f"a multiple of {factors[0]}" if len(set(factors)) == 1 else f"multiples of {spoken(factors)}"
+    return f"cannot draw {spoken(size)} (width first): every side must be {every}, the nearest is {nearest}"
 
 
 def keeping(

@@ -42,6 +42,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from .. import sizes
 from ..files import odd, whole
 
 Picture = Float[Tensor, "C H W"]
@@ -51,7 +52,7 @@ T = TypeVar("T")
 warnings.filterwarnings("ignore", "Corrupt EXIF data|Metadata Warning", module=r"PIL\.TiffImagePlugin")  # see `_turn`
 WHITE: Colour = (255, 255, 255)
 Fit = Literal["crop", "pad"]
-"""How a picture becomes a square: ``crop`` cuts the middle out of it, ``pad`` puts borders around it."""
+"""How a picture gets another shape: ``crop`` cuts the middle out of it, ``pad`` puts borders around it."""
 SUFFIXES_OF = {
     "PNG": ("png", "apng"),
     "JPEG": ("jpg", "jpeg", "jfif", "jpe"),
@@ -97,31 +98,33 @@ class Loaded:
     background: Colour | None = None
     """The colour put behind transparent pixels; None where there were none."""
 
-    def media(self, size: int | None = None, fit: Fit = "crop") -> Picture:
-        """RGB media ``[3, H, W]``; with ``size``, a square, resized with antialiasing.
+    def media(self, size: int | Sequence[int] | None = None, fit: Fit = "crop") -> Picture:
+        """RGB media ``[3, H, W]``; with ``size``, ``(H, W)`` or a square's side, resized to it with antialiasing.
 
         Borders (``fit`` "pad") are of the background where there was transparency, of the picture's own edge where that is
         plain, and else white.
         """
         if size is None:
             return _to_tensor(self.image)
-        return _to_tensor(_square(self.image, size) if fit == "crop" else _padded(self.image, size, self.background))
+        size = sizes.pair(size)
+        return _to_tensor(_cropped(self.image, size) if fit == "crop" else _padded(self.image, size, self.background))
 
-    @property
-    def beyond_the_square(self) -> float:
-        """The share of the picture that ``fit`` "crop" cuts off, in [0, 1)."""
-        return 1 - min(self.image.size) / max(self.image.size)
+    def beyond(self, size: int | Sequence[int]) -> float:
+        """The share of the picture, in [0, 1), that ``fit`` "crop" cuts off to give it the shape of ``size``."""
+        width, height = _largest(self.image, sizes.pair(size))
+        return 1 - width * height / (self.image.width * self.image.height)
 
 
 def read(
     source: bytes | Path,
-    size: int | None = None,
+    size: int | Sequence[int] | None = None,
     *,
     background: Colour = WHITE,
     min_side: int = 2,
     max_pixels: int = MAX_PIXELS,
 ) -> Picture:
-    """Read one picture as RGB media ``[3, H, W]``; with ``size``, its middle square, resized with antialiasing."""
+    """Read one picture as RGB media ``[3, H, W]``; with ``size``, ``(H, W)`` or a square's side, as much of its middle as
+    has that shape, resized with antialiasing."""
     return load(source, background=background, min_side=min_side, max_pixels=max_pixels).media(size)
 
 
@@ -469,14 +472,20 @@ def flatten(image: Image.Image, background: Colour = WHITE) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image).convert("RGB")
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
-    """The middle square of a picture, resized to ``size`` with antialiasing (Lanczos)."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    if size == side:
+def _largest(image: Image.Image, size: tuple[int, int]) -> tuple[float, float]:
+    """Width and height, in pixels, of the largest part of a picture that has the shape of ``size``, ``(H, W)``."""
+    height, width = size
+    return min(image.width, image.height * width / height), min(image.height, image.width * height / width)
+
+
+def _cropped(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """As much of a picture's middle as has the shape of ``size``, resized to it with antialiasing (Lanczos)."""
+    wide, high = _largest(image, size)
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    box = (left, top, left + wide, top + high)
+    if size == (high, wide):
         return image.crop(box)
-    resized = image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+    resized = image.resize(size[::-1], Image.Resampling.LANCZOS, box=box)
     # Lanczos overshoots at edges: 8-bit modes saturate by themselves, floats have to be told.
     return Image.fromarray(np.asarray(resized).clip(0, 65535)) if image.mode == "F" else resized
 
@@ -485,19 +494,20 @@ PLAIN = 8
 """How far, of 255, the pixels of a plain edge may be from its colour."""
 
 
-def _padded(image: Image.Image, size: int, background: Colour | None) -> Image.Image:
-    """The whole picture in the middle of a square of ``size``, resized with antialiasing (Lanczos)."""
-    side = max(image.size)
-    width, height = (max(1, round(n * size / side)) for n in image.size)
+def _padded(image: Image.Image, size: tuple[int, int], background: Colour | None) -> Image.Image:
+    """The whole picture in the middle of one of ``size``, resized with antialiasing (Lanczos)."""
+    above = size[0] * image.width > size[1] * image.height  # the borders lie above and below
+    height = max(1, round(image.height * size[1] / image.width)) if above else size[0]
+    width = size[1] if above else max(1, round(image.width * size[0] / image.height))
     within = image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
     full = 65535.0 if image.mode == "F" else 255.0
     pixels = np.asarray(within)
-    square = np.empty((size, size, *pixels.shape[2:]), pixels.dtype)
-    across = np.asarray(image) if image.height < image.width else np.asarray(image).swapaxes(0, 1)
-    square[:] = edge_colour(across, full)[0] if background is None else np.array(background) * (full / 255)
-    top, left = (size - height) // 2, (size - width) // 2
-    square[top : top + height, left : left + width] = pixels.clip(0, full)
-    return Image.fromarray(square)
+    made = np.empty((*size, *pixels.shape[2:]), pixels.dtype)
+    across = np.asarray(image) if above else np.asarray(image).swapaxes(0, 1)
+    made[:] = edge_colour(across, full)[0] if background is None else np.array(background) * (full / 255)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    made[top : top + height, left : left + width] = pixels.clip(0, full)
+    return Image.fromarray(made)
 
 
 def edge_colour(pixels: np.ndarray, full: float = 255.0) -> tuple[np.ndarray, bool]:
@@ -515,7 +525,7 @@ def _to_tensor(image: Image.Image) -> Picture:
     return values.expand(3, -1, -1).contiguous() if values.dim() == 2 else values.permute(2, 0, 1).contiguous()
 
 
-def from_pil(image: Image.Image, size: int | None = None, background: Colour = WHITE) -> Picture:
+def from_pil(image: Image.Image, size: int | Sequence[int] | None = None, background: Colour = WHITE) -> Picture:
     """An image that is already in memory -> RGB media ``[3, H, W]``; ``size`` as in `read`."""
     if image.mode == "F":
         raise ValueError("the image has float pixels, whose range no one states; convert it to 8 or 16 bits")

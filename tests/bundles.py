@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fewstep import bundle
+from fewstep.pretrained.families import sd
 from fewstep.recipes import emoji
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "heart", "blue", "house", "cat", "dog", ",", "style"]
@@ -54,6 +55,7 @@ def tiny_bundle(root: Path, role: str = "student", width: int = 16, prediction_t
         "guidance_scale": 1.0 if role == "student" else 3.0, "sampler": "ancestral" if role == "student" else "ddim",
     } | card  # fmt: skip
     folder = root / f"tiny-{role}"
-    scheduler = bundle.scheduler_for(role, prediction_type, **emoji.BETAS)
-    bundle.save(folder, bundle.Card(**facts), unet=unet, vae=vae, scheduler=scheduler, text=text_folder(root / "text"))
+    scheduler = sd.FAMILY.scheduler(role, {"prediction_type": prediction_type, **emoji.BETAS})
+    bundle.save(folder, bundle.Card(**facts), family=sd.FAMILY, network=unet, vae=vae, scheduler=scheduler,
+                text=text_folder(root / "text"))  # fmt: skip
     return folder

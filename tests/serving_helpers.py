@@ -21,6 +21,7 @@ import torch
 from fewstep import bundle
 from fewstep.bundle import Card
 from fewstep.inference.pipeline import Pipeline
+from fewstep.pretrained.families import sd
 from fewstep.server import app
 from fewstep.server.state import Studio
 
@@ -85,9 +86,10 @@ def make_bundle(folder: Path, seed: int = 0, role: str = "student", channels: tu
     with torch.no_grad():  # and nearly grey: here they draw in colour
         unet.conv_out.weight.mul_(4)
         vae.decoder.layers[-1].weight.mul_(8)
-    scheduler = bundle.scheduler_for(
-        role, "v_prediction", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        rescale_betas_zero_snr=True,
+    scheduler = sd.FAMILY.scheduler(
+        role,
+        {"prediction_type": "v_prediction", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+         "rescale_betas_zero_snr": True},
     )  # fmt: skip
     student = role == "student"
     card = Card(
@@ -95,7 +97,7 @@ def make_bundle(folder: Path, seed: int = 0, role: str = "student", channels: tu
         times=(1.0, 0.75, 0.5, 0.25) if student else (), native_size=(SIZE, SIZE), licence="CC0-1.0",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as text:
-        bundle.save(folder, card, unet=unet, vae=vae, scheduler=scheduler, text=text_folder(Path(text)))
+        bundle.save(folder, card, family=sd.FAMILY, network=unet, vae=vae, scheduler=scheduler, text=text_folder(Path(text)))
     return folder
 
 

@@ -18,6 +18,7 @@ from bundles import tiny_bundle
 from fewstep import bundle, pretrained
 from fewstep.bundle import Card
 from fewstep.inference.pipeline import Pipeline, Request
+from fewstep.pretrained.families import sd
 from fewstep.recipes import emoji
 from fewstep.rng import Rng
 
@@ -215,9 +216,10 @@ def test_a_model_that_is_no_number_as_it_is_saved_is_refused(student, tmp_path, 
     network = model.denoiser.network
     with torch.no_grad():
         next(network.parameters()).view(-1)[0] = value
-    scheduler = bundle.scheduler_for("student", "v_prediction", **emoji.BETAS)
+    scheduler = sd.FAMILY.scheduler("student", {"prediction_type": "v_prediction", **emoji.BETAS})
     with pytest.raises(ValueError, match="unet holds NaN or infinity in torch"):
-        bundle.save(tmp_path / "b", Card.read(student), unet=network, vae=model.codec.vae, scheduler=scheduler, dtype=dtype)
+        bundle.save(tmp_path / "b", Card.read(student), family=sd.FAMILY, network=network, vae=model.codec.vae,
+                    scheduler=scheduler, dtype=dtype)  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 
@@ -231,8 +233,8 @@ def test_an_interrupted_save_leaves_the_old_bundle(student, tmp_path, monkeypatc
     monkeypatch.setattr(bundle, "file_hash", fail)
     model = pretrained.load(folder)
     with pytest.raises(OSError, match="No space"):
-        bundle.save(folder, Card.read(folder), unet=model.denoiser.network, vae=model.codec.vae,
-                    scheduler=bundle.scheduler_for("student", "v_prediction"))  # fmt: skip
+        bundle.save(folder, Card.read(folder), family=sd.FAMILY, network=model.denoiser.network, vae=model.codec.vae,
+                    scheduler=sd.FAMILY.scheduler("student", {"prediction_type": "v_prediction"}))  # fmt: skip
     assert {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -262,7 +264,8 @@ def test_a_thin_bundle_is_completed_anew_when_its_card_changes(student, tmp_path
 def test_a_saved_model_does_not_say_where_it_was_read_from(student, tmp_path):
     model = pretrained.load(student)
     card = replace(Card.read(student), name="again")
-    scheduler = bundle.scheduler_for("student", "v_prediction")
-    bundle.save(tmp_path / "again", card, unet=model.denoiser.network, vae=model.codec.vae, scheduler=scheduler)
+    scheduler = sd.FAMILY.scheduler("student", {"prediction_type": "v_prediction"})
+    parts = {"network": model.denoiser.network, "vae": model.codec.vae, "scheduler": scheduler}
+    bundle.save(tmp_path / "again", card, family=sd.FAMILY, **parts)
     for path in (tmp_path / "again").rglob("*.json"):
         assert str(student) not in path.read_text(), path

@@ -143,7 +143,7 @@ def card_of(folder: Path, model: pretrained.Pretrained | None = None) -> Card:
         (25, 50),
         guidance_scale=7.5,
         sampler="ddim",
-        native_size=(model or pretrained.load(folder)).native_size,
+        native_size=model.native_size if model else pretrained.native_size(folder),
         licence=pretrained.read_terms(folder).licence,
         hashes=part_hashes(folder),
     )
@@ -174,36 +174,6 @@ def content_of(folder: Path) -> str:
     return hashlib.sha256(json.dumps(part_hashes(folder, *WEIGHTS, "*.json"), sort_keys=True).encode()).hexdigest()
 
 
-def scheduler_for(role: str, prediction_type: str, **betas: Any) -> Any:
-    """The diffusers scheduler that makes a stock pipeline right: trailing times, ancestral for students, DDIM else.
-
-    A rectified flow (``flow_prediction``) gets first-order SDE-DPM-Solver++ (arXiv 2211.01095): on a flow's times it is the
-    ancestral sampler, and the only stock scheduler whose config spaces 1, 2 and 4 steps as the student was trained. Its
-    noises end at (N - 1) / N, which `pretrained.schedule_of` reads from its config.
-    """
-    import diffusers
-
-    if prediction_type == "flow_prediction":
-        return diffusers.DPMSolverMultistepScheduler(
-            num_train_timesteps=betas.get("num_train_timesteps", 1000),
-            prediction_type=prediction_type,
-            use_flow_sigmas=True,
-            solver_order=1,
-            algorithm_type="sde-dpmsolver++" if role == "student" else "dpmsolver++",
-            final_sigmas_type="zero",
-        )
-    kind = diffusers.EulerAncestralDiscreteScheduler if role == "student" else diffusers.DDIMScheduler
-    options: dict[str, Any] = {
-        "prediction_type": prediction_type,
-        "timestep_spacing": "trailing",
-        "steps_offset": 1,
-        **betas,
-    }
-    if role != "student":
-        options |= {"clip_sample": False, "set_alpha_to_one": True}
-    return kind(**options)
-
-
 def save_module(module: nn.Module, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """A diffusers network's config and weights, contiguous, in ``dtype``; a LoRA on it is merged in."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,70 +197,48 @@ def save_module(module: nn.Module, folder: Path, dtype: torch.dtype = torch.floa
 UNREAD = ("*.bin", "*.pt", "*.ckpt", "*.msgpack", "*.h5", "*.onnx", "*.fp16.safetensors", "*.non_ema.safetensors")
 """Files of a text encoder that a bundle leaves behind: pickles, other frameworks', copies in other precisions."""
 
-OPTIONAL: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-    },
-    "StableDiffusionXLPipeline": {"feature_extractor": [None, None], "image_encoder": [None, None]},
-    "StableDiffusion3Pipeline": {"feature_extractor": [None, None], "image_encoder": [None, None]},
-}
-"""Parts of each pipeline that a bundle does without."""
-
-
-def pipeline_of(network: Any) -> str:
-    """The stock pipeline's class for a network."""
-    if type(network).__name__ == "SD3Transformer2DModel":
-        return "StableDiffusion3Pipeline"
-    return "StableDiffusionXLPipeline" if pretrained.is_sdxl(network) else "StableDiffusionPipeline"
-
 
 def save(
     folder: Path,
     card: Card,
     *,
-    unet: nn.Module,
-    vae: nn.Module,
+    family: pretrained.ModelFamily,
+    network: nn.Module,
+    vae: nn.Module | None,
     scheduler: Any,
     text: Path | None = None,
     dtype: torch.dtype = torch.float32,
     notices: str = "",
     origin: Path | None = None,
 ) -> Card:
-    """Write a bundle. ``text`` is a folder that holds ``tokenizer/`` and ``text_encoder/``; without it the bundle is thin.
+    """Write a bundle, as a folder of its ``family``'s stock pipeline. Without a ``vae`` it works on the media themselves.
+
+    ``text`` is a folder that holds ``tokenizer/`` and ``text_encoder/``; without it the bundle is thin.
 
     ``notices`` is what the licences of its data and of its teacher ask to be passed on; it becomes ``ATTRIBUTION.md``.
     ``origin`` is the folder of the model that this one was made from: its licence texts and its page go along, and the
     safety checker that a Stable Diffusion folder brings; a warning says why where that cannot be.
 
-    The pipeline's class follows from the network: Stable Diffusion, SDXL or Stable Diffusion 3. A network with a LoRA is
-    saved merged, so that it loads as it stands, and the LoRA alone goes into ``lora/``, for use on top of the teacher.
+    A network with a LoRA is saved merged, so that it loads as it stands, and the LoRA alone goes into ``lora/``, for use on
+    top of the teacher.
     Written beside its place and moved there, so an interrupted save leaves nothing behind. Returns the card with hashes.
     Raises ValueError where ``folder`` is something else than a bundle.
     """
-    pipeline = pipeline_of(unet)
-    component = "transformer" if pipeline == "StableDiffusion3Pipeline" else "unet"
+    component = family.component
     check_place(folder)
     with files.replaced(folder, USUAL) as temporary:
-        save_module(unet, temporary / component, dtype)
-        save_module(vae, temporary / "vae", dtype)
+        save_module(network, temporary / component, dtype)
+        if vae is not None:
+            save_module(vae, temporary / "vae", dtype)
         scheduler.save_pretrained(temporary / "scheduler")
-        index: dict[str, Any] = {
-            "_class_name": pipeline,
-            **OPTIONAL[pipeline],
-            "scheduler": ["diffusers", type(scheduler).__name__],
-            component: ["diffusers", type(unet).__name__],
-            "vae": ["diffusers", type(vae).__name__],
-        }
+        index = family.index(network, vae, scheduler)
         if text is not None:
-            index |= text_index(text)
-            for part in text_parts(text):
+            index |= text_index(text, family)
+            for part in text_parts(text, family):
                 shutil.copytree(text / part, temporary / part, ignore=shutil.ignore_patterns(*UNREAD))
             pretrained.make_portable(temporary)
-        if trainable.has_lora(unet):
-            trainable.save_lora(unet, component, temporary / "lora", dtype)
+        if trainable.has_lora(network):
+            trainable.save_lora(network, component, temporary / "lora", dtype)
         if origin is not None:
             inherit(origin, temporary, index, card)
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
@@ -302,7 +250,7 @@ def save(
         hashes = {str(p.relative_to(temporary)): file_hash(p) for p in weights}
         card = replace(card, hashes=hashes).kept()
         card.write(temporary)
-        if trainable.has_lora(unet):  # a LoRA alone is of no use to who does not know its teacher and its steps
+        if trainable.has_lora(network):  # a LoRA alone is of no use to who does not know its teacher and its steps
             name = f"lora/{trainable.LORA_FILE}"
             replace(card, hashes={trainable.LORA_FILE: hashes[name]}).write(temporary / "lora")
     return card
@@ -418,24 +366,24 @@ def complete(folder: Path, card: Card) -> Path:
         shutil.copytree(folder, draft, dirs_exist_ok=True)
         for part in ("tokenizer", "text_encoder"):
             shutil.copytree(text / part, draft / part, dirs_exist_ok=True)
-        index = pretrained.read_config(draft / "model_index.json") | text_index(text)
+        configs = pretrained.Configs.read(draft)
+        index = {**configs.index, **text_index(text, pretrained.family_of(configs))}
         (draft / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         if notices := notices_of(folder):
             (draft / ATTRIBUTION).write_text(notices, "utf-8")
     return full
 
 
-def text_parts(text: Path) -> list[str]:
+def text_parts(text: Path, family: pretrained.ModelFamily) -> list[str]:
     """The tokenizers and text encoders that a folder holds."""
-    names = (f"{part}{number}" for part in ("tokenizer", "text_encoder") for number in ("", "_2", "_3"))
-    return [name for name in names if (text / name).is_dir()]
+    return sorted(path.name for path in text.iterdir() if path.is_dir() and path.name.startswith(family.text))
 
 
-def text_index(text: Path) -> dict[str, Any]:
+def text_index(text: Path, family: pretrained.ModelFamily) -> dict[str, Any]:
     """The lines of model_index.json that name tokenizers and text encoders, and how an empty prompt is meant."""
     if (text / "model_index.json").is_file():  # a whole pipeline's folder: it says so itself
         index = pretrained.read_config(text / "model_index.json")
-        wanted = ("tokenizer", "text_encoder", "force_zeros_for_empty_prompt")
+        wanted = (*family.text, "force_zeros_for_empty_prompt")
         return {name: value for name, value in index.items() if name.startswith(wanted)}
     config = pretrained.read_config(text / "text_encoder" / "config.json")
     tokenizer = pretrained.read_config(text / "tokenizer" / "tokenizer_config.json")

@@ -83,6 +83,18 @@ class Conditioning:
     """Embedding of the real x0: the discriminator's ``c_img`` (ADD)."""
     labels: Int[Tensor, " B"] | None = None
     """Class labels, for class-conditional models; the null class is the last one."""
+    mask: Int[Tensor, "B L"] | None = None
+    """Which of ``tokens`` are the prompt's, 1, and which fill it up, 0; None where the network attends to all of them."""
+
+    @property
+    def mean_token(self) -> Float[Tensor, "B D"] | None:
+        """The mean of the prompt's tokens, one vector a sample; None without tokens."""
+        if self.tokens is None:
+            return None
+        if self.mask is None:
+            return self.tokens.mean(1)
+        weights = self.mask.unsqueeze(-1).to(self.tokens.dtype)
+        return (self.tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Conditioning:
         """Do the same to every tensor that is there."""

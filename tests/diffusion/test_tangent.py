@@ -7,7 +7,7 @@ import torch
 
 from fewstep.diffusion.schedule import EDM, Cosine, NoiseSchedule, RectifiedFlow, VariancePreserving
 from fewstep.parts.denoiser import Denoiser
-from fewstep.pretrained.networks import TransformerDenoiser
+from fewstep.pretrained.families.sd3 import SD3Denoiser
 from fewstep.recipes.mixture import Points
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning, full_precision, snapped
@@ -59,7 +59,7 @@ def sd3() -> Denoiser:
         sample_size=8, patch_size=1, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
         joint_attention_dim=8, caption_projection_dim=32, pooled_projection_dim=6, out_channels=4, pos_embed_max_size=16,
     )  # fmt: skip
-    return TransformerDenoiser(network.eval(), RectifiedFlow(), "flow")
+    return SD3Denoiser(network.eval(), RectifiedFlow(), "flow")
 
 
 @pytest.mark.parametrize(

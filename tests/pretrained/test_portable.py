@@ -13,6 +13,7 @@ import foreign
 from bundles import tiny_bundle
 from fewstep import bundle, pretrained
 from fewstep.pretrained import text
+from fewstep.pretrained.families import sd
 from fewstep.pretrained.portable import MERGES_HEAD, make_portable
 
 SENTENCES = ["a red heart", "a blue house, style", "naïve Füße", "unaffable emoji 12", "猫", ""]
@@ -84,8 +85,8 @@ def test_a_saved_bundle_is_portable(tmp_path):
         (folder / "tokenizer" / name).unlink(missing_ok=True)
     model = pretrained.load(folder)
     card = bundle.Card("own", "teacher", "unknown", (25,), native_size=(16, 16))
-    scheduler = bundle.scheduler_for("teacher", "epsilon")
-    parts = {"unet": model.denoiser.network, "vae": model.codec.vae, "scheduler": scheduler}
+    scheduler = sd.FAMILY.scheduler("teacher", {"prediction_type": "epsilon"})
+    parts = {"family": sd.FAMILY, "network": model.denoiser.network, "vae": model.codec.vae, "scheduler": scheduler}
     bundle.save(tmp_path / "own", card, **parts, text=folder)
     files = {path.name for path in (tmp_path / "own" / "tokenizer").iterdir()}
     assert {"tokenizer.json", "vocab.json", "merges.txt"} <= files

@@ -45,9 +45,7 @@ def read(folder: Path) -> tuple[str, ...]:
 
 def direction(cond: Conditioning) -> Float[Tensor, "B D"] | None:
     """One unit vector a prompt: its pooled text, or the mean of its tokens; None for what is no text."""
-    text = cond.pooled
-    if text is None and cond.tokens is not None:
-        text = cond.tokens.mean(1)
+    text = cond.mean_token if cond.pooled is None else cond.pooled
     return None if text is None else F.normalize(text.float(), dim=-1).cpu()
 
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from .. import pretrained
 from ..bundle import Card, card_of
 from ..diffusion import sampler
-from ..diffusion.guidance import guide
 from ..diffusion.schedule import CachedSchedule
 from ..parts.conditioner import Unread, UnreadWarning
 from ..parts.denoiser import Student, noise_to
@@ -206,7 +205,7 @@ class Pipeline:
 
         def guided(x: Latents, t: Tensor) -> Latents:
             conditional, null = self.denoise(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-            return guide(conditional, null, scale)
+            return self.model.denoiser.guide(x, t, conditional, null, scale)
 
         return guided
 
@@ -275,4 +274,6 @@ def blend(parts: Sequence[Conditioning], weights: Sequence[float]) -> Conditioni
             return None
         return torch.stack([getattr(part, name) * (weight / total) for part, weight in zip(parts, weights)]).sum(0)
 
-    return Conditioning(tokens=mean("tokens"), pooled=mean("pooled"), image=mean("image"))
+    masks = [part.mask for part in parts if part.mask is not None]
+    mask = torch.stack(masks).amax(0) if masks else None
+    return Conditioning(tokens=mean("tokens"), pooled=mean("pooled"), image=mean("image"), mask=mask)

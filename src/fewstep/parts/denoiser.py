@@ -40,6 +40,12 @@ class Denoiser(nn.Module):
         out = self.predict(x_t, t, cond)
         return prediction.to_x0(self.kind, x_t, out.to(x_t.dtype), alpha, sigma)
 
+    def guide(
+        self, x_t: Latents, t: Time, conditional: Latents, unconditional: Latents, guidance_scale: float
+    ) -> Latents:
+        """Both x0 estimates of ``(x_t, t)`` under guidance: classifier-free, where the model's makers have not said else."""
+        return guide(conditional, unconditional, guidance_scale)
+
     def tangent(
         self, x_t: Latents, t: Time, cond: Conditioning, dx: Latents, dt: Float[Tensor, " B"]
     ) -> tuple[Latents, Latents]:
@@ -77,7 +83,7 @@ class Teacher:
         """Guided x0 estimate."""
         if self.guidance_scale == 1:
             return self.denoiser(x_t, t, cond)
-        return guide(*self.both(x_t, t, cond, null), self.guidance_scale)
+        return self.denoiser.guide(x_t, t, *self.both(x_t, t, cond, null), self.guidance_scale)
 
     @torch.no_grad()
     def both(self, x_t: Latents, t: Time, cond: Conditioning, null: Conditioning) -> tuple[Latents, Latents]:

@@ -4,17 +4,17 @@ Inside fewstep a denoiser takes ``t`` in [0, 1] and returns x0. Out there a netw
 eps, v or a flow; a VAE has a scaling and a shift; a text encoder has a tokenizer with a maximal length.
 """
 
-from .folder import Pretrained, load, read_config, reader_of, refuse_pickles
-from .networks import TransformerDenoiser, UNetDenoiser, VaeCodec, is_sdxl
+from .families import FAMILIES, Configs, ModelFamily, family_of
+from .folder import Pretrained, load, native_size, reader_of
+from .networks import NetworkDenoiser, TransformerDenoiser, UNetDenoiser, VaeCodec
 from .portable import make_portable
 from .quiet import quiet
+from .reading import read_config, refuse_pickles
 from .schedules import BETA_KEYS, PREDICTION_TYPES, kind_of, prediction_type, schedule_of, to_timestep
 from .terms import TEACHERS_README, Terms, checker_of, copy_checker, page_of, pass_on, read_terms
 from .text import (
     SENTENCE_FORM,
     SENTENCE_TOKENS,
-    SD3Conditioner,
-    SDXLConditioner,
     TextConditioner,
     sentence_encoder_folder,
     text_conditioner,
@@ -22,13 +22,15 @@ from .text import (
 
 __all__ = [
     "BETA_KEYS",
+    "FAMILIES",
     "PREDICTION_TYPES",
     "SENTENCE_FORM",
     "SENTENCE_TOKENS",
     "TEACHERS_README",
+    "Configs",
+    "ModelFamily",
+    "NetworkDenoiser",
     "Pretrained",
-    "SD3Conditioner",
-    "SDXLConditioner",
     "Terms",
     "TextConditioner",
     "TransformerDenoiser",
@@ -36,10 +38,11 @@ __all__ = [
     "VaeCodec",
     "checker_of",
     "copy_checker",
-    "is_sdxl",
+    "family_of",
     "kind_of",
     "load",
     "make_portable",
+    "native_size",
     "page_of",
     "pass_on",
     "prediction_type",

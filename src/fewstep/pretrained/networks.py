@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,9 +26,13 @@ class NetworkDenoiser(Denoiser):
         super().__init__(schedule, kind)
         self.network = network
 
+    def blocks(self) -> list[nn.Module]:
+        """The network's blocks, in order: those that are tapped, checkpointed and sharded."""
+        raise NotImplementedError("a NetworkDenoiser subclass gives blocks()")
+
     def tapped(self) -> Sequence[nn.Module]:
         """The blocks whose outputs are features."""
-        raise NotImplementedError("a NetworkDenoiser subclass gives tapped()")
+        return self.blocks()
 
     def told(self, t: Time) -> Tensor:
         """The timestep that the network is told, ``[B]``: in the units of its own table."""
@@ -61,22 +65,13 @@ class NetworkDenoiser(Denoiser):
         return output[0] if isinstance(output, tuple) else output
 
 
-def is_sdxl(network: Any) -> bool:
-    """Whether a UNet is told the picture's size and a pooled text beside the time: the stock pipeline is then SDXL's."""
-    return network.config.get("addition_embed_type") == "text_time"
-
-
 class UNetDenoiser(NetworkDenoiser):
-    """A diffusers UNet (``UNet2DConditionModel``, SDXL's too, or ``UNet2DModel`` with class labels) as a Denoiser."""
+    """A diffusers UNet (``UNet2DConditionModel``, or ``UNet2DModel`` with class labels) as a Denoiser."""
 
-    def __init__(self, network: Any, schedule: NoiseSchedule, kind: str, factor: int = 8) -> None:
-        """``factor`` pixels a latent: SDXL's network is told the picture's size (arXiv 2307.01952, section 2.2)."""
+    def __init__(self, network: Any, schedule: NoiseSchedule, kind: str) -> None:
         super().__init__(network, schedule, kind)
         self._has_text = "cross_attention_dim" in network.config
-        self._has_size = is_sdxl(network)
-        self._factor = factor
-        self._sizes: dict[tuple[Any, ...], Tensor] = {}
-        self.reads = ("tokens", "pooled") if self._has_size else ("tokens",) if self._has_text else ("labels",)
+        self.reads = ("tokens",) if self._has_text else ("labels",)
 
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The UNet's raw output."""
@@ -84,21 +79,15 @@ class UNetDenoiser(NetworkDenoiser):
         x, cond = self._own(x_t, cond)
         if not self._has_text:
             return self.network(x, timestep, class_labels=cond.labels, return_dict=False)[0]
-        added = {"text_embeds": cond.pooled, "time_ids": self.sizes(x)} if self._has_size else None
-        return self.network(x, timestep, encoder_hidden_states=cond.tokens, added_cond_kwargs=added, return_dict=False)[
-            0
-        ]
+        return self.network(x, timestep, encoder_hidden_states=cond.tokens, **self.added(x, cond), return_dict=False)[0]
 
-    def sizes(self, x_t: Latents) -> Tensor:
-        """SDXL's size conditioning ``[B, 6]``: the original size, the crop's corner and the target size, in pixels.
+    def added(self, x_t: Latents, cond: Conditioning) -> dict[str, Any]:
+        """What the network is told beside the time and the text."""
+        return {}
 
-        As the stock pipeline fills it in: the picture that is drawn is its own original, uncropped.
-        """
-        key = (*x_t.shape[2:], x_t.dtype, x_t.device)
-        if key not in self._sizes:  # made once: a CUDA graph may not wait for numbers from the host
-            height, width = (side * self._factor for side in x_t.shape[2:])
-            self._sizes[key] = x_t.new_tensor([height, width, 0, 0, height, width])
-        return self._sizes[key].expand(len(x_t), -1)
+    def blocks(self) -> list[nn.Module]:
+        """The down blocks, the mid block and the up blocks."""
+        return [*self.network.down_blocks, self.network.mid_block, *self.network.up_blocks]
 
     def tapped(self) -> Sequence[nn.Module]:
         """Every down block, and the mid block."""
@@ -106,28 +95,16 @@ class UNetDenoiser(NetworkDenoiser):
 
 
 class TransformerDenoiser(NetworkDenoiser):
-    """Stable Diffusion 3's transformer (``SD3Transformer2DModel``, arXiv 2403.03206) as a Denoiser."""
+    """A transformer as a Denoiser. Subclasses say how it is called, and how its blocks' outputs become features."""
 
-    reads = ("tokens", "pooled")
-
-    def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
-        """The transformer's raw output: the flow ``noise - x0``."""
-        x, cond = self._own(x_t, cond)
-        return self.network(
-            hidden_states=x,
-            timestep=self.told(t).to(x_t.dtype),
-            encoder_hidden_states=cond.tokens,
-            pooled_projections=cond.pooled,
-            return_dict=False,
-        )[0]
+    def blocks(self) -> list[nn.Module]:
+        """Its blocks, in order."""
+        return list(self.network.transformer_blocks)
 
     def tapped(self) -> Sequence[nn.Module]:
         """Every third of the blocks, and the last."""
-        blocks = list(self.network.transformer_blocks)
+        blocks = self.blocks()
         return [*blocks[2:-1:3], blocks[-1]]
-
-    def _level(self, output: Any) -> Tensor:
-        return output[-1].transpose(1, 2)  # (text, picture) tokens [B, N, C] -> [B, C, N]
 
 
 STATISTICS = ("shift_factor", "latents_mean", "latents_std")
@@ -162,7 +139,7 @@ class VaeCodec(Codec):
                     "give one for each in vae/config.json"
                 )
             self.register_buffer(f"_{name}", torch.tensor(values).float() if both else None, persistent=False)
-        self.factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.factor = factor_of(vae.config)
         """Pixels a latent, along each side."""
 
     def encode(self, media: Media) -> Latents:
@@ -181,6 +158,12 @@ class VaeCodec(Codec):
         else:
             own = latents * (by_channel(self._std, latents) / self._scale) + by_channel(self._mean, latents)
         return self.vae.decode(own.to(next(self.vae.parameters()).dtype), return_dict=False)[0].to(latents.dtype)
+
+
+def factor_of(config: Mapping[str, Any]) -> int:
+    """Pixels a latent, along each side, from a VAE's config: it halves between its levels."""
+    levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or ()
+    return int(2 ** max(0, len(levels) - 1))
 
 
 def _number(config: Any, name: str) -> float:

@@ -1,4 +1,4 @@
-"""Tokenizers and text encoders as the stock pipelines use them: one (Stable Diffusion), two (SDXL) or three (SD3)."""
+"""Tokenizers and text encoders as the stock pipelines use them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,8 +26,6 @@ from .weights import NO_WEIGHTS, fingerprint, load_network
 SENTENCE_TOKENS = 24
 """Longest prompt, in tokens, of the models built on the sentence encoder."""
 MAX_CHARACTERS = 10_000
-T5_TOKENS = 256
-"""How many tokens the stock SD3 pipeline gives T5."""
 READ = 1
 """Counted up when the conditioners of this file read their encoders in another way: which layer, what is pooled."""
 
@@ -214,77 +211,6 @@ def penultimate(tokenizer: Any, encoder: Any, prompts: Sequence[str]) -> tuple[T
     ids = tokenized(tokenizer, prompts).input_ids.to(encoder.device)
     out = encoder(ids, output_hidden_states=True)
     return out.hidden_states[-2], out[0]
-
-
-class SDXLConditioner(PretrainedConditioner):
-    """SDXL's two CLIP encoders (arXiv 2307.01952, section 2.1): tokens side by side, the second's projection pooled."""
-
-    def __init__(self, tokenizers: Sequence[Any], encoders: Sequence[nn.Module], zero_null: bool = True) -> None:
-        """``zero_null``: the unconditional prompt is zeros (``force_zeros_for_empty_prompt``), not the empty prompt."""
-        super().__init__()
-        self.tokenizers, self.encoders = list(tokenizers), nn.ModuleList(encoders).eval().requires_grad_(False)
-        self.zero_null = zero_null
-
-    @torch.no_grad()
-    def forward(self, prompts: Sequence[str]) -> Conditioning:
-        """Hidden states of both encoders ``[B, L, D1 + D2]``; the second's projection ``[B, P]``."""
-        seen = [penultimate(t, e, prompts) for t, e in zip(self.tokenizers, self.encoders)]
-        return Conditioning(tokens=torch.cat([tokens for tokens, _ in seen], -1), pooled=seen[-1][1])
-
-    def null(self, n: int) -> Conditioning:
-        """Zeros, or the empty prompt."""
-        empty = self([""] * n)
-        return empty.map(torch.zeros_like) if self.zero_null else empty
-
-    def readers(self) -> Iterator[tuple[Any, Any, int | None]]:
-        """Both, in order."""
-        yield from ((tokenizer, encoder, None) for tokenizer, encoder in zip(self.tokenizers, self.encoders))
-
-    @property
-    def width(self) -> int:
-        """Numbers a token."""
-        return sum(encoder.config.hidden_size for encoder in self.encoders)  # type: ignore[union-attr, misc]
-
-
-class SD3Conditioner(PretrainedConditioner):
-    """SD3's two CLIP encoders and T5 (arXiv 2403.03206, section 4): CLIP's tokens padded to T5's width, then T5's."""
-
-    def __init__(
-        self,
-        tokenizers: Sequence[Any],
-        encoders: Sequence[nn.Module],
-        width: int,
-        t5: tuple[Any, nn.Module] | None = None,
-    ) -> None:
-        """``width`` is what the transformer takes; without ``t5`` its tokens are zeros, as in the stock pipeline."""
-        super().__init__()
-        self.tokenizers, self.encoders = list(tokenizers), nn.ModuleList(encoders).eval().requires_grad_(False)
-        self.width = width
-        self.t5_tokenizer = t5[0] if t5 else None
-        self.t5 = t5[1].eval().requires_grad_(False) if t5 else None
-
-    @torch.no_grad()
-    def forward(self, prompts: Sequence[str]) -> Conditioning:
-        """``[B, L + 256, width]``; both projections side by side ``[B, P1 + P2]``."""
-        seen = [penultimate(t, e, prompts) for t, e in zip(self.tokenizers, self.encoders)]
-        clip = torch.cat([tokens for tokens, _ in seen], -1)
-        clip = F.pad(clip, (0, self.width - clip.shape[-1]))
-        if self.t5 is None:
-            long = clip.new_zeros(len(clip), T5_TOKENS, self.width)
-        else:
-            ids = tokenized(self.t5_tokenizer, prompts, T5_TOKENS).input_ids
-            long = self.t5(ids.to(clip.device))[0]
-        return Conditioning(tokens=torch.cat([clip, long], 1), pooled=torch.cat([pooled for _, pooled in seen], 1))
-
-    def readers(self) -> Iterator[tuple[Any, Any, int | None]]:
-        """Both of CLIP, and T5 where it is there."""
-        yield from ((tokenizer, encoder, None) for tokenizer, encoder in zip(self.tokenizers, self.encoders))
-        if self.t5 is not None:
-            yield self.t5_tokenizer, self.t5, T5_TOKENS
-
-    def facts(self) -> dict[str, Any]:
-        """The width that CLIP's tokens are padded to."""
-        return {"width": self.width}
 
 
 SENTENCE_FILES = {

@@ -193,6 +193,7 @@ class Distillation:
             method=method_name(o),
             steps=self.student.steps,
             times=o.times,
+            sampler=self.model.family.sampler,
             native_size=t.native_size,
             teacher=t.name,
             licence=t.licence or pretrained.read_terms(self.model.folder).licence,
@@ -231,14 +232,14 @@ class Distillation:
         if thin:
             card = replace(card, text_encoder="sentence")
         config = pretrained.read_config(source / "scheduler" / "scheduler_config.json")
-        betas = {k: config[k] for k in pretrained.BETA_KEYS if k in config}
         with blended(self.student.denoiser, self.before, self.options.blend):
             return bundle.save(
                 folder,
                 replace(card, name=folder.name),
-                unet=self.student.denoiser.network,  # type: ignore[arg-type]
-                vae=self.model.codec.vae,  # type: ignore[arg-type]
-                scheduler=bundle.scheduler_for("student", pretrained.prediction_type(config), **betas),
+                family=self.model.family,
+                network=self.student.denoiser.network,  # type: ignore[arg-type]
+                vae=getattr(self.model.codec, "vae", None),
+                scheduler=self.model.family.scheduler("student", config),
                 text=None if thin else source,
                 dtype=dtype,
                 origin=source,

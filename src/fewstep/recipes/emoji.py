@@ -32,6 +32,7 @@ from ..pretrained import (
     sentence_encoder_folder,
     text_conditioner,
 )
+from ..pretrained.families import sd
 from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng, fold
 from ..tensors import Batch, Conditioning
@@ -126,7 +127,7 @@ def codec(network: nn.Module) -> VaeCodec:
 
 def scheduler(role: str) -> Any:
     """The scheduler config that ships with a teacher or a student."""
-    return bundle.scheduler_for(role, "v_prediction", **BETAS)
+    return sd.FAMILY.scheduler(role, {"prediction_type": "v_prediction", **BETAS})
 
 
 OF_CODEC = Mark("codec")
@@ -222,7 +223,8 @@ class TeacherRun:
         return bundle.save(
             folder,
             card,
-            unet=self.unet,
+            family=sd.FAMILY,
+            network=self.unet,
             vae=self.vae,
             scheduler=scheduler("teacher"),
             text=text,

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..files import whole
 from ..parts.codec import Codec
 from ..parts.conditioner import Conditioner, UnreadWarning, summary
 from ..rng import fold
-from ..tensors import Batch, Conditioning, Latents, Media
+from ..tensors import Batch, Conditioning, Latents, Media, unfinite
 from .log import Stopped
 from .run import stop_flag
 
@@ -55,6 +55,7 @@ class PromptTable:
     tokens: Tensor | None
     pooled: Tensor | None
     labels: Tensor | None = None
+    mask: Tensor | None = None
 
     @classmethod
     def encode(cls, prompts: Sequence[str], conditioner: Conditioner, progress: Progress | None = None) -> PromptTable:
@@ -72,16 +73,20 @@ class PromptTable:
             table = torch.cat(values).cpu()
             return table.half() if table.is_floating_point() else table
 
-        return cls(gather("tokens"), gather("pooled"), gather("labels"))
+        return cls(**{field.name: gather(field.name) for field in fields(cls)})
+
+    @property
+    def present(self) -> dict[str, Tensor]:
+        """The tensors that there are, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
     def to(self, device: torch.device | str) -> PromptTable:
         """The table on a device."""
-        move = lambda v: None if v is None else v.to(device)  # noqa: E731
-        return PromptTable(move(self.tokens), move(self.pooled), move(self.labels))
+        return replace(self, **{name: value.to(device) for name, value in self.present.items()})
 
     def __getitem__(self, rows: Tensor) -> Conditioning:
-        pick = lambda v: None if v is None else (v[rows].float() if v.is_floating_point() else v[rows])  # noqa: E731
-        return Conditioning(tokens=pick(self.tokens), pooled=pick(self.pooled), labels=pick(self.labels))
+        chosen = {name: value[rows] for name, value in self.present.items()}
+        return Conditioning(**{name: v.float() if v.is_floating_point() else v for name, v in chosen.items()})
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,8 @@ class TrainingSet:
     def near(self, device: torch.device | str) -> TrainingSet:
         """All that is encoded kept on the device, where it is small, so that no step waits for it. Pixels stay on disk."""
         optional = {name: getattr(self, name) for name in ("image", "noise") if getattr(self, name) is not None}
-        tables = [self.latents, self.prompts.tokens, self.prompts.pooled, *optional.values()]
-        if sum(t.nbytes for t in tables if t is not None) > SMALL:
+        tables = [self.latents, *self.prompts.present.values(), *optional.values()]
+        if sum(t.nbytes for t in tables) > SMALL:
             return self
         moved = {name: value.to(device) for name, value in optional.items()}
         return replace(
@@ -172,10 +177,10 @@ class TrainingSet:
         at = torch.from_numpy(indices).to(device)
         cond = self.prompts[chosen]
         if self.image is not None:
-            cond = Conditioning(cond.tokens, cond.pooled, self.image[at].float(), cond.labels)
+            cond = replace(cond, image=self.image[at].float())
         null = self.null[torch.zeros_like(at)]
         if self.image is not None:
-            null = Conditioning(null.tokens, null.pooled, torch.zeros_like(self.image[at]).float(), null.labels)
+            null = replace(null, image=torch.zeros_like(self.image[at]).float())
         return Batch(
             x0=self.latents[at].float(),
             cond=cond,
@@ -260,18 +265,15 @@ def prompt_table(prompts: list[str], text: Conditioner, cache: Path, progress: P
     key = text.key(prompts)
     path = cache / f"prompts-{key[:16]}.safetensors"
     if key and key_of(path) == key:
-        saved = load_file(path)
-        return PromptTable(saved["tokens"], saved["pooled"])
+        return PromptTable(**{"tokens": None, "pooled": None, **load_file(path)})
     table = PromptTable.encode(prompts, text, progress)
-    if any(t is not None and t.is_floating_point() and not t.isfinite().all() for t in (table.tokens, table.pooled)):
+    if unfinite({name: value for name, value in table.present.items() if value.is_floating_point()}):
         raise ValueError(
             "the text encoder makes NaN or infinity of the prompts, or more than float16 holds: take another teacher, or "
             "fetch its text encoder again"
         )
     if key:
-        assert table.tokens is not None
-        assert table.pooled is not None
-        save_whole({"tokens": table.tokens, "pooled": table.pooled}, path, {"key": key})
+        save_whole(table.present, path, {"key": key})
     return table
 
 

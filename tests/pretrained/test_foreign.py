@@ -531,7 +531,7 @@ def broken(root: Path, target: Path, teacher: str, file: str, **changes: Any) ->
     [
         ("sdxl", "model_index.json", {"text_encoder_2": [None, None]}, "has no text_encoder_2"),
         ("sd1", "model_index.json", {"vae": [None, None]}, "has no vae: give a text-to-image pipeline folder"),
-        ("sd1", "model_index.json", {"unet": ["diffusers", "MagicNet"]}, r"a MagicNet, which no model family takes \(.*sd, sd3, sdxl"),
+        ("sd1", "model_index.json", {"unet": ["diffusers", "MagicNet"]}, r"no model family takes \(.*sd, sd3, sdxl"),
         ("sd1", "scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "give an eps, v or flow model"),
         ("sd3", "model_index.json", {"transformer": ["diffusers", "MagicTransformer"]}, "CONTRIBUTING.md, A model family"),
         ("sd1", "model_index.json", {"vae": "AutoencoderKL"}, "has no vae: give a text-to-image pipeline folder"),

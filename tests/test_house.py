@@ -35,7 +35,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "files": ("text",),
     "plugin": (),
     "diffusion": ("tensors", "rng"),
-    "parts": ("plugin", "tensors", "rng", "ranges", "options", "extras", "diffusion"),
+    "parts": ("plugin", "tensors", "rng", "ranges", "sizes", "options", "extras", "diffusion"),
     "pretrained": CORE,
     "modality": CORE,
     "data": (*CORE, "modality", "pretrained"),  # files -> modality.read -> media; a teacher's tokenizer counts captions

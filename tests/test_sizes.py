@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from bundles import tiny_bundle
-from fewstep import cli, sizes
+from fewstep import cli, sheet, sizes
+from fewstep.bundle import Card
+from fewstep.data.dataset import Dataset
+from fewstep.evaluation.record import read_records
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.modality.image import to_pil
+from fewstep.parts.features.efficientnet import ImageNetFeatures
+from fewstep.recipes import distillation
 
 LYING, STANDING = (32, 48), (48, 32)
 """Height and width."""
@@ -101,3 +107,63 @@ def test_info_says_which_number_is_the_width(models, capsys) -> None:
     for size, said in ((LYING, "48×32 (width × height)"), (STANDING, "32×48 (width × height)")):
         cli.main(["info", str(models[size])])
         assert f"native size {said}" in " ".join(capsys.readouterr().out.split())
+
+
+def colours(folder: Path, sizes_: list[tuple[int, int]], n: int = 12) -> Path:
+    """Pictures of a colour and noise each, of these sizes (height, width) in turn, with captions."""
+    folder.mkdir()
+    for i in range(n):
+        height, width = sizes_[i % len(sizes_)]
+        noise = np.random.default_rng(i).integers(0, 60, (height, width, 3))
+        Image.fromarray((noise + np.array((16 * i, 190 - 16 * i, 100))).astype(np.uint8)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(["a red heart", "a blue house", "a cat", "a dog"][i % 4])
+    return folder
+
+
+@pytest.mark.parametrize("size", [(16, 32), (32, 16)], ids=["lying", "standing"])
+def test_an_oblong_teacher_is_taught_distilled_and_measured(size, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "home"))
+    said, own = sizes.spoken(size), colours(tmp_path / "own", [(40, 64), (64, 40)])
+    cli.main(["data", "folder", "--source", str(own), "--size", said, "--heldout", "0", "--out", str(tmp_path / "set")])
+    data = Dataset.open(tmp_path / "set")
+    assert (data.shape, data.name) == ((3, *size), f"folder-{said}")
+    given, at = ["--data", str(data.folder), "--batch-size", "4"], lambda name: str(tmp_path / name / "bundle")
+    cli.main(["teach", *given, "--steps", "2", "--codec-steps", "2", "--codec-batch-size", "4",
+              "--out", str(tmp_path / "teacher")])  # fmt: skip
+    cli.main(["distill", *given, "--teacher", at("teacher"), "--features", "efficientnet-lite0", "--warm.steps", "1",
+              "--warm.pairs", "4", "--warm.teacher-steps", "1", "--steps", "1", "--look-every", "1",
+              "--out", str(tmp_path / "student")])  # fmt: skip
+    for name in ("teacher", "student"):
+        assert Card.read(Path(at(name))).native_size == size
+    assert Pipeline.open(at("student")).model.latent_shape == (4, size[0] // 4, size[1] // 4)
+    out = tmp_path / "figures.json"
+    cli.main(["evaluate", at("student"), "--data", str(data.folder), "--steps", "1", "--judge", "efficientnet-lite2",
+              "--apart-from", "-o", str(out)])  # fmt: skip
+    assert {"fd", "edges_ratio"} <= {record.metric for record in read_records(out)}
+    wrong = tmp_path / "wrong"
+    cli.main(["data", "folder", "--source", str(own), "--size", sizes.spoken(size[::-1]), "--out", str(wrong)])
+    with pytest.raises(ValueError, match=rf"{re.escape(sizes.spoken(size[::-1]))}.* draws {said} .*--size {said}"):
+        distillation.prepare(distillation.options(teacher=at("teacher"), data=str(wrong)), tmp_path / "other")
+
+
+@BOTH
+def test_feature_networks_see_pictures_in_their_own_shape(size) -> None:
+    lite = ImageNetFeatures("efficientnet-lite0", 64)
+    ramp = torch.linspace(-1, 1, size[1]).expand(1, 3, *size)
+    seen = lite.prepare(ramp)
+    assert seen.shape == (1, 3, *sizes.like(size, 64, least=32))
+    assert abs(seen.shape[2] * seen.shape[3] - 64 * 64) < 64
+    assert seen.shape[2] / seen.shape[3] == pytest.approx(size[0] / size[1], rel=0.02)
+    assert torch.equal(lite.prepare(torch.zeros(1, 3, 20, 20)), lite.prepare(torch.zeros(1, 3, 64, 64)))
+    assert sizes.like((16, 160), 64, least=32) == (32, 202), "what is narrow is still seen"
+
+
+def test_a_sheet_shows_pictures_in_their_own_shape() -> None:
+    lying, standing = Image.new("RGB", (48, 32), "red"), Image.new("RGB", (32, 48), "blue")
+    made = sheet.sheet([("a", "", [lying, lying]), ("b", "", [lying, standing])], ["one", "two"], cell=96)
+    boxes = [(right - left, bottom - top) for left, top, right, bottom in made.info[sheet.CELLS]]
+    assert boxes == [(96, 64), (96, 64), (96, 64), (64, 96)]
+    for box, colour in zip(made.info[sheet.CELLS], ["red", "red", "red", "blue"]):
+        assert made.crop(box).getcolors() == [(96 * 64, ImageColor.getrgb(colour))]
+    alone = sheet.sheet([("a", "", [lying])], ["one"], cell=96)
+    assert alone.height == made.height - 2 * 96 - 10 + 64, "rows are as high as their pictures"

@@ -39,7 +39,8 @@ def sheet(
     title: str = "",
     cell: int = 128,
 ) -> Image.Image:
-    """A grid: each row is (name, note, pictures), each column a prompt. Pictures are enlarged without smoothing to ``cell``.
+    """A grid: each row is (name, note, pictures), each column a prompt. Pictures are enlarged without smoothing
+    until their longer side is ``cell``.
 
     Where they lie is ``info[CELLS]``, boxes ``(left, top, right, bottom)`` in pixels: `save` marks those and no paper.
     Raises ValueError if a row does not have one picture a column.
@@ -47,30 +48,38 @@ def sheet(
     if any(len(pictures) != len(columns) for _, _, pictures in rows):
         raise ValueError("every row of a sheet needs one picture for each column")
     gap, left, top = 10, 176, (54 if title else 16) + 26
-    width = left + len(columns) * (cell + gap) + gap
-    height = top + len(rows) * (cell + gap) + gap
+    shapes = {shown_size(picture, cell) for _, _, pictures in rows for picture in pictures} or {(cell, cell)}
+    wide, high = (max(sides) for sides in zip(*shapes))
+    width = left + len(columns) * (wide + gap) + gap
+    height = top + len(rows) * (high + gap) + gap
     canvas = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
     small, body, large = _font(13), _font(16), _font(22)
     if title:
         draw.text((16, 16), title, INK, font=large)
     for j, text in enumerate(columns):
-        x = left + j * (cell + gap) + cell / 2
-        draw.text((x, top - 12), fitted(draw, text, small, cell), FAINT, font=small, anchor="ms")
+        x = left + j * (wide + gap) + wide / 2
+        draw.text((x, top - 12), fitted(draw, text, small, wide), FAINT, font=small, anchor="ms")
     boxes: list[tuple[int, int, int, int]] = []
     for i, (name, note, pictures) in enumerate(rows):
-        y = top + i * (cell + gap)
-        draw.text((16, y + cell / 2 - 4), fitted(draw, name, body, left - 24), INK, font=body, anchor="ls")
-        draw.text((16, y + cell / 2 + 16), fitted(draw, note, small, left - 24), FAINT, font=small, anchor="ls")
+        y = top + i * (high + gap)
+        draw.text((16, y + high / 2 - 4), fitted(draw, name, body, left - 24), INK, font=body, anchor="ls")
+        draw.text((16, y + high / 2 + 16), fitted(draw, note, small, left - 24), FAINT, font=small, anchor="ls")
         for j, picture in enumerate(pictures):
-            scale = max(1, cell // max(picture.size))
-            resample = Image.Resampling.NEAREST if picture.width * scale == cell else Image.Resampling.LANCZOS
-            shown = picture.convert("RGB").resize((cell, cell), resample)
-            x = left + j * (cell + gap)
+            whole = cell % max(picture.size) == 0
+            resample = Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
+            shown = picture.convert("RGB").resize(shown_size(picture, cell), resample)
+            x = left + j * (wide + gap)
             canvas.paste(shown, (x, y))
-            boxes.append((x, y, x + cell, y + cell))
+            boxes.append((x, y, x + shown.width, y + shown.height))
     canvas.info[CELLS] = boxes
     return canvas
+
+
+def shown_size(picture: Image.Image, cell: int) -> tuple[int, int]:
+    """Width and height of a picture on the sheet: its own shape, the longer side ``cell`` pixels."""
+    width, height = picture.size
+    return max(1, round(width * cell / max(width, height))), max(1, round(height * cell / max(width, height)))
 
 
 def save(picture: Image.Image, path: Path, card: Card, seed: int) -> Path:

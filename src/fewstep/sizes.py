@@ -5,6 +5,7 @@ This is the only place where the two are turned into each other.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Annotated
@@ -38,6 +39,12 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """``(height, width)`` of a size; one number is a square's side."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
+
+
+def like(size: Sequence[int], side: int, multiple: int = 1, least: int = 1) -> tuple[int, ...]:
+    """The shape of ``size`` with about the area of a square of ``side``: every side a ``multiple``, and at least ``least``."""
+    scale = side / math.prod(size) ** (1 / len(size))
+    return tuple(max(round(own * scale / multiple) * multiple, -(-least // multiple) * multiple) for own in size)
 
 
 def _option(own: str = "") -> PrimitiveConstructorSpec[int | tuple[int, int] | None]:

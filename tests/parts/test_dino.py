@@ -76,6 +76,15 @@ def test_pictures_are_resized_to_the_resolution(saved):
     torch.testing.assert_close(eyes(small).pooled, eyes(large).pooled)
 
 
+@pytest.mark.parametrize("size", [(40, 60), (60, 40)], ids=["lying", "standing"])
+def test_oblong_pictures_keep_their_shape(saved, size):
+    eyes = DinoFeatures.load(saved[0], resolution=84)
+    oblong = Rng.of(0).normal((2, 3, *size)).tanh()
+    large = F.interpolate(oblong, (70, 98) if size == (40, 60) else (98, 70), mode="bicubic", antialias=True)
+    torch.testing.assert_close(eyes(oblong).pooled, eyes(large).pooled)
+    assert eyes(oblong).levels[0].shape == (2, 16, 5 * 7)
+
+
 def test_it_is_frozen_for_ever_and_gradients_reach_the_pictures(saved):
     eyes = DinoFeatures.load(saved[0])
     look = Standardised.fit(MediaFeatures(eyes), [(media(8), Conditioning())], Rng.of(0))

@@ -182,7 +182,7 @@ def test_a_folder_without_a_card_gets_one_from_its_own_facts(tmp_path):
     assert (card.native_size, card.guidance_scale, card.role) == ((32, 32), 7.5, "teacher")
     assert model.codec.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 4, 8, 8)
     foreign.pictures(tmp_path / "own")
-    with pytest.raises(ValueError, match=r"the pictures are 16x16, sd1 draws 32x32: build the data again with --size 32"):
+    with pytest.raises(ValueError, match=r"the pictures are 16x16, sd1 draws 32x32 \(width first\): build .* --size 32"):
         prepare(distillation.options(teacher=str(folder), data=str(tmp_path / "own")), tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,7 +199,7 @@ def decided(o: Looking, native_size: tuple[int, ...]) -> Looking:
         features = "dinov2" if to_be_had else "efficientnet-lite0"
     elif o.features_folder and features != "dinov2" and features in feature.FAMILY.names:
         raise ValueError(f"--features-folder is DINOv2's: leave it out, or use --features dinov2 instead of {features}")
-    side = max(native_size)
+    side = round(math.prod(native_size) ** (1 / len(native_size)))
     suitable = getattr(feature.FAMILY.load(features), "suitable", lambda side: min(max(side, 64), 224))
     given = str(folder) if features == "dinov2" else o.features_folder
     return replace(o, features=features, features_folder=given, resolution=o.resolution or suitable(side))

@@ -30,6 +30,7 @@ from ..parts.features import feature
 from ..pretrained import trainable
 from ..ranges import Count, Limit, Range, Seed, check_device
 from ..rng import Rng
+from ..sizes import spoken
 from ..tensors import Batch, Media
 from ..training import checkpoint
 from ..training.data import Progress, TrainingSet, chunks, data_needs, open_dataset, training_set
@@ -341,9 +342,10 @@ def pictures(o: Options, card: bundle.Card, keep: Sequence[str], progress: Progr
     """What the student is trained on, verified. Raises ValueError where it does not suit the teacher or the method."""
     dataset = choose(open_dataset(o.data, o.styles).verify(progress or no_progress), o.concepts, keep)
     if tuple(dataset.shape[1:]) != tuple(card.native_size):
-        given, wanted = ("x".join(map(str, size)) for size in (dataset.shape[1:], card.native_size))
+        given, wanted = (spoken(size) for size in (dataset.shape[1:], card.native_size))
+        side = wanted if len(set(card.native_size)) > 1 else card.native_size[0]
         raise ValueError(
-            f"the pictures are {given}, {card.name} draws {wanted}: build the data again with --size {card.native_size[0]}"
+            f"the pictures are {given}, {card.name} draws {wanted} (width first): build the data again with --size {side}"
         )
     check_method(o, Facts(part_of(o), card.native_size, kinds(dataset)))
     return dataset

@@ -6,7 +6,7 @@ predicts v, and a scheduler config. This file says what they are and how each is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,6 +35,7 @@ from ..pretrained import (
 from ..pretrained.families import sd
 from ..ranges import Count, Limit, Range, Rate, Seed, check_device
 from ..rng import Rng, fold
+from ..sizes import spoken
 from ..tensors import Batch, Conditioning
 from ..training.data import Progress, batch_indices, data_needs, open_dataset, training_set
 from ..training.recipe import Phase, history
@@ -92,14 +93,14 @@ def vae(latent_channels: int = 4, width: int = 32) -> Any:
     )
 
 
-def unet(size: Size = Size(), latent_channels: int = 4, side: int = 64) -> Any:
-    """The conditional UNet for pictures of ``side`` pixels, fresh."""
+def unet(size: Size = Size(), latent_channels: int = 4, shape: Sequence[int] = (64, 64)) -> Any:
+    """The conditional UNet for pictures of this shape, ``(height, width)`` in pixels, fresh."""
     from diffusers import UNet2DConditionModel
 
     down = tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in size.attention)
     up = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(size.attention))
     return UNet2DConditionModel(
-        sample_size=side // 4,
+        sample_size=shape[0] // 4 if len(set(shape)) == 1 else tuple(side // 4 for side in shape),
         in_channels=latent_channels,
         out_channels=latent_channels,
         layers_per_block=size.layers,
@@ -238,12 +239,12 @@ def teach(o: TeacherOptions, progress: Progress | None = None) -> TeacherRun:
     check_device(o.device)
     OPTIMIZERS.load(o.optimizer)
     dataset = open_dataset(o.data, o.styles).verify(progress or no_progress)
-    channels, side = dataset.shape[0], dataset.shape[-1]
-    if channels != 3 or dataset.shape[1:] != (side, side) or side % GRID:
-        shape = "x".join(map(str, dataset.shape))
+    channels, *shape = dataset.shape
+    if channels != 3 or len(shape) != 2 or any(side % GRID for side in shape):
+        wanted = spoken([max(GRID, round(side / GRID) * GRID) for side in (*shape, *shape)[:2]])
         raise ValueError(
-            f"the pictures are {shape}, this teacher draws colour pictures whose side is a multiple of {GRID}: "
-            f"build the data with --size {max(GRID, round(side / GRID) * GRID)}"
+            f"the pictures are {spoken(shape)} in {channels} channels, this teacher draws colour pictures whose sides are "
+            f"multiples of {GRID}: build the data with --size {wanted}"
         )
     train = dataset.subset("train")
     if not len(train):
@@ -253,7 +254,7 @@ def teach(o: TeacherOptions, progress: Progress | None = None) -> TeacherRun:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(o.seed)
-        encoder, network = vae(o.latent_channels), unet(SIZES[o.size], o.latent_channels, side)
+        encoder, network = vae(o.latent_channels), unet(SIZES[o.size], o.latent_channels, shape)
     if o.init:
         take_over(network, load(bundle.locate(o.init)).denoiser.network, o.seed)
     if o.codec:
@@ -304,7 +305,8 @@ class RandomCrops:
         draw = np.random.Generator(np.random.PCG64(fold(self.seed, "crops", step)))
         rows = batch_indices(len(self.dataset), self.batch_size, self.seed, step)
         media = self.dataset.media(torch.from_numpy(rows))
-        corners = draw.integers(0, max(0, media.shape[-1] - CROP) + 1, (len(rows), 2))
+        free = [max(0, side - CROP) + 1 for side in media.shape[2:]]
+        corners = draw.integers(0, free, (len(rows), 2))
         crops = [m[:, i : i + CROP, j : j + CROP] for m, (i, j) in zip(media, corners)]
         nothing = Conditioning()
         return Batch(torch.zeros(len(rows), 1), nothing, nothing, media=torch.stack(crops))

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...sizes import like
 from ...tensors import Features, Media
 from ..denoiser import Denoiser
 from .feature import Options
@@ -34,7 +35,10 @@ class DinoFeatures(nn.Module):
     _offset: Tensor
 
     def __init__(self, network: Any, resolution: int = 0) -> None:
-        """``resolution`` is the side that pictures are resized to, a multiple of the patch size; 0 takes the network's own."""
+        """``resolution`` is the side that pictures are resized to, a multiple of the patch size; 0 takes the network's own.
+
+        Pictures that are no squares keep their shape and get the area of that square.
+        """
         super().__init__()
         config = network.config
         self.patch = int(config.patch_size)
@@ -105,16 +109,14 @@ class DinoFeatures(nn.Module):
         """Stay in evaluation mode, whatever the network around this one does."""
         return super().train(False)
 
-    def prepare(self, media: Float[Tensor, "B C *S"]) -> Float[Tensor, "B 3 R R"]:
-        """Resize to the resolution and normalise as the network was trained."""
+    def prepare(self, media: Float[Tensor, "B C *S"]) -> Float[Tensor, "B 3 H W"]:
+        """Resize to the resolution, in the pictures' own shape, and normalise as the network was trained."""
         if media.dim() != 4 or media.shape[1] != 3:
             raise ValueError(
                 f"DINOv2 looks at colour pictures [B, 3, H, W], not at {list(media.shape)}: repeat grey thrice"
             )
-        media, size = (
-            media.to(self._scale),
-            (self.resolution, self.resolution),
-        )  # float32: bf16 has no antialiased resize
+        media = media.to(self._scale)  # float32: bf16 has no antialiased resize
+        size = like(media.shape[2:], self.resolution, self.patch, self.patch)
         if media.shape[-2:] != size:
             media = F.interpolate(media, size, mode="bicubic", antialias=True)
         return media * self._scale + self._offset

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ... import extras
+from ...sizes import like
 from ...tensors import Features, Media
 from ..denoiser import Denoiser
 from .feature import Options
@@ -300,16 +301,14 @@ class ImageNetFeatures(nn.Module):
         """Stay in evaluation mode, whatever the network around this one does."""
         return super().train(False)
 
-    def prepare(self, media: Float[Tensor, "B C *S"]) -> Float[Tensor, "B 3 R R"]:
-        """Resize to the resolution and normalise as the network was trained."""
+    def prepare(self, media: Float[Tensor, "B C *S"]) -> Float[Tensor, "B 3 H W"]:
+        """Resize to the resolution, in the pictures' own shape, and normalise as the network was trained."""
         if media.dim() != 4 or media.shape[1] != 3:
             raise ValueError(
                 f"{self.name} looks at colour pictures [B, 3, H, W], not at {list(media.shape)}: repeat grey thrice"
             )
-        media, size = (
-            media.to(self._scale),
-            (self.resolution, self.resolution),
-        )  # float32: bf16 has no antialiased resize
+        media = media.to(self._scale)  # float32: bf16 has no antialiased resize
+        size = like(media.shape[2:], self.resolution, least=32)
         if media.shape[-2:] != size:
             media = F.interpolate(media, size, mode=self.interpolation, antialias=True)
         return (media * self._scale + self._offset).contiguous(memory_format=torch.channels_last)

@@ -45,7 +45,8 @@ class Options:
     features_folder: Annotated[str, SHARED, StandsFor()] = ""
     """Folder of DINOv2 (a download of facebook/dinov2-small, say); empty looks for ``dinov2`` in fewstep's cache."""
     resolution: Annotated[int, Range(0, 4096), SHARED] = 0
-    """Side that pictures are resized to for an image feature network; 0 takes the pictures' own, as near as it can."""
+    """Side that pictures are resized to for an image feature network, or that of a square of their area where they are none;
+    0 takes the pictures' own, as near as it can."""
     augment: Annotated[tuple[str, ...], SHARED] = ()
     """Differentiable augmentation in front of the features: color, translation, cutout."""
     standardise: Annotated[bool, SHARED] = True

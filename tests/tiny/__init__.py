@@ -1,0 +1,78 @@
+"""Tiny folders of every model family, one file each: real classes of diffusers and transformers, a few thousand random weights.
+
+``TINY[name]`` goes with ``fewstep.pretrained.families.NAME``; tests/pretrained/test_families.py holds both to each other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+PROMPTS = ("a red heart", "a blue house", "a cat")
+
+
+def by_prompt(prompts: Sequence[str]) -> dict[str, Any]:
+    """What most stock pipelines are asked with."""
+    return {"prompt": list(prompts)}
+
+
+def as_they_are(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
+    """Latents that the stock pipeline keeps as ``[B, C, H, W]``."""
+    return latents
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A family's smallest model, and how its stock pipeline is asked."""
+
+    make: Callable[[Path], Path]
+    """Writes a teacher's folder below the one that is given, and says where."""
+    prompts: tuple[str, ...] = PROMPTS
+    """Three."""
+    call: Callable[[Sequence[str]], Mapping[str, Any]] = by_prompt
+    """The stock pipeline's own arguments for prompts."""
+    guided: str = "guidance_scale"
+    """Its argument that weighs classifier-free guidance."""
+    unguided: float = 1.0
+    """The value of that which means none."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that are always given."""
+    other: tuple[int, int] | None = (24, 16)
+    """Another size that it can draw, (H, W) in pixels; None where its stock pipeline draws one size alone."""
+    spatial: Callable[[Any, Tensor, tuple[int, int]], Tensor] = as_they_are
+    """``(pipe, latents, (H, W))`` -> the stock pipeline's latents as ``[B, C, H, W]``; the size is in pixels."""
+    auto: bool = True
+    """Whether ``AutoPipelineForText2Image`` opens it; else ``DiffusionPipeline`` does."""
+    student: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the stock pipeline that its student is drawn with, beside ``guidance_scale=0``."""
+    without: Mapping[str, str] = field(default_factory=dict)
+    """Checks of the suite that cannot be held, and why, as docs/models.md says it: "image to image", "fp16", "bf16"; for "lora",
+    "freeze" and "full" it is the sentence, as a pattern, that refuses them."""
+
+    def size(self, native: Sequence[int], other: bool = False) -> tuple[int, int]:
+        """(H, W) of the native size, or of the other one."""
+        height, width = self.other if other and self.other else native
+        return (height, width)
+
+
+def tiny() -> dict[str, Tiny]:
+    """Every family's, by the family's name."""
+    names = [m.name for m in pkgutil.iter_modules(__path__)]
+    return {name: importlib.import_module(f"{__name__}.{name}").TINY for name in names}
+
+
+def scaled(folder: Path, component: str, factor: float, *names: str) -> Path:
+    """Multiply the weights whose names hold one of ``names``: random networks hardly look at their text, some hardly draw."""
+    path = folder / component / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    assert any(part in name for name in state for part in names)
+    state = {name: value * (factor if any(part in name for part in names) else 1) for name, value in state.items()}
+    save_file(state, path, metadata={"format": "pt"})
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ import torch
 from PIL import Image, ImageColor
 
 from bundles import tiny_bundle
-from fewstep import cli, sheet, sizes
+from fewstep import cli, pretrained, sheet, sizes
 from fewstep.bundle import Card
-from fewstep.data.dataset import Dataset
+from fewstep.data import _buckets, folder
+from fewstep.data.dataset import Dataset, DatasetWriter, Item
 from fewstep.evaluation.record import read_records
 from fewstep.inference.pipeline import Pipeline, Request
+from fewstep.modality import image
 from fewstep.modality.image import to_pil
 from fewstep.parts.features.efficientnet import ImageNetFeatures
 from fewstep.recipes import distillation
+from fewstep.training import buckets
 
 LYING, STANDING = (32, 48), (48, 32)
 """Height and width."""
@@ -109,15 +113,15 @@ def test_info_says_which_number_is_the_width(models, capsys) -> None:
         assert f"native size {said}" in " ".join(capsys.readouterr().out.split())
 
 
-def colours(folder: Path, sizes_: list[tuple[int, int]], n: int = 12) -> Path:
+def colours(place: Path, sizes_: list[tuple[int, int]], n: int = 12) -> Path:
     """Pictures of a colour and noise each, of these sizes (height, width) in turn, with captions."""
-    folder.mkdir()
+    place.mkdir()
     for i in range(n):
         height, width = sizes_[i % len(sizes_)]
         noise = np.random.default_rng(i).integers(0, 60, (height, width, 3))
-        Image.fromarray((noise + np.array((16 * i, 190 - 16 * i, 100))).astype(np.uint8)).save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(["a red heart", "a blue house", "a cat", "a dog"][i % 4])
-    return folder
+        Image.fromarray((noise + np.array((10 * i, 190 - 10 * i, 100))).astype(np.uint8)).save(place / f"{i}.png")
+        (place / f"{i}.txt").write_text(["a red heart", "a blue house", "a cat", "a dog"][i % 4])
+    return place
 
 
 @pytest.mark.parametrize("size", [(16, 32), (32, 16)], ids=["lying", "standing"])
@@ -167,3 +171,179 @@ def test_a_sheet_shows_pictures_in_their_own_shape() -> None:
         assert made.crop(box).getcolors() == [(96 * 64, ImageColor.getrgb(colour))]
     alone = sheet.sheet([("a", "", [lying])], ["one"], cell=96)
     assert alone.height == made.height - 2 * 96 - 10 + 64, "rows are as high as their pictures"
+
+
+# buckets
+
+BUCKETS = "32x32,48x16,16x48"
+
+
+@pytest.fixture(scope="module")
+def bucketed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten squares, six lying and three standing pictures, in buckets of 32x32, 48x16 and 16x48 (width first)."""
+    root = tmp_path_factory.mktemp("buckets")
+    shapes = [(40, 44)] * 10 + [(30, 80)] * 6 + [(88, 30)] * 3
+    own = colours(root / "own", shapes, len(shapes))
+    options = folder.Options(own, size=32, buckets=BUCKETS, multiple=16, heldout=0)
+    folder.build(options, root / "set")
+    return root / "set"
+
+
+def test_every_picture_goes_to_the_bucket_of_its_shape_and_is_told_of_once(bucketed, capsys) -> None:
+    data = Dataset.open(bucketed).verify()
+    assert data.shapes == ((3, 32, 32), (3, 16, 48), (3, 48, 16))
+    parts = data.buckets
+    assert [len(part) for part in parts] == [10, 6, 3]
+    assert [part.shape for part in parts] == list(data.shapes)
+    for part, at in zip(parts, (range(10), range(10, 16), range(16, 19))):
+        assert sorted(item.key for item in part.items) == sorted(f"{i}.png" for i in at)
+        for i, item in enumerate(part.items):
+            pixels = image.load(bucketed.parent / "own" / item.key).media(part.shape[1:])
+            assert (part.media([i])[0] - pixels).abs().max() < 0.01
+    assert torch.equal(data.subset(where=lambda item: item.key == "17.png").media([0]), parts[2].media([1]))
+    with pytest.raises(ValueError, match="a batch has one: read each bucket alone"):
+        data.media([9, 10])
+    with pytest.raises(ValueError, match=r"3 sizes \(32x32, 48x16, 16x48\).*build it without --buckets"):
+        _ = data.shape
+    said = folder.told(bucketed)
+    cut = 1 - 40 / 44, 1 - 80 / 80 * 26.667 / 30, 1 - 88 * 29.333 / 88 / 30
+    assert f"10 in 32x32 ({cut[0]:.0%} cut off), 6 in 48x16 ({cut[1]:.0%} cut off), 3 in 16x48 ({cut[2]:.0%} cut off)" in said
+
+
+def test_the_same_pictures_in_other_buckets_are_other_data(bucketed, tmp_path) -> None:
+    """Also where every byte is the same: a picture of one colour is, lying or standing."""
+    seen = set()
+    for name, shapes in (("a", ((3, 4, 6), (3, 2, 2))), ("b", ((3, 6, 4), (3, 2, 2)))):
+        given = {"name": "x", "shape": (3, 2, 2), "licences": [], "attribution": "", "build": {}, "buckets": shapes}
+        with DatasetWriter(tmp_path / name, **given) as to:
+            to.add(np.full(shapes[0], 7, np.uint8), Item("one", "one", ("a cat",)))
+        seen.add(Dataset.open(tmp_path / name).fingerprint)
+    assert len(seen) == 2
+    damaged = next(bucketed.glob("media-48x16.npy")).read_bytes()
+    other = shutil.copytree(bucketed, tmp_path / "other")
+    (other / "media-48x16.npy").write_bytes(damaged[:-1] + bytes([damaged[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"media-48x16\.npy is not the file that was built"):
+        Dataset.open(other).verify()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("1", "use 3 to 64 buckets"),
+        ("32x32,40x24", "multiples of 16 .* nearest is 32x32|nearest is 48x32"),
+        ("32x32,32x32", "name each size once"),
+        ("32*32", "WIDTHxHEIGHT"),
+        ("32x32,", "WIDTHxHEIGHT"),
+    ],
+)
+def test_buckets_that_cannot_be_are_refused_before_anything_is_read(tmp_path, words, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        folder.build(folder.Options(tmp_path, size=32, buckets=words, multiple=16), tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("size", [(512, 512), (1024, 1024), (64, 64), (512, 768)], ids=str)
+@pytest.mark.parametrize("count", [3, 5, 9])
+def test_automatic_buckets_have_one_area_and_all_shapes(size, count) -> None:
+    multiple = _buckets.multiple_for(size)
+    found = _buckets.automatic(size, count, multiple)
+    assert size in found
+    assert 2 <= len(found) <= count
+    ratios = [width / height for height, width in found]
+    assert ratios == sorted(ratios)
+    assert 0.4 < ratios[0] < 0.72
+    assert 1.39 < ratios[-1] < 2.5
+    for height, width in found:
+        assert height % multiple == width % multiple == 0
+        assert height * width == pytest.approx(size[0] * size[1], rel=0.1)
+    assert _buckets.nearest((100, 99), found) == min(found, key=lambda s: abs(np.log(s[1] / s[0] / 0.99)))
+
+
+@pytest.mark.parametrize(("counts", "batch"), [((10, 6, 3), 4), ((100, 7, 1), 8), ((3, 2), 16), ((5,), 2)], ids=str)
+def test_a_batch_is_a_function_of_its_number_and_every_sample_comes_once_an_epoch(counts, batch) -> None:
+    """Over e epochs a bucket gives floor(e n / B) batches: nothing is dropped, and fewer than B wait for the next epoch."""
+    order = [buckets.bucket_of(counts, batch, 3, number) for number in range(60)]
+    assert [buckets.bucket_of(counts, batch, 3, number) for number in reversed(range(60))] == order[::-1]
+    for bucket in range(len(counts)):
+        assert [own for b, own in order if b == bucket] == list(range(sum(b == bucket for b, _ in order))), "none left out"
+    for epoch in range(1, 12):
+        given = [sum(b == bucket for b, _ in order[: sum(n * epoch // batch for n in counts)]) for bucket in range(len(counts))]
+        if len(order) >= sum(n * epoch // batch for n in counts):
+            assert given == [n * epoch // batch for n in counts]
+    if len(counts) > 1 and max(counts) > batch:
+        assert [b for b, _ in order] != [b for b, _ in (buckets.bucket_of(counts, batch, 4, n) for n in range(60))]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("square"), role="teacher", native_size=(32, 32))
+
+
+def encoded(bucketed: Path, teacher: Path, cache: Path, batch: int = 4, seed: int = 5) -> buckets.BucketedSet:
+    model = pretrained.load(teacher)
+    data = buckets.training_samples(Dataset.open(bucketed), model.codec, model.conditioner, cache, batch, seed, media=True)
+    assert isinstance(data, buckets.BucketedSet)
+    return data
+
+
+def test_batches_hold_pictures_of_one_bucket_with_their_own_latents_and_prompts(bucketed, teacher, tmp_path) -> None:
+    data, model = encoded(bucketed, teacher, tmp_path), pretrained.load(teacher)
+    again, items = encoded(bucketed, teacher, tmp_path), Dataset.open(bucketed).items
+    pixels = [part.media([i])[0] for part in Dataset.open(bucketed).buckets for i in range(len(part))]
+    prompts = {p: model.conditioner([p]).pooled[0] for item in items for p in item.prompts}
+    seen = []
+    for number in range(4 * 19 // 4):
+        batch, other = data(number), again(number)
+        assert torch.equal(batch.x0, other.x0)
+        assert torch.equal(batch.cond.pooled, other.cond.pooled)
+        assert batch.media.shape == (4, 3, *(2 * side for side in batch.x0.shape[2:]))
+        for row in range(4):
+            one = next(i for i, p in enumerate(pixels) if torch.equal(p, batch.media[row]))
+            seen.append(one)
+            torch.testing.assert_close(model.codec.encode(pixels[one][None])[0], batch.x0[row], atol=2e-3, rtol=2e-3)
+            torch.testing.assert_close(prompts[items[one].prompts[0]], batch.cond.pooled[row], atol=2e-3, rtol=2e-3)
+    assert np.bincount(seen).tolist() == [4] * 19, "four epochs, in which every bucket fills its batches"
+    for rows in (*data.chunks(4), *data.spread(12, 5), data.alike(64)):
+        assert len({pixels[i].shape for i in rows}) == 1
+    assert sorted(np.concatenate(list(data.chunks(4)))) == list(range(19))
+    assert len(np.concatenate(list(data.spread(12, 5)))) == 12
+    assert list(data.alike(64)) == list(range(10)), "of the largest bucket"
+    with pytest.raises(ValueError, match="several sizes have no batch"):
+        data.rows(np.array([9, 10]))
+    groups = data.grouped(2)
+    for number in range(8):
+        pooled = groups(number).cond.pooled
+        assert torch.equal(pooled[0::2], pooled[1::2])
+
+
+def test_a_student_is_distilled_in_buckets_and_goes_on_to_the_same_bits(bucketed, teacher, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    given = ["distill", "--teacher", str(teacher), "--data", str(bucketed), "--batch-size", "4",
+             "--features", "efficientnet-lite0", "--warm.steps", "3",
+             "--warm.pairs", "8", "--warm.teacher-steps", "1", "--warm.batch-size",
+             "4", "--add.regression-weight", "1", "--look-every", "3", "--keep", "last"]  # fmt: skip
+    cli.main([*given, "--steps", "6", "--out", str(tmp_path / "whole")])
+    cli.main([*given, "--steps", "3", "--out", str(tmp_path / "parts")])
+    cli.main([*given, "--steps", "6", "--out", str(tmp_path / "parts"), "--resume"])
+    one, other = (Pipeline.open(tmp_path / name / "bundle") for name in ("whole", "parts"))
+    ours, theirs = (p.model.denoiser.state_dict() for p in (one, other))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not torch.equal(next(iter(ours.values())), next(iter(pretrained.load(teacher).denoiser.state_dict().values())))
+    assert sorted(path.name for path in (tmp_path / "whole").glob("pairs*")) == [
+        f"pairs-{size}.safetensors" for size in ("16x16", "24x8", "8x24")
+    ]
+    out = tmp_path / "figures.json"
+    cli.main(["evaluate", str(tmp_path / "whole" / "bundle"), "--data", str(bucketed), "--judge", "efficientnet-lite2",
+              "--apart-from", "-o", str(out)])  # fmt: skip
+    assert "measured beside the 10 pictures of 32x32 alone" in capsys.readouterr().out
+    assert read_records(out)
+    for size in ((32, 32), (16, 48), (48, 16)):
+        assert one.draw("a cat", size=size).shape == (1, 3, *size)
+
+
+def test_buckets_that_the_teacher_cannot_draw_are_refused_with_the_way_out(tmp_path, teacher) -> None:
+    own = colours(tmp_path / "own", [(33, 33), (25, 41)], 6)
+    folder.build(folder.Options(own, size=33, buckets="33x33,41x25", multiple=1, heldout=0), tmp_path / "set")
+    options = distillation.options(teacher=str(teacher), data=str(tmp_path / "set"))
+    with pytest.raises(ValueError, match=r"pictures of 33x33, .* multiples of 2: build the data again with --multiple 2"):
+        distillation.prepare(options, tmp_path / "run")

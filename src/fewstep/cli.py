@@ -539,7 +539,7 @@ def evaluate(
         table,
         write_records,
     )
-    from .evaluation.suite import Evaluator, check_judge
+    from .evaluation.suite import Evaluator, check_judge, of_size
     from .inference.pipeline import Pipeline
     from .training.data import open_dataset
 
@@ -563,7 +563,7 @@ def evaluate(
     left = {n: command for n, command in commands.items() if command not in known}
     if left:
         with progress_bars() as report:
-            evaluator = Evaluator(open_dataset(data, styles), options, report)
+            evaluator = Evaluator(of_size(open_dataset(data, styles), pipeline.card.native_size), options, report)
             real = evaluator.floor(records, report)
     for n, command in left.items():
         with progress_bars() as report:

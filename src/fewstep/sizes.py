@@ -41,7 +41,7 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def like(size: Sequence[int], side: int, multiple: int = 1, least: int = 1) -> tuple[int, ...]:
+def like(size: Sequence[float], side: float, multiple: int = 1, least: int = 1) -> tuple[int, ...]:
     """The shape of ``size`` with about the area of a square of ``side``: every side a ``multiple``, and at least ``least``."""
     scale = side / math.prod(size) ** (1 / len(size))
     return tuple(max(round(own * scale / multiple) * multiple, -(-least // multiple) * multiple) for own in size)

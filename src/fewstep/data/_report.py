@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ class Report:
     most_cut_off: float = 0.0
     """The largest share of a picture that was cut off to give it the shape of the others."""
 
+    buckets: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Pictures in each bucket, and the share of them all that was cut off."""
+
+    def placed(self, bucket: str, cut_off: float) -> None:
+        """Count a picture of a bucket, of which this share was cut off."""
+        n, share = self.buckets.get(bucket, (0, 0.0))
+        self.buckets[bucket] = n + 1, (n * share + cut_off) / (n + 1)
+
     @property
     def _groups(self) -> dict[str, dict[str, str]]:
         return {"skipped": self.skipped, "read": self.read, "captions": self.captions, "ignored": self.ignored}
@@ -43,7 +52,9 @@ class Report:
     def text(self) -> str:
         """The report as ``report.json``."""
         shown = {name: dict(sorted(files.items())) for name, files in self._groups.items()}
-        return json.dumps({"totals": self.totals} | shown, indent=2, ensure_ascii=False) + "\n"
+        buckets = {name: {"pictures": n, "cut_off": round(cut, 4)} for name, (n, cut) in self.buckets.items()}
+        totals: dict[str, Any] = self.totals | ({"buckets": buckets} if buckets else {})
+        return json.dumps({"totals": totals} | shown, indent=2, ensure_ascii=False) + "\n"
 
     def refusals(self, most: int = 3) -> list[str]:
         """The first few refusals, each with its reason, and how many there are beyond."""
@@ -70,7 +81,7 @@ def told(folder: Path) -> str:
     report: dict[str, Any] = json.loads((folder / "report.json").read_text("utf-8"))
     totals = report["totals"]
     _, *size = json.loads((folder / "dataset.json").read_text("utf-8"))["shape"]
-    made = "squares" if len(set(size)) == 1 else spoken(size)
+    made = "buckets" if "buckets" in totals else "squares" if len(set(size)) == 1 else spoken(size)
     kinds = {
         "skipped": "skipped",
         "rows_skipped": "rows of tables skipped",
@@ -82,11 +93,16 @@ def told(folder: Path) -> str:
         "ignored": "other files",
     }
     counted = ", ".join(f"{totals[key]:,} {what}" for key, what in kinds.items() if totals[key] or key == "skipped")
-    return "\n".join(
-        [f"{counted}: see {folder / 'report.json'}", *(f"  {line}" for line in refusals(report["skipped"]))]
-    )
+    lines = [f"{counted}: see {folder / 'report.json'}", *(f"  {line}" for line in refusals(report["skipped"]))]
+    return "\n".join([*lines, *placed(totals.get("buckets", {}))])
+
+
+def placed(buckets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How many pictures went into each bucket, and how much of them was cut off, in a line; none where there are no buckets."""
+    told = [f"{b['pictures']:,} in {name} ({percent(b['cut_off'])} cut off)" for name, b in buckets.items()]
+    return [f"buckets, the width first: {', '.join(told)}"] if told else []
 
 
 def percent(share: float) -> str:
     """A share as people say it."""
-    return f"{share:.0%}" if share >= 0.01 else "under 1%"
+    return f"{share:.0%}" if share >= 0.01 else "under 1%" if share else "nothing"

@@ -7,6 +7,9 @@
 ``ATTRIBUTION.md``    who made the media, and under which licence
 ====================  ==============================================================================================
 
+Pictures of several sizes lie in buckets: one ``media-WxH.npy`` each in place of ``media.npy``, the items of a bucket one after
+the other, and ``dataset.json`` lists them (format version 2).
+
 A folder is written beside its destination and renamed into place: a dataset is whole or absent, never half.
 """
 
@@ -17,11 +20,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,11 +33,13 @@ from torch import Tensor
 
 from .. import files
 from ..plugin import Family
+from ..sizes import spoken
 
 FORMAT = "fewstep-dataset"
 ATTRIBUTION = "ATTRIBUTION.md"
 """The page of a dataset, and of a model, that names the works it is made from."""
-VERSION = 1
+VERSION, BUCKETS_VERSION = 1, 2
+"""Of a dataset of one size, and of one in buckets."""
 USUAL = ("media.npy", "items.jsonl", "dataset.json", ATTRIBUTION, "report.json")
 """Files of a dataset that was written by a version that left no list of them."""
 
@@ -91,6 +96,17 @@ def spread(n: int, total: int) -> list[int]:
     return [i * total // n for i in range(n)]
 
 
+class Stored(NamedTuple):
+    """Media of one size: where they lie."""
+
+    file: str
+    shape: tuple[int, ...]
+    """Of one item, ``(C, *S)``."""
+    first: int
+    """Row of the first."""
+    n: int
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A dataset on disk, or some rows of one (`subset`). Media are read when asked for."""
@@ -100,7 +116,7 @@ class Dataset:
     """The contents of ``dataset.json``."""
     items: tuple[Item, ...]
     rows: np.ndarray
-    """Where each item stands in ``media.npy``."""
+    """Where each item stands in ``media.npy``, or in the files of the buckets, one after the other."""
 
     @classmethod
     def open(cls, folder: Path | str) -> Dataset:
@@ -110,22 +126,39 @@ class Dataset:
             raise ValueError(f"{folder}: no dataset here; build one with `fewstep data emoji`, or pass another folder")
         with _damage_explained(folder):
             info = json.loads((folder / "dataset.json").read_text("utf-8"))
-            if (info.get("format"), info.get("version")) != (FORMAT, VERSION):
-                raise ValueError(f"format {info.get('format')} {info.get('version')} instead of {FORMAT} {VERSION}")
+            version = BUCKETS_VERSION if "buckets" in info else VERSION
+            if (info.get("format"), info.get("version")) != (FORMAT, version):
+                raise ValueError(f"format {info.get('format')} {info.get('version')} instead of {FORMAT} {version}")
             lines = (folder / "items.jsonl").read_text("utf-8").split("\n")
             items = tuple(Item.from_json(line) for line in lines if line)
             dataset = cls(folder, info, items, np.arange(len(items)))
-            expected = (info["count"], *info["shape"])
-            if dataset._media.dtype != np.uint8 or dataset._media.shape != expected or len(items) != info["count"]:
-                raise ValueError(
-                    f"media.npy is {dataset._media.dtype} {dataset._media.shape} and items.jsonl has {len(items)} "
-                    f"lines, where dataset.json says uint8 {expected}"
-                )
+            for stored, media in zip(dataset._stored, dataset._media):
+                expected = (stored.n, *stored.shape)
+                if media.dtype != np.uint8 or media.shape != expected or len(items) != info["count"]:
+                    raise ValueError(
+                        f"{stored.file} is {media.dtype} {media.shape} and items.jsonl has {len(items)} lines, where "
+                        f"dataset.json says uint8 {expected}"
+                    )
         return dataset
 
     @cached_property
-    def _media(self) -> np.ndarray:
-        return np.load(self.folder / "media.npy", mmap_mode="r", allow_pickle=False)
+    def _stored(self) -> tuple[Stored, ...]:
+        if "buckets" not in self.info:
+            return (Stored("media.npy", tuple(self.info["shape"]), 0, int(self.info["count"])),)
+        found, first = [], 0
+        for bucket in self.info["buckets"]:
+            found.append(Stored(bucket["media"], tuple(bucket["shape"]), first, int(bucket["count"])))
+            first += found[-1].n
+        return tuple(found)
+
+    @cached_property
+    def _media(self) -> tuple[np.ndarray, ...]:
+        return tuple(np.load(self.folder / s.file, mmap_mode="r", allow_pickle=False) for s in self._stored)
+
+    @cached_property
+    def _bucket(self) -> np.ndarray:
+        """In which bucket each item lies ``[N]``."""
+        return np.searchsorted([s.first for s in self._stored], self.rows, side="right") - 1
 
     def verify(self, progress: Progress = no_progress) -> Dataset:
         """Read every byte against the hashes in ``dataset.json``; return self, or say what is damaged."""
@@ -134,7 +167,7 @@ class Dataset:
         def tell(share: float) -> None:
             progress("pictures checked", round(share * n), n)
 
-        for name in ("media.npy", "items.jsonl"):
+        for name in (*(s.file for s in self._stored), "items.jsonl"):
             found = _sha256(self.folder / name, tell if name == "media.npy" else no_share)
             if not isinstance(hashes, Mapping) or found != hashes.get(name):
                 raise ValueError(
@@ -152,8 +185,24 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one item, ``(C, *S)``."""
-        return tuple(self.info["shape"])
+        """Shape of one item, ``(C, *S)``. Raises ValueError where they have several."""
+        if len(shapes := self.shapes) > 1:
+            sizes = ", ".join(spoken(size) for _, *size in shapes)
+            raise ValueError(
+                f"{self.name} has pictures of {len(shapes)} sizes ({sizes}), where one is needed: build it without --buckets"
+            )
+        return shapes[0]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Every shape ``(C, *S)`` that items have, in the order of the buckets."""
+        used = np.unique(self._bucket) if len(self) else [0]
+        return tuple(self._stored[int(at)].shape for at in used)
+
+    @property
+    def buckets(self) -> tuple[Dataset, ...]:
+        """The items of each shape; all together where they have one."""
+        return tuple(self._picked(np.flatnonzero(self._bucket == at)) for at in np.unique(self._bucket))
 
     @property
     def licences(self) -> tuple[str, ...]:
@@ -171,16 +220,26 @@ class Dataset:
         return f"{self.name} ({', '.join(styles) or 'all styles'}), {len(self.subset('train'))} pictures"
 
     def media(self, indices: Sequence[int] | np.ndarray | Int[Tensor, " B"] | slice) -> Float[Tensor, "B C *S"]:
-        """Media of the items at ``indices``, float32 in [-1, 1]."""
+        """Media of the items at ``indices``, float32 in [-1, 1]. Raises ValueError where they are not all of one shape."""
         picked = np.asarray(indices, dtype=np.int64) if not isinstance(indices, slice) else indices
-        return torch.from_numpy(self._media[self.rows[picked]]).float().div_(127.5).sub_(1)
+        at = np.unique(self._bucket[picked])
+        if len(at) > 1:
+            raise ValueError(
+                f"{self.name}: these pictures have {len(at)} sizes, and a batch has one: read each bucket alone"
+            )
+        one = int(at[0]) if len(at) else 0
+        rows = self.rows[picked] - self._stored[one].first
+        return torch.from_numpy(self._media[one][rows]).float().div_(127.5).sub_(1)
 
     def subset(self, split: Split | None = None, where: Callable[[Item], bool] | None = None) -> Dataset:
         """The items of one split, or those that ``where`` keeps."""
         keep = [
             i for i, item in enumerate(self.items) if split in (None, item.split) and (where is None or where(item))
         ]
-        return Dataset(self.folder, self.info, tuple(self.items[i] for i in keep), self.rows[keep])
+        return self._picked(np.array(keep, dtype=np.int64))
+
+    def _picked(self, at: np.ndarray) -> Dataset:
+        return Dataset(self.folder, self.info, tuple(self.items[i] for i in at), self.rows[at])
 
     @cached_property
     def concepts(self) -> tuple[str, ...]:
@@ -197,8 +256,26 @@ class Dataset:
     def fingerprint(self) -> str:
         """Hash of media, items and the rows in view: equal fingerprints mean equal training data."""
         hashes = self.info["sha256"]
-        text = f"{hashes['media.npy']} {hashes['items.jsonl']}".encode()
+        text = " ".join(hashes[name] for name in (*(s.file for s in self._stored), "items.jsonl")).encode()
+        if "buckets" in self.info:  # the same bytes in another shape are another picture
+            text += json.dumps(self.info["buckets"]).encode()
         return hashlib.sha256(text + self.rows.astype("<i8").tobytes()).hexdigest()
+
+
+@dataclass
+class _Bucket:
+    """Media of one shape that are being written, and their items."""
+
+    file: str
+    stream: IO[bytes]
+    shape: tuple[int, ...]
+    items: list[Item] = field(default_factory=list)
+
+    def header(self) -> None:
+        """(Re)write the .npy header; numpy pads it so that a growing first axis never moves the data."""
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(self.items), *self.shape)}
+        self.stream.seek(0)
+        np.lib.format.write_array_header_1_0(self.stream, header)
 
 
 class DatasetWriter:
@@ -220,13 +297,18 @@ class DatasetWriter:
         licences: Sequence[Mapping[str, str]],
         attribution: str,
         build: Mapping[str, Any],
+        buckets: Sequence[Sequence[int]] = (),
     ) -> None:
+        """``shape`` is that of every item, ``(C, *S)``; where they have several, ``buckets`` are those, each once."""
         self.folder = files.place_of(Path(folder))
         self.shape = tuple(shape)
-        self._info = {"format": FORMAT, "version": VERSION, "name": name, "size": self.shape[-1]}
+        self._shapes = tuple(map(tuple, buckets)) or (self.shape,)
+        self._in_buckets = bool(buckets)
+        version = BUCKETS_VERSION if buckets else VERSION
+        self._info = {"format": FORMAT, "version": version, "name": name, "size": self.shape[-1]}
         self._about = {"licences": [dict(licence) for licence in licences], "build": dict(build)}
         self._texts = {ATTRIBUTION: attribution}
-        self._items: list[Item] = []
+        self._buckets: dict[tuple[int, ...], _Bucket] = {}
         self._keys: set[str] = set()
 
     def __enter__(self) -> DatasetWriter:
@@ -239,27 +321,25 @@ class DatasetWriter:
                 )
             with ExitStack() as writing:
                 self._temporary = writing.enter_context(files.replaced(self.folder, USUAL))
-                self._stream = writing.enter_context(open(self._temporary / "media.npy", "wb"))
-                self._header()
+                for shape in self._shapes:
+                    file = f"media-{spoken(shape[1:])}.npy" if self._in_buckets else "media.npy"
+                    stream = writing.enter_context(open(self._temporary / file, "wb"))
+                    self._buckets[shape] = _Bucket(file, stream, shape)
+                    self._buckets[shape].header()
                 self._writing = writing.pop_all()
         return self
 
-    def _header(self) -> None:
-        """(Re)write the .npy header; numpy pads it so that a growing first axis never moves the data."""
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(self._items), *self.shape)}
-        self._stream.seek(0)
-        np.lib.format.write_array_header_1_0(self._stream, header)
-
     def add(self, pixels: np.ndarray, item: Item) -> None:
-        """Append one item; ``pixels`` are uint8 ``[C, *S]``."""
+        """Append one item; ``pixels`` are uint8 ``[C, *S]`` of the shape, or of one of the buckets'."""
         assert pixels.dtype == np.uint8, pixels.dtype
-        assert pixels.shape == self.shape, f"{item.key}: {pixels.shape} in a dataset of {self.shape}"
+        assert pixels.shape in self._buckets, f"{item.key}: {pixels.shape} in a dataset of {self._shapes}"
+        bucket = self._buckets[pixels.shape]
         if item.key in self._keys:
             raise ValueError(f"{item.key}: two items have this key; give each its own")
         with self._failure_explained():
-            self._stream.write(np.ascontiguousarray(pixels).tobytes())
+            bucket.stream.write(np.ascontiguousarray(pixels).tobytes())
         self._keys.add(item.key)
-        self._items.append(item)
+        bucket.items.append(item)
 
     def add_text(self, name: str, text: str) -> None:
         """Put a further text file, such as a report, into the folder."""
@@ -276,16 +356,23 @@ class DatasetWriter:
             self._finish()
 
     def _finish(self) -> None:
-        if not self._items:
+        items = [item for bucket in self._buckets.values() for item in bucket.items]
+        if not items:
             raise ValueError(f"{self.folder}: not one item to write; check the source and the filters")
-        self._header()
-        self._stream.close()
-        lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self._items)
+        for bucket in self._buckets.values():
+            bucket.header()
+            bucket.stream.close()
+        lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
         texts = {**self._texts, "items.jsonl": lines}
         for name, text in texts.items():
             (self._temporary / name).write_text(text, "utf-8", newline="\n")
-        hashes = {name: _sha256(self._temporary / name) for name in ("media.npy", "items.jsonl")}
-        counts = {"shape": self.shape, "count": len(self._items), "sha256": hashes}
+        media = [bucket.file for bucket in self._buckets.values()]
+        hashes = {name: _sha256(self._temporary / name) for name in (*media, "items.jsonl")}
+        counts: dict[str, Any] = {"shape": self.shape, "count": len(items), "sha256": hashes}
+        if self._in_buckets:
+            counts["buckets"] = [
+                {"media": b.file, "shape": b.shape, "count": len(b.items)} for b in self._buckets.values()
+            ]
         info = json.dumps({**self._info, **counts, **self._about}, indent=2, ensure_ascii=False) + "\n"
         (self._temporary / "dataset.json").write_text(info, "utf-8")
 

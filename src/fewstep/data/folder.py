@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from fewstep.data import _captions
+from fewstep.data import _buckets, _captions
 from fewstep.data._captions import Names, Refused, normal
 from fewstep.data._report import Report, percent, told
 from fewstep.data.dataset import Dataset, DatasetWriter, Item, Progress, no_progress, split_of
@@ -45,6 +45,12 @@ class Options:
     """The folder of pictures and captions."""
     size: Size = 512
     """Size of the pictures in pixels: their side where they are to be square, else width and height, as 768x512."""
+    buckets: str = ""
+    """Keep pictures near their own shapes, in sizes of about the area of `size`: how many, as 5, or which, as
+    512x512,640x448,448x640 (the width first). Each picture goes where the aspect ratio is nearest. Default: one size."""
+    multiple: Annotated[int, Range(0, 512)] = 0
+    """Sides of the buckets are multiples of this: of what the model's codec shrinks by, at least. Default: 64, and 8 to 32 for
+    pictures of less than 512 pixels."""
     fit: image.Fit = "crop"
     """A picture of another shape than `size`: ``crop`` takes its middle, ``pad`` puts borders around it (white where it was
     transparent, the colour of its own edge where that is plain, else white)."""
@@ -76,6 +82,7 @@ def build_with_report(options: Options, folder: Path, progress: Progress | None 
     """`build`, and the report in hand."""
     progress = progress or no_progress
     _check(options)
+    sizes = sizes_of(options)
     reader = Reader(options, Report())
     report = reader.report
     progress("folder: listing", 0, 1)
@@ -88,7 +95,8 @@ def build_with_report(options: Options, folder: Path, progress: Progress | None 
         licences=[LICENCE],
         attribution=ATTRIBUTION,
         build={"builder": "folder", "size": options.size, "heldout": options.heldout, "max_words": options.max_words,
-               "fit": options.fit},
+               "fit": options.fit} | ({"buckets": options.buckets} if options.buckets else {}),
+        buckets=[(3, *size) for size in sizes] if options.buckets else (),
     )  # fmt: skip
     with writer:
         for i, name in enumerate(pictures):
@@ -103,6 +111,12 @@ def build_with_report(options: Options, folder: Path, progress: Progress | None 
             raise ValueError(f"{options.source}: {found}; {why}")
         writer.add_text("report.json", report.text())
     return Dataset.open(folder), report
+
+
+def sizes_of(options: Options) -> tuple[tuple[int, int], ...]:
+    """The sizes ``(height, width)`` that pictures get, the buckets' or the one. Raises ValueError with the fix."""
+    own = pair(options.size)
+    return _buckets.read(options.buckets, own, options.multiple or _buckets.multiple_for(own)) or (own,)
 
 
 def _check(options: Options) -> None:
@@ -145,7 +159,7 @@ class Reader:
             from fewstep.pretrained import reader_of
 
             self._unread = reader_of(options.teacher)
-        self._shape = shape_of(pair(options.size))
+        self._sizes = sizes_of(options)
         self._max_words = options.max_words if options.max_words or options.teacher else MAX_WORDS
 
     # ---------------------------------------------------------------------------------------------------- files
@@ -310,42 +324,48 @@ class Reader:
     # ------------------------------------------------------------------------------------------------- pictures
 
     def read(self, name: str) -> tuple[np.ndarray, Item]:
-        """Pixels ``[3, H, W]`` and item of one picture. Raises Refused."""
+        """Pixels ``[3, H, W]`` of one of the sizes and item of one picture. Raises Refused."""
         options, path = self.options, self.pictures[name]
         if why := image.unread(path.suffix):
             raise Refused(why)
         prompts, notes = self._prompts(name)
-        loaded = self._load(path)
-        pixels = image.to_uint8(loaded.media(options.size, options.fit)).numpy()
+        loaded, size = self._load(path)
+        pixels = image.to_uint8(loaded.media(size, options.fit)).numpy()
         notes += loaded.notes
         self.report.counts["converted"] += bool(loaded.notes)
-        if beyond := loaded.beyond(options.size):
-            cropped = options.fit == "crop"
-            notes.append(f"{percent(beyond)} cut off to make it {self._shape}" if cropped else "borders put around it")
+        cropped, beyond = options.fit == "crop", loaded.beyond(size)
+        if beyond:
+            notes.append(
+                f"{percent(beyond)} cut off to make it {shape_of(size)}" if cropped else "borders put around it"
+            )
             self.report.counts["cropped" if cropped else "padded"] += 1
             self.report.most_cut_off = max(self.report.most_cut_off, beyond * cropped)
+        if options.buckets:
+            self.report.placed(spoken(size), beyond * cropped)
         concept = hashlib.sha256(pixels.tobytes()).hexdigest()[:16]
         self.report.read[name] = "; ".join(notes)
         return pixels, Item(name, concept, prompts, None, None, split_of(concept, options.heldout))
 
-    def _load(self, path: Path) -> image.Loaded:
+    def _load(self, path: Path) -> tuple[image.Loaded, tuple[int, int]]:
+        """The picture, and the size that it gets."""
         options = self.options
-        size = pair(options.size)
-        smallest = min(size) // 2 if options.min_side is None else options.min_side
+        least = min(min(size) for size in self._sizes)
+        smallest = least // 2 if options.min_side is None else options.min_side
         padded = options.fit == "pad"
         try:
             loaded = image.load(path, min_side=2 if padded else smallest, max_pixels=options.max_pixels)
         except ValueError as error:
             raise Refused(str(error).removeprefix(f"{path}: ")) from error
         wide, high = loaded.image.size
+        size = _buckets.nearest((high, wide), self._sizes)
         if padded and max(wide, high) < smallest:
             raise Refused(f"{wide}x{high} pixels, less than {smallest} on its longer side; use a larger picture")
         scale = (min if padded else max)(size[1] / wide, size[0] / high)
-        if options.min_side is None and size[0] != size[1] and scale > 2:
+        if options.min_side is None and scale > 2 and (options.buckets or size[0] != size[1]):
             raise Refused(
                 f"{wide}x{high} pixels, which {spoken(size)} would enlarge {scale:.1f} times; use a larger picture"
             )
-        return loaded
+        return loaded, size
 
 
 def _rank(name: str, order: Sequence[str]) -> int:

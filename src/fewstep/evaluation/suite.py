@@ -16,6 +16,7 @@ from ..parts.conditioner import UnreadWarning, summary
 from ..parts.features import efficientnet
 from ..parts.features.efficientnet import ImageNetFeatures
 from ..ranges import Count, Counts, Range, Seeds
+from ..sizes import spoken
 from ..tensors import Media
 from .evaluate import (
     EvaluateOptions,
@@ -101,6 +102,25 @@ def asked(train: Dataset, options: Options) -> list[int]:
     if not left:
         raise ValueError("--apart-from leaves no concept to draw: give smaller numbers, or fewer")
     return [left[k] for k in spread(options.prompts, len(left))]
+
+
+def of_size(dataset: Dataset, size: Sequence[int]) -> Dataset:
+    """The pictures of the size that a model draws, of a dataset in buckets; with a warning that says how many they are.
+
+    Raises ValueError where there are none.
+    """
+    train = dataset.subset("train")
+    if len(train.shapes) < 2:
+        return dataset
+    found = next((bucket for bucket in dataset.buckets if bucket.shape[1:] == tuple(size)), None)
+    if found is None:
+        has = ", ".join(spoken(shape[1:]) for shape in dataset.shapes)
+        raise ValueError(
+            f"{dataset.name} has pictures of {has}, and none of {spoken(size)}, which the model draws: give data of that size"
+        )
+    n = len(found.subset("train"))
+    warnings.warn(f"the model is measured beside the {n:,} pictures of {spoken(size)} alone", stacklevel=2)
+    return found
 
 
 class Evaluator:

@@ -24,7 +24,8 @@ from ..parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
 from ..pretrained import trainable
 from ..rng import Rng
 from ..tensors import Conditioning, Features, Media, unfinite
-from ..training.data import Progress, TrainingSet, chunks, spread_chunks, tell_unread
+from ..training.buckets import Samples
+from ..training.data import Progress, tell_unread
 
 Network = Callable[[Media], Features] | FeatureNetwork
 """A frozen network on pictures, or one that sees latents, too."""
@@ -55,8 +56,8 @@ class Parts:
         student: Student,
         teacher: Teacher,
         model: pretrained.Pretrained,
-        data: TrainingSet,
-        draw_pairs: Callable[[int], TrainingSet],
+        data: Samples,
+        draw_pairs: Callable[[int], Samples],
         setting: Setting,
         network: Network | None = None,
         what: trainable.What = "full",
@@ -69,14 +70,14 @@ class Parts:
         self._setting, self._network, self._what, self._rank = setting, network, what, rank
         self._image: Tensor | None = None
         self._media = False
-        self._pairs: TrainingSet | None = None
+        self._pairs: Samples | None = None
         self._features: dict[feature.Options, FeatureNetwork] = {}
 
     @property
-    def data(self) -> TrainingSet:
+    def data(self) -> Samples:
         """Batches by number, with media, embeddings and pairs where a part that was asked for wants them."""
-        media = self._data.media if self._media else None
-        return replace(self._data, image=self._image, media=media, pairs=self._pairs).near(self._setting.device)
+        pairs: Any = self._pairs  # in buckets where the data are
+        return self._data.having(self._image, self._media, pairs).near(self._setting.device)
 
     def features(self, o: feature.Options) -> FeatureNetwork:
         """The feature network, standardised over rows from all over the data; with it, where the options say so, the embedding
@@ -93,7 +94,7 @@ class Parts:
     def heads(self, features: FeatureNetwork, o: discriminator.Options) -> Discriminator:
         """Fresh heads that fit the features and the conditioning of the data."""
         seed, device = self._setting.seed, self._setting.device
-        example = self.data.rows(np.arange(min(8, len(self._data)))).to(device)
+        example = self.data.rows(next(self._data.chunks(8))).to(device)
         view = example.media if features.space == "media" else example.x0
         assert view is not None, "a feature network on media comes with media"
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -132,21 +133,20 @@ def on_pictures(o: feature.Options, network: Callable[[Media], Features], settin
     return MediaFeatures(network, Augment(o.augment) if o.augment else None)
 
 
-def standardised(o: feature.Options, network: Network, data: TrainingSet, setting: Setting) -> FeatureNetwork:
+def standardised(o: feature.Options, network: Network, data: Samples, setting: Setting) -> FeatureNetwork:
     """The feature network, standardised over rows from all over the data."""
     samples: Iterable[tuple[Tensor, Conditioning]]
     inner = network if isinstance(network, FeatureNetwork) else on_pictures(o, network, setting)
     if inner.space == "latents":
-        some = (data.rows(at).to(setting.device) for at in spread_chunks(256, len(data), 32))
+        some = (data.rows(at).to(setting.device) for at in data.spread(256, 32))
         samples = ((b.x0, b.cond) for b in some)
     else:
-        rows = spread_chunks(512, len(data), 32)
-        samples = ((_media(data, at).to(setting.device), Conditioning()) for at in rows)
+        samples = ((_media(data, at).to(setting.device), Conditioning()) for at in data.spread(512, 32))
     rng = Rng.of(setting.seed, "fit", device=setting.device)
     return Standardised.fit(inner, samples, rng) if o.standardise else inner
 
 
-def _media(data: TrainingSet, rows: np.ndarray) -> Media:
+def _media(data: Samples, rows: np.ndarray) -> Media:
     assert data.media is not None, "prepare() reads the media"
     return data.media(rows)
 
@@ -169,10 +169,10 @@ def needs(o: feature.Options) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def embed(network: Callable[[Media], Features], data: TrainingSet, setting: Setting) -> Tensor:
+def embed(network: Callable[[Media], Features], data: Samples, setting: Setting) -> Tensor:
     """Pooled features of every picture ``[N, P]``, float16. Raises ValueError where the network gives none."""
     parts = []
-    for at in chunks(len(data), 32):
+    for at in data.chunks(32):
         pooled = network(_media(data, at).to(setting.device)).pooled
         if pooled is None:
             raise ValueError(

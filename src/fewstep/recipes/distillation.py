@@ -6,6 +6,7 @@ them) and the method's own, which is a file of ``methods/`` or of somebody's own
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-import numpy as np
 import torch
 import tyro
 from torch import Tensor, nn
 
 from .. import bundle, extras, pretrained
-from ..data.dataset import Dataset, cache_dir, no_progress, spread
+from ..data.dataset import Dataset, cache_dir, no_progress
 from ..diffusion import sampler
 from ..methods.method import FAMILY as METHODS
 from ..methods.method import Facts, StudentOptions
@@ -33,7 +33,8 @@ from ..rng import Rng
 from ..sizes import spoken
 from ..tensors import Batch, Media
 from ..training import checkpoint
-from ..training.data import Progress, TrainingSet, chunks, data_needs, open_dataset, training_set
+from ..training.buckets import Samples, training_samples
+from ..training.data import Progress, chunks, data_needs, open_dataset
 from ..training.ema import load_moving, moving
 from ..training.probe import Keep, Measure, Probe
 from ..training.recipe import Phase, history
@@ -322,7 +323,7 @@ def prepare(
     if o.checkpointing:
         denoiser.network.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
         model.codec.vae.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
-    dataset = pictures(o, card, keep, progress)
+    dataset = pictures(o, card, keep, progress, model.factor)
     check_enough(dataset, bool(measure and o.steps))
     data = encoded(o, model, dataset, progress)
     content = bundle.content_of(source)
@@ -338,10 +339,30 @@ def prepare(
     return work
 
 
-def pictures(o: Options, card: bundle.Card, keep: Sequence[str], progress: Progress | None) -> Dataset:
+def check_buckets(dataset: Dataset, card: bundle.Card, factor: int) -> None:
+    """Refuse buckets that the teacher's codec cannot make; tell how far they are from the size it was trained at."""
+    for _, *size in dataset.shapes:
+        if any(side % factor for side in size):
+            raise ValueError(
+                f"{dataset.name} has pictures of {spoken(size)}, and {card.name} draws sides that are multiples of {factor}: "
+                f"build the data again with --multiple {factor}, or a multiple of it"
+            )
+    pixels = math.prod(card.native_size)
+    away = [s for _, *s in dataset.shapes if not 2 / 3 < math.prod(s) / pixels < 3 / 2]
+    if away:
+        warnings.warn(
+            f"{card.name} draws {spoken(card.native_size)}, and buckets such as {spoken(away[0])} have "
+            f"{math.prod(away[0]) / pixels:.1f} times as many pixels: --size {spoken(card.native_size)} makes them alike",
+            stacklevel=3,
+        )
+
+
+def pictures(o: Options, card: bundle.Card, keep: Sequence[str], progress: Progress | None, factor: int = 1) -> Dataset:
     """What the student is trained on, verified. Raises ValueError where it does not suit the teacher or the method."""
     dataset = choose(open_dataset(o.data, o.styles).verify(progress or no_progress), o.concepts, keep)
-    if tuple(dataset.shape[1:]) != tuple(card.native_size):
+    if "buckets" in dataset.info:
+        check_buckets(dataset, card, factor)
+    elif tuple(dataset.shape[1:]) != tuple(card.native_size):
         given, wanted = (spoken(size) for size in (dataset.shape[1:], card.native_size))
         side = wanted if len(set(card.native_size)) > 1 else card.native_size[0]
         raise ValueError(
@@ -351,10 +372,10 @@ def pictures(o: Options, card: bundle.Card, keep: Sequence[str], progress: Progr
     return dataset
 
 
-def encoded(o: Options, model: pretrained.Pretrained, dataset: Dataset, progress: Progress | None) -> TrainingSet:
+def encoded(o: Options, model: pretrained.Pretrained, dataset: Dataset, progress: Progress | None) -> Samples:
     """Its latents and prompts, encoded once; the text encoder leaves the device, where memory is short."""
     names_only = o.captions == "name"
-    data = training_set(
+    data = training_samples(
         dataset, model.codec, model.conditioner, cache_dir(), o.batch_size, o.seed, True, names_only, progress
     ).near(o.device)
     model.conditioner.to("cpu")
@@ -497,9 +518,9 @@ def choose(dataset: Dataset, concepts: int, keep: Sequence[str] = ()) -> Dataset
     return dataset.subset(where=lambda item: item.concept in kept or item.prompts[0] in keep)
 
 
-def probe(o: Options, student: Student, model: pretrained.Pretrained, data: TrainingSet, measure: Measure) -> Probe:
+def probe(o: Options, student: Student, model: pretrained.Pretrained, data: Samples, measure: Measure) -> Probe:
     """Two one-step pictures of 64 training prompts, spread evenly, always from the same noise, against the pictures they name."""
-    rows, rounds = np.array(spread(64, len(data))), 2
+    rows, rounds = data.alike(64), 2
     batch = data.rows(rows).to(o.device)
     assert batch.media is not None, "prepare() reads the media"
     noise = Rng.of(o.seed, "probe", device=o.device).normal((rounds * len(rows), *batch.x0.shape[1:]))

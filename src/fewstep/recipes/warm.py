@@ -18,8 +18,10 @@ from ..methods.method import Optimizer
 from ..options import CHANGEABLE, Mark
 from ..parts.denoiser import Student, Teacher
 from ..ranges import Limit, Range, Rate
-from ..rng import Rng
+from ..rng import Rng, fold
+from ..sizes import spoken
 from ..tensors import Batch, unfinite
+from ..training.buckets import BucketedSet, Samples
 from ..training.data import TrainingSet, chunks, in_parts, key_of, save_whole, wrote
 from ..training.trainer import Options as TrainerOptions
 from ..training.trainer import Trainer
@@ -54,7 +56,7 @@ class Options:
 
 
 def warm_start(
-    o: Options, setting: Setting, student: Student, teacher: Teacher, pairs: Callable[[int], TrainingSet]
+    o: Options, setting: Setting, student: Student, teacher: Teacher, pairs: Callable[[int], Samples]
 ) -> tuple[Trainer, Callable[[int], Batch]]:
     """Regression onto the teacher's trajectories."""
     adam = Optimizer(o.learning_rate, beta1=0.9, warmup=20, decay=True, ema=0.98, kind=o.optimizer)
@@ -77,7 +79,8 @@ def trajectories(teacher: Teacher, data: TrainingSet, n: int, steps: int, at_onc
 
 def check_pairs(folder: Path) -> None:
     """Refuse a folder where something else stands in place of the teacher's trajectories. Raises ValueError with the fix."""
-    for path in pairs_in(folder):
+    every = {*pairs_in(folder), *folder.glob("pairs-*.safetensors")}
+    for path in sorted(every):
         if os.path.lexists(path) and not wrote(path):
             raise ValueError(
                 f"{path} is not what fewstep wrote, and the teacher's trajectories go there: move it elsewhere, "
@@ -85,26 +88,30 @@ def check_pairs(folder: Path) -> None:
             )
 
 
-def pairs_in(folder: Path) -> tuple[Path, Path]:
-    """Where a run keeps the teacher's trajectories: all of them, and those drawn so far."""
-    return folder / "pairs.safetensors", folder / "pairs-part.safetensors"
+def pairs_in(folder: Path, bucket: str = "") -> tuple[Path, Path]:
+    """Where a run keeps the teacher's trajectories, of a bucket where there are several: all of them, and those drawn so far."""
+    name = f"pairs-{bucket}" if bucket else "pairs"
+    return folder / f"{name}.safetensors", folder / f"{name}-part.safetensors"
 
 
 def draw_pairs(
     o: Options,
     setting: Setting,
     teacher: Teacher,
-    data: TrainingSet,
+    data: Samples,
     folder: Path,
     origin: str,
     batch_size: int,
-) -> TrainingSet:
+    bucket: str = "",
+) -> Samples:
     """Noise, the guided teacher's sample from it, and the prompt row it was drawn for. Kept in ``folder``, drawn once.
 
     ``origin`` stands for the teacher and the prompts: pairs of another origin are drawn again.
     """
+    if isinstance(data, BucketedSet):
+        return _in_buckets(o, setting, teacher, data, folder, origin, batch_size)
     key = f"{origin}|{teacher.guidance_scale}|{o.teacher_steps}|{o.pairs}|{setting.seed}"
-    path, part = pairs_in(folder)
+    path, part = pairs_in(folder, bucket)
     if key_of(path) == key:
         return _paired(setting, data, load_file(path), batch_size)
     rng = np.random.Generator(np.random.PCG64(setting.seed))
@@ -123,6 +130,21 @@ def draw_pairs(
     save_whole(saved, path, {"key": key})
     part.unlink(missing_ok=True)
     return _paired(setting, data, saved, batch_size)
+
+
+def _in_buckets(
+    o: Options, setting: Setting, teacher: Teacher, data: BucketedSet, folder: Path, origin: str, batch_size: int
+) -> BucketedSet:
+    """The pairs of every bucket, as many as its share of the samples, one at least."""
+    sets = []
+    for one in data.sets:
+        share = max(1, round(o.pairs * len(one) / len(data)))
+        size = spoken(one.latents.shape[2:])
+        own = replace(setting, seed=fold(setting.seed, "bucket", size))
+        drawn = draw_pairs(replace(o, pairs=share), own, teacher, one, folder, f"{origin}|{size}", batch_size, size)
+        assert isinstance(drawn, TrainingSet)
+        sets.append(drawn)
+    return BucketedSet(tuple(sets), setting.seed)
 
 
 def _paired(setting: Setting, data: TrainingSet, saved: dict[str, Tensor], batch_size: int) -> TrainingSet:

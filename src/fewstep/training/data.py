@@ -143,6 +143,22 @@ class TrainingSet:
         """The same samples, ``group`` of one condition side by side in every batch."""
         return replace(self, group=group)
 
+    def having(self, image: Tensor | None, media: bool, pairs: TrainingSet | None) -> TrainingSet:
+        """The same samples with the embeddings ``image`` of their pictures, without their pixels unless ``media``, with pairs."""
+        return replace(self, image=image, media=self.media if media else None, pairs=pairs)
+
+    def chunks(self, size: int) -> Iterator[np.ndarray]:
+        """Every sample once, in order, at most ``size`` at a time."""
+        return chunks(len(self), size)
+
+    def spread(self, n: int, size: int) -> Iterator[np.ndarray]:
+        """``n`` samples from all over, at most ``size`` at a time."""
+        return spread_chunks(n, len(self), size)
+
+    def alike(self, n: int) -> np.ndarray:
+        """``n`` samples of one size from all over."""
+        return np.array(spread(n, len(self)))
+
     @cached_property
     def _described(self) -> dict[int, list[int]]:
         """The samples that each row of the prompt table describes."""
@@ -359,25 +375,34 @@ def training_set(
     Half of the time a sample is asked for by its first prompt, its plain name; else by any of its prompts.
     """
     train = dataset.subset("train")
-    captions = [item.prompts[:1] if names_only else item.prompts for item in train.items]
-    prompts = sorted({p for own in captions for p in own})
-    row = {p: i for i, p in enumerate(prompts)}
+    prompts, choices = captions_of(train, names_only)
     tell_unread(text, prompts)
-
-    def read(rows: np.ndarray) -> Media:
-        return train.media(torch.from_numpy(rows))
-
-    at_once = max(
-        1, min(64, 2**20 // int(np.prod(train.shape[1:])))
-    )  # a megapixel: encoders of large pictures are hungry
-
     return TrainingSet(
-        latents=encode_all(len(train), read, codec, progress, at_once),
+        latents=latents_of(train, codec, progress),
         prompts=prompt_table(prompts, text, cache, progress),
-        choices=[[row[own[0]]] * len(own) + [row[p] for p in own] for own in captions],
+        choices=choices,
         null=text.null(1).to("cpu"),
         batch_size=batch_size,
         seed=seed,
-        media=read if media else None,
+        media=reader_of(train) if media else None,
         concepts=train.concept_index,
     )
+
+
+def captions_of(train: Dataset, names_only: bool) -> tuple[list[str], list[list[int]]]:
+    """Every distinct prompt, and for each sample the rows of those that it may be asked for with."""
+    captions = [item.prompts[:1] if names_only else item.prompts for item in train.items]
+    prompts = sorted({p for own in captions for p in own})
+    row = {p: i for i, p in enumerate(prompts)}
+    return prompts, [[row[own[0]]] * len(own) + [row[p] for p in own] for own in captions]
+
+
+def reader_of(train: Dataset) -> Callable[[np.ndarray], Media]:
+    """Reads the pixels of samples by index."""
+    return lambda rows: train.media(torch.from_numpy(rows))
+
+
+def latents_of(train: Dataset, codec: Codec, progress: Progress | None = None) -> Latents:
+    """Latents of pictures of one size, a megapixel at a time: encoders of large pictures are hungry."""
+    at_once = max(1, min(64, 2**20 // int(np.prod(train.shape[1:]))))
+    return encode_all(len(train), reader_of(train), codec, progress, at_once)

@@ -101,6 +101,13 @@ ROWS: dict[str, Row] = {
     "regression_then_ladd": Row(method="ladd", init="warm"),
     "regression_then_lcm": Row(method="lcm", init="warm"),
     "regression_then_dmd2": Row(method="dmd2", init="warm"),
+    "drifting": Row(method="drifting"),
+    "regression_then_drifting": Row(method="drifting", init="warm"),
+    "regression_then_drifting_through_features": Row({"through": "features"}, method="drifting", init="warm"),
+    "regression_then_drifting_and_adversarial": Row(
+        {"through": "features", "adversarial_weight": 1.0}, method="drifting", init="warm"
+    ),
+    "regression_then_drifting_without_anchor": Row({"regression_weight": 0.0}, method="drifting", init="warm"),
 }
 
 

@@ -37,12 +37,16 @@ LOSSES = {
 """The names that a loss may bear in a log (CONTRIBUTING says what each stands for)."""
 
 
+SMALL: dict[str, dict[str, Any]] = {"drifting": {"group": 2}}
+"""Options of a method that needs others than its own in a batch of four, worked through in two parts."""
+
+
 class TinyParts:
     """`fewstep.methods.method.Parts`: every part is real, and small. ``seed`` is that of the players' first weights alone."""
 
     def __init__(self, axes: int = 2, seed: int = 0) -> None:
         torch.manual_seed(0)
-        self._axes, self._pairs = axes, False
+        self._axes, self._pairs, self._group = axes, False, 1
         self.codec = IdentityCodec()
         network = ConvDenoiser(axes)
         self.teacher = Teacher(network, guidance_scale=2.0)
@@ -58,11 +62,16 @@ class TinyParts:
 
     def data(self, number: int) -> Batch:
         """A batch is a function of its number; pairs beside it once they were asked for."""
-        batch = make_batch(N, self._axes, seed=2 * number)
+        batch = self._batch(2 * number)
         if not self._pairs:
             return batch
-        ends = make_batch(N, self._axes, seed=2 * number + 1)
+        ends = self._batch(2 * number + 1)
         return replace(batch, pairs=replace(ends, noise=Rng.of(number, "start").normal_like(ends.x0)))
+
+    def _batch(self, seed: int) -> Batch:
+        """In groups of one condition, where they were asked for."""
+        batch = make_batch(N, self._axes, seed=seed)
+        return replace(batch, cond=batch.cond[torch.arange(N) // self._group * self._group])
 
     def features(self, o: feature.Options) -> FeatureNetwork:
         return TeacherFeatures(self.teacher.denoiser) if o.features == "teacher" else MediaFeatures(self.eyes)
@@ -83,7 +92,7 @@ class TinyParts:
         self._pairs = True
 
     def group(self, samples: int) -> None:
-        raise NotImplementedError("no method of the package asks for groups yet: give them here when one does")
+        self._group = samples
 
     def encode(self, prompt: str) -> Conditioning:
         return self.data(0).cond[:1]
@@ -92,7 +101,7 @@ class TinyParts:
 def built(name: str, axes: int = 2, seed: int = 0, **options: Any) -> tuple[Method, TinyParts]:
     """A method by its name, on tiny parts."""
     module, parts = METHODS.load(name), TinyParts(axes, seed)
-    return module.build(module.Options(**options), parts), parts
+    return module.build(module.Options(**SMALL.get(name, {}) | options), parts), parts
 
 
 def trainer(name: str, steps: int, seed: int = 0, **options: Any) -> tuple[Trainer, Callable[[int], Batch]]:

@@ -26,13 +26,13 @@ from fewstep.rng import Rng
 from fewstep.training import checkpoint
 from fewstep.training.trainer import only_trainable
 from helpers import flat_gradient, gradients, same_weights
-from method_parts import LOSSES, built, trainer
+from method_parts import LOSSES, SMALL, built, trainer
 
 each_method = pytest.mark.parametrize("name", METHODS.names)
 
 
 def test_the_family_is_found() -> None:
-    assert {"add", "dmd2", "gan", "ladd", "lcm"} <= set(METHODS.names)
+    assert {"add", "dmd2", "drifting", "gan", "ladd", "lcm"} <= set(METHODS.names)
 
 
 @each_method
@@ -147,15 +147,16 @@ def test_the_command_line_distils_by_it_and_card_and_info_say_so(
     out = tmp_path / "run"
     cli.main(["distill", "--method", name, "--teacher", str(teacher), "--data", str(data), "--steps", "2", "--batch-size", "4",
               "--gradient-accumulation", "2",
-              "--student-optimizer", "adamw8bit", "--further-ema", "0.5", "0", "--warm.steps", "1", "--warm.pairs", "4",
+              "--student-optimizer", "adamw8bit", "--further-ema", "0.1", "0", "--warm.steps", "1", "--warm.pairs", "4",
               "--warm.batch-size", "4", "--warm.teacher-steps", "2",
+              *(f"--{name}.{option.replace('_', '-')}={value}" for option, value in SMALL.get(name, {}).items()),
               "--out", str(out)])  # fmt: skip
     card = Card.read(out / "bundle")
     assert card.method == name
     assert card.training["options"]["gradient_accumulation"] == 2
-    bundles = ("bundle", "bundle-ema-0.5", "bundle-ema-0")
+    bundles = ("bundle", "bundle-ema-0.1", "bundle-ema-0")
     weights = [load_file(out / name / "unet" / "diffusion_pytorch_model.safetensors") for name in bundles]
-    assert Card.read(out / "bundle-ema-0.5").training["ema"] == 0.5
+    assert Card.read(out / "bundle-ema-0.1").training["ema"] == 0.1
     assert all(any(not torch.equal(a[k], b[k]) for k in a) for a, b in itertools.combinations(weights, 2))
     capsys.readouterr()
     cli.main(["info", str(out / "bundle")])

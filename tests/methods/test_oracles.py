@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from fewstep.diffusion import losses
 from fewstep.diffusion.schedule import Cosine, NoiseSchedule, RectifiedFlow
+from fewstep.methods import drifting
 from fewstep.methods.denoising import Denoising
 from fewstep.methods.denoising import Options as DenoisingOptions
 from fewstep.methods.dmd2 import DMD2
@@ -200,6 +202,21 @@ def test_matching_the_teachers_distribution_brings_a_student_onto_the_modes(
     towards = DMD2.matching
     monkeypatch.setattr(DMD2, "matching", lambda *args: -towards(*args))
     assert accuracy(matched(), 1) < 0.5 * accuracy(warm, 1)
+
+
+def test_drifting_alone_brings_one_step_onto_every_mode(diffusion: Student) -> None:
+    """No teacher, no adversary, no anchor: 64 samples and 64 points of the data, and their distances."""
+
+    def drifted(**changes: Any) -> Student:
+        own = Student(copy.deepcopy(diffusion.denoiser), diffusion.times)
+        o = drifting.Options(group=64, through="features", regression_weight=0.0, **changes)
+        method = drifting.Drifting(own, mixture.features(), mixture.codec(), None, o)
+        trained(method, mixture.warm_options(250), mixture.training_set())
+        return own
+
+    modes, on = reached(drifted())
+    assert modes == mixture.MODES
+    assert on > 0.4
 
 
 def test_distillation_alone_gives_every_mode_up(diffusion: Student, warm: Student) -> None:

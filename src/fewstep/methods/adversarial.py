@@ -55,6 +55,13 @@ def colours(sample: Latents, x0: Latents) -> dict[str, float]:
     return {f"{name}_{c}": value for name, row in zip(("shift", "spread"), found) for c, value in enumerate(row)}
 
 
+def teacher_made(batch: Batch) -> Batch:
+    """The teacher's samples that come beside the batch, to stand for its data. ValueError where none come."""
+    if batch.pairs is None:
+        raise ValueError("the teacher's samples are to stand for data: give batches with pairs")
+    return batch.pairs
+
+
 class Adversarial(Defaults):
     """A student against an adversary. A method says in `beside` what else its student minimises."""
 

@@ -182,7 +182,7 @@ class Parts:
 
     def pairs(self) -> None:
         """From now on batches come with the teacher's trajectories."""
-        self.data = replace(self.data, pairs=pairs(self.teacher, self.data))
+        self.data = replace(self.data, pairs=pairs(self.teacher, self.data).grouped(self.data.group))
 
     def group(self, samples: int) -> None:
         """From now on batches come in groups of one class."""

@@ -140,12 +140,14 @@ class TrainingSet:
         return batch if self.pairs is None else replace(batch, pairs=self.pairs(step))
 
     def grouped(self, group: int) -> TrainingSet:
-        """The same samples, ``group`` of one condition side by side in every batch."""
-        return replace(self, group=group)
+        """The same samples, ``group`` of one condition side by side in every batch; in the pairs that come with it, too."""
+        return replace(self, group=group, pairs=None if self.pairs is None else self.pairs.grouped(group))
 
     def having(self, image: Tensor | None, media: bool, pairs: TrainingSet | None) -> TrainingSet:
-        """The same samples with the embeddings ``image`` of their pictures, without their pixels unless ``media``, with pairs."""
-        return replace(self, image=image, media=self.media if media else None, pairs=pairs)
+        """The same samples with the embeddings ``image`` of their pictures, without their pixels unless ``media``, with pairs,
+        which are grouped as they are."""
+        own = None if pairs is None else pairs.grouped(self.group)
+        return replace(self, image=image, media=self.media if media else None, pairs=own)
 
     def chunks(self, size: int) -> Iterator[np.ndarray]:
         """Every sample once, in order, at most ``size`` at a time."""

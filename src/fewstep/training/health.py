@@ -29,6 +29,9 @@ class Options:
     """Distance of the samples' mean from the data's in any channel, in the data's standard deviations."""
     diversity: Share = 0.5
     """Share of the most diversity there was on fixed prompts below which it counts as lost."""
+    alike: Share = 0.9
+    """Distance of a group's samples from one another, in that of the real ones, below which they are too much alike
+    (drifting)."""
     varied: Share = 0.05
     """Diversity that there must have been, of that between real pictures: a student that drew one picture a prompt from the
     start has none to lose."""
@@ -88,7 +91,7 @@ class Health:
             self._logs.popleft()
         rules: list[Callable[[], Alarm | None]] = [self.nan_streak, self.diversity_lost]
         if len(self._logs) == self.options.window:
-            rules += [self.discriminator_saturated, self.gradient_ratio, self.colour_drift]
+            rules += [self.discriminator_saturated, self.gradient_ratio, self.colour_drift, self.alike_in_a_group]
         return self._speak([rule() for rule in rules], log.step)
 
     def recall(self, logs: Iterable[StepLog]) -> None:
@@ -178,4 +181,15 @@ class Health:
             "colour_drift",
             f"the samples' mean is {shifts[furthest]:+.2f} standard deviations from the data's in channel "
             f"{furthest.rpartition('_')[2]}: lower the student's learning rate or raise distillation_weight",
+        )
+
+    def alike_in_a_group(self) -> Alarm | None:
+        """Samples of one prompt lie nearer to one another than real ones do."""
+        distance = self._mean("student/group_distance")
+        if distance is None or distance >= self.options.alike:
+            return None
+        return Alarm(
+            "alike_in_a_group",
+            f"the samples of a prompt lie {distance:.0%} as far from one another as the real ones: raise the regression "
+            "weight, or lower the adversarial one",
         )

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ from ..parts import discriminator
 from ..parts.adversary import Adversary
 from ..parts.codec import Codec
 from ..parts.denoiser import Denoiser, Student, to_trajectories
-from ..parts.features.feature import FeatureNetwork
+from ..parts.features.feature import FeatureNetwork, Space
 from ..ranges import Range, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Time, full_precision
@@ -138,8 +138,8 @@ def levels_of(seen: Features, group: int) -> list[Float[Tensor, "P G N C"]]:
     """Every level averaged over windows of 4 places along each axis, place by place, and averaged over all places."""
     made = []
     for level in seen.levels:
-        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[level.dim() - 3]
-        small = pool(level, [max(1, side // WINDOW) for side in level.shape[2:]]).flatten(2)  # type: ignore[operator]
+        pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[level.dim() - 3]
+        small = pool(level, [max(1, side // WINDOW) for side in level.shape[2:]]).flatten(2)
         for places in (small, small.mean(2, keepdim=True)):
             made.append(places.permute(2, 0, 1).unflatten(1, (-1, group)))
     return made
@@ -148,12 +148,12 @@ def levels_of(seen: Features, group: int) -> list[Float[Tensor, "P G N C"]]:
 class NoisedFeatures:
     """The teacher's features at one noise level, low enough to see detail."""
 
-    space: Literal["latents"] = "latents"
+    space: Space = "latents"
 
     def __init__(self, denoiser: Denoiser, t: float) -> None:
         self.denoiser, self.t = denoiser, t
 
-    def __call__(self, x: Latents, cond: Conditioning, rng: Rng) -> Features:
+    def __call__(self, x: Tensor, cond: Conditioning, rng: Rng) -> Features:
         """Features of ``x`` under new noise; gradients reach ``x``."""
         t = sampler.at(self.t, x)
         return self.denoiser.features(add_noise(self.denoiser.schedule, x, rng.normal_like(x), t), t, cond)
@@ -224,5 +224,7 @@ def build(o: Options, parts: Parts) -> Drifting:
     parts.group(o.group)
     if o.regression_weight or o.positives == "teacher":
         parts.pairs()
-    see = parts.features(o) if o.through == "features" else NoisedFeatures(parts.teacher.denoiser, o.noise_level)
+    see: FeatureNetwork = NoisedFeatures(parts.teacher.denoiser, o.noise_level)
+    if o.through == "features":
+        see = parts.features(o)
     return Drifting(parts.student, see, parts.codec, adversary_of(o, parts), o)

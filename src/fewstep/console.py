@@ -216,7 +216,7 @@ def _ways(found: Forecast) -> Table:
         if fits and way is found.chosen:
             said = "what will be drawn" + (f", giving up {' and '.join(found.plan.shed)}" if found.plan.shed else "")
         style = "green" if fits and way is found.chosen else "" if fits else "dim"
-        cells = (str(way.quality.steps), f"{way.quality.size} px", way.quality.encoder, f"{way.total_ms:.1f} ms")
+        cells = (str(way.quality.steps), found.pixels(way.quality.size), way.quality.encoder, f"{way.total_ms:.1f} ms")
         table.add_row(*cells, f"{1000 / served:.0f}", said, style=style)
     return table
 
@@ -224,7 +224,7 @@ def _ways(found: Forecast) -> Table:
 def _stages(found: Forecast) -> Table:
     """Where the time of the planned way goes, against the target."""
     quality = found.chosen.quality
-    title = f"where the time goes (steps: {quality.steps}, {quality.size} px, {quality.backend}, {quality.encoder})"
+    title = f"where the time goes (steps: {quality.steps}, {found.pixels(quality.size)}, {quality.backend}, {quality.encoder})"
     table = Table(box=None, show_header=False, title=title, title_justify="left", title_style="bold", padding=(0, 2))
     whole = max(found.target_ms, found.chosen.total_ms)
     for stage, ms in found.chosen.stages_ms.items():

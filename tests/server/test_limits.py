@@ -198,13 +198,13 @@ def test_shares_are_of_an_address_and_of_all():
 
 
 def test_a_model_larger_than_the_limit_is_refused():
-    check_sizes(Limits(), (1024, 512))
+    check_sizes(Limits(), [(1024, 1024), (512, 512), (512, 2048)])
     with pytest.raises(ValueError, match=r"use --limits\.picture-pixels 4194304"):
-        check_sizes(Limits(), (2048,))
+        check_sizes(Limits(), [(2048, 2048)])
     tight = Limits(message_bytes=4 * 2**20)
-    check_sizes(tight, (512,))
+    check_sizes(tight, [(512, 512)])
     with pytest.raises(ValueError, match=r"use --limits\.message-bytes 8405000"):
-        check_sizes(tight, (512, 1024))
+        check_sizes(tight, [(512, 512), (1024, 1024)])
 
 
 def test_the_largest_picture_and_its_mask_fit_into_a_message():
@@ -290,13 +290,18 @@ def test_a_jpeg_that_is_repaired_is_refused_on_both_sides_in_the_same_words():
     assert wrong(Part("image", "image/jpeg", bytes(data))).endswith(str(said.value).removeprefix("picture"))
 
 
-def test_the_middle_square_is_fitted():
+def test_the_middle_is_fitted():
     wide = np.zeros((32, 96, 3), np.uint8)
     wide[:, 32:64] = 200
-    assert wire.fit(wide, 16).min() >= 190
-    assert wire.fit(wide, 16).shape == (16, 16, 3)
+    assert wire.fit(wide, (16, 16)).min() >= 190
+    assert wire.fit(wide, (16, 16)).shape == (16, 16, 3)
+    assert wire.fit(wide, (24, 12)).min() >= 190
+    lying = wire.fit(wide, (8, 20))  # 80 of the 96 columns: 24 black ones left and right of the middle
+    assert lying.shape == (8, 20, 3)
+    assert np.ptp(lying, 0).max() == 0, "nothing is stretched: each column is of one colour"
+    assert [lying[0, column, 0] > 100 for column in (0, 5, 6, 13, 14, 19)] == [False, False, True, True, False, False]
     square = np.zeros((16, 16, 3), np.uint8)
-    assert wire.fit(square, 16) is square
+    assert wire.fit(square, (16, 16)) is square
 
 
 @pytest.mark.parametrize("encoder", ["png", "webp", "jpeg"])

@@ -64,7 +64,7 @@ class GenerationFacts:
     strength: float | None = None
     """How far the given picture could be changed: the time drawing began at, in (0, 1]; None where there was none."""
     drawn_side: int | None = None
-    """Pixels of a side as the model drew it, of a file that was enlarged afterwards; None for one that was not."""
+    """Pixels across as the model drew it, of a file that was enlarged afterwards; None for one that was not."""
 
 
 @dataclass(frozen=True)

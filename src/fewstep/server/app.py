@@ -83,7 +83,8 @@ class ServeOptions:
     backends: tuple[str, ...] = ("auto",)
     """What may run the network, best first; auto takes the fastest whose pictures equal eager's."""
     sizes: Sides = ()
-    """Picture sizes that the budget may choose from, best first; default: the model's own alone."""
+    """Widths of pictures that the budget may choose from, in pixels, best first; the shape is the model's own. Default: its own
+    width alone."""
     batches: tuple[int, ...] = ()
     """Pictures that may be drawn in one call, 1 among them; default: 1 on a CPU, 1 2 4 8 on a GPU."""
     threads: Threads = 1
@@ -121,7 +122,7 @@ def openers(options: ServeOptions) -> list[Open]:
         tried = opened[0].choices.backends if opened else options.backends
         made = EngineOptions(tried, options.sizes, options.batches, options.threads, options.limits.picture_pixels)
         engine = Engine(pipeline, Stamper(pipeline.card, options.signing.provenance, stamping), made)
-        check_sizes(options.limits, engine.sizes)
+        check_sizes(options.limits, engine.shapes.values())
         home = bundle.shipped().get(options.model, Path(options.model))
         engine.concepts = opened[0].concepts if opened else concepts.load(home, pipeline.model.conditioner, report)
         opened.append(engine)

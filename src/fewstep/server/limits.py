@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -197,16 +197,17 @@ def neighbourhood(address: str) -> str:
     return address if parsed.version == 4 else str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
 
 
-def check_sizes(limits: Limits, sizes: Sequence[int]) -> None:
-    """Raise ValueError if a picture of a size that is drawn here would break the limits."""
-    pixels = max(sizes) ** 2
+def check_sizes(limits: Limits, shapes: Iterable[tuple[int, int]]) -> None:
+    """Raise ValueError if a picture of a shape ``(height, width)`` that is drawn here would break the limits."""
+    height, width = max(shapes, key=math.prod)
+    pixels, said = height * width, f"{width}x{height}" if height != width else f"{width} px"
     if pixels > limits.picture_pixels:
         raise ValueError(
-            f"{max(sizes)} px pictures are over the limit of {limits.picture_pixels} pixels: "
+            f"{said} pictures are over the limit of {limits.picture_pixels} pixels: "
             f"use --limits.picture-pixels {pixels}"
         )
     if (needed := message_of(pixels)) > limits.message_bytes:
         raise ValueError(
-            f"a {max(sizes)} px picture with its mask takes {needed} bytes, over the limit of {limits.message_bytes} bytes "
+            f"a {said} picture with its mask takes {needed} bytes, over the limit of {limits.message_bytes} bytes "
             f"a message: use --limits.message-bytes {needed}"
         )

@@ -294,13 +294,14 @@ class Studio:
             "method": card.method,
             "steps": sorted(card.steps),
             "times": list(card.times),
-            "size": card.native_size[0],
+            "size": card.native_size[-1],
             "licence": card.licence,
             "few_steps": card.role == "student",
         }
         return facts | {
             "model": model,
             "sizes": list(engine.sizes),
+            "shapes": [list(shape[::-1]) for shape in engine.shapes.values()],
             "backend": engine.choices.backends[0],
             "marks": engine.stamper.state,
             "recordings": self.signs_recordings,

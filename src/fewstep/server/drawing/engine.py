@@ -49,7 +49,7 @@ class EngineOptions:
     """What may run the network, best first; ``auto`` takes the fastest whose pictures equal eager's, and to shed a clearly
     faster one whose pictures nearly do."""
     sizes: tuple[int, ...] = ()
-    """Sizes that may be drawn, best first; empty is the model's own alone."""
+    """Widths that may be drawn, best first, in the model's own shape; empty is its own alone."""
     batches: tuple[int, ...] = ()
     """Pictures that may be drawn in one call, 1 among them; empty is 1 on a CPU, where batching gains nothing, and up to
     8 on a GPU."""
@@ -78,7 +78,9 @@ class Engine:
         self.device = pipeline.device
         on_gpu = self.device.type != "cpu"
         self.batches = tuple(sorted(options.batches)) or ((1, 2, 4, 8) if on_gpu else (1,))
-        self.sizes = options.sizes or (self.card.native_size[0],)
+        self.shapes = shapes_of(pipeline, options.sizes)
+        """``(height, width)`` of the pictures of every size. A size is a width: the shape is the model's own."""
+        self.sizes = tuple(self.shapes)
         self._spent: dict[str, float] = defaultdict(float)
         self._networks: dict[tuple[str, tuple[int, ...]], Denoise] = {}
         self._codec = TimedCodec(pipeline.model.codec, self._spend, clock)
@@ -161,7 +163,7 @@ class Engine:
         return backends.Measured(name, backends.milliseconds(lambda: run(x_t, t, cond)), error)
 
     def _example(self, size: int, n: int) -> tuple[Tensor, Conditioning]:
-        shape = (n * self._rows, *self._pipeline.latent_shape((size, size)))
+        shape = (n * self._rows, *self._pipeline.latent_shape(self.shapes[size]))
         generator = torch.Generator().manual_seed(0)
         return torch.randn(shape, generator=generator).to(self.device), self._pipeline.encode([""] * n * self._rows)
 
@@ -173,8 +175,8 @@ class Engine:
         return self._networks[key]
 
     def _compile_codec(self, name: str, size: int, n: int) -> None:
-        latents = torch.zeros(n, *self._pipeline.latent_shape((size, size)), device=self.device)
-        pixels = torch.zeros(n, size, size, 3, dtype=torch.uint8, device=self.device)
+        latents = torch.zeros(n, *self._pipeline.latent_shape(self.shapes[size]), device=self.device)
+        pixels = torch.zeros(n, *self.shapes[size], 3, dtype=torch.uint8, device=self.device)
         self._codec.compile(self._usable(name), latents, pixels)
 
     def _measure(self) -> Costs:
@@ -183,7 +185,8 @@ class Engine:
         by_size: dict[str, dict[int, float]] = defaultdict(dict)
         text = backends.milliseconds(lambda: self._pipeline.model.conditioner(["a picture of something"]))
         for size in self.sizes:
-            picture = Part("image", RAW, bytes(size * size * 4), size, size)
+            height, width = self.shapes[size]
+            picture = Part("image", RAW, bytes(height * width * 4), width, height)
             request = DrawRequest(0, "image", "", image=picture, strength=1.0)
             for name, encoder in itertools.product(self.choices.backends, self.choices.encoders):
                 plan = Plan(1, size, name, encoder, 0, True)
@@ -218,7 +221,7 @@ class Engine:
             for part, background in ((request.image, 255), (request.mask, 0)):
                 if part is not None:
                     pixels = wire.decode(part, self.options.max_pixels, background)
-                    found.append(wire.fit(pixels, request.size or max(self.sizes)))
+                    found.append(wire.fit(pixels, self.shapes[request.size or max(self.sizes)]))
         except ProtocolError as error:
             return error
         except Exception:
@@ -231,7 +234,7 @@ class Engine:
         self._spent.clear()
         began = self._clock()
         jobs = [job if job.given is not None else replace(job, given=self._prepared_now(job.request)) for job in jobs]
-        inputs = [self._fitted(job.given, plan.size) for job in jobs]
+        inputs = [self._fitted(job.given, self.shapes[plan.size]) for job in jobs]
         self._spend("decode", began)
         whole = [(job, given) for job, given in zip(jobs, inputs) if not isinstance(given, ProtocolError)]
         if not whole:
@@ -254,9 +257,9 @@ class Engine:
         return replace(given, ms=0.0) if isinstance(given, Given) else given
 
     @staticmethod
-    def _fitted(given: Given | ProtocolError | None, size: int) -> tuple[Pixels, ...] | ProtocolError:
+    def _fitted(given: Given | ProtocolError | None, shape: tuple[int, int]) -> tuple[Pixels, ...] | ProtocolError:
         if isinstance(given, Given):
-            return tuple(wire.fit(one, size) for one in given.pictures)
+            return tuple(wire.fit(one, shape) for one in given.pictures)
         assert given is not None, "what was not prepared was prepared by now"
         return given
 
@@ -276,7 +279,7 @@ class Engine:
             batch = replace(batch, x0=x0, strength=requests[0].strength)
             times = self._pipeline.times_from(plan.steps, requests[0].strength)
         else:
-            batch = replace(batch, size=(plan.size, plan.size))
+            batch = replace(batch, size=self.shapes[plan.size])
             times = self._pipeline.times(plan.steps)
         if len(inputs[0]) > 1:
             masks = self._together([given[1] for given in inputs]).to(torch.float32).mean(-1)
@@ -354,7 +357,7 @@ class Engine:
 
     def places(self, size: int) -> int:
         """Number of positions in the latents of a picture of this size."""
-        return math.prod(self._pipeline.latent_shape((size, size))[1:])
+        return math.prod(self._pipeline.latent_shape(self.shapes[size])[1:])
 
     def steps_for(self, request: DrawRequest) -> tuple[int, ...]:
         """The step counts that differ for this request, most first. With a picture, only times up to its strength are used."""
@@ -375,6 +378,19 @@ class Engine:
         """A key: requests with equal keys can be drawn in one call."""
         from_time = self._pipeline.times_from(plan.steps, request.strength)[0] if request.with_picture else 1.0
         return plan.steps, plan.size, plan.backend, request.task, from_time
+
+
+def shapes_of(pipeline: Pipeline, widths: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """``(height, width)`` of the pictures of these widths, in the model's own shape as nearly as its codec can; of its own width
+    without any. Raises ValueError with the fix for a width that it cannot make."""
+    height, width = pipeline.card.native_size
+    step = height // pipeline.latent_shape()[1]
+    found = {}
+    for wide in widths or (width,):
+        high = height if wide == width else max(1, round(wide * height / width / step)) * step
+        pipeline.latent_shape((high, wide))
+        found[wide] = high, wide
+    return found
 
 
 def _broken(what: str, code: str = "internal") -> ProtocolError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import tyro
@@ -36,7 +36,7 @@ class ForecastOptions:
     wire: str = ""
     """Time to the user and back, such as 20ms; empty leaves it out."""
     sizes: Sides = ()
-    """Picture sizes to choose from, best first; default: the model's own alone."""
+    """Widths of pictures to choose from, best first, in the model's own shape; default: its own alone."""
     backends: tuple[str, ...] = ("auto",)
     """What may run the network, best first; auto takes the fastest whose pictures equal eager's."""
     threads: Threads = 1
@@ -63,6 +63,13 @@ class Forecast:
     """The backends that were tried; empty where they were given."""
     left_out: Mapping[str, str]
     """Backends that could not be tried, and why."""
+    shapes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    """``(height, width)`` of the pictures of every size."""
+
+    def pixels(self, size: int) -> str:
+        """A size in words."""
+        height, width = self.shapes.get(size, (size, size))
+        return f"{width}x{height} px" if height != width else f"{size} px"
 
     @property
     def chosen(self) -> PredictedLatency:
@@ -88,7 +95,7 @@ class Forecast:
         best = min(self.latencies, key=lambda way: way.total_ms)
         said = (
             f"nothing fits into {self.target_ms:.3g} ms here: the quickest way (steps: {best.quality.steps}, "
-            f"{best.quality.size} px, {best.quality.backend}, {best.quality.encoder}) takes {best.total_ms:.3g} ms"
+            f"{self.pixels(best.quality.size)}, {best.quality.backend}, {best.quality.encoder}) takes {best.total_ms:.3g} ms"
         )
         if self.card.role != "student":
             return f"{said}, and {self.advice}"
@@ -113,5 +120,5 @@ def forecast(options: ForecastOptions, report: Report) -> Forecast:
     timings = Timings(engine.costs, wire_ms=wires, text_ms=0.0 if with_picture else engine.costs.text)
     planned = plan(budget, choices, timings, with_picture=with_picture)
     every = latencies(choices, timings, with_picture)
-    found = (planned, every, budget.target_ms, engine.measured, engine.left_out)
+    found = (planned, every, budget.target_ms, engine.measured, engine.left_out, engine.shapes)
     return Forecast(options.model, pipeline.card, *found)

@@ -38,7 +38,7 @@ class PictureFacts:
     task: Task = "text"
     strength: float | None = None
     drawn_side: int | None = None
-    """Pixels of a side as drawn, of a file that was enlarged."""
+    """Pixels across as drawn, of a file that was enlarged."""
 
     @classmethod
     def of(cls, request: DrawRequest, steps: int, strength: float) -> PictureFacts:

@@ -1,4 +1,4 @@
-"""Pictures of any shape beside a model that draws squares: what is cut off, what is put around, where a picture is kept."""
+"""Pictures of any shape beside a model that draws its own: what is cut off, what is put around, where a picture is kept."""
 
 from __future__ import annotations
 
@@ -69,18 +69,23 @@ class Canvas:
         assert self.open is not None
         return np.repeat(np.where(self.open, np.uint8(255), np.uint8(0))[..., None], 3, axis=-1)
 
-    def parts(self, size: int) -> dict[str, Part]:
-        """What a model of ``size`` is asked with: the whole picture in a square, and where it may change."""
-        side = max(self.pixels.shape[:2])
-        given = {"image": shaped(self.pixels, side, side, "pad")[0]}
+    def parts(self, shape: tuple[int, int]) -> dict[str, Part]:
+        """What a model of this shape ``(height, width)`` is asked with: the whole picture, borders around it, and its hole."""
+        width, height = self._around(shape)
+        given = {"image": shaped(self.pixels, width, height, "pad")[0]}
         if self.open is not None:
-            given["mask"] = shaped(self._mask, side, side, "pad", border=0)[0]
-        return {name: _raw(name, fit(pixels, size)) for name, pixels in given.items()}
+            given["mask"] = shaped(self._mask, width, height, "pad", border=0)[0]
+        return {name: _raw(name, fit(pixels, shape)) for name, pixels in given.items()}
+
+    def _around(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of the smallest picture of this shape ``(height, width)`` that holds this one."""
+        height, width = self.pixels.shape[:2]
+        return max(width, -(-height * shape[1] // shape[0])), max(height, -(-width * shape[0] // shape[1]))
 
     def filled(self, drawn: Pixels) -> Pixels:
-        """The picture with the square that was drawn for it: outside the hole not a bit changes. ``[H, W, 3]``."""
+        """The picture with the one that was drawn for it: outside the hole not a bit changes. ``[H, W, 3]``."""
         height, width = self.pixels.shape[:2]
-        over = shaped(resized(drawn, max(height, width), max(height, width)), width, height, "crop")[0]
+        over = shaped(resized(drawn, *self._around(drawn.shape[:2])), width, height, "crop")[0]
         return over if self.open is None else np.where(self.open[..., None], over, self.pixels)
 
     def shaped(self, width: int, height: int, how: Fit | None) -> tuple[Canvas, Fit | None]:
@@ -93,5 +98,5 @@ class Canvas:
 
 
 def _raw(name: str, pixels: Pixels) -> Part:
-    size = pixels.shape[0]
-    return Part(name, RAW, np.dstack([pixels, np.full((size, size), 255, np.uint8)]).tobytes(), size, size)
+    height, width = pixels.shape[:2]
+    return Part(name, RAW, np.dstack([pixels, np.full((height, width), 255, np.uint8)]).tobytes(), width, height)

@@ -98,6 +98,12 @@ class ImageService:
         )  # the last one's seed is one, too
         return self.studio.read_draw_request(Message(header | {"seed": seed}, parts))
 
+    def _own(self, size: int) -> tuple[int, int]:
+        """Width and height of what the model draws at a size."""
+        engine = self.studio.worker.engine
+        assert engine is not None, "asked for after the worker is ready"
+        return engine.shapes[size][::-1]
+
     def generation(self, request: GenerationRequest) -> Order:
         """From a prompt alone. Raises ProtocolError."""
         limits = self.studio.limits
@@ -105,9 +111,7 @@ class ImageService:
         size = read_size(request.size, limits.picture_pixels)
         n = request.n or 1
         draw_request = self._draw_request(request, 1.0, {}, n)
-        return Order(
-            request, "image_generation", draw_request, n, size or (draw_request.size, draw_request.size), request.fit
-        )
+        return Order(request, "image_generation", draw_request, n, size or self._own(draw_request.size), request.fit)
 
     def edit(self, request: ImagesRequest, files: Mapping[str, list[Part]]) -> Order:
         """From a picture: without a hole all of it may change, with one only what lies in there. Raises ProtocolError."""
@@ -133,7 +137,9 @@ class ImageService:
         strength = usual if request.strength is None else request.strength
         n = request.n or 1
         first = self._draw_request(request, strength, {}, n)  # before the picture is worked on
-        draw_request = self._draw_request(replace_seed(request, first.seed), strength, canvas.parts(first.size), n)
+        draw_request = self._draw_request(
+            replace_seed(request, first.seed), strength, canvas.parts(self._own(first.size)[::-1]), n
+        )
         height, width = canvas.pixels.shape[:2]
         return Order(request, "image_edit", draw_request, n, (width, height), how, canvas, files["image"][0])
 
@@ -248,10 +254,10 @@ class ImageService:
         }
         if request.identifier:
             said["safety_identifier"] = request.identifier
-        drawn = facts["size"]
-        if (width, height) != (drawn, drawn):
-            said |= {"drawn": f"{drawn}x{drawn}", "fit": how or "none"}
-            said["note"] = _note(order, drawn, how)
+        drawn = self._own(facts["size"])
+        if (width, height) != drawn:
+            said |= {"drawn": "{}x{}".format(*drawn), "fit": how or "none"}
+            said["note"] = _note(order, said["drawn"], how)
         if ignored := request.ignored(engine.card.name):
             said["ignored"] = ignored
         return said
@@ -263,10 +269,10 @@ def _steps(quality: str | None, steps: tuple[int, ...]) -> int:
     return {"low": every[0], "medium": every[(len(every) - 1) // 2]}.get(quality or "auto", every[-1])
 
 
-def _note(order: Order, drawn: int, how: Fit | None) -> str:
+def _note(order: Order, drawn: str, how: Fit | None) -> str:
     """In words how the picture got its size."""
     width, height = order.size
-    made = f"drawn at {drawn}x{drawn} and resized to {width}x{height}"
+    made = f"drawn at {drawn} and resized to {width}x{height}"
     if how == "crop":
         whose = "the given picture" if order.canvas is not None else "it"
         return f"{made}: {whose} was cropped to that shape; fit=pad keeps all of it"

@@ -42,7 +42,7 @@ class ImagesRequest(Body):
     n: int | None = 1
     """How many pictures."""
     size: str | None = "auto"
-    """auto, or WIDTHxHEIGHT. The model draws squares of its own size, then resized, and for oblong sizes cropped or padded."""
+    """auto, or WIDTHxHEIGHT. The model draws its own size, then resized, and for other shapes cropped or padded."""
     quality: Literal["auto", "standard", "low", "medium", "high", "hd", "xhigh", "max"] | None = "auto"
     """low takes the fewest steps that the model was trained for, high and auto the most."""
     response_format: Literal["b64_json", "url"] | None = None

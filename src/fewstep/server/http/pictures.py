@@ -161,13 +161,14 @@ class PictureRoutes:
     ) -> Response:
         """Download a picture of a live session, with its content credentials; ``prompt`` writes the prompt into them.
 
-        ``side`` enlarges it to a square of so many pixels, marked and signed at that size; its credentials and its name say so.
+        ``side`` enlarges it to so many pixels across, marked and signed at that size; its credentials and its name say so.
         """
         history = self._studio.history(session_id)
         entry = history.get(number) if history else None
         if entry is None:
             return failed404("this picture is no longer on the server: draw it again from its seed")
-        drawn, most = entry.pixels.shape[0], math.isqrt(self._studio.limits.picture_pixels)
+        height, drawn = entry.pixels.shape[:2]
+        most = math.isqrt(self._studio.limits.picture_pixels * drawn // height)
         try:
             await self._studio.judge(entry.pixels)
             if side and not drawn <= side <= most:
@@ -234,8 +235,10 @@ def failed404(sentence: str) -> Response:
     return Response(error_body(sentence, "not_found"), 404, {}, "application/json")
 
 
-def enlarged(pixels: Pixels, side: int) -> Pixels:
-    """A square of ``side`` pixels; 0 leaves it as it is."""
-    if side in (0, pixels.shape[0]):
+def enlarged(pixels: Pixels, width: int) -> Pixels:
+    """So many pixels wide, in its own shape; 0 leaves it as it is."""
+    high, wide = pixels.shape[:2]
+    if width in (0, wide):
         return pixels
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
+    size = (width, max(1, round(high * width / wide)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))

@@ -111,18 +111,17 @@ export class Camera {
     else requestAnimationFrame(look);
   }
 
-  /** The newest frame, at the model's size; null while there is none. @param {number} size */
-  parts(size) {
+  /** The newest frame, at the model's size; null while there is none. @param {number} width @param {number} height */
+  parts(width, height) {
     const { video, small } = this;
-    const side = Math.min(video.videoWidth, video.videoHeight);
-    if (!side || !video.srcObject) return null;
-    if (small.width !== size) small.width = small.height = size;
+    if (!video.videoWidth || !video.srcObject) return null;
+    if (small.width !== width || small.height !== height) Object.assign(small, { width, height });
     const c = /** @type {CanvasRenderingContext2D} */ (small.getContext("2d", { willReadFrequently: true }));
-    c.setTransform(this.mirrored ? -1 : 1, 0, 0, 1, this.mirrored ? size : 0, 0);
+    c.setTransform(this.mirrored ? -1 : 1, 0, 0, 1, this.mirrored ? width : 0, 0);
     c.imageSmoothingQuality = "high";
-    c.drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, size, size);
-    const data = new Uint8Array(c.getImageData(0, 0, size, size).data.buffer);
-    return [{ name: "image", mime: "pixels/rgba", data, width: size, height: size }];
+    c.drawImage(video, ...middle(video, width, height), 0, 0, width, height);
+    const data = new Uint8Array(c.getImageData(0, 0, width, height).data.buffer);
+    return [{ name: "image", mime: "pixels/rgba", data, width, height }];
   }
 
   record() {
@@ -165,6 +164,14 @@ export class Camera {
     $("record").setAttribute("aria-label", on ? "Stop recording" : "Record");
     if (!on) $("record-time").textContent = "Record";
   }
+}
+
+/** The largest part of the frame's middle that has this shape: left, top, width, height. @param {HTMLVideoElement} video
+ * @param {number} width @param {number} height @returns {[number, number, number, number]} */
+export function middle(video, width, height) {
+  const scale = Math.min(video.videoWidth / width, video.videoHeight / height);
+  const [w, h] = [width * scale, height * scale];
+  return [(video.videoWidth - w) / 2, (video.videoHeight - h) / 2, w, h];
 }
 
 /** @param {MediaStream} stream */

@@ -1,7 +1,7 @@
 // The Draw tab: pointer, keys and buttons. layers.js holds the layers that they change, stroke.js paints on them.
 
 import { $, choose, press } from "./dom.js";
-import { Layers, NAMES, SIZE } from "./layers.js";
+import { Layers, NAMES, shape, sheet } from "./layers.js";
 import { Stroke } from "./stroke.js";
 
 const COLOURS = {
@@ -22,13 +22,32 @@ export class Draw {
     this.brush = { tool: "brush", colour: FIRST, width: 36 };
     /** @type {Stroke | null} */
     this.stroke = null;
-    this.at = { x: SIZE / 2, y: SIZE / 2 };
+    this.at = { x: sheet.width / 2, y: sheet.height / 2 };
     this.touched = 0; // when the person last drew on it
+    this.met = false; // whether the shape of the model's pictures is known
     this._palette();
     this._pointer();
     this._buttons();
     this._keys();
     this.use("brush");
+    this._show();
+  }
+
+  /** Take the shape of the model's pictures. @param {Record<string, any>} hello */
+  meet({ shapes }) {
+    if (!shapes) return;
+    this.met = true;
+    this._shape(shapes[0]);
+  }
+
+  /** @param {[number, number]} size width and height */
+  _shape([width, height]) {
+    if (!shape(width, height)) return;
+    this.end(performance.now());
+    this.layers.refit();
+    Object.assign(this.view, sheet);
+    document.documentElement.style.setProperty("--ratio", String(sheet.width / sheet.height));
+    this.at = { x: sheet.width / 2, y: sheet.height / 2 };
     this._show();
   }
 
@@ -106,7 +125,7 @@ export class Draw {
     const down = new Set(); // all fingers on the canvas: two of them zoom the page, and draw nothing
     const place = (/** @type {PointerEvent} */ e) => {
       const box = view.getBoundingClientRect();
-      return { x: ((e.clientX - box.left) / box.width) * SIZE, y: ((e.clientY - box.top) / box.height) * SIZE };
+      return { x: ((e.clientX - box.left) / box.width) * sheet.width, y: ((e.clientY - box.top) / box.height) * sheet.height };
     };
     view.addEventListener("pointerdown", (/** @type {PointerEvent} */ e) => {
       if (e.button) return;
@@ -146,7 +165,7 @@ export class Draw {
   /** The outline of the brush where it would paint. @param {Point} at @param {boolean} down */
   _ring(at, down) {
     const mark = $("pen");
-    const scale = this.view.clientWidth / SIZE;
+    const scale = this.view.clientWidth / sheet.width;
     const width = Math.max(6, this.brush.width * scale);
     mark.hidden = false;
     mark.dataset.down = String(down);
@@ -166,8 +185,8 @@ export class Draw {
       if (e.key === " ") this.stroke ? this.end(e.timeStamp) : this.begin({ ...this.at }, 0, e.timeStamp);
       else if (way) {
         const step = e.shiftKey ? 4 : 14;
-        const within = (/** @type {number} */ v) => Math.min(SIZE, Math.max(0, v));
-        this.at = { x: within(this.at.x + way[0] * step), y: within(this.at.y + way[1] * step) };
+        const within = (/** @type {number} */ v, /** @type {number} */ most) => Math.min(most, Math.max(0, v));
+        this.at = { x: within(this.at.x + way[0] * step, sheet.width), y: within(this.at.y + way[1] * step, sheet.height) };
         this.move(this.at, 0, e.timeStamp);
       } else return;
       e.preventDefault();
@@ -193,7 +212,10 @@ export class Draw {
   /** Restore what the canvas held before a reload, unless the person has drawn meanwhile. @param {import("./layers.js").State} state @param {any} shown */
   restore(state, shown) {
     if (!this.layers.empty || this.stroke) return;
+    const one = NAMES.map((name) => state[name]).find(Boolean);
+    if (one && !this.met) this._shape([one.width, one.height]); // the model's, most likely, which is not known yet
     this.layers.restore(state, shown ?? {});
+    this.layers.refit();
     this._touch(performance.now());
   }
 

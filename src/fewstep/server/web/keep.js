@@ -1,7 +1,7 @@
 // Keeps drawing, prompt, settings and history over a reload, in the browser's local storage: about five million characters a page.
 // Without storage (a private window, cookies switched off) the page works, keeps nothing, and says so.
 
-import { layer, NAMES, pen, SIZE } from "./layers.js";
+import { layer, NAMES, pen } from "./layers.js";
 
 const MOST = { drawing: 3_000_000, history: 1_000_000 }; // characters
 const LATER_MS = 400;
@@ -104,13 +104,13 @@ export class Keep {
     return { layers: Object.fromEntries(texts), shown };
   }
 
-  /** Read a drawing back. @param {any} kept @returns {Promise<import("./layers.js").State>} */
+  /** Read a drawing back, in the shape that it had. @param {any} kept @returns {Promise<import("./layers.js").State>} */
   static async layers(kept) {
     const made = NAMES.map(async (name) => {
       const src = kept.layers?.[name];
       const image = typeof src === "string" ? await picture(src) : null;
-      const c = image && layer();
-      if (image && c) pen(c).drawImage(image, 0, 0, SIZE, SIZE);
+      const c = image && layer(image.naturalWidth, image.naturalHeight);
+      if (image && c) pen(c).drawImage(image, 0, 0);
       return [name, c];
     });
     return Object.fromEntries(await Promise.all(made));
@@ -122,9 +122,10 @@ export class Keep {
       const image = thumb.querySelector("img");
       const { prompt, seed } = /** @type {HTMLElement} */ (thumb).dataset;
       if (!image?.naturalWidth) return [];
-      const side = Math.min(THUMB, image.naturalWidth);
-      const c = Object.assign(document.createElement("canvas"), { width: side, height: side });
-      c.getContext("2d")?.drawImage(image, 0, 0, side, side);
+      const scale = Math.min(1, THUMB / Math.max(image.naturalWidth, image.naturalHeight));
+      const [width, height] = [image.naturalWidth, image.naturalHeight].map((n) => Math.max(1, Math.round(n * scale)));
+      const c = Object.assign(document.createElement("canvas"), { width, height });
+      c.getContext("2d")?.drawImage(image, 0, 0, width, height);
       return [{ prompt: prompt ?? "", seed: Number(seed), src: c.toDataURL("image/webp", 0.9) }];
     });
   }

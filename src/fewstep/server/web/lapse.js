@@ -2,7 +2,7 @@
 
 const MOST = 240;
 const PER_SECOND = 15;
-const SIDE = 512;
+const SIDE = 512; // the longer one
 const LAST_SHOWN = 15; // the last result is shown for this many frames
 
 export class Lapse {
@@ -36,7 +36,11 @@ export class Lapse {
 
   /** @param {import("./wire.js").Part[]} frames @param {string} kind */
   async _play(frames, kind) {
-    const canvas = Object.assign(document.createElement("canvas"), { width: SIDE, height: SIDE });
+    const first = await createImageBitmap(new Blob([/** @type {any} */ (frames[0].data)], { type: frames[0].mime }));
+    const scale = SIDE / Math.max(first.width, first.height);
+    const [width, height] = [Math.round(first.width * scale), Math.round(first.height * scale)];
+    first.close();
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
     const c = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
     c.imageSmoothingQuality = "high";
     const recorder = new MediaRecorder(canvas.captureStream(PER_SECOND), { mimeType: kind, videoBitsPerSecond: 4_000_000 });
@@ -48,7 +52,7 @@ export class Lapse {
     for (const part of frames) {
       const due = new Promise((resolve) => setTimeout(resolve, 1000 / PER_SECOND));
       const bitmap = await createImageBitmap(new Blob([/** @type {any} */ (part.data)], { type: part.mime }));
-      c.drawImage(bitmap, 0, 0, SIDE, SIDE);
+      c.drawImage(bitmap, 0, 0, width, height);
       bitmap.close();
       await due;
     }

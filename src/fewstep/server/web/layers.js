@@ -1,7 +1,9 @@
 // The canvas's three layers (photo, ink, region) and their history. Nothing here knows the page.
 // A layer in the history never changes: each stroke first copies the layers that it will paint on.
 
-export const SIZE = 512;
+const LONGER = 512; // the longer side of a layer, in pixels
+/** Width and height of every layer, in the shape of the model's pictures. Only `shape` changes it. */
+export const sheet = { width: LONGER, height: LONGER };
 const UNDO = 40;
 
 /** @typedef {"photo"|"ink"|"region"} Name */
@@ -12,9 +14,30 @@ export const NAMES = ["photo", "ink", "region"];
 /** @type {State} */
 const NOTHING = { photo: null, ink: null, region: null };
 
-export const layer = (size = SIZE) => Object.assign(document.createElement("canvas"), { width: size, height: size });
+export const layer = (width = sheet.width, height = sheet.height) => Object.assign(document.createElement("canvas"), { width, height });
 /** @param {HTMLCanvasElement} c */
 export const pen = (c) => /** @type {CanvasRenderingContext2D} */ (c.getContext("2d", { willReadFrequently: true }));
+
+/** Give all layers to come the shape of the model's pictures. @param {number} width @param {number} height of a picture
+ * @returns {boolean} whether it is another shape than before */
+export function shape(width, height) {
+  const scale = LONGER / Math.max(width, height);
+  const [w, h] = [Math.round(width * scale), Math.round(height * scale)];
+  const other = w !== sheet.width || h !== sheet.height;
+  Object.assign(sheet, { width: w, height: h });
+  return other;
+}
+
+/** A layer filled by a picture: nothing is stretched, and what is too wide or too high is cut off on both sides. @param {CanvasImageSource} picture
+ * @param {number} width @param {number} height of the picture */
+export function filled(picture, width, height) {
+  const scale = Math.max(sheet.width / width, sheet.height / height);
+  const [w, h] = [width * scale, height * scale];
+  const made = layer();
+  pen(made).imageSmoothingQuality = "high";
+  pen(made).drawImage(picture, (sheet.width - w) / 2, (sheet.height - h) / 2, w, h);
+  return made;
+}
 
 export class Layers {
   constructor() {
@@ -25,7 +48,7 @@ export class Layers {
     /** @type {State[]} */
     this.future = [];
     this._veil = layer();
-    this._small = layer(1);
+    this._small = layer(1, 1);
   }
 
   get empty() {
@@ -69,15 +92,22 @@ export class Layers {
     return some;
   }
 
-  /** Put a picture onto its layer so that it fills the square. @param {ImageBitmap} bitmap */
+  /** Put a picture onto its layer so that it fills it. @param {ImageBitmap} bitmap */
   place(bitmap) {
-    const scale = Math.max(SIZE / bitmap.width, SIZE / bitmap.height);
-    const [w, h] = [bitmap.width * scale, bitmap.height * scale];
-    const photo = layer();
-    pen(photo).imageSmoothingQuality = "high";
-    pen(photo).drawImage(bitmap, (SIZE - w) / 2, (SIZE - h) / 2, w, h);
-    this.change({ photo });
+    this.change({ photo: filled(bitmap, bitmap.width, bitmap.height) });
     this.shown.photo = true;
+  }
+
+  /** Bring what there is to the sheet's new shape; Undo does not go further back. */
+  refit() {
+    const names = NAMES.map((name) => {
+      const c = this.now[name];
+      return [name, c && filled(c, c.width, c.height)];
+    });
+    this.now = /** @type {State} */ (Object.fromEntries(names));
+    this.past = [];
+    this.future = [];
+    this._veil = layer();
   }
 
   /** Restore a state from before a reload; Undo does not go further back. @param {State} state @param {Partial<Record<Name, boolean>>} shown */
@@ -86,22 +116,22 @@ export class Layers {
     for (const name of NAMES) this.shown[name] = shown[name] !== false;
   }
 
-  /** @param {CanvasRenderingContext2D} c @param {number} size */
-  _compose(c, size) {
+  /** @param {CanvasRenderingContext2D} c @param {number} width @param {number} height */
+  _compose(c, width, height) {
     c.globalCompositeOperation = "source-over";
     c.fillStyle = "#fff";
-    c.fillRect(0, 0, size, size);
+    c.fillRect(0, 0, width, height);
     c.imageSmoothingQuality = "high";
     for (const name of /** @type {Name[]} */ (["photo", "ink"])) {
       const seen = this.seen(name);
-      if (seen) c.drawImage(seen, 0, 0, size, size);
+      if (seen) c.drawImage(seen, 0, 0, width, height);
     }
   }
 
   /** Paint all layers onto the visible canvas, the region as a translucent cover. @param {HTMLCanvasElement} view */
   show(view) {
     const c = pen(view);
-    this._compose(c, SIZE);
+    this._compose(c, sheet.width, sheet.height);
     const region = this.seen("region");
     if (!region) return;
     const v = pen(this._veil);
@@ -109,28 +139,28 @@ export class Layers {
     v.drawImage(region, 0, 0);
     v.globalCompositeOperation = "source-in";
     v.fillStyle = "#ff7a59";
-    v.fillRect(0, 0, SIZE, SIZE);
+    v.fillRect(0, 0, sheet.width, sheet.height);
     c.globalAlpha = 0.38;
     c.drawImage(this._veil, 0, 0);
     c.globalAlpha = 1;
   }
 
-  /** The parts of a request at the model's size. @param {number} size */
-  parts(size) {
-    if (this._small.width !== size) this._small = layer(size);
+  /** The parts of a request at the model's size. @param {number} width @param {number} height */
+  parts(width, height) {
+    if (this._small.width !== width || this._small.height !== height) this._small = layer(width, height);
     const c = pen(this._small);
     /** @param {string} name */
     const part = (name) => {
-      const data = new Uint8Array(c.getImageData(0, 0, size, size).data.buffer);
-      return { name, mime: "pixels/rgba", data, width: size, height: size };
+      const data = new Uint8Array(c.getImageData(0, 0, width, height).data.buffer);
+      return { name, mime: "pixels/rgba", data, width, height };
     };
-    this._compose(c, size);
+    this._compose(c, width, height);
     const parts = [part("image")];
     const region = this.seen("region");
     if (region) {
       c.fillStyle = "#000";
-      c.fillRect(0, 0, size, size);
-      c.drawImage(region, 0, 0, size, size);
+      c.fillRect(0, 0, width, height);
+      c.drawImage(region, 0, 0, width, height);
       parts.push(part("mask"));
     }
     return parts;

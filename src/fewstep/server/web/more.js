@@ -1,5 +1,6 @@
 // The More menu, for what is rarely needed: full screen, comparison, going on from the result, copies, enlarged files, links, films.
 
+import { middle } from "./camera.js";
 import { $, offer } from "./dom.js";
 import { Lapse } from "./lapse.js";
 import { Shelf } from "./shelf.js";
@@ -131,13 +132,12 @@ export class More {
   _input() {
     const view = $("compare");
     const c = view.getContext("2d");
-    const { width } = view;
-    if (this.tab === "draw") return c.drawImage($("canvas"), 0, 0, width, width);
+    const { width, height } = Object.assign(view, { width: $("canvas").width, height: $("canvas").height });
+    if (this.tab === "draw") return c.drawImage($("canvas"), 0, 0);
     const video = $("video");
-    const side = Math.min(video.videoWidth, video.videoHeight);
     c.save();
     if (video.classList.contains("mirrored")) c.setTransform(-1, 0, 0, 1, width, 0);
-    if (side) c.drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, width, width);
+    if (video.videoWidth) c.drawImage(video, ...middle(video, width, height), 0, 0, width, height);
     c.restore();
   }
 

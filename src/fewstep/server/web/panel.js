@@ -31,6 +31,8 @@ export class Panel {
     this.task = "";
     /** @type {Record<string, any> | undefined} */
     this.last = undefined;
+    /** Width and height of the pictures of every size. @type {[number, number][]} */
+    this.shapes = [];
     this.touched = false;
     this.targetMs = 100;
     this.pinned = 0; // the fixed steps from before a reload; the model's own steps are not known yet
@@ -56,6 +58,7 @@ export class Panel {
 
   /** @param {Record<string, any>} hello */
   meet(hello) {
+    this.shapes = hello.shapes ?? this.shapes;
     if (!this.touched) {
       this.targetMs = hello.target_ms;
       $("target").value = String(toPlace(this.targetMs));
@@ -106,7 +109,8 @@ export class Panel {
     $("glass").textContent = shown(lately[lately.length >> 1]);
     $("fact-tail").textContent = [0.5, 0.95, 0.99].map((q) => shown(at(q))).join(" / ") + " ms";
     $("fact-steps").textContent = h.steps;
-    $("fact-size").textContent = `${h.size} px`;
+    const [width, height] = this.shapes.find(([w]) => w === h.size) ?? [h.size, h.size];
+    $("fact-size").textContent = width === height ? `${width} px` : `${width}×${height} px`;
     $("fact-backend").textContent = h.backend;
     $("fact-encoder").textContent = h.encoder.toUpperCase();
     $("fact-drops").textContent = h.drops;

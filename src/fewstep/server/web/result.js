@@ -62,15 +62,16 @@ export class Result {
     if (!this.last) return;
     const { canvas } = this;
     const { bitmap } = this.last;
-    const side = bitmap.width * Math.max(1, Math.round(512 / bitmap.width));
-    if (canvas.width !== side) canvas.width = canvas.height = side;
+    const scale = Math.max(1, Math.round(512 / Math.max(bitmap.width, bitmap.height)));
+    const [width, height] = [bitmap.width * scale, bitmap.height * scale];
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     const c = canvas.getContext("2d");
     c.imageSmoothingEnabled = !canvas.classList.contains("crisp");
     c.imageSmoothingQuality = "high";
-    c.drawImage(bitmap, 0, 0, side, side);
+    c.drawImage(bitmap, 0, 0, width, height);
   }
 
-  /** @param {number} side the side to enlarge it to; 0: as drawn */
+  /** @param {number} side the width to enlarge it to; 0: as drawn */
   async save(side = 0) {
     if (!this.last) return;
     const { id, seed, marks } = this.last.header;

@@ -1,6 +1,6 @@
 // One stroke of brush, eraser or region on the layers. It is painted at once; nothing here waits.
 
-import { layer, pen, SIZE } from "./layers.js";
+import { layer, pen, sheet } from "./layers.js";
 
 /** @typedef {{x: number, y: number}} Point */
 /** @typedef {{tool: string, colour: string, width: number}} Brush */
@@ -22,7 +22,7 @@ const trail = (from) => {
   return path;
 };
 /** @param {HTMLCanvasElement} c */
-const blank = (c) => !new Uint32Array(pen(c).getImageData(0, 0, SIZE, SIZE).data.buffer).some((v) => v);
+const blank = (c) => !new Uint32Array(pen(c).getImageData(0, 0, sheet.width, sheet.height).data.buffer).some((v) => v);
 
 export class Stroke {
   /** @param {Layers} layers @param {Brush} brush @param {Point} at @param {number} pressure */
@@ -80,7 +80,7 @@ export class Stroke {
     for (const name of this.touched) {
       const c = pen(/** @type {HTMLCanvasElement} */ (this.layers.now[name]));
       c.globalCompositeOperation = "source-over";
-      c.clearRect(0, 0, SIZE, SIZE);
+      c.clearRect(0, 0, sheet.width, sheet.height);
       const base = this.base[name];
       if (base) c.drawImage(base, 0, 0);
       c.globalCompositeOperation = this.brush.tool === "eraser" ? "destination-out" : "source-over";

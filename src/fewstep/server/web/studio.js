@@ -68,8 +68,8 @@ function ask(at, seed, variation = false) {
   if (tab === "type" || (tab === "draw" && draw.layers.empty)) {
     return { header: { ...header, task: "text" }, parts: [], stamp: at, variation };
   }
-  const size = link.hello.sizes?.[0] ?? 64;
-  const parts = tab === "draw" ? draw.layers.parts(size) : camera.parts(size);
+  const [width, height] = link.hello.shapes?.[0] ?? [64, 64];
+  const parts = tab === "draw" ? draw.layers.parts(width, height) : camera.parts(width, height);
   if (!parts) return null;
   return { header: { ...header, task: parts.length > 1 ? "inpaint" : "image" }, parts, stamp: at };
 }
@@ -190,6 +190,7 @@ link.addEventListener("state", (event) => {
   if (detail.type === "hello") {
     panel.meet(link.hello);
     follow.meet(link.hello);
+    draw.meet(link.hello);
     const { model, marks } = link.hello;
     $("model").textContent = model ? `${model.name}${model.few_steps ? "" : " (not distilled)"}` : "";
     if (marks) status.badge(marks);

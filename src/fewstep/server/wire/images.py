@@ -79,15 +79,17 @@ def flatten(pixels: Pixels, background: int = 255) -> Pixels:
     return ((mixed + 127) // 255).astype(np.uint8)
 
 
-def fit(pixels: Pixels, size: int) -> Pixels:
-    """The middle square, resized with antialiasing; a picture of the right size passes through."""
-    if pixels.shape[:2] == (size, size):
+def fit(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
+    """As much of the middle as has this shape ``(height, width)``, resized to it with antialiasing; a picture of the right size
+    passes through."""
+    if pixels.shape[:2] == shape:
         return pixels
-    image = Image.fromarray(pixels)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0))
+    image, (height, width) = Image.fromarray(pixels), shape
+    wide = max(1, min(image.width, round(image.height * width / height)))
+    high = max(1, min(image.height, round(image.width * height / width)))
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    middle = image.crop((left, top, left + wide, top + high))
+    return np.asarray(middle.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 def encode(pixels: Pixels, encoder: str) -> bytes:

@@ -174,7 +174,7 @@ def sd3(root: Path) -> Path:
 
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
-        sample_size=8, patch_size=1, in_channels=4, num_layers=4, attention_head_dim=8, num_attention_heads=4,
+        sample_size=8, patch_size=2, in_channels=4, num_layers=4, attention_head_dim=8, num_attention_heads=4,
         joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=24, out_channels=4,
         pos_embed_max_size=16,
     ).eval()  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from fewstep import pretrained
 from fewstep.diffusion import prediction
 from fewstep.diffusion.guidance import guide
+from fewstep.diffusion.sampler import trailing_times
 from fewstep.diffusion.schedule import (
     EDM,
     CachedSchedule,
@@ -22,6 +24,7 @@ from fewstep.diffusion.schedule import (
     add_noise,
 )
 from fewstep.diffusion.weighting import WEIGHTINGS
+from fewstep.pretrained.schedules import schedule_of, settled
 from fewstep.rng import Rng
 from fewstep.tensors import match_dims
 from helpers import stable_diffusion
@@ -34,6 +37,8 @@ SCHEDULES = {
     "cosine": Cosine(),
     "edm": EDM(),
     "flow": RectifiedFlow(),
+    "flow, shifted": RectifiedFlow(shift=3.0),
+    "flow, shifted by the size": RectifiedFlow(shift=math.exp(0.83)),
 }
 each_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
 
@@ -117,7 +122,7 @@ def test_coefficients_are_cast_where_they_are_applied(dtype: torch.dtype) -> Non
 
 
 # v wants alpha^2 + sigma^2 = 1, flow wants alpha + sigma = 1
-MATCHES = [(n, k) for n in SCHEDULES for k in prediction.KINDS if k != ("v" if n == "flow" else "flow")]
+MATCHES = [(n, k) for n in SCHEDULES for k in prediction.KINDS if k != ("v" if n.startswith("flow") else "flow")]
 
 
 @pytest.mark.parametrize(("name", "kind"), MATCHES)
@@ -196,3 +201,45 @@ def test_a_remembered_schedule_is_the_schedule_and_of_use_in_any_mode(schedule: 
 def test_an_unknown_kind_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="eps, v, x0, flow"):
         prediction.check_kind("epsilon")
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 0.4])
+def test_a_shifted_flow_visits_the_sigmas_of_stock_schedulers(shift: float) -> None:
+    import diffusers
+
+    times = torch.tensor(trailing_times(4), dtype=F64)
+    euler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    euler.set_timesteps(sigmas=trailing_times(4))
+    found = schedule_of({**euler.config, "_class_name": type(euler).__name__})
+    torch.testing.assert_close(found.sigma(times), euler.sigmas[:-1].double(), rtol=1e-6, atol=0)
+    many = diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=shift, final_sigmas_type="zero"
+    )
+    many.set_timesteps(4)
+    found = schedule_of(dict(many.config))
+    torch.testing.assert_close(found.sigma(times), many.sigmas[:-1].double(), rtol=1e-6, atol=0)
+    assert found.start(times)[0] == 1, "its noise is not scaled"
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("tokens", [64, 256, 1024, 4096])
+def test_a_shift_by_the_size_is_that_of_the_stock_pipeline(kind: str, tokens: int) -> None:
+    import diffusers
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    options = {"base_shift": 0.4, "max_shift": 1.3, "time_shift_type": kind}
+    stock = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **options)
+    mu = calculate_shift(tokens, base_shift=0.4, max_shift=1.3)
+    stock.set_timesteps(sigmas=trailing_times(5), mu=mu)
+    config = {**stock.config, "_class_name": type(stock).__name__}
+    fixed = settled(config, tokens)
+    times = torch.tensor(trailing_times(5), dtype=F64)
+    torch.testing.assert_close(schedule_of(fixed).sigma(times), stock.sigmas[:-1].double(), rtol=1e-6, atol=0)
+    assert schedule_of(config).shift == 1, "of no size it has none"
+    assert settled(fixed, 7) == fixed
+
+
+@pytest.mark.parametrize("shift", [0, -1.0, math.inf, math.nan, "3"])
+def test_a_shift_that_is_none_is_refused(shift: object) -> None:
+    with pytest.raises(ValueError, match="give a number above 0, 1 for none"):
+        schedule_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift})

@@ -394,6 +394,23 @@ def test_identity_12_backward_simulation_never_reads_the_data() -> None:
         assert not seen.any(), "no row of a roll-out has seen x0"
 
 
+@pytest.mark.parametrize(("sampler_kind", "forgets"), [("ancestral", False), ("renoise", True)])
+def test_identity_12_a_roll_out_goes_on_as_the_student_is_drawn(sampler_kind: str, forgets: bool) -> None:
+    """By its own sampler, as `Student.draw` without a word: what ``renoise`` shows is the last estimate under new noise."""
+    game = make_game(dtype=F64, student_options={"probabilities": (0.0, 0.0, 1.0, 0.0), "sampler_kind": sampler_kind})
+    student, schedule, like = game.student, game.student.denoiser.schedule, game.batch.x0
+    seen: list[Tensor] = []
+    student.denoiser.register_forward_hook(lambda *a: seen.append(a[-1]))
+    x_t, t = StudentInput(student, backward=1.0).simulate(like, game.batch.cond, Rng.of(5))
+    stream = Rng.of(5)
+    stream.uniform((1,))  # which step
+    *_, noise = (stream.normal_like(like) for _ in range(3))
+    assert torch.allclose(x_t, add_noise(schedule, seen[-1], noise, t), atol=1e-12) is forgets
+    start = Rng.of(1).normal_like(like)
+    own, named = (student.draw(start, game.batch.cond, 4, Rng.of(9), kind) for kind in ("", sampler_kind))
+    assert torch.equal(own, named)
+
+
 @pytest.mark.parametrize(("kind", "zero"), [("eps", False), ("v", True)])
 def test_identity_12_a_roll_out_starts_where_every_sampler_starts(kind: str, zero: bool) -> None:
     """From ``sigma(1) z``: .9977 z on Stable Diffusion's own table, z where nothing of the data is left at t = 1."""

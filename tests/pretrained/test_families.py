@@ -203,6 +203,20 @@ def test_guided_draws_end_in_the_stock_pictures_given_the_same_sigmas(teachers, 
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_sides_that_its_codec_or_its_patches_do_not_fit_are_refused(teachers, name):
+    with pytest.warns(UserWarning, match="taken for a teacher"):
+        pipeline = Pipeline.open(teachers[name])
+    model, native = pipeline.model, pipeline.model.native_size
+    component, vae = (pretrained.read_config(teachers[name] / part / "config.json") for part in (FOUND[name].component, "vae"))
+    assert model.multiple == FOUND[name].factor(vae) * FOUND[name].patch(component) > 1
+    assert pipeline.latent_shape((native[0] + model.multiple, native[1]))[1:] == (
+        (native[0] + model.multiple) // model.factor, native[1] // model.factor,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"every side must be a multiple of {model.multiple}, the nearest is"):
+        pipeline.latent_shape((native[0] + model.multiple // 2, native[1]))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_command_line_takes_the_folder_as_it_comes(teachers, name, tmp_path, capsys):
     one, folder = TINIES[name], str(teachers[name])
     with pytest.warns(UserWarning, match="taken for a teacher"):

@@ -6,6 +6,7 @@ never before.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
@@ -141,24 +142,31 @@ class RectifiedFlow:
     """The straight path ``x_t = (1 - t) x0 + t noise`` (arXiv 2209.03003), as SD3 and FLUX use it.
 
     With ``last`` below 1 the path is followed to there: ``sigma = last t``. Stock diffusers' multistep solvers do so, to
-    ``(N - 1) / N``, and start from noise of full scale all the same.
+    ``(N - 1) / N``, and start from noise of full scale all the same. With ``shift`` s the path is walked at another pace:
+    ``sigma = s u / (1 + (s - 1) u)`` for ``u = last t``, later where s is above 1 (SD3, arXiv 2403.03206, Eq. 23).
     """
 
-    def __init__(self, n_timesteps: int = 1000, last: float = 1.0) -> None:
-        """``n_timesteps`` is what its networks call sigma = 1: SD3 and FLUX count to 1000."""
-        self.n_timesteps, self.last = n_timesteps, last
+    def __init__(self, n_timesteps: int = 1000, last: float = 1.0, shift: float = 1.0) -> None:
+        """``n_timesteps`` is what its networks call sigma = 1: SD3 and FLUX count to 1000. Raises ValueError for a shift of 0 or
+        less."""
+        if not (math.isfinite(shift) and shift > 0):
+            raise ValueError(f"a flow cannot be shifted by {shift}: give a number above 0, 1 for none")
+        self.n_timesteps, self.last, self.shift = n_timesteps, last, shift
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
-        return 1 - self.last * exactly(t)
+        return 1 - self.sigma(t)
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale."""
-        return self.last * exactly(t)
+        return self._shifted(self.last * exactly(t))
 
     def start(self, t: Tensor) -> Tensor:
         """What pure noise is scaled by: not at all at t = 1."""
-        return exactly(t)
+        return self._shifted(exactly(t))
+
+    def _shifted(self, u: Tensor) -> Tensor:
+        return u if self.shift == 1 else u / (u + (1 - u) / self.shift)  # exactly 1 at u = 1, whatever the shift
 
 
 class Cosine:

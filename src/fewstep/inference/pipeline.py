@@ -153,13 +153,14 @@ class Pipeline:
         return sampler.visited(self.card.sampler, [t for t in every if t <= nearest][:steps])
 
     def latent_shape(self, size: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """Shape of one sample's latents for a media size. Raises ValueError for a size that the codec cannot make."""
+        """Shape of one sample's latents for a media size. Raises ValueError for one that the codec or the network cannot make."""
         channels, *native = self.model.latent_shape
         if size is None:
             return (channels, *native)
         factors = [m // n for m, n in zip(self.card.native_size, native)]
-        if len(size) != len(native) or any(s % f or s <= 0 for s, f in zip(size, factors)):
-            raise ValueError(_unfit(size, factors))
+        multiples = [f * self.model.patch for f in factors]
+        if len(size) != len(native) or any(s % m or s <= 0 for s, m in zip(size, multiples)):
+            raise ValueError(_unfit(size, multiples))
         return (channels, *(s // f for s, f in zip(size, factors)))
 
     def start(self, request: Request, rng: Rng) -> tuple[Latents, Sequence[float], Latents | None]:
@@ -239,7 +240,7 @@ class Pipeline:
 
 
 def _unfit(size: Sequence[int], factors: Sequence[int]) -> str:
-    """Why a media size cannot be drawn, and the nearest that can; ``factors`` are media samples a latent, along each axis."""
+    """Why a media size cannot be drawn, and the nearest that can; ``factors`` are what each axis is a multiple of."""
     if len(size) != len(factors):
         return f"cannot draw {spoken(size)}: this model's media have {len(factors)} axes, not {len(size)}"
     nearest = spoken([max(1, round(side / factor)) * factor for side, factor in zip(size, factors)])

@@ -114,8 +114,13 @@ class Student:
     """A trainable denoiser and the few times it is trained at: 1 (pure noise) first, falling."""
 
     def __init__(
-        self, denoiser: Denoiser, times: Sequence[float] = (1.0, 0.75, 0.5, 0.25), probabilities: Sequence[float] = ()
+        self,
+        denoiser: Denoiser,
+        times: Sequence[float] = (1.0, 0.75, 0.5, 0.25),
+        probabilities: Sequence[float] = (),
+        sampler_kind: str = "ancestral",
     ) -> None:
+        """``sampler_kind`` is how it is drawn where nobody says else, in training's roll-outs too: ``ancestral``, ``renoise``."""
         if not times or times[0] != 1 or any(b >= a for a, b in itertools.pairwise(times)) or times[-1] <= 0:
             raise ValueError(f"student times {list(times)} must fall from 1.0 (pure noise) and stay above 0")
         if probabilities and len(probabilities) != len(times):
@@ -123,7 +128,7 @@ class Student:
         if probabilities and not sum(probabilities) > 0:
             raise ValueError("every student time has probability 0: give one of them more")
         self.denoiser = denoiser
-        self.times = tuple(times)
+        self.times, self.sampler_kind = tuple(times), sampler_kind
         self.probabilities = tuple(probabilities) or tuple(1 / len(times) for _ in times)
 
     @property
@@ -157,8 +162,10 @@ class Student:
             torch.tensor(self.times, dtype=torch.float64), n, torch.tensor(self.probabilities, dtype=torch.float64)
         )
 
-    def draw(self, noise: Latents, cond: Conditioning, steps: int, rng: Rng, kind: str = "ancestral") -> Latents:
-        """Sample in ``steps`` network calls, without guidance. Raises ValueError for ``heun``, which visits other times."""
+    def draw(self, noise: Latents, cond: Conditioning, steps: int, rng: Rng, kind: str = "") -> Latents:
+        """Sample in ``steps`` network calls, without guidance, by its own sampler if no ``kind`` is given. Raises ValueError for
+        ``heun``, which visits other times."""
+        kind = kind or self.sampler_kind
         self.check_sampler(kind)
         schedule = self.denoiser.schedule
         denoise = lambda x, t: self.denoiser(x, t, cond)  # noqa: E731
@@ -231,10 +238,10 @@ class StudentInput:
     drawn time, as it will be when it is used (DMD2, arXiv 2405.14867, section 4.4). ADD itself uses 0.
     """
 
-    def __init__(self, student: Student, backward: float = 0.0, kind: str = "ancestral") -> None:
+    def __init__(self, student: Student, backward: float = 0.0) -> None:
         if not 0 <= backward <= 1:
             raise ValueError(f"backward simulation share {backward} must lie in [0, 1]")
-        self.student, self.backward, self.kind = student, backward, kind
+        self.student, self.backward = student, backward
 
     def __call__(self, x0: Latents, cond: Conditioning, rng: Rng) -> tuple[Latents, Time, Bool[Tensor, " B"]]:
         """Draw ``(x_t, t)`` for a batch, and which rows of x_t hold something of x0: not pure noise, no roll-out."""
@@ -255,5 +262,5 @@ class StudentInput:
             t = sampler.at(times[i], like)
             x0 = denoiser(x_t, t, cond)
             t_next = sampler.at(times[i + 1], like)
-            x_t = sampler.stochastic_step(self.kind, denoiser.schedule, x_t, x0, t, t_next, rng)
+            x_t = sampler.stochastic_step(self.student.sampler_kind, denoiser.schedule, x_t, x0, t, t_next, rng)
         return x_t, sampler.at(times[k], like)

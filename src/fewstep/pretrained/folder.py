@@ -32,6 +32,16 @@ class Pretrained:
     """Pixels a latent, along each side."""
 
     @property
+    def multiple(self) -> int:
+        """Sides of its media are multiples of this: of the codec's factor, and of the network's patches."""
+        return self.factor * self.patch
+
+    @property
+    def patch(self) -> int:
+        """Latents a token of the network, along each side."""
+        return self.family.patch(self.denoiser.network.config)
+
+    @property
     def latent_shape(self) -> tuple[int, ...]:
         """Shape of one sample's latents, ``(C, *S)``."""
         return self.family.latent_shape(self.denoiser.network.config)

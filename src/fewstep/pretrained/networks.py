@@ -39,10 +39,10 @@ class NetworkDenoiser(Denoiser):
         n = getattr(self.schedule, "n_timesteps", 1000)
         if self.kind != "flow":
             return to_timestep(t, n)
-        last = getattr(self.schedule, "last", 1.0)
+        last, shift = (getattr(self.schedule, name, 1.0) for name in ("last", "shift"))
         if last == 1:
-            return t * n
-        timestep = t.double() * last * n
+            return (t if shift == 1 else self.schedule.sigma(t)) * n
+        timestep = self.schedule.sigma(t).double() * n
         return valued(timestep, (timestep + 1e-6).floor())  # the multistep solvers' whole numbers
 
     def _own(self, x_t: Latents, cond: Conditioning) -> tuple[Latents, Conditioning]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def schedule_of(config: dict[str, Any]) -> NoiseSchedule:
     if type(n) is not int or n < 1:
         raise ValueError(f"num_train_timesteps is {n!r} in the scheduler config: give a whole number from 1 on")
     if is_flow(config):
-        return RectifiedFlow(n, (n - 1) / n if config.get("use_flow_sigmas") else 1.0)
+        return RectifiedFlow(n, (n - 1) / n if config.get("use_flow_sigmas") else 1.0, flow_shift(config))
     zero = bool(config.get("rescale_betas_zero_snr", False))
     trained = config.get("trained_betas")
     start, end = (config.get(f"beta_{at}", usual) for at, usual in (("start", 0.0001), ("end", 0.02)))
@@ -45,6 +46,36 @@ def schedule_of(config: dict[str, Any]) -> NoiseSchedule:
         config.get("beta_schedule", "linear"),
         zero_terminal_snr=zero,
     )
+
+
+def flow_shift(config: dict[str, Any]) -> float:
+    """By how much a flow's config shifts its noise: `RectifiedFlow`'s ``shift``; 1 where that depends on the picture's size.
+
+    Raises ValueError for what is no number.
+    """
+    if config.get("use_dynamic_shifting"):
+        return 1.0
+    name = "flow_shift" if config.get("use_flow_sigmas") else "shift"
+    shift = config.get(name, 1.0)
+    if type(shift) not in (int, float):
+        raise ValueError(f"{name} is {shift!r} in the scheduler config: give a number above 0, 1 for none")
+    return float(shift)
+
+
+def settled(config: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """The config with the shift that its size-dependent one comes to for pictures of so many ``tokens``.
+
+    ``mu`` goes evenly from ``base_shift`` to ``max_shift`` between two numbers of tokens; the shift is ``e^mu``, or mu itself
+    where the config says that it is linear (arXiv 2403.03206, section 5.3.2; stock diffusers' ``calculate_shift``).
+    """
+    if not config.get("use_dynamic_shifting"):
+        return config
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    mu = least + (most - least) * (tokens - low) / (high - low)
+    shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+    name = "flow_shift" if config.get("use_flow_sigmas") else "shift"
+    return config | {"use_dynamic_shifting": False, name: shift}
 
 
 def refuse_other_times(config: dict[str, Any]) -> None:

@@ -195,7 +195,7 @@ class Distillation:
             method=method_name(o),
             steps=self.student.steps,
             times=o.times,
-            sampler=self.model.family.sampler,
+            sampler=self.student.sampler_kind,
             native_size=t.native_size,
             teacher=t.name,
             licence=t.licence or pretrained.read_terms(self.model.folder).licence,
@@ -233,15 +233,15 @@ class Distillation:
             card = replace(card, training=card.training | {"ema": ema})
         if thin:
             card = replace(card, text_encoder="sentence")
-        config = pretrained.read_config(source / "scheduler" / "scheduler_config.json")
+        family = self.model.family
         with blended(self.student.denoiser, self.before, self.options.blend):
             return bundle.save(
                 folder,
                 replace(card, name=folder.name),
-                family=self.model.family,
+                family=family,
                 network=self.student.denoiser.network,  # type: ignore[arg-type]
                 vae=getattr(self.model.codec, "vae", None),
-                scheduler=self.model.family.scheduler("student", config),
+                scheduler=family.scheduler("student", family.noise(pretrained.Configs.read(source))),
                 text=None if thin else source,
                 dtype=dtype,
                 origin=source,
@@ -319,11 +319,12 @@ def prepare(
     freeze(model.codec)
     scale = card.guidance_scale if o.guidance_scale is None else o.guidance_scale
     denoiser, share = assembly.student_of(model, o.init, o.student, o.rank, o.seed)
-    student, teacher = Student(denoiser, o.times, o.probabilities), Teacher(model.denoiser, scale)
+    student = Student(denoiser, o.times, o.probabilities, model.family.sampler)
+    teacher = Teacher(model.denoiser, scale)
     if o.checkpointing:
         denoiser.network.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
         model.codec.vae.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
-    dataset = pictures(o, card, keep, progress, model.factor)
+    dataset = pictures(o, card, keep, progress, model.multiple)
     check_enough(dataset, bool(measure and o.steps))
     data = encoded(o, model, dataset, progress)
     content = bundle.content_of(source)
@@ -339,13 +340,13 @@ def prepare(
     return work
 
 
-def check_buckets(dataset: Dataset, card: bundle.Card, factor: int) -> None:
-    """Refuse buckets that the teacher's codec cannot make; tell how far they are from the size it was trained at."""
+def check_buckets(dataset: Dataset, card: bundle.Card, multiple: int) -> None:
+    """Refuse buckets that the teacher cannot draw; tell how far they are from the size it was trained at."""
     for _, *size in dataset.shapes:
-        if any(side % factor for side in size):
+        if any(side % multiple for side in size):
             raise ValueError(
-                f"{dataset.name} has pictures of {spoken(size)}, and {card.name} draws sides that are multiples of {factor}: "
-                f"build the data again with --multiple {factor}, or a multiple of it"
+                f"{dataset.name} has pictures of {spoken(size)}, and {card.name} draws sides that are multiples of {multiple}: "
+                f"build the data again with --multiple {multiple}, or a multiple of it"
             )
     pixels = math.prod(card.native_size)
     away = [s for _, *s in dataset.shapes if not 2 / 3 < math.prod(s) / pixels < 3 / 2]
@@ -357,11 +358,13 @@ def check_buckets(dataset: Dataset, card: bundle.Card, factor: int) -> None:
         )
 
 
-def pictures(o: Options, card: bundle.Card, keep: Sequence[str], progress: Progress | None, factor: int = 1) -> Dataset:
+def pictures(
+    o: Options, card: bundle.Card, keep: Sequence[str], progress: Progress | None, multiple: int = 1
+) -> Dataset:
     """What the student is trained on, verified. Raises ValueError where it does not suit the teacher or the method."""
     dataset = choose(open_dataset(o.data, o.styles).verify(progress or no_progress), o.concepts, keep)
     if "buckets" in dataset.info:
-        check_buckets(dataset, card, factor)
+        check_buckets(dataset, card, multiple)
     elif tuple(dataset.shape[1:]) != tuple(card.native_size):
         given, wanted = (spoken(size) for size in (dataset.shape[1:], card.native_size))
         side = wanted if len(set(card.native_size)) > 1 else card.native_size[0]

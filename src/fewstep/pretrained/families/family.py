@@ -6,6 +6,7 @@ is saved as its family says. Nothing else in fewstep knows a pipeline, a network
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ...parts.codec import Codec
 from ...parts.conditioner import Conditioner
 from ..networks import NetworkDenoiser, factor_of
 from ..reading import Parts, codec_of, has_part, read_config
-from ..schedules import BETA_KEYS, kind_of, prediction_type, schedule_of
+from ..schedules import BETA_KEYS, flow_shift, kind_of, prediction_type, schedule_of, settled
 from ..trainable import TARGETS
 
 FAMILIES = plugin.Family("fewstep.pretrained.families", "model family", ("FAMILY",))
@@ -92,7 +93,13 @@ class ModelFamily:
 
     def schedule(self, configs: Configs) -> NoiseSchedule:
         """The noise schedule. Raises ValueError for one that is not known here."""
-        return schedule_of(dict(configs.scheduler))
+        return schedule_of(self.noise(configs))
+
+    def noise(self, configs: Configs) -> dict[str, Any]:
+        """The scheduler's config, of which a shift that goes by the picture's size is that of the native size."""
+        network = configs.of(self.component)
+        sides = (side // self.patch(network) for side in self.latent_shape(network)[1:])
+        return settled(dict(configs.scheduler), math.prod(sides))
 
     def denoiser(self, network: Any, schedule: NoiseSchedule, kind: str, codec: Codec) -> NetworkDenoiser:
         """The network as a Denoiser."""
@@ -115,6 +122,10 @@ class ModelFamily:
         """Pixels a latent, along each side, from the VAE's config."""
         return factor_of(config)
 
+    def patch(self, config: Mapping[str, Any]) -> int:
+        """Latents a token of the network, along each side, from its config: the sides of latents are multiples of it."""
+        return int(config.get("patch_size") or 1)
+
     def native_size(self, configs: Configs) -> tuple[int, ...]:
         """Size of one sample's media, ``S``, by the configs alone."""
         factor = self.factor(configs.of("vae"))
@@ -135,6 +146,7 @@ class ModelFamily:
                 num_train_timesteps=config.get("num_train_timesteps", 1000),
                 prediction_type="flow_prediction",
                 use_flow_sigmas=True,
+                flow_shift=flow_shift(dict(config)),
                 solver_order=1,
                 algorithm_type="sde-dpmsolver++" if role == "student" else "dpmsolver++",
                 final_sigmas_type="zero",

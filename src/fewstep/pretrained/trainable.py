@@ -45,12 +45,16 @@ def choose(network: nn.Module, what: What, rank: int = 64, seed: int = 0) -> flo
 
 
 def freeze_convolutions(network: nn.Module) -> None:
-    """Freeze every convolution larger than 1x1, except the first and the last one of the network."""
+    """Freeze every convolution larger than 1x1, except the first and the last one of the network.
+
+    One that cuts pictures into patches is a first one. Raises ValueError with the fix where no other is there.
+    """
     edges = {id(getattr(network, name, None)) for name in ("conv_in", "conv_out")}
     inner = [
         m
         for m in network.modules()
-        if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(m.kernel_size) > 1 and id(m) not in edges
+        if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(m.kernel_size) > 1
+        if id(m) not in edges and m.stride != m.kernel_size
     ]
     if not inner:
         raise ValueError("this network has no inner convolutions to freeze: use --student lora or --student full")

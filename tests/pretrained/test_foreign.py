@@ -299,7 +299,7 @@ def test_the_flow_lora_alone_makes_the_teacher_the_student(root, students):
     cond = model.conditioner(PROMPTS)
     with torch.no_grad():
         wanted = model.denoiser.predict(x, t, cond)
-        made = network.transformer(x, cond.tokens, cond.pooled, torch.tensor([999, 499]), return_dict=False)[0]
+        made = network.transformer(x, cond.tokens, cond.pooled, torch.tensor([999, 749]), return_dict=False)[0]  # shift 3
     torch.testing.assert_close(made, wanted, atol=1e-4, rtol=1e-4)
 
 

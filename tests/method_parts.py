@@ -104,9 +104,11 @@ def built(name: str, axes: int = 2, seed: int = 0, **options: Any) -> tuple[Meth
     return module.build(module.Options(**SMALL.get(name, {}) | options), parts), parts
 
 
-def trainer(name: str, steps: int, seed: int = 0, **options: Any) -> tuple[Trainer, Callable[[int], Batch]]:
-    """A run of the method; another ``seed`` gives its players other first weights."""
-    method, parts = built(name, seed=seed)
+def trainer(
+    name: str, steps: int, seed: int = 0, own: dict[str, Any] | None = None, **options: Any
+) -> tuple[Trainer, Callable[[int], Batch]]:
+    """A run of the method with options of its ``own``; another ``seed`` gives its players other first weights."""
+    method, parts = built(name, seed=seed, **own or {})
     return Trainer(method, Options(steps, N, **options)), parts.data
 
 

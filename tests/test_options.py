@@ -102,7 +102,10 @@ ENCODED = """autoencoding.edges autoencoding.jitter autoencoding.latents codec-b
 styles"""
 
 
-GROWN = {"--method", "--heads.noise-level", "--student-optimizer", "--gradient-accumulation", "--further-ema"}
+GROWN = {
+    "--method", "--heads.noise-level", "--student-optimizer", "--gradient-accumulation", "--further-ema", "--add.ramp",
+    "--add.ramp-start",
+}  # fmt: skip
 """What has come since. A run of before that knows nothing of an option is not asked about it."""
 
 

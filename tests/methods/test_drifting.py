@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +10,9 @@ import torch
 from fewstep.methods import drifting
 from fewstep.methods.method import Facts
 from fewstep.rng import Rng
-from fewstep.tensors import Batch, Features
+from fewstep.tensors import Features
 from fewstep.training.health import Health
 from fewstep.training.log import StepLog
-from method_parts import built
 
 F64 = torch.float64
 
@@ -86,23 +84,6 @@ def test_options_that_cannot_be_trained_get_a_sentence() -> None:
         drifting.check(drifting.Options(drift_weight=0))
     with pytest.raises(ValueError, match="needs a radius"):
         drifting.check(drifting.Options(radii=()))
-
-
-def test_the_teachers_samples_may_be_what_samples_drift_to() -> None:
-    """Then the data of the batch are not read, and the trajectories' ends are."""
-    _, parts = built("drifting", positives="teacher", adversarial_weight=1.0)
-    batch = parts.data(0)
-    assert batch.pairs is not None
-    other = replace(batch, x0=batch.x0 + 1)
-    moved = replace(batch, pairs=replace(batch.pairs, x0=batch.pairs.x0 + 1))
-
-    def found(player: str, of: Batch) -> dict[str, float]:
-        method, _ = built("drifting", positives="teacher", adversarial_weight=1.0)
-        return {name: float(loss.detach()) for name, loss in method.losses(player, of, Rng.of(0)).items()}
-
-    for player in ("student", "discriminator"):
-        assert found(player, batch) == found(player, other)
-        assert found(player, batch)["adversarial"] != found(player, moved)["adversarial"]
 
 
 def test_samples_that_are_too_much_alike_raise_an_alarm_once_a_window() -> None:

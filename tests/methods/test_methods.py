@@ -7,6 +7,7 @@ import math
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from bundles import tiny_bundle
 from fewstep import cli
 from fewstep.bundle import Card
 from fewstep.methods.method import Method
+from fewstep.parts import adversary
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import METHODS
 from fewstep.rng import Rng
+from fewstep.tensors import Batch
 from fewstep.training import checkpoint
 from fewstep.training.trainer import only_trainable
 from helpers import flat_gradient, gradients, same_weights
@@ -105,6 +108,57 @@ def test_all_methods_are_killed_and_go_on_bit_for_bit(tmp_path: Path) -> None:
         whole, data = trainer(name, 4)
         list(whole.steps(data))
         same(checkpoint.load(tmp_path / name), checkpoint.load(checkpoint.save(tmp_path / f"plain-{name}", whole.state())))
+
+
+adversaries = [name for name in METHODS.names if issubclass(METHODS.load(name).Options, adversary.Options)]
+
+
+@pytest.mark.parametrize("name", adversaries)
+def test_the_adversarial_weight_rises_as_it_is_told_and_a_resumed_run_knows_where_it_stood(
+    name: str, tmp_path: Path
+) -> None:
+    """Nothing in the first two steps, half in the third, all from the fourth on."""
+    usual, parts = built(name, adversarial_weight=0.5)
+    ramped, _ = built(name, adversarial_weight=0.5, ramp_start=2, ramp=2)
+
+    def adversarial(method: Method, step: int) -> float:
+        method.turns(step)
+        loss = float(method.losses("student", parts.data(0), Rng.of(0))["adversarial"].detach())
+        method.after_step(step)
+        return loss
+
+    whole = [adversarial(usual, step) for step in range(5)]
+    shares = [adversarial(ramped, step) / now for step, now in enumerate(whole)]
+    assert shares == pytest.approx([0, 0, 0.5, 1, 1])
+    o: dict[str, Any] = {"adversarial_weight": 0.5, "ramp_start": 1, "ramp": 4}
+    one, data = trainer(name, 4, own=o)
+    for log in one.steps(data):
+        if log.step == 2:
+            one.save(tmp_path / "half")
+    other, data = trainer(name, 4, own=o)
+    other.resume(tmp_path / "half")
+    list(other.steps(data))
+    same(one.state(), other.state())
+
+
+@pytest.mark.parametrize(("name", "option"), [("drifting", "positives"), ("ladd", "reals")])
+def test_the_teachers_samples_may_stand_for_data(name: str, option: str) -> None:
+    """Then the data of the batch are not read, and the trajectories' ends are."""
+    o: dict[str, Any] = {option: "teacher", "adversarial_weight": 1.0}
+    batch = built(name, **o)[1].data(0)
+    assert batch.pairs is not None
+    other = replace(batch, x0=batch.x0 + 1)
+    moved = replace(batch, pairs=replace(batch.pairs, x0=batch.pairs.x0 + 1))
+
+    def found(player: str, of: Batch) -> dict[str, float]:
+        losses = built(name, **o)[0].losses(player, of, Rng.of(0))
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    for player in ("student", "discriminator"):
+        assert found(player, batch) == found(player, other)
+        assert found(player, batch)["adversarial"] != found(player, moved)["adversarial"]
+    with pytest.raises(ValueError, match="give batches with pairs"):
+        found("student", replace(batch, pairs=None))
 
 
 @each_method

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from ..ranges import Count, Share
 from ..rng import Rng
 from ..tensors import Batch, Latents, Time
 from .method import UNKNOWN, Defaults, Facts, Optimizer, Parts, Player, StudentOptions, Turn
+
+Reals = Literal["data", "teacher"]
+"""What stands for data: the data, or the teacher's own samples."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,13 @@ def teacher_made(batch: Batch) -> Batch:
 class Adversarial(Defaults):
     """A student against an adversary. A method says in `beside` what else its student minimises."""
 
-    def __init__(self, student: Student, adversary: Adversary | None, options: Options) -> None:
-        """``adversary`` may be None where ``adversarial_weight`` is 0."""
+    def __init__(self, student: Student, adversary: Adversary | None, options: Options, reals: Reals = "data") -> None:
+        """``adversary`` may be None where ``adversarial_weight`` is 0. ``reals``: what stands for data."""
         if options.adversarial_weight and adversary is None:
             raise ValueError(
                 "the adversarial loss needs features and a discriminator: give an adversary, or set adversarial_weight to 0"
             )
-        self.student, self.options = student, options
+        self.student, self.options, self.reals = student, options, reals
         self.adversary = adversary if options.adversarial_weight else None
         self.input = StudentInput(student, options.backward)
         self._observed: dict[str, float] = {}
@@ -89,6 +93,8 @@ class Adversarial(Defaults):
 
     def turns(self, step: int) -> Sequence[Turn]:
         """The student first, so that the discriminator judges what was just drawn; its further turns have their own batches."""
+        if self.adversary is not None:
+            self.adversary.begin(step)
         student = (Turn("student"),) if step % self.options.student_every == 0 else ()
         if self.adversary is None:
             return student
@@ -96,6 +102,8 @@ class Adversarial(Defaults):
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """``adversarial`` and what stands beside it for the student; ``adversarial``, ``r1`` ... for the heads."""
+        if self.reals == "teacher":
+            batch = teacher_made(batch)
         return self._student(batch, rng) if player == "student" else self._discriminator(batch, rng)
 
     def beside(self, sample: Latents, shown: tuple[Latents, Time], batch: Batch, rng: Rng) -> dict[str, Tensor]:

@@ -107,6 +107,8 @@ class DMD2(Defaults):
 
     def turns(self, step: int) -> Sequence[Turn]:
         """The student; the discriminator on the same samples; then the fake score, which sees a new batch at every turn."""
+        if self.adversary is not None:
+            self.adversary.begin(step)
         judging = (Turn("discriminator"),) if self.adversary else ()
         following = (Turn("fake_score", batch) for batch in range(self.options.fake_score_turns))
         return (Turn("student"), *judging, *following)

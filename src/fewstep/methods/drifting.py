@@ -40,7 +40,7 @@ from ..ranges import Range, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Time, full_precision
 from . import adversarial
-from .adversarial import Adversarial, adversary_of, teacher_made
+from .adversarial import Adversarial, Reals, adversary_of
 from .method import UNKNOWN, Facts, Parts
 
 WINDOW = 4
@@ -59,7 +59,7 @@ class Options(adversarial.Options):
     """Temperatures R of the affinity, in units of the mean distance: small ones see the nearest positive only."""
     group: Annotated[int, Range(2, 4096)] = 8
     """Samples of one condition that are compared with one another; the batch is made of such groups."""
-    positives: Literal["data", "teacher"] = "data"
+    positives: Reals = "data"
     """What samples drift to: the data, or the teacher's samples of the same prompt, of which there can be more
     (``--warm.pairs``)."""
     through: Literal["teacher", "features"] = "teacher"
@@ -172,13 +172,9 @@ class Drifting(Adversarial):
     ) -> None:
         """``see`` is the network that distances are measured in."""
         check(options)
-        super().__init__(student, adversary, options)
+        super().__init__(student, adversary, options, options.positives)
         self.options: Options = options
         self.see, self.codec = see, codec
-
-    def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        """``drift``, ``regression`` and ``adversarial`` for the student; ``adversarial``, ``r1`` ... for the heads."""
-        return super().losses(player, teacher_made(batch) if self.options.positives == "teacher" else batch, rng)
 
     def beside(self, sample: Latents, shown: tuple[Latents, Time], batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """``drift`` and ``regression``."""

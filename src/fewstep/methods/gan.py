@@ -12,6 +12,10 @@ L_adv                ``adversarial`` (parts/adversary.py)
 
 ``L = L_adv``: hinge or softplus (Goodfellow et al., arXiv 1406.2661), or relativistic (arXiv 1807.00734), with R1 on the
 heads' inputs. It needs no teacher while it is trained; the student's weights, and its knowledge, are the teacher's.
+
+Two relatives are this method with options. GDD-I (arXiv 2405.20750) keeps the convolutions inside the blocks as the teacher has
+them: ``--student freeze``. APT (arXiv 2501.08316) has its R1 without a second backward, and no other: ``--gan.r1 0
+--gan.approximate-r1 100 --gan.loss softplus``.
 """
 
 from __future__ import annotations

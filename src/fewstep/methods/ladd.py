@@ -12,7 +12,7 @@ L_adv                ``adversarial`` (parts/adversary.py)
 ===================  =======================================================================================
 
 ``L = L_adv`` in latents: nothing is decoded, and the distillation loss of ADD is gone. The paper trains on samples that the
-teacher drew with guidance; here the data are what ``--data`` names.
+teacher drew with guidance (section 3.2): ``Options.reals`` takes them; the default takes what ``--data`` names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 from ..options import SHARED
 from ..parts import discriminator
 from . import adversarial
-from .adversarial import Adversarial, adversary_of
+from .adversarial import Adversarial, Reals, adversary_of
 from .method import Parts
 
 check = adversarial.check
@@ -39,8 +39,12 @@ class Options(adversarial.Options):
         default_factory=lambda: discriminator.Options(image=False, noise_level=True)
     )
     """The discriminator's heads; they are told the noise level."""
+    reals: Reals = "data"
+    """What stands for real: the data, or the paper's guided samples of the teacher (``--warm.pairs``, ``--guidance-scale``)."""
 
 
 def build(o: Options, parts: Parts) -> Adversarial:
     """A student and its adversary, of a run's parts."""
-    return Adversarial(parts.student, adversary_of(o, parts), o)
+    if o.reals == "teacher":
+        parts.pairs()
+    return Adversarial(parts.student, adversary_of(o, parts), o, o.reals)

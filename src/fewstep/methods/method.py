@@ -187,7 +187,7 @@ class Method(Protocol):
         restored with the players: the next step depends on them."""
 
     def turns(self, step: int) -> Sequence[Turn]:
-        """Who moves in this step, in order, and on which batch."""
+        """Who moves in this step, in order, and on which batch. Asked once at the beginning of every step."""
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """Weighted scalars, named as the paper names them; their sum is what the player minimises."""

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..diffusion import losses
 from ..options import CHANGEABLE, SHARED
-from ..ranges import Rate, Share, Weight
+from ..ranges import Limit, Rate, Share, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Logits, match_dims
 from . import discriminator
@@ -41,6 +41,11 @@ class Options(feature.Options):
 
     adversarial_weight: Annotated[Weight, CHANGEABLE] = 1.0
     """Weight of L_adv in the student's loss; 0 leaves the adversary out."""
+    ramp_start: Limit = 0
+    """Steps at the beginning in which that weight is 0 and the heads learn alone: an adversary that judges a collapsed start
+    freezes its layout."""
+    ramp: Limit = 0
+    """Steps over which the weight then rises in a straight line; 0 gives all of it at once."""
     loss: Literal["hinge", "softplus", "relativistic"] = "hinge"
     """Adversarial loss of both players."""
     r1: Annotated[Weight, CHANGEABLE] = 0.001
@@ -61,6 +66,10 @@ class Options(feature.Options):
     """Adam's learning rate of the discriminator's heads."""
     heads: Annotated[discriminator.Options, SHARED] = field(default_factory=discriminator.Options)
     """The discriminator's heads."""
+
+    def ramped(self, step: int) -> float:
+        """The share of the adversarial weight at ``step``, counted from 0: 0 before ``ramp_start``, 1 from the ramp's end on."""
+        return min(1.0, max(0, step - self.ramp_start + 1) / max(1, self.ramp))
 
     @property
     def used(self) -> bool:
@@ -124,6 +133,11 @@ class Adversary:
         """Logits of the last `judge`, and the share of samples on the right side of 0."""
         self._discriminator_loss, self._student_loss = losses.ADVERSARIAL[options.loss]
         self._samples: list[_Sample] = []
+        self._share = 1.0
+
+    def begin(self, step: int) -> None:
+        """Told of every step before its losses: the weight may rise with the steps."""
+        self._share = self.options.ramped(step)
 
     # -- the student's turn
 
@@ -137,7 +151,7 @@ class Adversary:
                 real = self.discriminator(self._features_of(self._reals(batch), batch.cond, rng), shown)
         logits = self.discriminator(features, shown)
         self._samples.append(_Sample(batch, seen, features.detach()))
-        return self.options.adversarial_weight * self._student_loss(real, logits)
+        return self._share * self.options.adversarial_weight * self._student_loss(real, logits)
 
     # -- the heads' turn
 

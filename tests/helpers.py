@@ -26,7 +26,7 @@ from fewstep.parts.features.feature import FeatureNetwork, MediaFeatures
 from fewstep.pretrained import UNetDenoiser, VaeCodec
 from fewstep.rng import Rng
 from fewstep.tensors import Batch, Conditioning, Features, Latents, Media, Time, match_dims
-from fewstep.training import trainer
+from fewstep.training import checkpoint, trainer
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 SIZES = {1: (12,), 2: (6, 6), 3: (3, 4, 4)}
@@ -288,3 +288,12 @@ def disk_of(bytes_left: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def assert_same_state(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Every tensor and every number, bit for bit."""
+    (tensors_a, plain_a), (tensors_b, plain_b) = checkpoint.flatten(a), checkpoint.flatten(b)
+    assert plain_a == plain_b
+    assert tensors_a.keys() == tensors_b.keys()
+    different = [k for k in tensors_a if not torch.equal(tensors_a[k], tensors_b[k])]
+    assert not different, different[:5]

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ from fewstep.rng import Rng
 from fewstep.tensors import Batch
 from fewstep.training import checkpoint
 from fewstep.training.trainer import only_trainable
-from helpers import flat_gradient, gradients, same_weights
+from helpers import assert_same_state, flat_gradient, gradients, same_weights
 from method_parts import LOSSES, SMALL, built, trainer
 
 each_method = pytest.mark.parametrize("name", METHODS.names)
@@ -75,17 +74,9 @@ def test_half_a_run_and_the_other_half_are_the_run(name: str, tmp_path: Path) ->
     other, data = trainer(name, 6, seed=1)
     other.resume(tmp_path / "half")
     list(other.steps(data))
-    same(whole.state(), other.state())
+    assert_same_state(whole.state(), other.state())
     fresh, _ = trainer(name, 6)
     assert not same_weights(whole.networks["student"], fresh.networks["student"]), "it was trained"
-
-
-def same(a: dict[str, Any], b: dict[str, Any]) -> None:
-    """Every tensor and every number, bit for bit."""
-    (tensors, plain), (others, plainly) = checkpoint.flatten(a), checkpoint.flatten(b)
-    assert plain == plainly
-    assert tensors.keys() == others.keys()
-    assert not [k for k in tensors if not torch.equal(tensors[k], others[k])]
 
 
 @pytest.mark.timeout(900)  # two starts of Python and torch, slow on a busy machine
@@ -107,7 +98,8 @@ def test_all_methods_are_killed_and_go_on_bit_for_bit(tmp_path: Path) -> None:
     for name in METHODS.names:
         whole, data = trainer(name, 4)
         list(whole.steps(data))
-        same(checkpoint.load(tmp_path / name), checkpoint.load(checkpoint.save(tmp_path / f"plain-{name}", whole.state())))
+        plainly = checkpoint.load(checkpoint.save(tmp_path / f"plain-{name}", whole.state()))
+        assert_same_state(checkpoint.load(tmp_path / name), plainly)
 
 
 adversaries = [name for name in METHODS.names if issubclass(METHODS.load(name).Options, adversary.Options)]

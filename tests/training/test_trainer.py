@@ -37,16 +37,7 @@ from fewstep.training.ema import EMA
 from fewstep.training.log import Stopped
 from fewstep.training.run import Saving, run
 from fewstep.training.trainer import Options, Trainer, only_trainable
-from helpers import disk_of, make_batch, make_game, optimizers, same_weights
-
-
-def assert_same_state(a: dict[str, Any], b: dict[str, Any]) -> None:
-    """Every tensor and every number, bit for bit."""
-    (tensors_a, plain_a), (tensors_b, plain_b) = checkpoint.flatten(a), checkpoint.flatten(b)
-    assert plain_a == plain_b
-    assert tensors_a.keys() == tensors_b.keys()
-    different = [k for k in tensors_a if not torch.equal(tensors_a[k], tensors_b[k])]
-    assert not different, different[:5]
+from helpers import assert_same_state, disk_of, make_batch, make_game, optimizers, same_weights
 
 
 def finish(trainer: Trainer) -> dict[str, Any]:

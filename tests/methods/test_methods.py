@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_the_adversarial_weight_rises_as_it_is_told_and_a_resumed_run_knows_wher
     other, data = trainer(name, 4, own=o)
     other.resume(tmp_path / "half")
     list(other.steps(data))
-    same(one.state(), other.state())
+    assert_same_state(one.state(), other.state())
 
 
 @pytest.mark.parametrize(("name", "option"), [("drifting", "positives"), ("ladd", "reals")])

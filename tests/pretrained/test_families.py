@@ -111,14 +111,15 @@ def recorded(
         known = getattr(scheduler, "sigmas", None)
         done = step(model_output, timestep, sample, *args, **options)
         at = None if known is None or len(known) == 0 else float(known[len(seen)])
-        channels = sample.shape[1]
-        seen.append(Step(model_output[:, :channels] if sample.ndim == 4 else model_output, sample, float(timestep), at))
+        n = len(prompts)  # some hand on the guided rows twice
+        seen.append(Step(model_output[:n], sample[:n], float(timestep), at))
         return done
 
     scheduler.step = recording
     generator = [torch.Generator().manual_seed(s) for s in SEEDS[: len(prompts)]]
     sized = {} if one.other is None else {"height": size[0], "width": size[1]}
-    asked = {**one.call(prompts), **one.extra, **sized, one.guided: scale, "num_inference_steps": steps}
+    guided = {one.guided: scale} if one.guided else {}
+    asked = {**one.call(prompts), **one.extra, **sized, **guided, "num_inference_steps": steps}
     try:
         images = pipe(**asked, generator=generator, output_type="np").images
     finally:
@@ -168,8 +169,8 @@ def test_x0_is_what_the_stock_scheduler_makes_of_the_same_input(teachers, name):
     one, model = TINIES[name], pretrained.load(teachers[name])
     pipe = stock(teachers[name])
     first_order(pipe, model.denoiser.kind)
-    for n, other, scale in ASKED:
-        prompts = one.prompts[:n]
+    for n, other, weight in ASKED:
+        prompts, scale = one.prompts[:n], weight if one.guided else 1.0
         size = one.size(model.native_size, other)
         steps, _ = recorded(one, pipe, prompts, STEPS, size, one.unguided if scale == 1 else scale)
         for step in steps:
@@ -181,7 +182,7 @@ def test_x0_is_what_the_stock_scheduler_makes_of_the_same_input(teachers, name):
             worst = float((made - theirs).abs().max() / theirs.abs().max())
             assert worst < 1e-5, (n, size, scale, step.timestep, worst)
     given, empty = (of_ours(model, x_t, t, p, 1.0) for p in (prompts, [one.prompts[-1]] * n))
-    assert (given - empty).abs().max() > 1e-4 * theirs.abs().max(), "the prompt is heard"
+    assert "prompts" in one.without or (given - empty).abs().max() > 1e-4 * theirs.abs().max(), "the prompt is heard"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -190,7 +191,7 @@ def test_guided_draws_end_in_the_stock_pictures_given_the_same_sigmas(teachers, 
     one, model = TINIES[name], pretrained.load(teachers[name])
     pipe = stock(teachers[name])
     first_order(pipe, model.denoiser.kind)
-    size, prompts, scale = one.size(model.native_size), one.prompts[:2], 3.0
+    size, prompts, scale = one.size(model.native_size), one.prompts[:2], 3.0 if one.guided else 1.0
     for n in (1, 5, 25):
         steps, pictures = recorded(one, pipe, prompts, n, size, scale)
         times = [time_of(model, step) for step in steps]
@@ -207,7 +208,8 @@ def test_sides_that_its_codec_or_its_patches_do_not_fit_are_refused(teachers, na
     with pytest.warns(UserWarning, match="taken for a teacher"):
         pipeline = Pipeline.open(teachers[name])
     model, native = pipeline.model, pipeline.model.native_size
-    component, vae = (pretrained.read_config(teachers[name] / part / "config.json") for part in (FOUND[name].component, "vae"))
+    configs = family.Configs.read(teachers[name])
+    component, vae = configs.of(FOUND[name].component), configs.of("vae")
     assert model.multiple == FOUND[name].factor(vae) * FOUND[name].patch(component) > 1
     assert pipeline.latent_shape((native[0] + model.multiple, native[1]))[1:] == (
         (native[0] + model.multiple) // model.factor, native[1] // model.factor,
@@ -282,7 +284,7 @@ for name, kind, folder, dtype, call, seed, counts in json.loads(sys.argv[1]):
         call["image"] = torch.tensor(call["image"])
     for n, words in counts.items():
         torch.manual_seed(seed)
-        made[f"{name} {n}"] = pipe(**call, **words, guidance_scale=0, output_type="np").images
+        made[f"{name} {n}"] = pipe(**call, **words, output_type="np").images
 assert not any(name.partition(".")[0] == "fewstep" for name in sys.modules)
 np.savez(sys.argv[2], **made)
 """
@@ -317,7 +319,7 @@ def pictures(root: Path, students: dict[tuple[str, str], Path]) -> dict[str, dic
     class Made(dict[str, dict[str, np.ndarray]]):
         def __missing__(self, name: str) -> dict[str, np.ndarray]:
             one, folder = TINIES[name], students[name, "full"]
-            call = {**one.call(one.prompts[:1]), **one.extra, **one.student}
+            call = {**one.call(one.prompts[:1]), **one.extra, **one.no_guidance, **one.student}
             counts = {n: {"num_inference_steps": n} for n in bundle.Card.read(folder).steps}
             kind = "AutoPipelineForText2Image" if one.auto else "DiffusionPipeline"
             numbers = [d for d in PRECISIONS if d not in one.without]
@@ -382,9 +384,9 @@ def test_the_lora_alone_makes_the_stock_teacher_the_student(teachers, students, 
     drawn = []
     for network in (getattr(merged, component), getattr(pipe, component), getattr(base, component)):
         setattr(merged, component, network)
-        asked = {**one.call(one.prompts[:1]), **one.extra, **one.student, **sized, "num_inference_steps": 1}
+        asked = {**one.call(one.prompts[:1]), **one.extra, **one.no_guidance, **one.student, **sized}
         torch.manual_seed(3)
-        drawn.append(merged(**asked, guidance_scale=0, output_type="np").images)
+        drawn.append(merged(**asked, num_inference_steps=1, output_type="np").images)
     np.testing.assert_allclose(drawn[1], drawn[0], atol=1e-3)
     assert np.abs(drawn[2] - drawn[0]).max() > 0.01
 

@@ -39,7 +39,7 @@ class Tiny:
     call: Callable[[Sequence[str]], Mapping[str, Any]] = by_prompt
     """The stock pipeline's own arguments for prompts."""
     guided: str = "guidance_scale"
-    """Its argument that weighs classifier-free guidance."""
+    """Its argument that weighs classifier-free guidance; empty where it has none."""
     unguided: float = 1.0
     """The value of that which means none."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -53,8 +53,13 @@ class Tiny:
     student: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the stock pipeline that its student is drawn with, beside ``guidance_scale=0``."""
     without: Mapping[str, str] = field(default_factory=dict)
-    """Checks of the suite that cannot be held, and why, as docs/models.md says it: "image to image", "fp16", "bf16"; for "lora",
-    "freeze" and "full" it is the sentence, as a pattern, that refuses them."""
+    """Checks of the suite that cannot be held, and why, as docs/models.md says it: "image to image", "prompts", "fp16". For
+    "lora" and "freeze" it is the sentence, as a pattern, that refuses them."""
+
+    @property
+    def no_guidance(self) -> dict[str, float]:
+        """``guidance_scale=0``, as a student is drawn, where the pipeline has the argument."""
+        return {"guidance_scale": 0} if self.guided else {}
 
     def size(self, native: Sequence[int], other: bool = False) -> tuple[int, int]:
         """(H, W) of the native size, or of the other one."""

@@ -94,12 +94,14 @@ class VariancePreserving:
     ``zero_terminal_snr`` the table is rescaled so that t = 1 is exactly pure noise (arXiv 2305.08891, Algorithm 1).
     """
 
-    def __init__(self, betas: Float[Tensor, " T"], zero_terminal_snr: bool = False) -> None:
+    def __init__(self, betas: Float[Tensor, " T"], zero_terminal_snr: bool = False, unit_start: bool = False) -> None:
+        """``unit_start``: draws begin with noise of scale 1, not sigma(1), as pipelines do that hand their noise on as it is."""
         root = (1 - betas.double()).cumprod(0).sqrt()  # sqrt of alpha_bar: this project's alpha
         if zero_terminal_snr:
             root = (root - root[-1]) * root[0] / (root[0] - root[-1])
         self._knots = torch.cat([root.new_ones(1), root])
         self._on: dict[torch.device, Tensor] = {}
+        self._unit_start = unit_start
 
     @classmethod
     def from_range(
@@ -136,6 +138,11 @@ class VariancePreserving:
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale."""
         return (1 - self.alpha(t) ** 2).clamp(min=0).sqrt()
+
+    def start(self, t: Tensor) -> Tensor:
+        """What pure noise is scaled by."""
+        sigma = self.sigma(t)
+        return torch.where(t >= 1, torch.ones_like(sigma), sigma) if self._unit_start else sigma
 
 
 class RectifiedFlow:

@@ -23,8 +23,11 @@ def is_flow(config: dict[str, Any]) -> bool:
     )
 
 
-def schedule_of(config: dict[str, Any]) -> NoiseSchedule:
-    """The noise schedule behind a diffusers scheduler config. Raises ValueError for betas or times it does not know."""
+def schedule_of(config: dict[str, Any], unit_start: bool = False) -> NoiseSchedule:
+    """The noise schedule behind a diffusers scheduler config; ``unit_start`` as in `VariancePreserving`.
+
+    Raises ValueError for betas or times it does not know.
+    """
     refuse_other_times(config)
     n = config.get("num_train_timesteps", 1000)
     if type(n) is not int or n < 1:
@@ -38,13 +41,16 @@ def schedule_of(config: dict[str, Any]) -> NoiseSchedule:
     if not betas or not all(type(beta) in (int, float) and 0 <= beta <= 1 for beta in betas):
         raise ValueError(f"the betas of the scheduler config are {betas!r:.60}: give numbers from 0 to 1")
     if trained is not None:
-        return VariancePreserving(torch.tensor(trained, dtype=torch.float64), zero_terminal_snr=zero)
+        return VariancePreserving(
+            torch.tensor(trained, dtype=torch.float64), zero_terminal_snr=zero, unit_start=unit_start
+        )
     return VariancePreserving.from_range(
         start,
         end,
         n,
         config.get("beta_schedule", "linear"),
         zero_terminal_snr=zero,
+        unit_start=unit_start,
     )
 
 

@@ -66,6 +66,8 @@ def add_lora(network: Any, rank: int, seed: int = 0) -> None:
     """Freeze the network and give it low-rank additions that start at zero. Raises ValueError with the fix."""
     if rank < 1:
         raise ValueError(f"a LoRA of rank {rank} holds nothing: use --rank 1 or more, 64 is usual")
+    if not hasattr(network, "add_adapter"):
+        raise ValueError(f"stock diffusers loads no LoRA onto a {type(network).__name__}: use --student full")
     extras.require("a LoRA student", extras.of("lora"))
     from peft import LoraConfig
 

@@ -323,7 +323,8 @@ def prepare(
     teacher = Teacher(model.denoiser, scale)
     if o.checkpointing:
         denoiser.network.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
-        model.codec.vae.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
+        if (vae := getattr(model.codec, "vae", None)) is not None:
+            vae.enable_gradient_checkpointing()
     dataset = pictures(o, card, keep, progress, model.multiple)
     check_enough(dataset, bool(measure and o.steps))
     data = encoded(o, model, dataset, progress)

@@ -24,7 +24,8 @@ from fewstep.bundle import Card
 from fewstep.inference import backend
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.parts.conditioner import Conditioner
-from fewstep.pretrained import Pretrained, UNetDenoiser, VaeCodec, schedule_of
+from fewstep.pretrained import Pretrained, VaeCodec, schedule_of
+from fewstep.pretrained.families import sdxl
 from fewstep.tensors import Conditioning
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -75,11 +76,11 @@ def build(o: argparse.Namespace) -> tuple[Any, dict[str, Any], torch.dtype]:
 def ours(o: argparse.Namespace, unet: Any, vae: Any, dtype: torch.dtype, graph: bool) -> Callable[[int], Tensor]:
     """fewstep's pipeline; ``graph`` records the networks as CUDA graphs."""
     codec = VaeCodec(vae)
-    denoiser = UNetDenoiser(unet, schedule_of(SCHEDULER), "v")
+    denoiser = sdxl.SDXLDenoiser(unet, schedule_of(SCHEDULER), "v", codec.factor)
     side = unet.config.sample_size * codec.factor
     card = Card("sdxl-size", "student", "add", (1, 2, 4), times=(1.0, 0.75, 0.5, 0.25), native_size=(side, side))
     conditioner = Encoded(o.device, dtype)
-    pipeline = Pipeline(Pretrained(denoiser, codec, conditioner, Path(), codec.factor), card)
+    pipeline = Pipeline(Pretrained(sdxl.FAMILY, denoiser, codec, conditioner, Path(), codec.factor), card)
     if graph:
         runtime = backend.usable("cudagraph", "cuda")
         latents = torch.randn(1, *pipeline.model.latent_shape, device=o.device)

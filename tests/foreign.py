@@ -169,7 +169,7 @@ def t5(width: int) -> tuple[Any, Any]:
 
 
 def sd3(root: Path) -> Path:
-    """Stable Diffusion 3: three text encoders, and a transformer that predicts a flow."""
+    """Stable Diffusion 3: three text encoders, and a transformer that predicts a flow, of patches of 2 latents a side."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
+import foreign
 from bundles import tiny_bundle
 from fewstep import cli, pretrained, sheet, sizes
 from fewstep.bundle import Card
@@ -83,6 +85,18 @@ def test_draw_makes_the_size_that_is_asked_for_width_first(models, size, tmp_pat
     with pytest.raises(SystemExit):
         cli.main([*model, str(other), "--size", "25*41"])
     assert "give WIDTHxHEIGHT in pixels" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_transformer_draws_whole_patches_within_its_places(tmp_path) -> None:
+    """Latents of 2 pixels in patches of 2, and places for 16 patches a side."""
+    folder = foreign.sd3(tmp_path)
+    with pytest.warns(UserWarning, match="no student_card"):
+        pipeline = Pipeline.open(folder)
+    with pytest.warns(UserWarning, match="expect worse pictures"):
+        assert pipeline.draw("a cat", 1, size=(20, 64)).shape == (1, 3, 20, 64)
+    for size, said in (((20, 18), "18x20 .* a multiple of 4, the nearest is 16x20"), ((68, 20), "sides of at most 64 pixels")):
+        with pytest.raises(ValueError, match=said), pytest.warns(UserWarning, match="expect worse pictures"):
+            pipeline.draw("a cat", 1, size=size)
 
 
 @BOTH
@@ -337,8 +351,14 @@ def test_a_student_is_distilled_in_buckets_and_goes_on_to_the_same_bits(bucketed
               "--apart-from", "-o", str(out)])  # fmt: skip
     assert "measured beside the 10 pictures of 32x32 alone" in capsys.readouterr().out
     assert read_records(out)
-    for size in ((32, 32), (16, 48), (48, 16)):
-        assert one.draw("a cat", size=size).shape == (1, 3, *size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it was trained at each of them
+        for size in ((32, 32), (16, 48), (48, 16)):
+            assert one.draw("a cat", size=size).shape == (1, 3, *size)
+    cli.main(["info", str(tmp_path / "whole" / "bundle")])
+    assert "trained at 32x32, 48x16, 16x48 (width x height)" in " ".join(capsys.readouterr().out.split())
+    with pytest.warns(UserWarning, match="was trained at 32x32, 48x16, 16x48, not 40x24: expect worse pictures"):
+        one.draw("a cat", size=(24, 40))
 
 
 def test_buckets_that_the_teacher_cannot_draw_are_refused_with_the_way_out(tmp_path, teacher) -> None:

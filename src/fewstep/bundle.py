@@ -54,6 +54,8 @@ class Card:
     """ancestral | renoise | ddim | heun."""
     native_size: tuple[int, ...] = (64, 64)
     """Media size it was trained at; of pictures ``(height, width)``."""
+    sizes: tuple[tuple[int, ...], ...] = ()
+    """All of the sizes that it was trained at, where they are several."""
     teacher: str = ""
     """Name of the teacher it was distilled from."""
     licence: str = ""
@@ -81,6 +83,7 @@ class Card:
             raise ValueError(f"{folder / CARD} is not a card: it needs {', '.join(sorted(required))}")
         rows = ("steps", "times", "native_size")
         kept: dict[str, Any] = {k: tuple(v) if k in rows else v for k, v in data.items() if k in known}
+        kept["sizes"] = tuple(map(tuple, kept.get("sizes", ())))
         return cls(**kept).kept()
 
     def kept(self) -> Card:
@@ -99,7 +102,10 @@ class Card:
 
     def write(self, folder: Path) -> None:
         """Write the card as JSON, whole or not at all; every metric record is one line."""
-        text = json.dumps(asdict(self) | {"metrics": []}, indent=1)
+        facts = asdict(self) | {"metrics": []}
+        if not self.sizes:
+            del facts["sizes"]
+        text = json.dumps(facts, indent=1)
         if self.metrics:
             rows = ",\n  ".join(json.dumps(record) for record in self.metrics)
             text = text.replace('\n "metrics": []', f'\n "metrics": [\n  {rows}\n ]')
@@ -122,9 +128,10 @@ class Card:
                 f"{self.name} was distilled to need no guidance: use guidance_scale=0, not {guidance_scale}",
                 stacklevel=3,
             )
-        if size is not None and tuple(size) != tuple(self.native_size):
+        own = self.sizes or (tuple(self.native_size),)
+        if size is not None and tuple(size) not in own:
             warnings.warn(
-                f"{self.name} was trained at {spoken(self.native_size)}, not {spoken(size)}: expect worse pictures",
+                f"{self.name} was trained at {', '.join(map(spoken, own))}, not {spoken(size)}: expect worse pictures",
                 stacklevel=3,
             )
 

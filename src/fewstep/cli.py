@@ -460,6 +460,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     rows = {key.replace("_", " "): getattr(c, key) for key in (*told, "data", "version")}
     rows |= {"steps": ", ".join(map(str, c.steps)), "times": ", ".join(f"{t:g}" for t in c.times)}
     rows |= {"native size": native(c.native_size)}
+    rows |= {"trained at": f"{', '.join(map(spoken, c.sizes))} (width x height)"} if c.sizes else {}
     rows |= {f"in {n}": said for n, said in sentences([of_entry(r) for r in c.metrics], TABLE).items()}
     rows |= bundle.passed_on(folder)
     rows |= made(c) | {"folder": folder, "weights": f"{len(c.hashes)} files, {compared}"}

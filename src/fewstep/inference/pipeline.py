@@ -161,6 +161,11 @@ class Pipeline:
         multiples = [f * self.model.patch for f in factors]
         if len(size) != len(native) or any(s % m or s <= 0 for s, m in zip(size, multiples)):
             raise ValueError(_unfit(size, multiples))
+        if max(size) > self.model.longest:
+            raise ValueError(
+                f"cannot draw {spoken(size)} (width first): {self.card.name} has places for sides of at most "
+                f"{self.model.longest} pixels"
+            )
         return (channels, *(s // f for s, f in zip(size, factors)))
 
     def start(self, request: Request, rng: Rng) -> tuple[Latents, Sequence[float], Latents | None]:

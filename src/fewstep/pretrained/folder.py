@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +51,12 @@ class Pretrained:
     def native_size(self) -> tuple[int, ...]:
         """Size of one sample's media, ``S``: what the latents decode to."""
         return tuple(self.factor * side for side in self.latent_shape[1:])
+
+    @property
+    def longest(self) -> float:
+        """The longest side of its media, in pixels."""
+        places = self.family.longest(self.denoiser.network.config)
+        return self.factor * places if places else math.inf
 
     def to(self, device: torch.device | str) -> Pretrained:
         """Move every part; returns self."""

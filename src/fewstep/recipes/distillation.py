@@ -186,7 +186,7 @@ class Distillation:
 
     def card(self, steps_taken: int) -> bundle.Card:
         """The facts of the student as it stands."""
-        o, t = self.options, self.teacher_card
+        o, t, shapes = self.options, self.teacher_card, self.dataset.subset("train").shapes
         own = self.dataset.describe(o.styles)
         data = own if t.data in ("", own) else f"{own}; its teacher: {t.data}"
         return bundle.Card(
@@ -197,6 +197,7 @@ class Distillation:
             times=o.times,
             sampler=self.student.sampler_kind,
             native_size=t.native_size,
+            sizes=tuple(tuple(shape[1:]) for shape in shapes) if len(shapes) > 1 else (),
             teacher=t.name,
             licence=t.licence or pretrained.read_terms(self.model.folder).licence,
             data=data,

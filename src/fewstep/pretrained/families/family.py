@@ -118,6 +118,11 @@ class ModelFamily:
         size = config["sample_size"]
         return (config["in_channels"], *((size, size) if isinstance(size, int) else size))
 
+    def longest(self, config: Mapping[str, Any]) -> int | None:
+        """The longest side of latents that the network has places for, from its config; None where there is no end."""
+        places = config.get("pos_embed_max_size")
+        return int(places) * self.patch(config) if places else None
+
     def factor(self, config: Mapping[str, Any]) -> int:
         """Pixels a latent, along each side, from the VAE's config."""
         return factor_of(config)

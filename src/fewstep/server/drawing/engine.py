@@ -384,7 +384,7 @@ def shapes_of(pipeline: Pipeline, widths: Sequence[int]) -> dict[int, tuple[int,
     """``(height, width)`` of the pictures of these widths, in the model's own shape as nearly as its codec can; of its own width
     without any. Raises ValueError with the fix for a width that it cannot make."""
     height, width = pipeline.card.native_size
-    step = height // pipeline.latent_shape()[1]
+    step = pipeline.model.multiple
     found = {}
     for wide in widths or (width,):
         high = height if wide == width else max(1, round(wide * height / width / step)) * step

@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -247,7 +248,7 @@ def save(
         if trainable.has_lora(network):
             trainable.save_lora(network, component, temporary / "lora", dtype)
         if origin is not None:
-            inherit(origin, temporary, index, card)
+            inherit(origin, temporary, index, card, family.arguments(card.native_size))
         (temporary / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
         if notices:
             (temporary / ATTRIBUTION).write_text(notices, "utf-8")
@@ -285,11 +286,14 @@ def check_place(folder: Path, empty_handed: bool = False) -> None:
         )
 
 
-def inherit(origin: Path, folder: Path, index: dict[str, Any], card: Card) -> None:
-    """Take along what the makers of ``origin`` ask of whoever passes it on, and name it in ``index`` (model_index.json)."""
+def inherit(origin: Path, folder: Path, index: dict[str, Any], card: Card, arguments: Mapping[str, Any]) -> None:
+    """Take along what the makers of ``origin`` ask of whoever passes it on, and name it in ``index`` (model_index.json).
+
+    ``arguments`` are what its page tells people to ask the stock pipeline with.
+    """
     terms = pretrained.pass_on(origin, folder)
     if terms.front:
-        page = pretrained.page_of(card.name, card.teacher, card.kept().steps, terms.front)
+        page = pretrained.page_of(card.name, card.teacher, card.kept().steps, terms.front, arguments)
         (folder / "README.md").write_text(page, "utf-8")
     if (folder / "lora").is_dir():
         pretrained.pass_on(origin, folder / "lora")

@@ -92,11 +92,8 @@ def native_size(folder: Path) -> tuple[int, ...]:
 def reader_of(folder: Path) -> Callable[[Sequence[str]], list[Unread | None]]:
     """Says of prompts what the text encoders of a diffusers folder would not read of them; their tokenizers alone are loaded."""
     configs = Configs.read(folder)
-    lengths = family_of(configs).tokenizers
-    part = Parts(folder, dict(configs.index), torch.float32)
     with quiet():
-        used = [name for name in lengths if part.has(name) and part.has(name.replace("tokenizer", "text_encoder"))]
-        found = [(part(name), lengths[name]) for name in used]
+        found = family_of(configs).reading(Parts(folder, dict(configs.index), torch.float32))
     if not found:
         raise ValueError(f"{folder} has no tokenizer: give a text-to-image pipeline folder")
     return partial(unread, found)

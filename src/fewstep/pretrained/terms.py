@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,15 +92,21 @@ def pass_on(source: Path, target: Path) -> Terms:
     return terms
 
 
-def page_of(name: str, teacher: str, steps: tuple[int, ...], front: dict[str, str]) -> str:
-    """A student's own README.md: its front matter states the licence that it inherits, as model hubs read it."""
+def page_of(
+    name: str, teacher: str, steps: tuple[int, ...], front: dict[str, str], arguments: Mapping[str, Any] | None = None
+) -> str:
+    """A student's own README.md: its front matter states the licence that it inherits, as model hubs read it.
+
+    ``arguments`` are what its stock pipeline is asked with beside ``guidance_scale=0``.
+    """
     import yaml
 
     head = yaml.safe_dump({**front, "library_name": "diffusers", "pipeline_tag": "text-to-image"}, sort_keys=False)
     counts = ", ".join(map(str, steps))
+    asked = ", ".join(f"{key}={value!r}" for key, value in {"guidance_scale": 0, **(arguments or {})}.items())
     return (
         f"---\n{head}---\n# {name}\n\nA few-step student of {teacher}, distilled with fewstep: good for {counts} "
-        f"step{'s' * (steps != (1,))} with `guidance_scale=0`.\nIts teacher's licence holds for it too, with the texts beside "
+        f"step{'s' * (steps != (1,))} with `{asked}`.\nIts teacher's licence holds for it too, with the texts beside "
         f"this page; what its teacher's makers say of it stands in `{TEACHERS_README}`.\n"
     )
 

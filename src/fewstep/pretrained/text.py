@@ -73,9 +73,17 @@ class Reading(NamedTuple):
     """The characters that have no token of their own."""
 
 
-def readings(tokenizer: Any, prompts: Sequence[str], length: int | None = None) -> list[Reading]:
-    """How far `tokenized`, with the same ``length``, reads each prompt."""
+Written = Callable[[str], str]
+"""A prompt -> the text that a tokenizer is given: with an instruction before it, or as a chat template has it."""
+
+
+def readings(
+    tokenizer: Any, prompts: Sequence[str], length: int | None = None, written: Written | None = None
+) -> list[Reading]:
+    """How far `tokenized`, with the same ``length``, reads each prompt; ``written`` says what stands around it."""
     limit = (length or tokenizer.model_max_length) - tokenizer.num_special_tokens_to_add()
+    if written is not None:
+        return [_reading_within(tokenizer, prompt, written, limit) for prompt in prompts]
     if not tokenizer.is_fast:
         return [_reading_by_halving(tokenizer, prompt, limit) for prompt in prompts]
     unknown = _unknown(tokenizer)
@@ -90,6 +98,27 @@ def readings(tokenizer: Any, prompts: Sequence[str], length: int | None = None) 
             words = tuple(dict.fromkeys(prompt[a:b] for i, (a, b) in zip(ids[:limit], spans) if i == unknown and a < b))
         found.append(Reading(len(ids), limit, end, words))
     return found
+
+
+def _reading_within(tokenizer: Any, prompt: str, written: Written, limit: int) -> Reading:
+    """For prompts that stand within a text: what of that text is the prompt, and which of its tokens are among the first."""
+    one, other = written("a"), written("b")
+    before = next(i for i, (a, b) in enumerate(zip(one, other)) if a != b)
+    after = len(one) - before - 1
+    text = written(prompt)
+    end = len(text) - after
+    lead = (
+        0 if text[before:end] == prompt else len(prompt) - len(prompt.lstrip())
+    )  # written without the blanks around it
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    found = tokenizer(text, **options, return_offsets_mapping=True)
+    spans = list(enumerate(zip(found["input_ids"], found["offset_mapping"])))
+    own = [(place, i, a, b) for place, (i, (a, b)) in spans if a < end and b > before]
+    seen = [(i, a, b) for place, i, a, b in own if place < limit]
+    most = len(prompt) if len(seen) == len(own) else max([0, *(b - before + lead for _, _, b in seen)])
+    unknown = _unknown(tokenizer)
+    words = tuple(dict.fromkeys(text[max(a, before) : min(b, end)] for i, a, b in seen if i == unknown))
+    return Reading(len(own), limit - (own[0][0] if own else 0), min(most, len(prompt)), words)
 
 
 def _unknown(tokenizer: Any) -> int | None:
@@ -114,10 +143,10 @@ def _reading_by_halving(tokenizer: Any, prompt: str, limit: int) -> Reading:
     return Reading(n, limit, end, tuple(dict.fromkeys(words)))
 
 
-def unread(tokenizers: Sequence[tuple[Any, int | None]], prompts: Sequence[str]) -> list[Unread | None]:
-    """For each prompt what is not read of it by encoders with these tokenizers, each with the length that it is given."""
+def unread(tokenizers: Sequence[tuple[Any, int | None, Written | None]], prompts: Sequence[str]) -> list[Unread | None]:
+    """For each prompt what is not read of it by encoders with these tokenizers, each with its length and what it is given."""
     check_prompts(prompts)
-    by_tokenizer = [readings(tokenizer, prompts, length) for tokenizer, length in tokenizers]
+    by_tokenizer = [readings(tokenizer, prompts, length, written) for tokenizer, length, written in tokenizers]
     found: list[Unread | None] = []
     for prompt, *own in zip(prompts, *by_tokenizer):
         least, most = min(own, key=lambda r: r.characters), max(own, key=lambda r: r.characters)
@@ -131,6 +160,9 @@ def unread(tokenizers: Sequence[tuple[Any, int | None]], prompts: Sequence[str])
 class PretrainedConditioner(Conditioner):
     """A Conditioner made of tokenizers, text encoders, and facts of how they are read."""
 
+    written: Written | None = None
+    """What the tokenizers are given for a prompt, where that is not the prompt as it stands."""
+
     def readers(self) -> Iterator[tuple[Any, Any, int | None]]:
         """Each tokenizer, its encoder, and how many tokens it is asked for (None: its own maximum)."""
         raise NotImplementedError("a PretrainedConditioner subclass gives readers()")
@@ -141,7 +173,7 @@ class PretrainedConditioner(Conditioner):
 
     def unread(self, prompts: Sequence[str]) -> list[Unread | None]:
         """The part of the prompts beyond the encoders' maximal lengths."""
-        return unread([(tokenizer, length) for tokenizer, _, length in self.readers()], prompts)
+        return unread([(tokenizer, length, self.written) for tokenizer, _, length in self.readers()], prompts)
 
     def counter(self) -> Callable[[str], int]:
         """With tokenizers of its own: those of `forward` cannot be used twice at a time. Of several the most counts."""
@@ -149,7 +181,7 @@ class PretrainedConditioner(Conditioner):
 
         def count(prompt: str) -> int:
             check_prompts([prompt])
-            found = [readings(tokenizer, [prompt], length)[0] for tokenizer, length in own]
+            found = [readings(tokenizer, [prompt], length, self.written)[0] for tokenizer, length in own]
             return max(min(one.tokens, one.limit) for one in found)
 
         return count
@@ -160,10 +192,11 @@ class PretrainedConditioner(Conditioner):
         Not the words but their tokens: tokenizer, vocabulary and maximal length are all in them.
         """
         digest = hashlib.sha256(json.dumps([READ, type(self).__name__, self.facts()], sort_keys=True).encode())
+        texts = [self.written(prompt) for prompt in prompts] if self.written else prompts
         for tokenizer, encoder, length in self.readers():
             digest.update(fingerprint(encoder).encode())
-            for i in range(0, len(prompts), 1024):
-                ids = tokenized(tokenizer, prompts[i : i + 1024], length)
+            for i in range(0, len(texts), 1024):
+                ids = tokenized(tokenizer, texts[i : i + 1024], length)
                 for name in ("input_ids", "attention_mask"):
                     digest.update(f"{name} {tuple(ids[name].shape)}".encode() + ids[name].numpy().tobytes())
         return digest.hexdigest()

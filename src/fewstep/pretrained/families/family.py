@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ...parts.conditioner import Conditioner
 from ..networks import NetworkDenoiser, factor_of
 from ..reading import Parts, codec_of, has_part, read_config
 from ..schedules import BETA_KEYS, flow_shift, kind_of, prediction_type, schedule_of, settled
+from ..text import Written
 from ..trainable import TARGETS
 
 FAMILIES = plugin.Family("fewstep.pretrained.families", "model family", ("FAMILY",))
@@ -112,6 +113,17 @@ class ModelFamily:
     def conditioner(self, parts: Parts, network: Any) -> Conditioner:
         """What reads the prompts. Raises ValueError where it does not fit the network."""
         raise NotImplementedError("a ModelFamily gives conditioner()")
+
+    def reading(self, parts: Parts) -> list[tuple[Any, int | None, Written | None]]:
+        """Each tokenizer, how many tokens it is asked for, and what it is given for a prompt: they say how far one is read."""
+        used = [
+            name for name in self.tokenizers if parts.has(name) and parts.has(name.replace("tokenizer", "text_encoder"))
+        ]
+        return [(parts(name), self.tokenizers[name], None) for name in used]
+
+    def arguments(self, size: Sequence[int]) -> dict[str, Any]:
+        """What the stock pipeline is asked with, apart from prompt, steps and guidance, to draw a student's native ``size``."""
+        return {}
 
     def latent_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
         """Shape of one sample's latents at the native size, ``(C, *S)``, from the network's config."""

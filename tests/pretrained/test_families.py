@@ -370,6 +370,10 @@ def test_a_student_is_made_or_refused_with_the_reason(students, name, what):
     assert card.role == "student"
     assert 0 < card.training["trained_share"] <= 1
     bundle.verify(students[name, what])
+    arguments = FOUND[name].arguments(card.native_size)
+    page = pretrained.page_of(card.name, card.teacher, card.steps, {}, arguments)
+    assert all(f", {key}={value!r}" in page for key, value in arguments.items())
+    assert arguments.items() <= {**TINIES[name].extra, **TINIES[name].student}.items(), "its students are drawn so here"
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "lora" not in TINIES[name].without])
@@ -400,6 +404,17 @@ def test_blocks_are_tapped(teachers, name):
     found = model.denoiser.features(x, torch.tensor([0.5, 0.9]), cond)
     assert len(found.levels) == len(model.denoiser.tapped()) >= 1
     assert all(level.shape[0] == 2 and level.ndim >= 3 and level.std() > 0 for level in found.levels)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if TINIES[name].refused])
+def test_models_that_no_student_can_be_made_of_are_refused_before_any_weight_is_read(teachers, name, tmp_path):
+    for i, (part, changes, sentence) in enumerate(TINIES[name].refused):
+        folder = tmp_path / str(i)
+        shutil.copytree(teachers[name], folder, ignore=shutil.ignore_patterns("*.safetensors"))
+        config = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+        config.write_text(json.dumps(json.loads(config.read_text()) | dict(changes)))
+        with pytest.raises(ValueError, match=sentence):
+            pretrained.load(folder)
 
 
 def test_the_page_of_models_is_that_of_the_families():

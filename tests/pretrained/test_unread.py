@@ -16,6 +16,9 @@ from fewstep.parts.conditioner import QUOTED, Conditioner, Unread, UnreadWarning
 from fewstep.pretrained.text import readings
 from fewstep.training.data import tell_unread
 from fewstep.training.data import training_set as encoded
+from tiny import tiny
+
+TINIES = tiny()
 
 LONG = "a red heart, a blue house, a cat"
 """Ten tokens in words and commas, of which the tiny model reads six."""
@@ -41,12 +44,15 @@ def same(conditioner: Conditioner, one: str, other: str) -> bool:
     return torch.equal(a.tokens, b.tokens) and torch.equal(a.pooled, b.pooled)
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl", "sd3"])
+LONGER = {"sd3": "a red heart with wings " * 15, "sana": "a red heart with wings " * 40}
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "sana"])
 def test_what_was_read_is_what_the_encoder_made_its_numbers_of(root: Path, family: str) -> None:
     """The prompt and its part that was read are encoded to the same bits; a character less is not."""
-    folder = getattr(foreign, family)(root / family)
+    folder = TINIES[family].make(root / family)
     conditioner = pretrained.load(folder).conditioner
-    long = "a red heart with wings " * 15 if family == "sd3" else "a red heart with a wing"  # 14 letters, and more
+    long = LONGER.get(family, "a red heart with a wing")  # 14 letters, and more
     (left,) = conditioner.unread([long])
     assert left.dropped
     assert (left.read + long[len(left.read) :], left.prompt) == (long, long)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,9 @@ class Tiny:
         """``guidance_scale=0``, as a student is drawn, where the pipeline has the argument."""
         return {"guidance_scale": 0} if self.guided else {}
 
+    refused: Sequence[tuple[str, Mapping[str, Any], str]] = ()
+    """Config files, lines that are changed in them, and the sentence, as a pattern, that refuses the folder then."""
+
     def size(self, native: Sequence[int], other: bool = False) -> tuple[int, int]:
         """(H, W) of the native size, or of the other one."""
         height, width = self.other if other and self.other else native
@@ -81,3 +85,31 @@ def scaled(folder: Path, component: str, factor: float, *names: str) -> Path:
     state = {name: value * (factor if any(part in name for part in names) else 1) for name, value in state.items()}
     save_file(state, path, metadata={"format": "pt"})
     return folder
+
+
+def byte_pairs(text: Sequence[str], size: int, special: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """A vocabulary of ``size`` byte pairs, ``special`` ones first, and its merges: letters, and what a text has often."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    model = Tokenizer(models.BPE())
+    model.normalizer = normalizers.Replace(" ", "▁")  # type: ignore[assignment]
+    model.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # type: ignore[assignment]
+    letters = ["▁", "\n", *map(chr, range(33, 127))]
+    model.train_from_iterator(text, trainers.BpeTrainer(vocab_size=size, special_tokens=list(special), initial_alphabet=letters))
+    found = json.loads(model.to_str())["model"]
+    return found["vocab"], [(a, b) for a, b in found["merges"]]
+
+
+def gemma(width: int, text: Sequence[str]) -> tuple[Any, Any]:
+    """A Gemma tokenizer that has tokens for what is frequent in a text, and a Gemma 2 of two layers."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+
+    vocabulary, merges = byte_pairs(text, 300, ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"))
+    config = Gemma2Config(
+        vocab_size=len(vocabulary), hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, sliding_window=64,
+    )  # fmt: skip
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=merges)
+    tokenizer._tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return tokenizer, Gemma2Model(config).eval()

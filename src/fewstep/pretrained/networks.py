@@ -112,7 +112,7 @@ STATISTICS = ("shift_factor", "latents_mean", "latents_std")
 
 
 class VaeCodec(Codec):
-    """A diffusers ``AutoencoderKL`` or ``AutoencoderTiny``, with the statistics of its latents folded in.
+    """A diffusers ``AutoencoderKL``, ``AutoencoderTiny`` or ``AutoencoderDC``, with the statistics of its latents folded in.
 
     ``latents = (own - mean) * scaling_factor / std``, by channel; ``mean`` is ``latents_mean``, or else ``shift_factor``.
     """
@@ -146,7 +146,8 @@ class VaeCodec(Codec):
         """Deterministic: the mean of the posterior where there is one. The media are moved to where the VAE is."""
         own = next(self.vae.parameters())
         out = self.vae.encode(media.to(own.device, own.dtype))
-        latents = (out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents).to(media.dtype)
+        found = out.latent_dist.mean if hasattr(out, "latent_dist") else out[0]  # some have no posterior
+        latents = found.to(media.dtype)
         if self._mean is None or self._std is None:
             return (latents - self._shift) * self._scale
         return (latents - by_channel(self._mean, latents)) * (self._scale / by_channel(self._std, latents))

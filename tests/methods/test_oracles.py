@@ -21,6 +21,7 @@ from fewstep.methods.lcm import Consistency
 from fewstep.methods.method import Method
 from fewstep.methods.regression import Options as RegressionOptions
 from fewstep.methods.regression import Regression
+from fewstep.methods.sida import SiDA
 from fewstep.parts.denoiser import Student, Teacher, freeze
 from fewstep.recipes import mixture
 from fewstep.rng import Rng
@@ -182,8 +183,9 @@ def test_consistency_brings_one_step_to_the_ends_of_the_teachers_trajectories(di
     assert away < 0.55 * before
 
 
+@pytest.mark.parametrize("kind", [DMD2, SiDA])
 def test_matching_the_teachers_distribution_brings_a_student_onto_the_modes(
-    diffusion: Student, monkeypatch: pytest.MonkeyPatch
+    kind: type[DMD2] | type[SiDA], diffusion: Student, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a short warm-up: no mode is given up, and of two steps' samples far more lie on one (.54 -> .65). With its sign
     turned the student leaves them."""
@@ -192,15 +194,15 @@ def test_matching_the_teachers_distribution_brings_a_student_onto_the_modes(
 
     def matched() -> Student:
         own = Student(copy.deepcopy(warm.denoiser), warm.times)
-        method = DMD2(own, Teacher(mixture.denoiser()), copy.deepcopy(diffusion.denoiser))
+        method = kind(own, Teacher(mixture.denoiser()), copy.deepcopy(diffusion.denoiser))
         trained(method, mixture.add_options(200), mixture.training_set())
         return own
 
     own = matched()
     assert reached(own)[0] == mixture.MODES
     assert accuracy(own, 2) > accuracy(warm, 2) + 0.05
-    towards = DMD2.matching
-    monkeypatch.setattr(DMD2, "matching", lambda *args: -towards(*args))
+    towards = kind.matching
+    monkeypatch.setattr(kind, "matching", lambda *args: -towards(*args))
     assert accuracy(matched(), 1) < 0.5 * accuracy(warm, 1)
 
 

@@ -19,151 +19,92 @@ adversarial loss against real data (section 4.3), which lets the student get pas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float
 from torch import Tensor
 
-from ..diffusion import losses
+from ..diffusion import losses, sampler
 from ..diffusion.schedule import add_noise
-from ..options import CHANGEABLE, SHARED
-from ..parts import adversary, discriminator
-from ..parts.adversary import Adversary
-from ..parts.denoiser import Denoiser, Student, StudentInput, Teacher, prediction_error
-from ..ranges import Count, Range, Rate, Share, Weight
+from ..options import CHANGEABLE
+from ..parts.denoiser import to_trajectories
+from ..ranges import Range, Weight
 from ..rng import Rng
-from ..tensors import Batch, Latents, exactly, match_dims
+from ..tensors import Batch, Latents, Time, exactly, match_dims
+from . import scores
 from .adversarial import adversary_of
-from .method import UNKNOWN, Defaults, Facts, Optimizer, Parts, Player, StudentOptions, Turn
+from .method import UNKNOWN, Facts, Parts
+from .scores import TwoScores
 
 
 @dataclass(frozen=True)
-class Options(StudentOptions, adversary.Options):
+class Options(scores.Options):
     """DMD2 and its switches."""
 
-    fake_score_turns: Count = 5
-    """Updates of the fake score for one of the student, each on new samples: it must keep up with the student (5 to 10)."""
-    fake_score_learning_rate: Annotated[Rate, CHANGEABLE] = 2e-4
-    """Adam's learning rate of the fake score."""
-    times: Annotated[tuple[float, float], Range(0, 1)] = (0.02, 0.98)
-    """Range of the uniform time t that a sample is noised to before the two scores are asked (DMD's)."""
-    backward: Share = 1.0
-    """Share of batches that start from the student's own roll-out, rather than from noised data; the paper's 1."""
-    adversarial_weight: Annotated[Weight, CHANGEABLE] = 3e-3
-    """Weight of the adversarial loss beside it (section 4.3; 3e-3 on ImageNet, 5e-3 on SDXL); 0 leaves the adversary out."""
-    features: Annotated[Literal["auto", "dinov2", "efficientnet-lite0", "efficientnet-lite2", "teacher"], SHARED] = (
-        "teacher"
-    )
-    """What the discriminator looks through. The paper's heads stand on the fake score, which learns with them; here they stand on
-    the frozen teacher that it began as, at a noise level of their own, or on an image network."""
-    heads: Annotated[discriminator.Options, SHARED] = field(
-        default_factory=lambda: discriminator.Options(image=False, noise_level=True)
-    )
-    """The discriminator's heads; they are told the noise level."""
+    decoupled: bool = False
+    """Ask for guidance at a time of its own (arXiv 2511.22677): the scores are matched without guidance, and what guidance adds
+    is taken at one of ``guidance_times``."""
+    guidance_times: Annotated[tuple[float, float], Range(0, 1)] = (0.02, 0.98)
+    """Range of the uniform time that a sample is noised to before guidance is asked. Of ``decoupled`` only."""
+    anchor: Annotated[Weight, CHANGEABLE] = 0.0
+    """Weight of regression onto the teacher's trajectories where the student starts from pure noise. The scores are then matched
+    at the later steps only, for the first one decides how varied samples are (DP-DMD's idea; it regresses a velocity, here it is
+    the trajectory's end, so that one step stays a whole draw). 0 matches everywhere."""
 
 
 def check(o: Options, facts: Facts = UNKNOWN) -> None:
     """Refuse what cannot be trained. Raises ValueError with the fix."""
-    adversary.check(o, facts.batch_size, facts.concepts)
-    if o.times[0] > o.times[1]:
-        raise ValueError(
-            f"--dmd2.times {o.times[0]:g} {o.times[1]:g} must rise: give the earlier one, nearer to 0, first"
-        )
+    scores.check(o, facts)
+    scores.check_rising("guidance times", o.guidance_times)
 
 
-class DMD2(Defaults):
+class DMD2(TwoScores):
     """A student between two scores: towards the teacher's, away from the one of its own samples; and an adversary, if asked."""
 
-    def __init__(
-        self,
-        student: Student,
-        teacher: Teacher,
-        fake_score: Denoiser,
-        adversary: Adversary | None = None,
-        options: Options = Options(),
-    ) -> None:
-        """``fake_score`` is a trainable denoiser of its own, best a copy of the teacher's. Without an ``adversary`` it is DMD2's
-        matching alone."""
-        self.student, self.teacher, self.fake_score = student, teacher, fake_score
-        self.adversary, self.options = adversary, options
-        self.input = StudentInput(student, options.backward)
-        self._observed: dict[str, float] = {}
+    options: Options
+    usual = Options
 
-    @property
-    def players(self) -> Mapping[str, Player]:
-        """``student``, ``fake_score`` and, if there is an adversary, ``discriminator``."""
-        o = self.options
-        scores = {
-            "student": Player(self.student.denoiser, o.student_moves(beta1=0.9)),
-            "fake_score": Player(self.fake_score, Optimizer(o.fake_score_learning_rate, beta1=0.9, warmup=20)),
-        }
-        if self.adversary is None:
-            return scores
-        heads = Optimizer(o.heads_learning_rate, warmup=0, max_gradient_norm=0.0)
-        return scores | {"discriminator": Player(self.adversary.discriminator, heads)}
-
-    def turns(self, step: int) -> Sequence[Turn]:
-        """The student; the discriminator on the same samples; then the fake score, which sees a new batch at every turn."""
-        if self.adversary is not None:
-            self.adversary.begin(step)
-        judging = (Turn("discriminator"),) if self.adversary else ()
-        following = (Turn("fake_score", batch) for batch in range(self.options.fake_score_turns))
-        return (Turn("student"), *judging, *following)
-
-    def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        """``distribution_matching`` and ``adversarial`` for the student, ``denoising`` for the fake score, ``adversarial`` and
-        ``r1`` for the heads."""
-        if player == "student":
-            return self._student(batch, rng)
-        if player == "discriminator":
-            assert self.adversary is not None, "without an adversary there is no such player"
-            out = self.adversary.judge(batch, self.draw, rng)
-            self._observed = self.adversary.observed
-            return out
-        self._observed = {}
-        with torch.no_grad():
-            sample, _ = self.draw(batch, rng)
-        t = exactly(rng.uniform((len(sample),), 1e-3, 1.0))
-        error = prediction_error(self.fake_score, sample, rng.normal_like(sample), t, batch.cond)
-        return {"denoising": error.mean()}
-
-    def observations(self) -> dict[str, float]:
-        """``score_difference``: how far apart the two estimates are, in units of what the teacher would change; logits."""
-        return self._observed
-
-    def after_step(self, step: int) -> None:
-        """Forget the samples: the next step draws its own."""
-        if self.adversary is not None:
-            self.adversary.forget()
-
-    def draw(self, batch: Batch, rng: Rng) -> tuple[Latents, Bool[Tensor, " B"]]:
-        """The student's sample, and which rows saw something of the data."""
-        x_t, t, seen = self.input(batch.x0, batch.cond, rng)
-        return self.student.denoiser(x_t, t, batch.cond), seen
-
-    def _student(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        sample, seen = self.draw(batch, rng)
-        out = {"distribution_matching": self.matching(sample, batch, rng)}
-        if self.adversary is not None:
-            out["adversarial"] = self.adversary.fool(sample, seen, batch, rng)
-        return out
-
-    def matching(self, sample: Latents, batch: Batch, rng: Rng) -> Tensor:
+    def matching(self, sample: Latents, batch: Batch, rng: Rng) -> Float[Tensor, " B"]:
         """``1/2 ||x - sg(x - grad)||^2``, averaged over elements: its gradient is ``grad`` over their number (DMD, Eq. 7)."""
-        t = exactly(rng.uniform((len(sample),), *self.options.times))
+        o = self.options
+        t = exactly(rng.uniform((len(sample),), *o.times))
         with torch.no_grad():
-            x_t = add_noise(self.teacher.schedule, sample, rng.normal_like(sample), t)
-            real = self.teacher(x_t, t, batch.cond, batch.null)
+            noise = rng.normal_like(sample)
+            x_t = add_noise(self.teacher.schedule, sample, noise, t)
+            plain = self.teacher.denoiser if o.decoupled else None
+            real = plain(x_t, t, batch.cond) if plain else self.teacher(x_t, t, batch.cond, batch.null)
             fake = self.fake_score(x_t, t, batch.cond)
             size = (sample - real).abs().flatten(1).mean(1).clamp(min=1e-4)
+            if o.decoupled:
+                real = real + self._guidance(sample, noise, batch, rng)
             gradient = (fake - real) / match_dims(size, sample)
             self._observed = {"score_difference": float(gradient.abs().mean())}
-        return 0.5 * losses.squared(sample, (sample - gradient).detach()).mean()
+        return 0.5 * losses.squared(sample, (sample - gradient).detach())
+
+    def _guidance(self, sample: Latents, noise: Latents, batch: Batch, rng: Rng) -> Latents:
+        """What guidance adds to the teacher's estimate, at a time of its own."""
+        t = exactly(rng.uniform((len(sample),), *self.options.guidance_times))
+        x_t = add_noise(self.teacher.schedule, sample, noise, t)
+        conditional, null = self.teacher.both(x_t, t, batch.cond, batch.null)
+        return self.teacher.denoiser.guide(x_t, t, conditional, null, self.teacher.guidance_scale) - conditional
+
+    def kept(self, matching: Float[Tensor, " B"], t: Time) -> Float[Tensor, " B"]:
+        """All of it, or that of the later steps, where an anchor holds the first."""
+        return matching * (t < 1).to(matching) if self.options.anchor else matching
+
+    def beside(self, batch: Batch, rng: Rng) -> dict[str, Tensor]:
+        """``regression``, the anchor of the first step."""
+        if not self.options.anchor:
+            return {}
+        assert batch.pairs is not None, "build() asked for pairs"
+        start = sampler.at(1.0, batch.pairs.x0)
+        return {"regression": self.options.anchor * to_trajectories(self.student, batch.pairs, start, rng)}
 
 
 def build(o: Options, parts: Parts) -> DMD2:
     """DMD2 of a run's parts: its fake score begins as the teacher."""
+    if o.anchor:
+        parts.pairs()
     return DMD2(parts.student, parts.teacher, parts.denoiser(), adversary_of(o, parts), o)

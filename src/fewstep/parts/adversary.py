@@ -132,6 +132,8 @@ class Adversary:
         self.observed: dict[str, float] = {}
         """Logits of the last `judge`, and the share of samples on the right side of 0."""
         self._discriminator_loss, self._student_loss = losses.ADVERSARIAL[options.loss]
+        self.fooled: Logits = torch.zeros(0)
+        """Logits of the last sample that was to `fool`, without a gradient."""
         self._samples: list[_Sample] = []
         self._share = 1.0
 
@@ -151,6 +153,7 @@ class Adversary:
                 real = self.discriminator(self._features_of(self._reals(batch), batch.cond, rng), shown)
         logits = self.discriminator(features, shown)
         self._samples.append(_Sample(batch, seen, features.detach()))
+        self.fooled = logits.detach()
         return self._share * self.options.adversarial_weight * self._student_loss(real, logits)
 
     # -- the heads' turn

@@ -66,7 +66,7 @@ def freeze(module: nn.Module) -> nn.Module:
 
 
 class Teacher:
-    """A frozen denoiser under classifier-free guidance: always under ``no_grad``, never given a gradient."""
+    """A frozen denoiser under classifier-free guidance: under ``no_grad`` but in `differentiable`, never given a gradient."""
 
     def __init__(self, denoiser: Denoiser, guidance_scale: float = 1.0) -> None:
         self.denoiser = denoiser
@@ -81,13 +81,20 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, x_t: Latents, t: Time, cond: Conditioning, null: Conditioning) -> Latents:
         """Guided x0 estimate."""
+        return self.differentiable(x_t, t, cond, null)
+
+    def differentiable(self, x_t: Latents, t: Time, cond: Conditioning, null: Conditioning) -> Latents:
+        """The same, through which a gradient reaches ``x_t``; the weights never get one."""
         if self.guidance_scale == 1:
             return self.denoiser(x_t, t, cond)
-        return self.denoiser.guide(x_t, t, *self.both(x_t, t, cond, null), self.guidance_scale)
+        return self.denoiser.guide(x_t, t, *self._both(x_t, t, cond, null), self.guidance_scale)
 
     @torch.no_grad()
     def both(self, x_t: Latents, t: Time, cond: Conditioning, null: Conditioning) -> tuple[Latents, Latents]:
         """Conditional and unconditional x0 estimates from one call of twice the batch."""
+        return self._both(x_t, t, cond, null)
+
+    def _both(self, x_t: Latents, t: Time, cond: Conditioning, null: Conditioning) -> tuple[Latents, Latents]:
         x0 = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), Conditioning.cat([cond, null]))
         conditional, unconditional = x0.chunk(2)
         return conditional, unconditional

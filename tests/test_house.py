@@ -69,7 +69,7 @@ SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")
 """What a person touches: sees every room, and no room sees it."""
 
 CONTRACTS: dict[str, tuple[str, ...]] = {
-    "methods": ("method", "adversarial"),
+    "methods": ("method", "adversarial", "scores"),
     "inference.backends": (),
     "modality": (),
     "parts.features": ("feature",),

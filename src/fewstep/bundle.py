@@ -144,12 +144,13 @@ def card_of(folder: Path, model: pretrained.Pretrained | None = None) -> Card:
     """
     if (folder / CARD).is_file():
         return Card.read(folder)
+    family = model.family if model else pretrained.family_of(pretrained.Configs.read(folder))
     card = Card(
         folder.name,
         "teacher",
         "unknown",
         (25, 50),
-        guidance_scale=7.5,
+        guidance_scale=family.guidance_scale,
         sampler="ddim",
         native_size=model.native_size if model else pretrained.native_size(folder),
         licence=pretrained.read_terms(folder).licence,

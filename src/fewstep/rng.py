@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -77,3 +77,16 @@ class Rng:
         if chosen.dtype == torch.float64:
             chosen = chosen.to(exact_dtype(self._device))
         return chosen.to(self._device)
+
+
+class Reordered(Rng):
+    """The stream of another Rng, whose Gaussians are laid out in another order."""
+
+    def __init__(self, rng: Rng, order: Callable[[Tensor], Tensor]) -> None:
+        """``order`` puts the numbers of a draw ``[B, ...]`` elsewhere, row by row."""
+        super().__init__(rng._generators, rng._device)
+        self._order = order
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard Gaussian of ``shape [B, ...]``."""
+        return self._order(super().normal(shape, dtype))

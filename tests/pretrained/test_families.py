@@ -386,11 +386,12 @@ def test_the_lora_alone_makes_the_stock_teacher_the_student(teachers, students, 
     size = one.size(pretrained.native_size(folder))
     sized = {} if one.other is None else {"height": size[0], "width": size[1]}
     drawn = []
-    for network in (getattr(merged, component), getattr(pipe, component), getattr(base, component)):
+    networks = [getattr(merged, component), getattr(pipe, component), getattr(base, component)]
+    for network, told in zip(networks, ({}, one.told, one.told)):
         setattr(merged, component, network)
         asked = {**one.call(one.prompts[:1]), **one.extra, **one.no_guidance, **one.student, **sized}
         torch.manual_seed(3)
-        drawn.append(merged(**asked, num_inference_steps=1, output_type="np").images)
+        drawn.append(merged(**(asked | told), num_inference_steps=1, output_type="np").images)
     np.testing.assert_allclose(drawn[1], drawn[0], atol=1e-3)
     assert np.abs(drawn[2] - drawn[0]).max() > 0.01
 

@@ -53,6 +53,8 @@ class Tiny:
     """Whether ``AutoPipelineForText2Image`` opens it; else ``DiffusionPipeline`` does."""
     student: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the stock pipeline that its student is drawn with, beside ``guidance_scale=0``."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that the stock teacher needs beside, to be drawn without guidance."""
     without: Mapping[str, str] = field(default_factory=dict)
     """Checks of the suite that cannot be held, and why, as docs/models.md says it: "image to image", "prompts", "fp16". For
     "lora" and "freeze" it is the sentence, as a pattern, that refuses them."""

@@ -22,7 +22,7 @@ from ..diffusion.schedule import CachedSchedule
 from ..parts.conditioner import Unread, UnreadWarning
 from ..parts.denoiser import Student, noise_to
 from ..ranges import Dtype, check_device
-from ..rng import Rng, check_seed
+from ..rng import Reordered, Rng, check_seed
 from ..sizes import spoken
 from ..tensors import Conditioning, Latents, Media, Time
 from .cache import Cache
@@ -195,6 +195,7 @@ class Pipeline:
         if self.card.role == "student":
             self._student.check_sampler(kind)
         denoise = self._bind(cond, request)
+        rng = Reordered(rng, self.model.denoiser.as_drawn)
         if x0 is None:
             return sampler.sample(denoise, x_t, times, self._schedule, rng, kind)
         if request.mask is not None:

@@ -45,6 +45,10 @@ class NetworkDenoiser(Denoiser):
         timestep = self.schedule.sigma(t).double() * n
         return valued(timestep, (timestep + 1e-6).floor())  # the multistep solvers' whole numbers
 
+    def as_drawn(self, noise: Latents) -> Latents:
+        """Fresh noise of a step with its numbers where the stock pipeline has them, whose scheduler may see packed latents."""
+        return noise
+
     def _own(self, x_t: Latents, cond: Conditioning) -> tuple[Latents, Conditioning]:
         """The network's inputs, in its own precision."""
         dtype = next(self.network.parameters()).dtype

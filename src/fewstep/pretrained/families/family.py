@@ -84,6 +84,8 @@ class ModelFamily:
     """Ends of the names of the layers that a LoRA is added to."""
     sampler: str = "ancestral"
     """The sampler of its students, which the saved scheduler makes stock diffusers use."""
+    guidance_scale: float = 7.5
+    """Classifier-free guidance of a model that brings no card; 1 for one that was distilled to need none."""
 
     def fits(self, configs: Configs) -> bool:
         """Whether a folder's model is of this family: exactly one must say so."""

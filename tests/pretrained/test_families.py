@@ -166,10 +166,21 @@ ASKED = [(3, False, 1.0), (3, False, 7.5), (1, True, 3.0), (3, True, 7.5), (1, F
 @torch.no_grad()
 def test_x0_is_what_the_stock_scheduler_makes_of_the_same_input(teachers, name):
     """Six times down to the last, one and three prompts, two sizes, three guidances."""
-    one, model = TINIES[name], pretrained.load(teachers[name])
-    pipe = stock(teachers[name])
+    hold_x0(TINIES[name], teachers[name], ASKED)
+
+
+@pytest.mark.parametrize(("name", "variant"), [(name, variant) for name in NAMES for variant in TINIES[name].variants])
+@torch.no_grad()
+def test_x0_of_a_familys_other_models_is_the_stock_schedulers(root, name, variant):
+    """SD3.5 beside SD3, with and without T5 ...: every guidance, one size each."""
+    hold_x0(TINIES[name], TINIES[name].variants[variant](root / name / variant), ASKED[:3])
+
+
+def hold_x0(one: Tiny, folder: Path, asked: Sequence[tuple[int, bool, float]]) -> None:
+    """The adapter's x0 is the stock scheduler's, step by step, for so many prompts, the other size or not, the guidance."""
+    model, pipe = pretrained.load(folder), stock(folder)
     first_order(pipe, model.denoiser.kind)
-    for n, other, weight in ASKED:
+    for n, other, weight in asked:
         prompts, scale = one.prompts[:n], weight if one.guided else 1.0
         size = one.size(model.native_size, other)
         steps, _ = recorded(one, pipe, prompts, STEPS, size, one.unguided if scale == 1 else scale)
@@ -412,7 +423,8 @@ def test_models_that_no_student_can_be_made_of_are_refused_before_any_weight_is_
     for i, (part, changes, sentence) in enumerate(TINIES[name].refused):
         folder = tmp_path / str(i)
         shutil.copytree(teachers[name], folder, ignore=shutil.ignore_patterns("*.safetensors"))
-        config = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+        named = {"": "model_index.json", "scheduler": "scheduler_config.json"}
+        config = folder / part / named.get(part, "config.json")
         config.write_text(json.dumps(json.loads(config.read_text()) | dict(changes)))
         with pytest.raises(ValueError, match=sentence):
             pretrained.load(folder)

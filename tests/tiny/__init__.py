@@ -55,6 +55,8 @@ class Tiny:
     """Arguments of the stock pipeline that its student is drawn with, beside ``guidance_scale=0``."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that the stock teacher needs beside, to be drawn without guidance."""
+    variants: Mapping[str, Callable[[Path], Path]] = field(default_factory=dict)
+    """The family's other models, by what they are: each is held to its own stock pipeline's x0."""
     without: Mapping[str, str] = field(default_factory=dict)
     """Checks of the suite that cannot be held, and why, as docs/models.md says it: "image to image", "prompts", "fp16". For
     "lora" and "freeze" it is the sentence, as a pattern, that refuses them."""

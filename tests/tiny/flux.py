@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,5 +57,11 @@ TINY = Tiny(
     spatial=spatial,
     student={"height": 2 * SIDE, "width": 2 * SIDE},
     told={"guidance_scale": 3.5},
+    variants={"schnell": partial(make, guidance=False)},
+    refused=[
+        ("transformer", {"in_channels": 384, "out_channels": 64}, r"\(384 channels in, 64 out\), which is shown a picture"),
+        ("", {"_class_name": "FluxKontextPipeline"}, "FluxKontextPipeline .* give the text-to-image model"),
+        ("scheduler", {"_class_name": "DDIMScheduler", "beta_start": 1e-4}, "FLUX.1 predicts a flow"),
+    ],
     without={"freeze": "no inner convolutions to freeze: use --student lora or --student full"},
 )

@@ -154,5 +154,9 @@ class Flux(RenoisedFlowFamily):
         """Two by two."""
         return 2
 
+    def arguments(self, size: Sequence[int]) -> dict[str, Any]:
+        """Its size, where that is not the stock pipeline's 1024."""
+        return {} if tuple(size) == (1024, 1024) else {"height": size[0], "width": size[1]}
+
 
 FAMILY = Flux()

@@ -168,20 +168,20 @@ def t5(width: int) -> tuple[Any, Any]:
     return tokenizer, T5EncoderModel(config).eval()
 
 
-def sd3(root: Path) -> Path:
-    """Stable Diffusion 3: three text encoders, and a transformer that predicts a flow, of patches of 2 latents a side."""
+def sd3(root: Path, with_t5: bool = True, shift: dict[str, Any] | None = None, **options: Any) -> Path:
+    """Stable Diffusion 3: three text encoders, or CLIP's two alone, and a transformer that predicts a flow."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 
     torch.manual_seed(0)
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, num_layers=4, attention_head_dim=8, num_attention_heads=4,
         joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=24, out_channels=4,
-        pos_embed_max_size=16,
+        pos_embed_max_size=16, **options,
     ).eval()  # fmt: skip
-    tokenizer, encoder = t5(32)
+    tokenizer, encoder = t5(32) if with_t5 else (None, None)
     return write(
         root / "sd3", "StableDiffusion3Pipeline", transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(**(shift or {"shift": 3.0})),
         vae=kl_vae(2, 4, shift_factor=0.06, scaling_factor=1.5, use_quant_conv=False, use_post_quant_conv=False),
         text_encoder=clip_encoder(8, 8), text_encoder_2=clip_encoder(12, 16), text_encoder_3=encoder,
         tokenizer=clip_tokenizer(root / "w1"), tokenizer_2=clip_tokenizer(root / "w2"), tokenizer_3=tokenizer,

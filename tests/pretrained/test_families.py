@@ -173,12 +173,13 @@ def test_x0_is_what_the_stock_scheduler_makes_of_the_same_input(teachers, name):
 @torch.no_grad()
 def test_x0_of_a_familys_other_models_is_the_stock_schedulers(root, name, variant):
     """SD3.5 beside SD3, with and without T5 ...: every guidance, one size each."""
-    hold_x0(TINIES[name], TINIES[name].variants[variant](root / name / variant), ASKED[:3])
+    other = TINIES[name].variants[variant]
+    hold_x0(TINIES[name], other.make(root / name / variant), ASKED[:3], **other.opened)
 
 
-def hold_x0(one: Tiny, folder: Path, asked: Sequence[tuple[int, bool, float]]) -> None:
+def hold_x0(one: Tiny, folder: Path, asked: Sequence[tuple[int, bool, float]], **opened: Any) -> None:
     """The adapter's x0 is the stock scheduler's, step by step, for so many prompts, the other size or not, the guidance."""
-    model, pipe = pretrained.load(folder), stock(folder)
+    model, pipe = pretrained.load(folder), stock(folder, **opened)
     first_order(pipe, model.denoiser.kind)
     for n, other, weight in asked:
         prompts, scale = one.prompts[:n], weight if one.guided else 1.0

@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,6 +27,15 @@ def by_prompt(prompts: Sequence[str]) -> dict[str, Any]:
 def as_they_are(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
     """Latents that the stock pipeline keeps as ``[B, C, H, W]``."""
     return latents
+
+
+class Variant(NamedTuple):
+    """Another model of a family."""
+
+    make: Callable[[Path], Path]
+    """Writes its folder below the one that is given, and says where."""
+    opened: Mapping[str, Any] = {}
+    """Arguments that stock diffusers opens it with."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class Tiny:
     """Arguments of the stock pipeline that its student is drawn with, beside ``guidance_scale=0``."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that the stock teacher needs beside, to be drawn without guidance."""
-    variants: Mapping[str, Callable[[Path], Path]] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     """The family's other models, by what they are: each is held to its own stock pipeline's x0."""
     without: Mapping[str, str] = field(default_factory=dict)
     """Checks of the suite that cannot be held, and why, as docs/models.md says it: "image to image", "prompts", "fp16". For

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import foreign
-from tiny import Tiny, scaled
+from tiny import Tiny, Variant, scaled
 
 SIDE = 8
 """Latents a side; the stock pipeline, which is not told, draws 128 where it is not asked for a size."""
@@ -57,7 +57,7 @@ TINY = Tiny(
     spatial=spatial,
     student={"height": 2 * SIDE, "width": 2 * SIDE},
     told={"guidance_scale": 3.5},
-    variants={"schnell": partial(make, guidance=False)},
+    variants={"schnell": Variant(partial(make, guidance=False))},
     refused=[
         ("transformer", {"in_channels": 384, "out_channels": 64}, r"\(384 channels in, 64 out\), which is shown a picture"),
         ("", {"_class_name": "FluxKontextPipeline"}, "FluxKontextPipeline .* give the text-to-image model"),

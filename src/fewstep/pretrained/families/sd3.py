@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,9 +15,9 @@ from ...parts.codec import Codec
 from ...tensors import Conditioning, Latents, Time
 from ..networks import NetworkDenoiser, TransformerDenoiser
 from ..reading import Parts
-from ..schedules import kind_of
 from ..text import PretrainedConditioner, penultimate, tokenized
-from .family import Configs, ModelFamily
+from ._flow import FlowFamily
+from .family import Configs
 
 T5_TOKENS = 256
 """How many tokens the stock pipeline gives T5."""
@@ -83,23 +84,24 @@ class SD3Conditioner(PretrainedConditioner):
         return {"width": self.width}
 
 
-class StableDiffusion3(ModelFamily):
+class StableDiffusion3(FlowFamily):
     """Stable Diffusion 3 and 3.5, with and without T5."""
 
-    title = "Stable Diffusion 3"
+    title = "Stable Diffusion 3 and 3.5"
     pipeline = "StableDiffusion3Pipeline"
-    component = "transformer"
     networks = ("SD3Transformer2DModel",)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012
     statistics = ("shift_factor",)
     tokenizers = {"tokenizer": None, "tokenizer_2": None, "tokenizer_3": T5_TOKENS}  # noqa: RUF012
 
     def check(self, configs: Configs) -> None:
-        """It is a flow."""
-        if (kind := kind_of(dict(configs.scheduler))) != "flow":
-            raise ValueError(
-                f"{configs.folder} has a {configs.kind('transformer')} ({kind}), and Stable Diffusion 3 predicts a flow: "
-                "give it the scheduler that it was trained with"
+        """A flow, with T5 or without; only whoever says so opens the latter with stock diffusers."""
+        super().check(configs)
+        if not configs.has("text_encoder_3"):
+            warnings.warn(
+                f"{configs.folder} has no T5 (text_encoder_3), which is right here; stock diffusers opens it, and a student of "
+                "it, by from_pretrained(folder, text_encoder_3=None, tokenizer_3=None) alone",
+                stacklevel=3,
             )
 
     def denoiser(self, network: Any, schedule: NoiseSchedule, kind: str, codec: Codec) -> NetworkDenoiser:

@@ -50,6 +50,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "client": ("pixels", "provenance", "server"),  # the wire, and whose turn it is: neither torch nor the model
     # beside them
     "evaluation": (*STUDENT, "inference"),
+    "arena": (*STUDENT, "inference", "evaluation", "server", "provenance"),  # it judges, and it serves a page
     "provenance": ("version", "pixels", "text", "files", "plugin", "extras"),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""

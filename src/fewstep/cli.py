@@ -369,6 +369,23 @@ def serve(options: Any) -> None:
     start(options)
 
 
+def arena(options: Any, placement: Annotated[Placement, FLAT] = USUAL) -> None:
+    """Let people decide: a page shows pairs of pictures blind, keeps every vote, and says which model they prefer.
+
+    Pictures are drawn beforehand, by all models from the same noises. --results reads the votes.
+    """
+    from .arena import command, report
+
+    command.check(options)
+    if options.results is not None:
+        say_tables(report.report(options.results, options.everyone))
+        return
+    typed = shlex.join(["fewstep", *sys.argv[1:]])
+    with progress_bars() as progress:
+        plan = command.prepare(options, placement, typed, progress)
+    command.serve(options, plan, say)
+
+
 def budget(options: Any) -> None:
     """Show what fits into a latency target on this machine, and where the time goes; exit code 2 if nothing fits."""
     from .console import show_forecast
@@ -651,6 +668,7 @@ OPTIONS = {
     "evaluate": ("options", "evaluation.suite", "Options"),
     "verify": ("trusting", "provenance.options", "Trusting"),
     "serve": ("options", "server.app", "ServeOptions"),
+    "arena": ("options", "arena.command", "Options"),
     "budget": ("options", "server.drawing.forecast", "ForecastOptions"),
 }
 """By command: the argument that takes an option dataclass, and where that is found."""
@@ -662,7 +680,7 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
     So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
     takes seconds to say which commands there are.
     """
-    every = (demo, data, teach, distill, draw, evaluate, compare, info, verify, serve, budget, docs, completion)
+    every = (demo, data, teach, distill, draw, evaluate, compare, arena, info, verify, serve, budget, docs, completion)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
         argument, *place = OPTIONS[wanted]
@@ -682,8 +700,8 @@ def meant(command: str, words: Sequence[str]) -> tuple[str, ...]:
 
 def options_of(module: str, name: str, *which: str) -> Any:
     """An option dataclass of this package. Those of the server stand beside what it imports, so that is asked for first."""
-    if module.startswith("server."):
-        extras.require("the studio", extras.of("serve"))
+    if module.startswith(("server.", "arena.")):
+        extras.require("the arena" if module.startswith("arena.") else "the studio", extras.of("serve"))
     found = getattr(importlib.import_module(f"fewstep.{module}"), name)
     return found if isinstance(found, type) else found(*which)
 
@@ -728,6 +746,7 @@ def listed(command: Callable[..., None]) -> Callable[..., None]:
 MORE = "fewstep help COMMAND shows the options of a command, fewstep -V the version."
 """The sentence above the overview of the commands."""
 KEPT = {
+    "arena": "every picture that was drawn and every vote is kept: give the same command again to go on",
     "data": "nothing was written, and a dataset that was there stands as it was: give the command again to build it",
     "evaluate": "the records of finished step counts are in --output: give the command again with --resume for the others",
     "draw": "the pictures that were finished are kept: give the command again for the others",

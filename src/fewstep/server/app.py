@@ -21,6 +21,7 @@ import uvicorn
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -231,7 +232,7 @@ def _add_observation(app: FastAPI, studio: Studio) -> None:
         return Response(studio.metrics.text(), 200, {}, "text/plain; version=0.0.4; charset=utf-8")
 
 
-def server(app: FastAPI, limits: Limits) -> uvicorn.Server:
+def server(app: Starlette, limits: Limits) -> uvicorn.Server:
     """uvicorn, set up for frames: no compression of pictures, bounded messages, pings, quick to give up on the slow."""
     limiter = {"limiter": app.state.limiter}
     config = uvicorn.Config(

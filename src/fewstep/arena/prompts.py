@@ -35,7 +35,11 @@ def read(path: Path, categories: Sequence[str] = (), without: Sequence[str] = ()
         found = _table(path, text, "\t" if suffix == ".tsv" else ",")
     else:
         found = [Prompt(line.strip()) for line in text.splitlines()]
-    found = list({prompt.text: prompt for prompt in reversed(found) if prompt.text}.values())[::-1]
+    once: dict[str, Prompt] = {}
+    for prompt in found:
+        if prompt.text:
+            once.setdefault(prompt.text, prompt)
+    found = list(once.values())
     if not found:
         raise ValueError(f"{path} holds no prompts: write one a line, or a TSV with a column Prompt")
     known = {word.lower() for prompt in found for word in (prompt.category, prompt.challenge) if word}

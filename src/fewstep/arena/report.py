@@ -225,7 +225,7 @@ def _gallery(folder: Path, plan: Plan, found: dict[str, Any]) -> str:
     """The same few prompts drawn by every model, best first."""
     first = found["questions"][plan.questions[0]]["models"]
     order = sorted(range(len(plan.models)), key=lambda m: -first[m]["rating"])
-    every = list({prompt: i for i, prompt in reversed(list(enumerate(plan.prompts)))}.values())[::-1]
+    every = sorted({prompt: i for i, prompt in reversed(list(enumerate(plan.prompts)))}.values())
     items = every[:: max(1, len(every) // SAMPLES)][:SAMPLES]
     rows = ""
     for m in order:

@@ -22,8 +22,9 @@ from fewstep.evaluation.record import read_records
 from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.modality import image
 from fewstep.modality.image import to_pil
+from fewstep.parts.denoiser import Teacher
 from fewstep.parts.features.efficientnet import ImageNetFeatures
-from fewstep.recipes import distillation
+from fewstep.recipes import assembly, distillation, warm
 from fewstep.training import buckets
 
 LYING, STANDING = (32, 48), (48, 32)
@@ -240,6 +241,18 @@ def test_the_same_pictures_in_other_buckets_are_other_data(bucketed, tmp_path) -
         Dataset.open(other).verify()
 
 
+def test_what_needs_one_size_says_so_of_buckets(bucketed, teacher, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    other = tiny_bundle(tmp_path / "other", role="teacher", native_size=(20, 52))
+    for command, said in (
+        (["teach", "--data", str(bucketed), "--out", str(tmp_path / "run")], "3 sizes (32x32, 48x16, 16x48)"),
+        (["evaluate", str(other), "--data", str(bucketed), "--steps", "1", "-o", str(tmp_path / "a.json")], "none of 52x20"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert said in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -328,6 +341,26 @@ def test_batches_hold_pictures_of_one_bucket_with_their_own_latents_and_prompts(
     for number in range(8):
         pooled = groups(number).cond.pooled
         assert torch.equal(pooled[0::2], pooled[1::2])
+
+
+def test_embeddings_and_pairs_stay_beside_their_own_pictures(bucketed, teacher, tmp_path) -> None:
+    data, model = encoded(bucketed, teacher, tmp_path), pretrained.load(teacher)
+    setting = assembly.Setting(4, 5, "cpu")
+    o = warm.Options(pairs=19, teacher_steps=1, batch_size=4)
+    pairs = warm.draw_pairs(o, setting, Teacher(model.denoiser, 1.0), data, tmp_path, "here", 4)
+    assert [len(one) for one in pairs.sets] == [10, 6, 3]
+    again = warm.draw_pairs(o, setting, Teacher(model.denoiser, 2.0), data, tmp_path, "here", 4)
+    assert not torch.equal(pairs.sets[2].latents, again.sets[2].latents), "of another guidance they are drawn again"
+    own = torch.arange(19.0)[:, None].expand(19, 2)
+    whole = data.having(own, True, pairs)
+    latents = [one for part in data.sets for one in part.latents]
+    for number in range(12):
+        batch = whole(number)
+        assert batch.pairs.x0.shape == batch.pairs.noise.shape == batch.x0.shape
+        for x0, embedding in zip(batch.x0, batch.cond.image):
+            assert torch.equal(latents[int(embedding[0])].float(), x0)
+    without = data.having(None, False, None)
+    assert (without(0).media, without(0).cond.image, without(0).pairs) == (None, None, None)
 
 
 def test_a_student_is_distilled_in_buckets_and_goes_on_to_the_same_bits(bucketed, teacher, tmp_path, monkeypatch, capsys) -> None:

@@ -20,6 +20,8 @@ from fewstep.provenance.options import Signing
 from fewstep.server.drawing.engine import Engine, EngineOptions
 from fewstep.server.drawing.forecast import ForecastOptions, forecast
 from fewstep.server.drawing.provenance import Stamper
+from fewstep.server.http.canvas import Canvas
+from fewstep.server.wire.images import decode
 from serving_helpers import running
 
 
@@ -92,6 +94,25 @@ def test_openais_sizes_edits_and_files(served) -> None:
         assert (made[alpha == 0] != given[alpha == 0]).any(-1).mean() > 0.8
     file = httpx.post(f"{server.url}/v1/pictures", json={"prompt": "a cat", "seed": 3}, timeout=60)
     assert Image.open(io.BytesIO(file.content)).size == (width, height)
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (48, 32), (40, 40)], ids=str)
+@pytest.mark.parametrize("given", [(60, 90), (90, 60), (50, 50), (24, 120), (61, 37)], ids=str)
+def test_a_given_picture_lies_in_the_models_shape_and_comes_back_to_its_own_place(given, shape) -> None:
+    """A model that changed nothing would give the picture back; nothing of it is cut off, nothing is stretched."""
+    down, right = (np.linspace(0, 255, n) for n in given)
+    pixels = np.stack([np.broadcast_to(down[:, None], given), np.broadcast_to(right, given), np.full(given, 90)], -1)
+    canvas = Canvas(pixels.astype(np.uint8), np.ones(given, bool))
+    parts = canvas.parts(shape)
+    drawn, mask = (decode(parts[name], 10**6).astype(float) for name in ("image", "mask"))
+    assert drawn.shape == mask.shape == (*shape, 3)
+    rows, columns = np.nonzero(mask[..., 0] > 127)
+    scale = min(shape[0] / given[0], shape[1] / given[1])
+    assert np.ptp(rows) + 1 == pytest.approx(given[0] * scale, abs=1.5)
+    assert np.ptp(columns) + 1 == pytest.approx(given[1] * scale, abs=1.5)
+    back = canvas.filled(drawn.astype(np.uint8)).astype(float)
+    assert back.shape == pixels.shape
+    assert np.abs(back - pixels)[3:-3, 3:-3].mean() < 255 * 1.5 / min(given)
 
 
 def test_widths_that_the_codec_cannot_make_are_refused_and_others_get_the_nearest_height(served) -> None:

@@ -257,8 +257,6 @@ class Dataset:
         """Hash of media, items and the rows in view: equal fingerprints mean equal training data."""
         hashes = self.info["sha256"]
         text = " ".join(hashes[name] for name in (*(s.file for s in self._stored), "items.jsonl")).encode()
-        if "buckets" in self.info:  # the same bytes in another shape are another picture
-            text += json.dumps(self.info["buckets"]).encode()
         return hashlib.sha256(text + self.rows.astype("<i8").tobytes()).hexdigest()
 
 

@@ -105,3 +105,20 @@ def test_a_drawing_survives_a_reload_in_its_shape(studio: Studio):
     studio.live()
     studio.until(lambda: not np.all(studio.pixels("#canvas") == 255), "the drawing")
     assert np.abs(studio.pixels("#canvas").astype(int) - before).mean() < 2
+
+
+def test_the_camera_is_seen_in_the_models_shape_and_not_stretched(studio: Studio, oblong: tuple[str, str]):
+    height, width = SIZES[oblong[0]]
+    studio.page.locator("#tab-camera").click()
+    before = studio.id
+    studio.page.locator("#camera-start").click()
+    studio.until(lambda: studio.id > before, "a picture of the camera's")
+    box = studio.page.locator("#video").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(width / height, rel=0.02)
+    part = """async () => { const video = document.querySelector("#video");
+        const { middle } = await import(new URL("web/camera.js", location).href);
+        return [video.videoWidth, video.videoHeight, ...middle(video, %d, %d)] }"""
+    wide, high, left, top, seen_wide, seen_high = studio.get(part % (width, height))
+    assert seen_wide / seen_high == pytest.approx(width / height)
+    assert (2 * left + seen_wide, 2 * top + seen_high) == pytest.approx((wide, high)), "the middle"
+    assert min(wide - seen_wide, high - seen_high) == pytest.approx(0), "and as much as there is of it"

@@ -40,6 +40,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "modality": CORE,
     "data": (*CORE, "modality", "pretrained"),  # files -> modality.read -> media; a teacher's tokenizer counts captions
     "bundle": RUN,
+    "adoption": STUDENT,
     # one arm: distil
     "methods": RUN,
     "training": (*RUN, "methods"),

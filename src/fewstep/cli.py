@@ -458,7 +458,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     folder = bundle.locate(model)
     c = bundle.card_of(folder)
     compared = "no card to compare them with"
-    if (folder / bundle.CARD).is_file():
+    if bundle.card_file(folder):
         bundle.verify(folder)
         compared = "every hash as the card has it"
     table = Table(box=None, show_header=False)
@@ -479,11 +479,42 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     rows |= {"native size": native(c.native_size)}
     rows |= {"trained at": f"{', '.join(map(spoken, c.sizes))} (width x height)"} if c.sizes else {}
     rows |= {f"in {n}": said for n, said in sentences([of_entry(r) for r in c.metrics], TABLE).items()}
+    rows |= {"recognised as": c.recognised} if c.recognised else {}
+    rows |= {"told guidance": f"{c.embedded_guidance:g}"} if c.embedded_guidance else {}
     rows |= bundle.passed_on(folder)
     rows |= made(c) | {"folder": folder, "weights": f"{len(c.hashes)} files, {compared}"}
     for key, value in rows.items():
         table.add_row(key, Text(str(value)))
     console.print(table)
+
+
+def adopt(
+    model: Annotated[Path, tyro.conf.Positional],
+    as_: Annotated[str, tyro.conf.arg(name="as")] = "",
+    steps: tuple[int, ...] = (),
+    sampler: Literal["", "ancestral", "renoise", "ddim"] = "",
+    guidance_scale: float | None = None,
+    licence: str = "",
+) -> None:
+    """Write a card for a few-step model of somebody else's: SDXL-Turbo, LCM, Lightning ... It is kept beside the folder.
+
+    Models that are recognised need no card to be drawn and served; this writes down what was recognised, or something else.
+
+    Args:
+        model: A diffusers folder.
+        as_: What model it is, such as sdxl-turbo; teacher for one of many steps. Without it the folder says so itself.
+        steps: Step counts that it was made for.
+        sampler: How it is drawn; without it as its model's makers say.
+        guidance_scale: The guidance that its network is told, of a latent consistency model.
+        licence: Licence of its weights, where its folder says none.
+    """
+    from . import bundle
+    from .adoption import adopt as take
+
+    card, path = take(bundle.locate(model), as_, steps, sampler, guidance_scale, licence)
+    say(f"{card.name}: {card.recognised or 'a teacher'}; {', '.join(map(str, card.steps))} steps of {card.sampler}")
+    say(f"licence: {card.licence or 'its folder says none'}")
+    say(f"card: {path}", path)
 
 
 def native(size: Sequence[int]) -> str:
@@ -680,7 +711,8 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
     So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
     takes seconds to say which commands there are.
     """
-    every = (demo, data, teach, distill, draw, evaluate, compare, arena, info, verify, serve, budget, docs, completion)
+    making = (demo, data, teach, distill, draw, evaluate, compare, arena)
+    every = (*making, adopt, info, verify, serve, budget, docs, completion)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
         argument, *place = OPTIONS[wanted]

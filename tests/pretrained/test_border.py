@@ -244,16 +244,6 @@ def test_continuous_timesteps_of_an_eps_model_are_its_discrete_ones():
     assert EulerDiscreteScheduler(**config, prediction_type="v_prediction").timesteps[0] < 2
 
 
-def test_a_network_that_is_told_the_guidance_is_refused(root, tmp_path):
-    """A latent consistency model's: without its guidance it would draw something else than the stock pipeline does."""
-    torch.manual_seed(0)
-    folder = copy(root, tmp_path / "lcm", "sd1")
-    shutil.rmtree(folder / "unet")
-    foreign.unet(8, time_cond_proj_dim=4).save_pretrained(folder / "unet")
-    with pytest.raises(ValueError, match="is told the guidance"):
-        pretrained.load(folder)
-
-
 # weights
 
 WEIGHTS = {

@@ -69,10 +69,11 @@ class CachedCoefficients:
 class CachedSchedule:
     """A schedule of which each coefficient is computed once, then looked up."""
 
-    def __init__(self, schedule: NoiseSchedule) -> None:
+    def __init__(self, schedule: NoiseSchedule, unit_start: bool = False) -> None:
+        """``unit_start``: draws begin at t = 1 with noise of scale 1, whatever the schedule says."""
         self.at = CachedCoefficients(lambda t: (schedule.alpha(t), schedule.sigma(t)))
         """Both at once."""
-        self._schedule = schedule
+        self._schedule, self._unit_start = schedule, unit_start
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale."""
@@ -84,7 +85,8 @@ class CachedSchedule:
 
     def start(self, t: Tensor) -> Tensor:
         """What pure noise is scaled by."""
-        return start_scale(self._schedule, t)
+        scale = start_scale(self._schedule, t)
+        return torch.where(t >= 1, torch.ones_like(scale), scale) if self._unit_start else scale
 
 
 class VariancePreserving:

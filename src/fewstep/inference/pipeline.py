@@ -76,11 +76,13 @@ class Pipeline:
         self.denoise: Denoise = denoise or model.denoiser
         self._encoded: Cache[str, Conditioning] = Cache(PROMPTS_BYTES)
         self._null: Conditioning | None = None
-        self._schedule = CachedSchedule(model.denoiser.schedule)
+        self._schedule = CachedSchedule(model.denoiser.schedule, card.unit_start)
         weight = next(model.denoiser.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         """Where it draws, and the numbers of its networks."""
         self._looked_at: Cache[str, tuple[Unread | None]] = Cache(UNREAD_BYTES)
+        if card.embedded_guidance:
+            model.denoiser.guidance = card.embedded_guidance
         if card.role == "student":
             self._student = Student(model.denoiser, card.times or (1.0,))
 
@@ -140,6 +142,8 @@ class Pipeline:
 
     def times(self, steps: int) -> Sequence[float]:
         """The times that ``steps`` steps visit."""
+        if own := self.card.times_by_steps.get(str(steps)):
+            return own
         if self.card.role == "student":
             return self._student.times_for(steps)
         return sampler.visited(self.card.sampler, sampler.trailing_times(steps))

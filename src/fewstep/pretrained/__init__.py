@@ -6,6 +6,7 @@ eps, v or a flow; a VAE has a scaling and a shift; a text encoder has a tokenize
 
 from .families import FAMILIES, Configs, ModelFamily, family_of
 from .folder import Pretrained, load, native_size, reader_of
+from .known import KNOWN, Known, Recognised, consistency_times, hint, known, recognise
 from .networks import NetworkDenoiser, TransformerDenoiser, UNetDenoiser, VaeCodec
 from .portable import make_portable
 from .quiet import quiet
@@ -23,23 +24,29 @@ from .text import (
 __all__ = [
     "BETA_KEYS",
     "FAMILIES",
+    "KNOWN",
     "PREDICTION_TYPES",
     "SENTENCE_FORM",
     "SENTENCE_TOKENS",
     "TEACHERS_README",
     "Configs",
+    "Known",
     "ModelFamily",
     "NetworkDenoiser",
     "Pretrained",
+    "Recognised",
     "Terms",
     "TextConditioner",
     "TransformerDenoiser",
     "UNetDenoiser",
     "VaeCodec",
     "checker_of",
+    "consistency_times",
     "copy_checker",
     "family_of",
+    "hint",
     "kind_of",
+    "known",
     "load",
     "make_portable",
     "native_size",
@@ -50,6 +57,7 @@ __all__ = [
     "read_config",
     "read_terms",
     "reader_of",
+    "recognise",
     "refuse_pickles",
     "schedule_of",
     "sentence_encoder_folder",

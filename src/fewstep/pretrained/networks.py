@@ -25,6 +25,8 @@ class NetworkDenoiser(Denoiser):
     def __init__(self, network: Any, schedule: NoiseSchedule, kind: str) -> None:
         super().__init__(schedule, kind)
         self.network = network
+        self.guidance = 0.0
+        """The guidance scale that the network is told, where it takes one."""
 
     def blocks(self) -> list[nn.Module]:
         """The network's blocks, in order: those that are tapped, checkpointed and sharded."""
@@ -83,7 +85,10 @@ class UNetDenoiser(NetworkDenoiser):
         x, cond = self._own(x_t, cond)
         if not self._has_text:
             return self.network(x, timestep, class_labels=cond.labels, return_dict=False)[0]
-        return self.network(x, timestep, encoder_hidden_states=cond.tokens, **self.added(x, cond), return_dict=False)[0]
+        added = self.added(x, cond)
+        if width := self.network.config.get("time_cond_proj_dim"):
+            added["timestep_cond"] = embedded_guidance(self.guidance, width, x)
+        return self.network(x, timestep, encoder_hidden_states=cond.tokens, **added, return_dict=False)[0]
 
     def added(self, x_t: Latents, cond: Conditioning) -> dict[str, Any]:
         """What the network is told beside the time and the text."""
@@ -96,6 +101,18 @@ class UNetDenoiser(NetworkDenoiser):
     def tapped(self) -> Sequence[nn.Module]:
         """Every down block, and the mid block."""
         return [*self.network.down_blocks, self.network.mid_block]
+
+
+def embedded_guidance(scale: float, width: int, like: Latents) -> Tensor:
+    """``[B, width]``: sines and cosines of ``1000 (scale - 1)``, as diffusers' pipelines tell it (arXiv 2210.03142, section 4).
+
+    LCM (arXiv 2310.04378, section 4.2) writes the guided score as ``(1 + w) conditional - w null``: w is ``scale - 1``.
+    """
+    half = width // 2
+    step = math.log(10000.0) / (half - 1)
+    angle = 1000.0 * (scale - 1) * torch.exp(torch.arange(half, device=like.device, dtype=torch.float32) * -step)
+    told = torch.cat([angle.sin(), angle.cos()])
+    return nn.functional.pad(told, (0, width % 2)).to(like.dtype).expand(len(like), -1)
 
 
 class TransformerDenoiser(NetworkDenoiser):

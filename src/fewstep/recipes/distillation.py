@@ -307,7 +307,7 @@ def prepare(
     model = pretrained.load(source).to(options.device)
     card = bundle.card_of(source, model)
     if card.role == "student":
-        raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher})")
+        raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher or 'not known'})")
     o = decided(options, card.native_size)
     check_method(o, Facts(part_of(o), card.native_size))
     tell_missing_licence(card, source)

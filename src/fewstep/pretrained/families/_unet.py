@@ -16,13 +16,8 @@ class UNetFamily(ModelFamily):
     networks = ("UNet2DConditionModel",)
 
     def check(self, configs: Configs) -> None:
-        """A latent consistency model is told the guidance; inpainting and depth models have channels of their own."""
+        """Inpainting and depth models have channels of their own."""
         config = configs.of(self.component)
-        if config.get("time_cond_proj_dim"):
-            raise ValueError(
-                f"{configs.folder}/unet is told the guidance beside the time (time_cond_proj_dim), as a latent consistency "
-                "model is: that is not known here, give the model it was distilled from"
-            )
         takes, gives = config.get("in_channels"), config.get("out_channels")
         if takes != gives:
             raise ValueError(

@@ -37,8 +37,8 @@ LOSSES = {
 """The names that a loss may bear in a log (CONTRIBUTING says what each stands for)."""
 
 
-SMALL: dict[str, dict[str, Any]] = {"drifting": {"group": 2}}
-"""Options of a method that needs others than its own in a batch of four, worked through in two parts."""
+SMALL: dict[str, dict[str, Any]] = {"drifting": {"group": 2}, "progressive": {"halvings": 2, "each": 1}}
+"""Options of a method that needs others than its own in two steps of four samples, worked through in two parts."""
 
 
 class TinyParts:

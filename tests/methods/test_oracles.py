@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +20,12 @@ from fewstep.methods.denoising import Options as DenoisingOptions
 from fewstep.methods.dmd2 import DMD2
 from fewstep.methods.lcm import Consistency
 from fewstep.methods.method import Method
+from fewstep.methods.progressive import Options as ProgressiveOptions
+from fewstep.methods.progressive import Progressive
 from fewstep.methods.regression import Options as RegressionOptions
 from fewstep.methods.regression import Regression
+from fewstep.methods.scm import ContinuousConsistency
+from fewstep.methods.scm import Options as ScmOptions
 from fewstep.methods.sida import SiDA
 from fewstep.parts.denoiser import Student, Teacher, freeze
 from fewstep.recipes import mixture
@@ -170,11 +175,26 @@ def accuracy(student: Student, steps: int) -> float:
         return mixture.modes_reached(student.draw(Rng.of(99).normal((2000, 2)), NOBODY, steps, Rng.of(98)))[1]
 
 
-def test_consistency_brings_one_step_to_the_ends_of_the_teachers_trajectories(diffusion: Student) -> None:
+def discrete(student: Student, teacher: Teacher) -> Method:
+    return Consistency(student, teacher, freeze(copy.deepcopy(student.denoiser)))
+
+
+def continuous(student: Student, teacher: Teacher) -> Method:
+    return ContinuousConsistency(student, teacher, ScmOptions(warmup=100))
+
+
+def halved(student: Student, teacher: Teacher) -> Method:
+    former = freeze(copy.deepcopy(student.denoiser))
+    return Progressive(student, teacher, former, ProgressiveOptions(halvings=4, each=100))
+
+
+@pytest.mark.parametrize("kind", [discrete, continuous, halved])
+def test_one_step_is_brought_to_the_ends_of_the_teachers_trajectories(
+    kind: Callable[[Student, Teacher], Method], diffusion: Student
+) -> None:
     """A diffusion model's one step is the mean of everything, 1.4 from there; half of the way is gone in 500 steps."""
     own, teacher = Student(copy.deepcopy(diffusion.denoiser), diffusion.times), Teacher(mixture.denoiser())
-    method = Consistency(own, teacher, freeze(copy.deepcopy(own.denoiser)))
-    trained(method, mixture.warm_options(500), mixture.training_set())
+    trained(kind(own, teacher), mixture.warm_options(500), mixture.training_set())
     noise = Rng.of(7).normal((500, 2))
     ends = teacher.draw(noise, NOBODY, NOBODY, 50)
     with torch.no_grad():

@@ -121,6 +121,8 @@ class Facts:
     """What the teacher draws: (length), (height, width) or (frames, height, width)."""
     concepts: int | None = None
     """How many concepts, under prompts of their own, are trained on."""
+    steps: int | None = None
+    """Steps of the run."""
 
 
 UNKNOWN = Facts()

@@ -309,7 +309,7 @@ def prepare(
     if card.role == "student":
         raise ValueError(f"{card.name} is already a student: give its teacher ({card.teacher or 'not known'})")
     o = decided(options, card.native_size)
-    check_method(o, Facts(part_of(o), card.native_size))
+    check_method(o, facts_of(o, card.native_size))
     tell_missing_licence(card, source)
     network = assembly.load_network(o.own, model.denoiser) if o.steps and isinstance(o.own, feature.Options) else None
     assembly.check_numbers(
@@ -373,7 +373,7 @@ def pictures(
         raise ValueError(
             f"the pictures are {given}, {card.name} draws {wanted} (width first): build the data again with --size {side}"
         )
-    check_method(o, Facts(part_of(o), card.native_size, kinds(dataset)))
+    check_method(o, facts_of(o, card.native_size, kinds(dataset)))
     return dataset
 
 
@@ -448,7 +448,12 @@ def check(o: Options) -> None:
         )
     if o.init == "random" and o.student != "full":
         raise ValueError(f"a {o.student} student keeps its teacher's weights: use --init teacher or --student full")
-    check_method(o, Facts(part_of(o)))
+    check_method(o, facts_of(o))
+
+
+def facts_of(o: Options, native_size: tuple[int, ...] | None = None, concepts: int | None = None) -> Facts:
+    """What is known of a run by now."""
+    return Facts(part_of(o), native_size, concepts, o.steps)
 
 
 def part_of(o: Options) -> int:

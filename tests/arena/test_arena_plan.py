@@ -65,6 +65,14 @@ def test_a_rater_who_does_not_look_is_found_and_left_out_and_careful_ones_are_no
         assert results(plan, session(plan, {"anna": True}, seed), resamples=5)["left_out"] == []
 
 
+def test_two_catch_pairs_condemn_nobody_and_three_do():
+    plan = plan_of(2, 8)
+    pair = Vote("anna", 9, Trial("pair", 0, 1, 0, 0, False), "left", "tie", 9.0)
+    wrong = [Vote("anna", n, Trial("damaged", 0, 0, n, n, False), "right", "tie", float(n)) for n in range(3)]
+    assert results(plan, [*wrong[:2], pair], resamples=5)["left_out"] == []
+    assert results(plan, [*wrong, pair], everyone=True, resamples=5)["raters"][0]["careless"]
+
+
 def test_the_next_pair_is_a_pure_function_and_sides_and_kinds_come_as_often_as_asked():
     plan = plan_of(4, 60, trials=240, seed=5)
     shown: list[Trial] = []

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..files import whole
 from .plan import Plan
-from .results import CAREFUL, DOUBT, results
+from .results import CAREFUL, DOUBT, FEWEST, results
 from .votes import FILE, Vote, VoteStore
 
 TITLES = {"looks": "Which looks better?", "follows": "Which follows the prompt better?"}
@@ -168,7 +168,7 @@ names; sides and order were random.</p></header>
 <main>{_gallery(folder, plan, found)}{parts}
 <section><h2>Raters</h2>{left_out}<ul>{raters}</ul>
 <p class="note">A careful rater is right in {CAREFUL:.0%} of the catch pairs or more. Whoever is right so seldom that such a rater
-would be with a probability under {DOUBT:.0%} is called careless.</p></section>
+would be with a probability under {DOUBT:.0%}, in {FEWEST} of them at least, is called careless.</p></section>
 <section><h2>How to read this</h2><p class="note">The rating is Bradley-Terry's with ties (Davidson 1970), mean 1000: 400 points
 more mean ten wins for one loss. Elo is the paper's (K = 1, start 1000, mean over 1,000 orders of the votes). Win rates count a
 tie half. Intervals are 95%, by a bootstrap that draws prompts, for votes on one prompt go together; each holds for itself, not

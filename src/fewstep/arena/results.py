@@ -20,6 +20,8 @@ CAREFUL = 0.9
 """A careful rater is right in at least this share of catch pairs."""
 DOUBT = 0.01
 """Who is right so seldom that a careful rater would be with this probability at most is called careless."""
+FEWEST = 3
+"""Nobody is called careless by fewer catch pairs."""
 TAILS = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
 
 
@@ -73,7 +75,7 @@ def _rater(name: str, votes: Sequence[Vote]) -> dict[str, Any]:
         "votes": len(votes),
         "catch": n,
         "catch_right": right,
-        "careless": n > 0 and chance < DOUBT,
+        "careless": n >= FEWEST and chance < DOUBT,
         "repeated_answers": again,
         "same": float(table.trace()) / again if again else None,
         "self_kappa": _finite(cohen_kappa(table.tolist())),

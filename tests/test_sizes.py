@@ -20,6 +20,7 @@ from fewstep.data import _buckets, folder
 from fewstep.data.dataset import Dataset, DatasetWriter, Item
 from fewstep.evaluation.record import read_records
 from fewstep.inference.pipeline import Pipeline, Request
+from fewstep.methods.method import FAMILY as METHODS
 from fewstep.modality import image
 from fewstep.modality.image import to_pil
 from fewstep.parts.denoiser import Teacher
@@ -400,3 +401,13 @@ def test_buckets_that_the_teacher_cannot_draw_are_refused_with_the_way_out(tmp_p
     options = distillation.options(teacher=str(teacher), data=str(tmp_path / "set"))
     with pytest.raises(ValueError, match=r"pictures of 33x33, .* multiples of 2: build the data again with --multiple 2"):
         distillation.prepare(options, tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", METHODS.names)
+def test_every_method_trains_in_buckets(method, bucketed, teacher, tmp_path, monkeypatch) -> None:
+    """Batches of three sizes in turn, with the teacher's trajectories where the method asks for them."""
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    cli.main(["distill", "--teacher", str(teacher), "--data", str(bucketed), "--method", method, "--batch-size", "8",
+              "--warm.steps", "0", "--warm.pairs", "6", "--warm.teacher-steps", "1", "--steps", "3", "--keep", "last",
+              "--out", str(tmp_path / "run")])  # fmt: skip
+    assert Pipeline.open(tmp_path / "run" / "bundle").card.sizes == ((32, 32), (16, 48), (48, 16))

@@ -122,7 +122,7 @@ def test_what_was_refused_is_refused() -> None:
     assert key.keys() - set(marked(o, distillation.LATER)) == named(WARMED)
     assert resume_key(t, found).keys() == named(TAUGHT)
     assert set(marked(t, emoji.OF_CODEC)) == named(ENCODED)
-    assert set(marked(o, FREE)) == named("steps seconds keep blend look-every device checkpointing")
+    assert set(marked(o, FREE)) == named("steps seconds keep blend look-every device checkpointing require-commercial")
 
 
 @pytest.mark.parametrize("method", distillation.METHODS.names)

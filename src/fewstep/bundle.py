@@ -28,7 +28,7 @@ from .sizes import spoken
 from .tensors import unfinite
 from .version import __version__
 
-__all__ = ["CARD", "Card", "card_of", "complete", "locate", "save", "shipped", "verify"]
+__all__ = ["CARD", "Card", "card_of", "complete", "export", "locate", "save", "shipped", "verify"]
 CARD = "student_card.json"
 WEIGHTS = ("*.safetensors",)
 MOST_STEPS = 1000
@@ -388,6 +388,25 @@ def inherit(origin: Path, folder: Path, index: dict[str, Any], card: Card, argum
         )
 
 
+def export(folder: Path, out: Path) -> Card:
+    """Write a model as one file in the layout that ComfyUI, A1111 and Forge read; returns its card.
+
+    Its metadata are those of Stability's ModelSpec, which such tools show. Raises ValueError with the fix before any weight is
+    read for a model that has no place in such a file.
+    """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} is no .safetensors file: give --output model.safetensors")
+    configs = pretrained.Configs.read(folder)
+    pretrained.check_single_file(configs)
+    card = card_of(folder)
+    facts = {"title": card.name, "license": card.licence, "sai_model_spec": "1.0.0"}
+    facts |= {"resolution": spoken(card.native_size), "steps": ",".join(map(str, card.steps))} if card.steps else {}
+    told = {"format": "pt", **{f"modelspec.{key}": value for key, value in facts.items() if value}}
+    with files.whole(out) as draft:
+        save_file(pretrained.single_file(configs), draft, metadata=told)
+    return card
+
+
 def passed_on(folder: Path) -> dict[str, str]:
     """Files in a model's folder that must go with every copy, in words."""
     index = pretrained.read_config(folder / "model_index.json")
@@ -419,6 +438,8 @@ def locate(name: str | Path) -> Path:
     if not str(name):
         raise ValueError(f"no bundle is named: give a folder with model_index.json, or one of {', '.join(shipped())}")
     folder = Path(name)
+    if folder.is_file() and folder.suffix not in (".json", ".md"):
+        return of_single_file(folder)
     if not (folder / "model_index.json").is_file():
         inside = shipped()
         if str(name) not in inside:
@@ -430,6 +451,30 @@ def locate(name: str | Path) -> Path:
     if card is None or card.text_encoder != "sentence":
         return folder
     return complete(folder, card)
+
+
+def of_single_file(file: Path) -> Path:
+    """The folder in the cache that a single file is unpacked into, once for each state of it.
+
+    Its configs are those of its kind of model in the hub's cache. Raises ValueError with the fix where they are not there.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    usual = pretrained.usual_configs(file)
+    try:
+        configs = Path(snapshot_download(usual, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        configs = Path()
+    if not (configs / "model_index.json").is_file():
+        raise ValueError(
+            f'{file} says nothing of its configs: fetch them with `hf download {usual} --include "*.json" "*.txt"`, or '
+            f"unpack it with a folder of such a model: `fewstep export {file} --config FOLDER --output {file.stem}`"
+        )
+    place = pretrained.unpacked_at(file, configs, cache_dir())
+    if not (place / "model_index.json").is_file():
+        pretrained.unpack(file, configs, place)
+    return place
 
 
 def notices_of(folder: Path) -> str:

@@ -442,7 +442,7 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from . import bundle
+    from . import bundle, pretrained
     from .evaluation.pages import TABLE
     from .evaluation.record import of_entry, sentences
 
@@ -481,6 +481,8 @@ def info(model: Annotated[str, tyro.conf.Positional] = "") -> None:
     rows |= {f"in {n}": said for n, said in sentences([of_entry(r) for r in c.metrics], TABLE).items()}
     rows |= {"recognised as": c.recognised} if c.recognised else {}
     rows |= {"told guidance": f"{c.embedded_guidance:g}"} if c.embedded_guidance else {}
+    if against := pretrained.research_only(folder, c.licence):
+        rows["commercial use"] = f"not allowed ({against})"
     rows |= bundle.passed_on(folder)
     rows |= made(c) | {"folder": folder, "weights": f"{len(c.hashes)} files, {compared}"}
     for key, value in rows.items():
@@ -515,6 +517,35 @@ def adopt(
     say(f"{card.name}: {card.recognised or 'a teacher'}; {', '.join(map(str, card.steps))} steps of {card.sampler}")
     say(f"licence: {card.licence or 'its folder says none'}")
     say(f"card: {path}", path)
+
+
+def export(
+    model: Annotated[str, tyro.conf.Positional],
+    output: Annotated[NewPath, tyro.conf.arg(aliases=["-o"])],
+    config: Path | None = None,
+) -> None:
+    """Write a model as one .safetensors file, in the layout that ComfyUI, A1111 and Forge read: Stable Diffusion and SDXL.
+
+    With --config the other way round: such a file becomes a diffusers folder.
+
+    Args:
+        model: A bundle's folder, or any diffusers folder of Stable Diffusion 1, 2 or SDXL; with --config a .safetensors file.
+        output: The .safetensors file; with --config the folder.
+        config: A diffusers folder of the file's kind of model. Its configs and tokenizers are taken, its weights are not read.
+    """
+    from . import bundle, pretrained
+
+    if config is not None:
+        pretrained.unpack(Path(model), bundle.locate(config), output)
+        say(f"the model is in {output}", output)
+        return
+    card = bundle.export(bundle.locate(model), output)
+    counts = ", ".join(map(str, card.steps))
+    say(f"{card.name} is in {output}", output)
+    if card.role == "student":
+        say(
+            f"draw it with {counts} steps, CFG 1, sampler Euler a (euler_ancestral), schedule SGM Uniform (sgm_uniform)"
+        )
 
 
 def native(size: Sequence[int]) -> str:
@@ -712,7 +743,7 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
     takes seconds to say which commands there are.
     """
     making = (demo, data, teach, distill, draw, evaluate, compare, arena)
-    every = (*making, adopt, info, verify, serve, budget, docs, completion)
+    every = (*making, adopt, info, export, verify, serve, budget, docs, completion)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
         argument, *place = OPTIONS[wanted]

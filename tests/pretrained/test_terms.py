@@ -174,3 +174,50 @@ def test_what_is_no_licence_text_stays_behind(tmp_path):
     for name in ("license.safetensors", "notice.py", "licensed_pictures.json", "config.json", "README.md"):
         (tmp_path / name).write_text("x")
     assert set(pretrained.read_terms(tmp_path).texts) == {"licence", "LICENSE-CODE.txt", "NOTICE.md", "Copyright"}
+
+
+@pytest.mark.parametrize(
+    ("page", "text", "against"),
+    [
+        ("---\nlicense: cc-by-nc-4.0\n---\n", "", "cc-by-nc-4.0"),
+        ("---\nlicense: other\nlicense_name: flux-1-dev-non-commercial-license\n---\n", "", "other (flux-1-dev"),
+        ("---\nlicense: other\nlicense_name: sai-nc-community\n---\n", "", "other (sai-nc-community)"),
+        ("# A page\n", "STABILITY AI NON-COMMERCIAL\nRESEARCH COMMUNITY LICENSE AGREEMENT\n", "LICENSE"),
+        ("---\nlicense: creativeml-openrail-m\n---\n", "CreativeML Open RAIL-M\n", ""),
+        ("---\nlicense: apache-2.0\n---\n", "Apache License\nVersion 2.0\n", ""),
+        ("---\nlicense: cc-by-sa-4.0\n---\n", "Attribution, once, since, france\n", ""),
+    ],
+)
+def test_require_commercial_refuses_a_teacher_for_research_only(root, tmp_path, capsys, page, text, against):
+    (tmp_path / "README.md").write_text(page)
+    (tmp_path / "LICENSE").write_text(text)
+    found = pretrained.research_only(tmp_path)
+    assert found.startswith(against)
+    assert bool(found) == bool(against)
+    if not against:
+        pretrained.check_commercial("it", "mit", found)
+        return
+    teacher = foreign.sd1(tmp_path)
+    for name in ("README.md", "LICENSE"):
+        (tmp_path / name).rename(teacher / name)
+    cli.main(["info", str(teacher)])
+    assert "commercial use not allowed" in " ".join(capsys.readouterr().out.split())
+    for weights in teacher.rglob("*.safetensors"):
+        weights.write_bytes(b"not to be read")
+    with pytest.raises(ValueError, match=r"may not be used commercially .*take another"):
+        work(teacher, root, tmp_path / "out", require_commercial=True)
+
+
+def test_require_commercial_asks_for_a_licence_and_looks_at_init_and_data(root, tmp_path):
+    silent = foreign.sd1(tmp_path)
+    with pytest.raises(ValueError, match=r"sd1 states no licence, .*README\.md"):
+        work(silent, root, tmp_path / "out", require_commercial=True)
+    (silent / "README.md").write_text("---\nlicense: cc-by-nc-sa-4.0\n---\n")
+    with pytest.raises(ValueError, match=r"--init .* may not be used commercially"):
+        work(root / "sd1", root, tmp_path / "out", require_commercial=True, init=str(silent))
+    work(root / "sd1", root, tmp_path / "out", require_commercial=True)
+    data = foreign.pictures(tmp_path / "own").folder / "dataset.json"
+    facts = json.loads(data.read_text())
+    data.write_text(json.dumps(facts | {"licences": [{"licence": "CC-BY-NC-4.0"}]}))
+    with pytest.raises(ValueError, match=r"the data .*own may not be used commercially \(CC-BY-NC-4.0\)"):
+        work(root / "sd1", tmp_path, tmp_path / "out", require_commercial=True)

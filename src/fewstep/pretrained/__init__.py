@@ -12,7 +12,19 @@ from .portable import make_portable
 from .quiet import quiet
 from .reading import read_config, refuse_pickles
 from .schedules import BETA_KEYS, PREDICTION_TYPES, kind_of, prediction_type, schedule_of, to_timestep
-from .terms import TEACHERS_README, Terms, checker_of, copy_checker, page_of, pass_on, read_terms
+from .single_file import check_single_file, single_file
+from .terms import (
+    RESEARCH_ONLY,
+    TEACHERS_README,
+    Terms,
+    check_commercial,
+    checker_of,
+    copy_checker,
+    page_of,
+    pass_on,
+    read_terms,
+    research_only,
+)
 from .text import (
     SENTENCE_FORM,
     SENTENCE_TOKENS,
@@ -20,12 +32,14 @@ from .text import (
     sentence_encoder_folder,
     text_conditioner,
 )
+from .unpacked import unpack, unpacked_at, usual_configs
 
 __all__ = [
     "BETA_KEYS",
     "FAMILIES",
     "KNOWN",
     "PREDICTION_TYPES",
+    "RESEARCH_ONLY",
     "SENTENCE_FORM",
     "SENTENCE_TOKENS",
     "TEACHERS_README",
@@ -40,6 +54,8 @@ __all__ = [
     "TransformerDenoiser",
     "UNetDenoiser",
     "VaeCodec",
+    "check_commercial",
+    "check_single_file",
     "checker_of",
     "consistency_times",
     "copy_checker",
@@ -59,8 +75,13 @@ __all__ = [
     "reader_of",
     "recognise",
     "refuse_pickles",
+    "research_only",
     "schedule_of",
     "sentence_encoder_folder",
+    "single_file",
     "text_conditioner",
     "to_timestep",
+    "unpack",
+    "unpacked_at",
+    "usual_configs",
 ]

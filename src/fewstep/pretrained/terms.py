@@ -22,6 +22,13 @@ TEACHERS_README = "README.teacher.md"
 """The teacher's own page, where it goes along: it may state limits of use."""
 FRONT = ("license", "license_name", "license_link")
 """Fields of a page's front matter that state a licence, as model hubs read them."""
+RESEARCH_ONLY = re.compile(
+    r"non[-_ ]?commercial|research[-_ ](use[-_ ])?only|(^|[^a-z])nc([^a-z]|$)|research[-_ ]community|mnpl",
+    re.IGNORECASE,
+)
+"""Words of licences that allow no commercial use: CC BY-NC, NVIDIA's NC, FLUX.1's, Stability's for research."""
+TITLE = 400
+"""Characters of a licence's text that hold its title."""
 NOT_TEXTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5", ".onnx", ".py")
 
 
@@ -55,6 +62,39 @@ def read_terms(folder: Path) -> Terms:
     ]
     texts = [p for p in (*beside, *parts) if TEXTS.fullmatch(p.name) and p.suffix.lower() not in NOT_TEXTS]
     return Terms(front_matter(folder / README), tuple(path.relative_to(folder).as_posix() for path in texts))
+
+
+def title_of(text: Path) -> str:
+    """The beginning of a licence's text, on one line."""
+    with open(text, encoding="utf-8", errors="replace") as file:
+        return " ".join(file.read(TITLE).split())
+
+
+def research_only(folder: Path, licence: str = "") -> str:
+    """What of a model's terms allows no commercial use, in its own words; "" where nothing says so.
+
+    ``licence`` is what its card says. The front matter of its page, and the titles of its licence texts, are read too.
+    """
+    terms = read_terms(folder)
+    if RESEARCH_ONLY.search(stated := licence or terms.licence):
+        return stated
+    if RESEARCH_ONLY.search(terms.licence):
+        return terms.licence
+    return next((name for name in terms.texts if RESEARCH_ONLY.search(title_of(folder / name))), "")
+
+
+def check_commercial(what: str, stated: str, against: str) -> None:
+    """Raise ValueError where ``what`` (a teacher, data) states no licence, or one (``against``) without commercial use."""
+    if against:
+        raise ValueError(
+            f"{what} may not be used commercially ({against}), and --require-commercial asks for that: take another, or "
+            "leave --require-commercial out"
+        )
+    if not stated:
+        raise ValueError(
+            f"{what} states no licence, and --require-commercial asks for one that allows commercial use: put what its "
+            "makers say (license: NAME) into the front matter of its README.md, or leave --require-commercial out"
+        )
 
 
 def front_matter(page: Path) -> dict[str, str]:

@@ -109,6 +109,8 @@ class Options:
     """How often each time is trained; empty is uniform, as the paper has it."""
     guidance_scale: float | None = None
     """The teacher's guidance; None takes its card's."""
+    require_commercial: Annotated[bool, FREE] = False
+    """Refuse a teacher, an --init or data whose licence allows no commercial use, or that state none."""
     warm: WarmStart = field(default_factory=WarmStart)
     """The warm start."""
 
@@ -304,6 +306,8 @@ def prepare(
     tell_idle_times(options.times)
     warm.check_pairs(folder)
     source = bundle.locate(options.teacher)
+    if options.require_commercial:
+        check_commercial(options, source)
     model = pretrained.load(source).to(options.device)
     card = bundle.card_of(source, model)
     if card.role == "student":
@@ -474,6 +478,21 @@ def kinds(dataset: Dataset) -> int:
     """How many concepts, under prompts of their own, are trained on."""
     train = dataset.subset("train")
     return min(len(train.concepts), len({p for item in train.items for p in item.prompts}))
+
+
+def check_commercial(o: Options, teacher: Path) -> None:
+    """Refuse what a student would be made of where it may not be used commercially. No weights are read."""
+    given = {f"the teacher {o.teacher}": teacher}
+    if o.init not in ("teacher", "random"):
+        given[f"--init {o.init}"] = bundle.locate(o.init)
+    for what, folder in given.items():
+        known = bundle.Card.read(folder) if (folder / bundle.CARD).is_file() else None
+        licence = (known.licence if known else "") or pretrained.read_terms(folder).licence
+        pretrained.check_commercial(what, licence, pretrained.research_only(folder, licence))
+    for licence in open_dataset(o.data, o.styles).licences:
+        pretrained.check_commercial(
+            f"the data {o.data}", licence, licence * bool(pretrained.RESEARCH_ONLY.search(licence))
+        )
 
 
 def tell_missing_licence(teacher: bundle.Card, folder: Path) -> None:

@@ -21,13 +21,14 @@ ASKED, SEEDS = ["a red heart", "a blue house"], [3, 4]
 """What the tests draw."""
 
 
-def pictures(folder: Path, n: int = 16, side: int = 16) -> Dataset:
-    """A dataset of n random pictures with captions."""
+def pictures(folder: Path, n: int = 16, side: int | tuple[int, ...] = 16) -> Dataset:
+    """A dataset of n random pictures with captions; of two sides the height is the first."""
+    height, width = (side, side) if isinstance(side, int) else side
     draw = np.random.Generator(np.random.PCG64(0))
-    with DatasetWriter(folder, name="own", shape=(3, side, side), licences=[], attribution="", build={}) as writer:
+    with DatasetWriter(folder, name="own", shape=(3, height, width), licences=[], attribution="", build={}) as writer:
         for i in range(n):
             flat = draw.integers(0, 256, (3, 1, 1))
-            pixels = np.clip(flat + draw.integers(-60, 60, (3, side, side)), 0, 255).astype(np.uint8)
+            pixels = np.clip(flat + draw.integers(-60, 60, (3, height, width)), 0, 255).astype(np.uint8)
             writer.add(pixels, Item(str(i), str(i), (PROMPTS[i % len(PROMPTS)],)))
     return Dataset.open(folder)
 

@@ -134,7 +134,9 @@ def their_x0(pipe: Any, kind: str, step: Step) -> Tensor:
         assert step.sigma is not None
         return step.sample - step.sigma * step.output
     alpha = pipe.scheduler.alphas_cumprod[int(step.timestep)].double()
-    return pipe.scheduler.step(step.output, int(step.timestep), step.sample).pred_original_sample if alpha else step.output
+    if kind == "eps" and not alpha:  # which says nothing of x0 there
+        return step.output
+    return pipe.scheduler.step(step.output, int(step.timestep), step.sample).pred_original_sample
 
 
 def time_of(model: pretrained.Pretrained, step: Step) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ...diffusion.schedule import NoiseSchedule
 from ...parts.codec import Codec
 from ..networks import NetworkDenoiser, UNetDenoiser
+from ..schedules import kind_of, schedule_of
+from ._classes import without_scaling
 from .family import Configs, ModelFamily
 
 
@@ -24,6 +27,16 @@ class UNetFamily(ModelFamily):
                 f"the UNet takes {takes} channels and gives {gives}: an inpainting or depth model cannot be distilled, "
                 "give the text-to-image model it was made from"
             )
+
+    def schedule(self, configs: Configs) -> NoiseSchedule:
+        """One that predicts x0 starts from noise of full scale, as its students' scheduler has it."""
+        return schedule_of(dict(configs.scheduler), unit_start=kind_of(dict(configs.scheduler)) == "x0")
+
+    def scheduler(self, role: str, config: Mapping[str, Any]) -> Any:
+        """DDPM's for the student of a model that predicts x0: those of Euler's ancestral kind know no such prediction."""
+        if kind_of(dict(config)) == "x0":
+            return without_scaling(role, config, super().scheduler)
+        return super().scheduler(role, config)
 
     def denoiser(self, network: Any, schedule: NoiseSchedule, kind: str, codec: Codec) -> NetworkDenoiser:
         """The UNet."""

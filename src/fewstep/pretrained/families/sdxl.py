@@ -88,6 +88,15 @@ class SDXL(UNetFamily):
         """A UNet that is told sizes."""
         return super().fits(configs) and configs.of("unet").get("addition_embed_type") == "text_time"
 
+    def check(self, configs: Configs) -> None:
+        """Kolors has such a UNet, and a language model that reads its prompts."""
+        super().check(configs)
+        if (kind := configs.kind("text_encoder")).startswith("ChatGLM"):
+            raise ValueError(
+                f"{configs.folder} is Kolors, whose text encoder, a {kind}, is not known here: give an SDXL, or write a "
+                "family of your own (CONTRIBUTING.md, A model family)"
+            )
+
     def denoiser(self, network: Any, schedule: NoiseSchedule, kind: str, codec: Codec) -> NetworkDenoiser:
         """The UNet, which is told pixels."""
         return SDXLDenoiser(network, schedule, kind, codec.factor if isinstance(codec, VaeCodec) else 1)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ...tensors import Latents
+from ..networks import TransformerDenoiser
 from ..schedules import flow_shift, kind_of
 from .family import Configs, ModelFamily
+
+NATIVE = 128
+"""Latents a side that stock pipelines of packed latents draw where they are not asked for a size."""
 
 
 class FlowFamily(ModelFamily):
@@ -42,6 +46,34 @@ class RenoisedFlowFamily(FlowFamily):
         )
 
 
+class PackedFlowFamily(RenoisedFlowFamily):
+    """One whose network sees patches of two by two latents as tokens of four times the channels."""
+
+    def latent_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Unpacked. The native size is the stock pipeline's, where the network's config states no ``sample_size``."""
+        size = config.get("sample_size") or NATIVE
+        return (config["in_channels"] // 4, *((size, size) if isinstance(size, int) else size))
+
+    def patch(self, config: Mapping[str, Any]) -> int:
+        """Two by two."""
+        return 2
+
+    def arguments(self, size: Sequence[int]) -> dict[str, Any]:
+        """Its size, where that is not the stock pipeline's 1024."""
+        return {} if tuple(size) == (1024, 1024) else {"height": size[0], "width": size[1]}
+
+
+class PackedDenoiser(TransformerDenoiser):
+    """A transformer that sees packed latents."""
+
+    def as_drawn(self, noise: Latents) -> Latents:
+        """Noise that the stock pipeline's scheduler draws for packed latents: the same numbers in other places."""
+        return unpacked(noise.reshape(len(noise), -1), noise)
+
+    def _level(self, output: Any) -> Tensor:
+        return output[-1].transpose(1, 2)  # (text, picture) tokens [B, N, C] -> [B, C, N]
+
+
 def packed(latents: Latents) -> Tensor:
     """``[B, C, H, W]`` -> tokens ``[B, (H / 2) (W / 2), 4 C]``: patches of two by two, row by row."""
     b, c, h, w = latents.shape
@@ -52,8 +84,3 @@ def unpacked(tokens: Tensor, like: Latents) -> Latents:
     """`packed` undone, in the shape of ``like``."""
     b, c, h, w = like.shape
     return tokens.reshape(b, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(b, c, h, w)
-
-
-def packed_noise(noise: Latents) -> Latents:
-    """Noise in the order of pipelines whose scheduler draws it for packed latents: the same numbers in other places."""
-    return unpacked(noise.reshape(len(noise), -1), noise)

@@ -6,7 +6,7 @@ student alike: ``W x + b + g = W x + (b + g)`` in the time's last layer. Stock t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,21 +15,19 @@ from torch import Tensor, nn
 from ...diffusion.schedule import NoiseSchedule
 from ...parts.codec import Codec
 from ...tensors import Conditioning, Latents, Time
-from ..networks import NetworkDenoiser, TransformerDenoiser
+from ..networks import NetworkDenoiser
 from ..reading import Parts
 from ..text import PretrainedConditioner, tokenized
-from ._flow import RenoisedFlowFamily, packed, packed_noise, unpacked
+from ._flow import PackedDenoiser, PackedFlowFamily, packed, unpacked
 from .family import Configs
 
 T5_TOKENS = 512
 """How many tokens the stock pipeline gives T5."""
 GUIDANCE = 3.5
 """What the stock pipeline tells FLUX.1 dev where nobody says else."""
-NATIVE = 128
-"""Latents a side that the stock pipeline draws, where the transformer's config states no ``sample_size``."""
 
 
-class FluxDenoiser(TransformerDenoiser):
+class FluxDenoiser(PackedDenoiser):
     """FLUX's transformer (``FluxTransformer2DModel``) without a guidance of its own."""
 
     reads = ("tokens", "pooled")
@@ -63,16 +61,9 @@ class FluxDenoiser(TransformerDenoiser):
             self._places[key] = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(x)
         return self._places[key]
 
-    def as_drawn(self, noise: Latents) -> Latents:
-        """Noise that the stock pipeline's scheduler draws for packed latents."""
-        return packed_noise(noise)
-
     def blocks(self) -> list[nn.Module]:
         """Those of two streams, then those of one."""
         return [*self.network.transformer_blocks, *self.network.single_transformer_blocks]
-
-    def _level(self, output: Any) -> Tensor:
-        return output[-1].transpose(1, 2)  # (text, picture) tokens [B, N, C] -> [B, C, N]
 
 
 @torch.no_grad()
@@ -114,7 +105,7 @@ class FluxConditioner(PretrainedConditioner):
         yield from zip(self.tokenizers, self.encoders, (None, T5_TOKENS))
 
 
-class Flux(RenoisedFlowFamily):
+class Flux(PackedFlowFamily):
     """FLUX.1 dev and schnell, and fine-tunes of both."""
 
     title = "FLUX.1"
@@ -144,19 +135,6 @@ class Flux(RenoisedFlowFamily):
         """CLIP and T5."""
         clip, t5 = ((parts(f"tokenizer{n}"), parts(f"text_encoder{n}")) for n in ("", "_2"))
         return FluxConditioner(clip, t5)
-
-    def latent_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
-        """Unpacked: a token of the network is two by two latents."""
-        size = config.get("sample_size") or NATIVE
-        return (config["in_channels"] // 4, *((size, size) if isinstance(size, int) else size))
-
-    def patch(self, config: Mapping[str, Any]) -> int:
-        """Two by two."""
-        return 2
-
-    def arguments(self, size: Sequence[int]) -> dict[str, Any]:
-        """Its size, where that is not the stock pipeline's 1024."""
-        return {} if tuple(size) == (1024, 1024) else {"height": size[0], "width": size[1]}
 
 
 FAMILY = Flux()

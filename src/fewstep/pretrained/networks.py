@@ -136,6 +136,7 @@ class VaeCodec(Codec):
     """A diffusers ``AutoencoderKL``, ``AutoencoderTiny`` or ``AutoencoderDC``, with the statistics of its latents folded in.
 
     ``latents = (own - mean) * scaling_factor / std``, by channel; ``mean`` is ``latents_mean``, or else ``shift_factor``.
+    An autoencoder of videos (``AutoencoderKLQwenImage``) sees a picture as a video of one frame.
     """
 
     _mean: Tensor | None
@@ -154,21 +155,24 @@ class VaeCodec(Codec):
         self._shift = _number(vae.config, "shift_factor") if shift else 0.0
         both = mean is not None and std is not None  # the stock pipelines read both or neither
         for name, values in (("mean", mean), ("std", std)):
-            if both and len(values) != vae.config.latent_channels:
+            channels = vae.config.get("latent_channels") or vae.config.get("z_dim")
+            if both and len(values) != channels:
                 raise ValueError(
-                    f"the VAE's latents_{name} has {len(values)} numbers for {vae.config.latent_channels} channels: "
+                    f"the VAE's latents_{name} has {len(values)} numbers for {channels} channels: "
                     "give one for each in vae/config.json"
                 )
             self.register_buffer(f"_{name}", torch.tensor(values).float() if both else None, persistent=False)
         self.factor = factor_of(vae.config)
         """Pixels a latent, along each side."""
+        self._of_videos = OF_VIDEOS in vae.config
 
     def encode(self, media: Media) -> Latents:
         """Deterministic: the mean of the posterior where there is one. The media are moved to where the VAE is."""
         own = next(self.vae.parameters())
-        out = self.vae.encode(media.to(own.device, own.dtype))
+        given = media.to(own.device, own.dtype)
+        out = self.vae.encode(given.unsqueeze(2) if self._of_videos else given)
         found = out.latent_dist.mean if hasattr(out, "latent_dist") else out[0]  # some have no posterior
-        latents = found.to(media.dtype)
+        latents = (found[:, :, 0] if self._of_videos else found).to(media.dtype)
         if self._mean is None or self._std is None:
             return (latents - self._shift) * self._scale
         return (latents - by_channel(self._mean, latents)) * (self._scale / by_channel(self._std, latents))
@@ -179,11 +183,20 @@ class VaeCodec(Codec):
             own = latents / self._scale + self._shift
         else:
             own = latents * (by_channel(self._std, latents) / self._scale) + by_channel(self._mean, latents)
-        return self.vae.decode(own.to(next(self.vae.parameters()).dtype), return_dict=False)[0].to(latents.dtype)
+        own = own.to(next(self.vae.parameters()).dtype)
+        if self._of_videos:
+            return self.vae.decode(own.unsqueeze(2), return_dict=False)[0][:, :, 0].to(latents.dtype)
+        return self.vae.decode(own, return_dict=False)[0].to(latents.dtype)
+
+
+OF_VIDEOS = "temperal_downsample"
+"""The line of a VAE's config, spelled so, that stands for an autoencoder of videos: which of its halvings are in time, too."""
 
 
 def factor_of(config: Mapping[str, Any]) -> int:
     """Pixels a latent, along each side, from a VAE's config: it halves between its levels."""
+    if OF_VIDEOS in config:
+        return int(2 ** len(config[OF_VIDEOS]))
     levels = config.get("block_out_channels") or config.get("encoder_block_out_channels") or ()
     return int(2 ** max(0, len(levels) - 1))
 

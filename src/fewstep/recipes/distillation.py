@@ -328,7 +328,8 @@ def prepare(
     teacher = Teacher(model.denoiser, scale)
     if o.checkpointing:
         denoiser.network.enable_gradient_checkpointing()  # type: ignore[operator, union-attr]
-        if (vae := getattr(model.codec, "vae", None)) is not None:
+        vae: Any = getattr(model.codec, "vae", None)
+        if getattr(vae, "_supports_gradient_checkpointing", False):  # Qwen-Image's does not
             vae.enable_gradient_checkpointing()
     dataset = pictures(o, card, keep, progress, model.multiple)
     check_enough(dataset, bool(measure and o.steps))

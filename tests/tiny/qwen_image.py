@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import foreign
-from tiny import Tiny, scaled
+from tiny import Tiny, Variant, scaled
 
 SIDE = 8
 WIDTH = 32
@@ -40,7 +41,7 @@ def reader(folder: Path) -> tuple[Any, Any]:
     return tokenizer, Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision)).eval()
 
 
-def make(root: Path) -> Path:
+def make(root: Path, **scheduler: Any) -> Path:
     """A teacher that listens."""
     import diffusers
 
@@ -57,7 +58,7 @@ def make(root: Path) -> Path:
     folder = foreign.write(
         root / "qwen_image", "QwenImagePipeline", transformer=network, vae=vae, tokenizer=tokenizer, text_encoder=encoder,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(
-            use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02
+            use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, **scheduler
         ),
     )  # fmt: skip
     path = folder / "transformer" / "config.json"
@@ -80,7 +81,8 @@ TINY = Tiny(
     call=call,
     guided="true_cfg_scale",
     spatial=spatial,
-    student={"height": 2 * SIDE, "width": 2 * SIDE},
+    student={"height": 2 * SIDE, "width": 2 * SIDE, "negative_prompt": None},  # with one it would be guided
+    variants={"as published": Variant(partial(make, shift_terminal=0.02))},  # of which stock diffusers makes no one step
     refused=[
         ("transformer", {"zero_cond_t": True}, r"\(zero_cond_t\), which is shown a picture"),
         ("", {"_class_name": "QwenImageEditPipeline"}, "QwenImageEditPipeline, which is shown a picture: give the"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from ...diffusion.schedule import NoiseSchedule
 from ...tensors import Latents
 from ..networks import TransformerDenoiser
 from ..schedules import flow_shift, kind_of
@@ -71,7 +73,29 @@ class PackedDenoiser(TransformerDenoiser):
         return unpacked(noise.reshape(len(noise), -1), noise)
 
     def _level(self, output: Any) -> Tensor:
-        return output[-1].transpose(1, 2)  # (text, picture) tokens [B, N, C] -> [B, C, N]
+        tokens = output[-1] if isinstance(output, tuple) else output  # (text, picture), or one after the other
+        return tokens.transpose(1, 2)  # [B, N, C] -> [B, C, N]
+
+
+class TwoStreamDenoiser(PackedDenoiser):
+    """One with blocks of two streams and then of one, which is told where every token stands: FLUX, and what was made of it."""
+
+    def __init__(self, network: Any, schedule: NoiseSchedule, kind: str) -> None:
+        super().__init__(network, schedule, kind)
+        self._places: dict[tuple[Any, ...], Tensor] = {}
+
+    def places(self, x: Latents) -> Tensor:
+        """Where every token of the picture is ``[N, 3]``: 0, row, column."""
+        height, width = (side // 2 for side in x.shape[2:])
+        key = (height, width, x.dtype, x.device)
+        if key not in self._places:  # made once: a CUDA graph may not wait for numbers from the host
+            rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+            self._places[key] = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(x)
+        return self._places[key]
+
+    def blocks(self) -> list[nn.Module]:
+        """Those of two streams, then those of one."""
+        return [*self.network.transformer_blocks, *self.network.single_transformer_blocks]
 
 
 def packed(latents: Latents) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...diffusion.schedule import NoiseSchedule
 from ...parts.codec import Codec
@@ -18,7 +18,7 @@ from ...tensors import Conditioning, Latents, Time
 from ..networks import NetworkDenoiser
 from ..reading import Parts
 from ..text import PretrainedConditioner, tokenized
-from ._flow import PackedDenoiser, PackedFlowFamily, packed, unpacked
+from ._flow import PackedFlowFamily, TwoStreamDenoiser, packed, unpacked
 from .family import Configs
 
 T5_TOKENS = 512
@@ -27,14 +27,10 @@ GUIDANCE = 3.5
 """What the stock pipeline tells FLUX.1 dev where nobody says else."""
 
 
-class FluxDenoiser(PackedDenoiser):
+class FluxDenoiser(TwoStreamDenoiser):
     """FLUX's transformer (``FluxTransformer2DModel``) without a guidance of its own."""
 
     reads = ("tokens", "pooled")
-
-    def __init__(self, network: Any, schedule: NoiseSchedule, kind: str) -> None:
-        super().__init__(network, schedule, kind)
-        self._places: dict[tuple[Any, ...], Tensor] = {}
 
     def predict(self, x_t: Latents, t: Time, cond: Conditioning) -> Latents:
         """The transformer's raw output: the flow ``noise - x0``."""
@@ -51,19 +47,6 @@ class FluxDenoiser(PackedDenoiser):
             return_dict=False,
         )[0]
         return unpacked(out, x)
-
-    def places(self, x: Latents) -> Tensor:
-        """Where every token of the picture is ``[N, 3]``: 0, row, column."""
-        height, width = (side // 2 for side in x.shape[2:])
-        key = (height, width, x.dtype, x.device)
-        if key not in self._places:  # made once: a CUDA graph may not wait for numbers from the host
-            rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-            self._places[key] = torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(x)
-        return self._places[key]
-
-    def blocks(self) -> list[nn.Module]:
-        """Those of two streams, then those of one."""
-        return [*self.network.transformer_blocks, *self.network.single_transformer_blocks]
 
 
 @torch.no_grad()

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from . import bundle, pretrained
 from .bundle import CARD, Card
 from .diffusion.sampler import trailing_times
-from .pretrained import Configs, Known, Recognised, consistency_times
+from .pretrained import Configs, Known, Recognised, VaeCodec, consistency_times, trainable
 
 TEACHER = "teacher"
 """What ``--as`` is given for a model of many steps."""
@@ -52,12 +53,60 @@ def adopt(
     return card, write(card, folder)
 
 
-def meant(folder: Path, key: str, steps: tuple[int, ...]) -> Recognised:
+def merge(
+    folder: Path, lora: Path, out: Path, key: str, steps: Sequence[int] = (), weight: float = 1.0, licence: str = ""
+) -> Card:
+    """Write a bundle to ``out``: a base with a few-step LoRA merged in, and the scheduler that it is drawn with.
+
+    ``licence`` is the LoRA's. Raises ValueError with the fix, before any weight is read, where nothing is to be merged.
+    """
+    if key in ("", TEACHER):
+        raise ValueError("what a LoRA makes of a model it does not say: give --as, such as lcm-lora, with --lora")
+    if "at timesteps" in pretrained.known(key).scheduler:
+        raise ValueError(
+            f"stock pipelines space {key}'s times otherwise unless they are told, so a bundle cannot promise it: load the "
+            "LoRA in diffusers, save the pipeline, and adopt that folder"
+        )
+    bundle.check_place(out)
+    found = meant(folder, key, tuple(sorted(set(steps))), aloud=False)
+    model = pretrained.load(folder)
+    trainable.merge_lora(model.denoiser.network, lora, model.family.pipeline, weight)
+    base = pretrained.read_terms(folder).licence or "not stated"
+    card = replace(
+        bundle.recognised(folder, found, model.native_size),
+        name=out.name,
+        teacher=folder.name,
+        licence=f"base: {base}; LoRA: {licence or found.model.licence or 'not stated'}",
+        recognised=f"{found.model.title}: {lora.name} on {folder.name}, {weight:g} times",
+    )
+    vae = model.codec.vae if isinstance(model.codec, VaeCodec) else None
+    return bundle.save(
+        out,
+        card,
+        family=model.family,
+        network=model.denoiser.network,
+        vae=vae,
+        scheduler=scheduler_of(found.model, folder),
+        text=folder,
+        origin=folder,
+    )
+
+
+def scheduler_of(model: Known, folder: Path) -> Any:
+    """The scheduler that a known model is drawn with, on a folder's own noise."""
+    import diffusers
+
+    name = model.scheduler.split()[0].rstrip(",")
+    spaced = {"timestep_spacing": "trailing"} if "trailing" in model.scheduler else {}
+    return getattr(diffusers, name).from_config(dict(Configs.read(folder).scheduler), **spaced)
+
+
+def meant(folder: Path, key: str, steps: tuple[int, ...], aloud: bool = True) -> Recognised:
     """The model that is meant by a key and step counts, or by the folder itself."""
     configs = Configs.read(folder)
     if key:
         model = pretrained.known(key)
-        if not model.fits(configs):
+        if aloud and not model.fits(configs):
             warnings.warn(f"the configs of {folder} do not say {model.config}: adopted on your word", stacklevel=3)
         found: Recognised | None = Recognised(model, model.steps, "your word")
     else:

@@ -497,6 +497,9 @@ def adopt(
     sampler: Literal["", "ancestral", "renoise", "ddim"] = "",
     guidance_scale: float | None = None,
     licence: str = "",
+    lora: Path | None = None,
+    lora_weight: float = 1.0,
+    out: NewPath | None = None,
 ) -> None:
     """Write a card for a few-step model of somebody else's: SDXL-Turbo, LCM, Lightning ... It is kept beside the folder.
 
@@ -508,11 +511,25 @@ def adopt(
         steps: Step counts that it was made for.
         sampler: How it is drawn; without it as its model's makers say.
         guidance_scale: The guidance that its network is told, of a latent consistency model.
-        licence: Licence of its weights, where its folder says none.
+        licence: Licence of its weights, where its folder says none; of the LoRA, where there is one.
+        lora: A few-step LoRA (LCM-LoRA, Lightning, Hyper-SD) that is merged into the folder's UNet; the result goes to --out.
+        lora_weight: How many times the LoRA is added.
+        out: Folder of the new bundle that --lora makes.
     """
     from . import bundle
     from .adoption import adopt as take
+    from .adoption import merge
 
+    if (lora is None) != (out is None):
+        raise ValueError("--lora makes a new bundle, and --out says where: give both or neither")
+    if lora is not None and out is not None:
+        if sampler or guidance_scale is not None:
+            raise ValueError("a LoRA is drawn as --as says: leave out --sampler and --guidance-scale")
+        card = merge(bundle.locate(model), lora, out, as_, steps, lora_weight, licence)
+        say(f"{card.name}: {card.recognised}; {', '.join(map(str, card.steps))} steps of {card.sampler}")
+        say(f"licence: {card.licence}")
+        say(f"bundle: {out}", out)
+        return
     card, path = take(bundle.locate(model), as_, steps, sampler, guidance_scale, licence)
     say(f"{card.name}: {card.recognised or 'a teacher'}; {', '.join(map(str, card.steps))} steps of {card.sampler}")
     say(f"licence: {card.licence or 'its folder says none'}")

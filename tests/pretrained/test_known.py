@@ -14,8 +14,10 @@ import pytest
 import torch
 
 import foreign
+import known_table
 from fewstep import adoption, bundle, cli, pretrained
 from fewstep.inference.pipeline import Pipeline, Request
+from fewstep.pretrained import trainable
 from foreign import ASKED, SEEDS, numpy, theirs
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
@@ -116,6 +118,7 @@ def test_a_network_that_is_told_the_guidance_is_told_it(bases, tmp_path):
         ("sdxl", "sdxl-turbo-anime-finetune", "turbo"),
         ("sdxl", "sdxl-lightning", "euler"),  # for how many steps, nothing says
         ("sd1", "lcm-studies", "leading"),
+        ("sdxl", "Hyper-SDXL-1step-Unet", "ddim"),  # starts at timestep 800
     ],
 )
 def test_what_is_not_surely_known_is_a_teacher_with_a_hint(bases, tmp_path, base, name, scheduler):
@@ -193,6 +196,11 @@ def test_a_fewstep_bundle_is_never_asked(bases, tmp_path):
         assert bundle.card_of(folder).role == "teacher"
 
 
+def test_the_page_of_few_step_models_is_the_tables():
+    page = Path(__file__).parents[2] / "docs" / "few_step_models.md"
+    assert page.read_text("utf-8") == known_table.page(), "python tests/known_table.py > docs/few_step_models.md"
+
+
 # fewstep adopt
 
 
@@ -249,3 +257,59 @@ def test_what_is_told_overrides_what_is_recognised(bases, tmp_path):
 def test_what_cannot_be_adopted_is_refused(bases, asked, sentence):
     with pytest.raises(ValueError, match=sentence):
         adoption.adopt(bases["sdxl"], **asked)
+
+
+# LoRAs
+
+
+def lora_file(base: Path, folder: Path) -> Path:
+    """A LoRA for a base's UNet, of random weights large enough to be seen."""
+    with pytest.warns(UserWarning, match="taken for a teacher"):
+        network = Pipeline.open(base).model.denoiser.network
+    trainable.add_lora(network, 2)
+    torch.manual_seed(1)
+    for name, weight in network.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    trainable.save_lora(network, "unet", folder)
+    return folder / trainable.LORA_FILE
+
+
+@pytest.mark.parametrize(
+    ("base", "key", "steps", "scheduler"),
+    [("sd1", "lcm-lora", 4, "LCMScheduler"), ("sdxl", "lightning", 2, "EulerDiscreteScheduler")],
+)
+def test_a_lora_is_merged_into_a_bundle(bases, tmp_path, capsys, base, key, steps, scheduler):
+    """It is drawn as stock diffusers draws the base with the LoRA on top, and by stock diffusers as it stands."""
+    file, out = lora_file(bases[base], tmp_path / "lora"), tmp_path / "out"
+    cli.main(["adopt", str(bases[base]), "--as", key, "--steps", str(steps), "--lora", str(file), "--lora-weight", ".5",
+              "--licence", "mit", "--out", str(out)])  # fmt: skip
+    assert "LoRA: mit" in " ".join(capsys.readouterr().out.split())
+    kind = diffusers.StableDiffusionXLPipeline if base == "sdxl" else diffusers.StableDiffusionPipeline
+    more = {"add_watermarker": False} if base == "sdxl" else {}
+    with pretrained.quiet():
+        pipe, alone = kind.from_pretrained(bases[base], **more), kind.from_pretrained(out, **more)
+        spaced = {"timestep_spacing": "trailing"} if key == "lightning" else {}
+        pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config, **spaced)
+        bare = theirs(pipe, num_inference_steps=steps, guidance_scale=0)
+        pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name="it")
+        pipe.set_adapters(["it"], [0.5])
+    wanted = theirs(pipe, num_inference_steps=steps, guidance_scale=0)
+    assert np.abs(wanted - bare).max() > 0.02
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pipeline = Pipeline.open(out)
+    bundle.verify(out)
+    np.testing.assert_allclose(theirs(alone, num_inference_steps=steps, guidance_scale=0), wanted, atol=2e-3)
+    np.testing.assert_allclose(numpy(pipeline(Request(ASKED, SEEDS, steps))), wanted, atol=2e-3)
+
+
+def test_a_lora_that_does_not_fit_is_refused(bases, tmp_path):
+    file = lora_file(bases["sd1"], tmp_path / "lora")
+    with pytest.raises(ValueError, match=r"give another|made for it"):
+        adoption.merge(bases["sdxl"], file, tmp_path / "out", "lcm-lora")
+    with pytest.raises(ValueError, match="give --as"):
+        adoption.merge(bases["sdxl"], file, tmp_path / "out", "")
+    with pytest.raises(ValueError, match="a bundle cannot promise it"):
+        adoption.merge(bases["sdxl"], file, tmp_path / "out", "dmd2")
+    assert not (tmp_path / "out").exists()

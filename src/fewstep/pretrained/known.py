@@ -123,7 +123,7 @@ KNOWN: tuple[Known, ...] = (
         (), "ddim", "EulerDiscreteScheduler, trailing", method="lightning", licence="openrail++",
     ),
     Known(
-        "hyper-sd", "Hyper-SD", r"hyper-?sd(xl|15)?\b.*", "a UNet and DDIM at trailing timesteps",
+        "hyper-sd", "Hyper-SD", r"hyper-?sd(xl|15)?\b(?!.*\bunet).*", "a UNet and DDIM at trailing timesteps",
         lambda c: _unet(c) and not _told(c) and _scheduler(c, "DDIMScheduler", trailing=True),
         (), "ddim", "DDIMScheduler, trailing", method="hyper-sd", unit_start=True,
     ),

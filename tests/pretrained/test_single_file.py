@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import foreign
 from fewstep import bundle, cli, pretrained
+from fewstep.pretrained.unpacked import hold_against
 
 
 def sdxl(root: Path) -> Path:
@@ -161,3 +162,13 @@ def test_a_file_that_is_no_whole_model_of_its_configs_is_refused(folder, file, t
         pretrained.unpack(file, folder, out)
     with pytest.raises(ValueError, match="a pickle"):
         pretrained.unpack(file.with_suffix(".ckpt"), folder, out)
+
+
+def test_weights_that_came_out_other_than_they_went_in_are_refused(tmp_path):
+    ones, zeros = torch.ones(2), torch.zeros(2)
+    hold_against(tmp_path, {"a": ones, "logit_scale": ones}, {"a": ones, "v_pred": zeros}, ones.dtype)
+    for made in ({"a": zeros}, {"a": ones, "b": ones}):
+        with pytest.raises(ValueError, match=r"lacks 1 weights .*fetch a whole checkpoint"):
+            hold_against(tmp_path, {"a": ones}, made, ones.dtype)
+    with pytest.raises(ValueError, match="1 weights that its configs have no place for"):
+        hold_against(tmp_path, {"a": ones, "first_stage_model.b": ones}, {"a": ones}, ones.dtype)

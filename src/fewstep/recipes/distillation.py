@@ -27,7 +27,7 @@ from ..methods.method import Facts, StudentOptions
 from ..options import CHANGEABLE, FREE, SHARED, StandsFor, marked, resume_key
 from ..parts.denoiser import Student, Teacher, freeze
 from ..parts.features import feature
-from ..pretrained import trainable
+from ..pretrained import loras, trainable
 from ..ranges import Count, Limit, Range, Seed, check_device
 from ..rng import Rng
 from ..sizes import spoken
@@ -63,6 +63,8 @@ class Options:
     """How it is distilled."""
     teacher: Annotated[str, StandsFor()] = "emoji-64-teacher"
     """Name of a shipped bundle, or a diffusers text-to-image folder."""
+    teacher_lora: Annotated[tuple[str, ...], StandsFor(loras.contents)] = ()
+    """LoRAs that are merged into the teacher before all, in diffusers' or kohya's layout: FILE or FILE:weight."""
     data: Annotated[str, StandsFor()] = "emoji"
     """Dataset folder, or the name of one that ``fewstep data`` has built."""
     styles: tuple[str, ...] = ()
@@ -122,7 +124,7 @@ class Options:
     def needs(self) -> tuple[str, ...]:
         """The modules that distilling takes, as far as the options tell."""
         features = assembly.needs(self.own) if self.steps and isinstance(self.own, feature.Options) else ()
-        lora = extras.of("lora") if self.student == "lora" else ()
+        lora = extras.of("lora") if self.student == "lora" or self.teacher_lora else ()
         return (*features, *lora, *data_needs(self.data))
 
 
@@ -200,12 +202,19 @@ class Distillation:
             sampler=self.student.sampler_kind,
             native_size=t.native_size,
             sizes=tuple(tuple(shape[1:]) for shape in shapes) if len(shapes) > 1 else (),
-            teacher=t.name,
-            licence=t.licence or pretrained.read_terms(self.model.folder).licence,
+            teacher=" + ".join((t.name, *(lora.name for lora in loras.loras_of(o.teacher_lora)))),
+            licence=self.licence,
             data=data,
             text_encoder="",
             training={"steps": steps_taken, "trained_share": self.share, **history(o, self.phases, self.folder)},
         )
+
+    @property
+    def licence(self) -> str:
+        """The teacher's, and those that LoRAs on it state."""
+        own = self.teacher_card.licence or pretrained.read_terms(self.model.folder).licence
+        theirs = [f"{lora.name}: {lora.licence}" for lora in loras.loras_of(self.options.teacher_lora) if lora.licence]
+        return "; ".join((*filter(None, [own]), *theirs))
 
     def save_further(self, thin: bool = False) -> list[Path]:
         """Write a bundle of every further average (``--further-ema``), of the last step's weights; says where they are."""
@@ -306,6 +315,7 @@ def prepare(
     tell_idle_times(options.times)
     warm.check_pairs(folder)
     source = bundle.locate(options.teacher)
+    loras.loras_of(options.teacher_lora)
     if options.require_commercial:
         check_commercial(options, source)
     model = pretrained.load(source).to(options.device)
@@ -315,6 +325,7 @@ def prepare(
     o = decided(options, card.native_size)
     check_method(o, facts_of(o, card.native_size))
     tell_missing_licence(card, source)
+    loras.merge(model.denoiser.network, model.family, o.teacher_lora)
     network = assembly.load_network(o.own, model.denoiser) if o.steps and isinstance(o.own, feature.Options) else None
     assembly.check_numbers(
         card.name, {"network": model.denoiser, "VAE": model.codec, "text encoder": model.conditioner}
@@ -338,7 +349,8 @@ def prepare(
     found = {"--teacher": content[:12], "--guidance-scale": scale, "--data": dataset.fingerprint[:12]}
     found["--features-folder"] = getattr(network, "fingerprint", "") if getattr(o.own, "features_folder", "") else ""
     setting = Setting(o.batch_size, o.seed, o.device, o.precision, progress)
-    origin = f"{content}|{dataset.fingerprint}|{o.captions}"
+    merged = "".join(f"|{one}" for one in loras.contents(o.teacher_lora))
+    origin = f"{content}{merged}|{dataset.fingerprint}|{o.captions}"
     pairs = partial(draw_pairs, o.warm, setting, teacher, data, folder, origin)
     parts = Parts(student, teacher, model, data, pairs, setting, network, o.student, o.rank)
     evaluate = partial(probe, o, student, model, data, measure) if measure else None
@@ -490,6 +502,7 @@ def check_commercial(o: Options, teacher: Path) -> None:
         known = bundle.Card.read(folder) if (folder / bundle.CARD).is_file() else None
         licence = (known.licence if known else "") or pretrained.read_terms(folder).licence
         pretrained.check_commercial(what, licence, pretrained.research_only(folder, licence))
+    loras.check_licences(o.teacher_lora)
     for licence in open_dataset(o.data, o.styles).licences:
         pretrained.check_commercial(
             f"the data {o.data}", licence, licence * bool(pretrained.RESEARCH_ONLY.search(licence))

@@ -12,7 +12,7 @@ import torch
 import foreign
 from fewstep import pretrained
 from fewstep.rng import Rng
-from tiny import pixart_sigma
+from tiny import dit, pixart_sigma
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pixart_sigma.make(tmp_path_factory.mktemp("pixart"))
 
 
+@pytest.mark.parametrize(("make", "prompt"), [(pixart_sigma.make, "a red heart"), (dit.make, "a cat")])
 @torch.no_grad()
-def test_a_folder_of_an_older_diffusers_is_the_same_model(folder, tmp_path):
-    """The hub's PixArt folders call their network a Transformer2DModel."""
-    old = tmp_path / "old"
+def test_a_folder_of_an_older_diffusers_is_the_same_model(tmp_path, make, prompt):
+    """The hub's PixArt and DiT folders call their network a Transformer2DModel."""
+    folder, old = make(tmp_path), tmp_path / "old"
     shutil.copytree(folder, old)
     for file, lines in (
         ("model_index.json", {"transformer": ["diffusers", "Transformer2DModel"]}),
@@ -32,7 +33,7 @@ def test_a_folder_of_an_older_diffusers_is_the_same_model(folder, tmp_path):
         (old / file).write_text(json.dumps(json.loads((old / file).read_text()) | lines))
     now, then = pretrained.load(folder), pretrained.load(old)
     assert type(then.denoiser) is type(now.denoiser)
-    x, t, cond = Rng.of(0).normal((1, *now.latent_shape)), torch.tensor([0.5]), now.conditioner(["a red heart"])
+    x, t, cond = Rng.of(0).normal((1, *now.latent_shape)), torch.tensor([0.5]), now.conditioner([prompt])
     torch.testing.assert_close(then.denoiser(x, t, cond), now.denoiser(x, t, cond))
 
 

@@ -14,7 +14,7 @@ from ...tensors import Conditioning, Latents, Time
 from ..networks import NetworkDenoiser, TransformerDenoiser, VaeCodec
 from ..reading import Parts
 from ..text import PretrainedConditioner, Written, tokenized
-from .family import Configs, ModelFamily
+from .family import ModelFamily
 
 BINNED = (256, 512, 1024, 2048)
 """Sides of the squares for which the stock pipelines have a list of sizes, to which they round what they are asked for."""
@@ -99,11 +99,6 @@ class PixArt(ModelFamily):
     networks = ("PixArtTransformer2DModel",)
     length: int
     """How many tokens the stock pipeline gives T5."""
-
-    def fits(self, configs: Configs) -> bool:
-        """The network under its own name, or under that which it had in older folders."""
-        old = configs.kind("transformer") == "Transformer2DModel"
-        return super().fits(configs) or (old and configs.of("transformer").get("norm_type") == "ada_norm_single")
 
     def denoiser(self, network: Any, schedule: NoiseSchedule, kind: str, codec: Codec) -> NetworkDenoiser:
         """The transformer; it is told sizes where `told_sizes` says so."""

@@ -29,6 +29,8 @@ FAMILIES = plugin.Family("fewstep.pretrained.families", "model family", ("FAMILY
 """The families: one a file of this folder."""
 OWN = "FEWSTEP_FAMILIES"
 """Environment variable: families of somebody's own, as dotted paths to files that offer ``FAMILY``, with commas between."""
+RENAMED = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+"""What became of ``Transformer2DModel``, the class of DiT's and PixArt's networks in the folders that were published."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Configs:
     def kind(self, part: str) -> str:
         """The class of a part, as the index names it; "" where there is none."""
         return str(self.index[part][1]) if self.has(part) else ""
+
+    def network(self, part: str) -> str:
+        """The class of a network as diffusers calls it today: older folders say what it is in its config's ``norm_type``."""
+        kind = self.kind(part)
+        return RENAMED.get(self.of(part).get("norm_type", ""), kind) if kind == "Transformer2DModel" else kind
 
     def of(self, part: str) -> dict[str, Any]:
         """The config of a part; empty where there is none. Raises ValueError for one that is damaged."""
@@ -89,7 +96,7 @@ class ModelFamily:
 
     def fits(self, configs: Configs) -> bool:
         """Whether a folder's model is of this family: exactly one must say so."""
-        return configs.kind(self.component) in self.networks
+        return configs.network(self.component) in self.networks
 
     def check(self, configs: Configs) -> None:
         """Raise ValueError with the fix for a model of this family that cannot be used, before any weight is read."""

@@ -30,7 +30,6 @@ from .version import __version__
 
 __all__ = ["CARD", "Card", "card_of", "complete", "export", "locate", "save", "shipped", "verify"]
 CARD = "student_card.json"
-WEIGHTS = ("*.safetensors",)
 MOST_STEPS = 1000
 """Steps beyond which no sampler gains anything: a pretrained table has no more times."""
 
@@ -247,16 +246,17 @@ def file_hash(path: Path) -> str:
 
 
 def part_hashes(folder: Path, *patterns: str) -> dict[str, str]:
-    """sha256 of the files of a pipeline's parts, by path in the folder; of their weights, if no ``patterns`` are given."""
+    """sha256 of the weights that are read of a pipeline's parts, and of files of these ``patterns``, by path in the folder."""
     index = pretrained.read_config(folder / "model_index.json")
     parts = [name for name, value in index.items() if isinstance(value, list)]
-    found = {path for name in parts for pattern in patterns or WEIGHTS for path in (folder / name).glob(pattern)}
+    found = {path for name in parts for path in pretrained.weight_files(folder / name)[1]}
+    found |= {path for name in parts for pattern in patterns for path in (folder / name).glob(pattern)}
     return {path.relative_to(folder).as_posix(): file_hash(path) for path in sorted(found)}
 
 
 def content_of(folder: Path) -> str:
     """Stands for all that a pipeline's folder brings to its samples: weights, configs, tokenizers. 64 hex digits."""
-    return hashlib.sha256(json.dumps(part_hashes(folder, *WEIGHTS, "*.json"), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(part_hashes(folder, "*.json"), sort_keys=True).encode()).hexdigest()
 
 
 def save_module(module: nn.Module, folder: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -33,6 +33,7 @@ from .text import (
     text_conditioner,
 )
 from .unpacked import unpack, unpacked_at, usual_configs
+from .weights import weight_files
 
 __all__ = [
     "BETA_KEYS",
@@ -84,4 +85,5 @@ __all__ = [
     "unpack",
     "unpacked_at",
     "usual_configs",
+    "weight_files",
 ]

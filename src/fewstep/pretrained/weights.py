@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,14 +19,37 @@ NAMED = 3
 """How many names a sentence holds."""
 
 
+STORED = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.safetensors(?:\.index(?:\.(\w+))?\.json)?"
+)
+"""Names that both libraries give to weights, in one file or in several, with the name of a variant at one of three places."""
+FIRST = ("", "fp16", "bf16", "fp32")
+"""The variants, the one first that is read: the files without a name, else these, else any other."""
+
+
+def weight_files(folder: Path) -> tuple[str, list[Path]]:
+    """The variant that is read of a network's folder ("" for the usual files), and its files; none where there are none."""
+    of: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if found := STORED.fullmatch(path.name):
+            of.setdefault(next((name for name in found.groups() if name), ""), []).append(path)
+    stored = {name: paths for name, paths in of.items() if any(path.suffix == ".safetensors" for path in paths)}
+    if not stored:
+        return "", []
+    first = min(stored, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    return first, [path for path in stored[first] if path.suffix == ".safetensors"]
+
+
 def load_network(kind: Any, folder: Path, **options: Any) -> Any:
-    """A diffusers or transformers network ``kind`` from ``folder``, safetensors only, nothing fetched.
+    """A diffusers or transformers network ``kind`` from ``folder``, safetensors only, nothing fetched; `weight_files` says which.
 
     Raises ValueError that names the weights which the files lack or hold in another shape: both libraries would draw those
     at random and say so only in a log. Weights in the files that the network has no place for are told in a warning.
     """
+    variant, _ = weight_files(folder)
     loaded = kind.from_pretrained(
         folder,
+        variant=variant or None,
         local_files_only=True,
         use_safetensors=True,
         output_loading_info=True,

@@ -41,6 +41,7 @@ class DiT(ModelFamily):
     pipeline = "DiTPipeline"
     component = "transformer"
     networks = ("DiTTransformer2DModel",)
+    guidance_scale = 4.0
     text = ("id2label",)
     tokenizers: Mapping[str, int | None] = {}
 

@@ -34,6 +34,7 @@ class PixelUNet(ModelFamily):
     title = "DDPM and DDIM on pixels"
     pipeline = "DDPMPipeline"
     networks = ("UNet2DModel",)
+    guidance_scale = 1.0
     text = ("id2label",)
     tokenizers: Mapping[str, int | None] = {}
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -181,7 +183,7 @@ def recognised(folder: Path, found: pretrained.Recognised, size: tuple[int, ...]
     by_steps = {str(n): tuple(model.times(n)) for n in found.steps}
     licence = pretrained.read_terms(folder).licence
     return Card(
-        folder.name,
+        name_of(folder),
         "student",
         model.method,
         found.steps,
@@ -227,7 +229,7 @@ def card_of(folder: Path, model: pretrained.Pretrained | None = None) -> Card:
 def teacher_card(folder: Path, size: tuple[int, ...]) -> Card:
     """The card of somebody else's many-step model."""
     return Card(
-        folder.name,
+        name_of(folder),
         "teacher",
         "unknown",
         (25, 50),
@@ -237,6 +239,23 @@ def teacher_card(folder: Path, size: tuple[int, ...]) -> Card:
         licence=pretrained.read_terms(folder).licence,
         hashes=part_hashes(folder),
     )
+
+
+SNAPSHOT = re.compile(r"models--(?:.+--)?(.+)")
+"""A model's folder in the hub's cache, whose snapshots are named by commits."""
+
+
+def name_of(folder: Path) -> str:
+    """What a model in this folder is called: by the folder, or by the one above where it says nothing of its own.
+
+    ``runs/cat/bundle`` is cat, ``runs/cat/bundle-ema-0.999`` is cat-ema-0.999; a snapshot of the hub has its model's name.
+    """
+    folder = Path(os.path.abspath(folder))  # not resolved: a link's own name is the one that was given
+    if folder.parent.name == "snapshots" and (found := SNAPSHOT.fullmatch(folder.parent.parent.name)):
+        return found[1]
+    if folder.name == "bundle" or folder.name.startswith("bundle-"):
+        return (folder.parent.name + folder.name.removeprefix("bundle")) or folder.name
+    return folder.name
 
 
 def file_hash(path: Path) -> str:
@@ -274,7 +293,7 @@ def save_module(module: nn.Module, folder: Path, dtype: torch.dtype = torch.floa
     if first := unfinite(weights):
         raise ValueError(
             f"{folder.name} holds NaN or infinity in {dtype} (first in {first}) and is not saved: "
-            "go back to a state from before, or save it in fp32"
+            "go back to a state from before, or save it in fp32 (--save-dtype fp32)"
         )
     save_file(weights, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
 
@@ -440,6 +459,8 @@ def locate(name: str | Path) -> Path:
     folder = Path(name)
     if folder.is_file() and folder.suffix not in (".json", ".md"):
         return of_single_file(folder)
+    if not (folder / "model_index.json").is_file() and str(name) not in shipped() and HUB.fullmatch(str(name)):
+        folder = of_hub(str(name))
     if not (folder / "model_index.json").is_file():
         inside = shipped()
         if str(name) not in inside:
@@ -453,20 +474,44 @@ def locate(name: str | Path) -> Path:
     return complete(folder, card)
 
 
+HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+"""A model's name on the Hugging Face hub."""
+
+
+def snapshot_of(name: str) -> Path | None:
+    """The snapshot of ``owner/name`` in the hub's cache on this machine, None where it holds no pipeline; nothing is fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        return None
+    return folder if (folder / "model_index.json").is_file() else None
+
+
+def of_hub(name: str) -> Path:
+    """A model by its name on the hub. Raises ValueError with the command that fetches it where it is not there whole."""
+    if Path(name).exists():
+        raise ValueError(f"there is no bundle in {name}: give a folder with model_index.json")
+    folder = snapshot_of(name)
+    if folder is None:
+        raise ValueError(
+            f"{name} is no folder here, and not in the cache of the Hugging Face hub either: fetch it with "
+            f'`hf download {name} --include "*.json" "*.txt" "*.safetensors" "*.model" "*.md"`, or give a folder with '
+            "model_index.json"
+        )
+    return folder
+
+
 def of_single_file(file: Path) -> Path:
     """The folder in the cache that a single file is unpacked into, once for each state of it.
 
     Its configs are those of its kind of model in the hub's cache. Raises ValueError with the fix where they are not there.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     usual = pretrained.usual_configs(file)
-    try:
-        configs = Path(snapshot_download(usual, local_files_only=True))
-    except (LocalEntryNotFoundError, OSError):
-        configs = Path()
-    if not (configs / "model_index.json").is_file():
+    configs = snapshot_of(usual)
+    if configs is None:
         raise ValueError(
             f'{file} says nothing of its configs: fetch them with `hf download {usual} --include "*.json" "*.txt"`, or '
             f"unpack it with a folder of such a model: `fewstep export {file} --config FOLDER --output {file.stem}`"

@@ -79,8 +79,18 @@ class Running:
     """Seconds between saved states."""
     thin: bool = False
     """Leave the text encoder out of the bundle; it is added from its package when the bundle is opened."""
+    save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Numbers that the bundle's weights are stored in; auto is the teacher's own for a student, fp32 for a teacher."""
     health: HealthOptions = field(default_factory=HealthOptions)
     """When a rule speaks that watches over the run."""
+
+    @property
+    def stored(self) -> Any:
+        """``save_dtype`` as torch's own; None for auto."""
+        import torch
+
+        names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        return names.get(self.save_dtype)
 
 
 def data() -> None:
@@ -171,7 +181,7 @@ def teach(
     from .recipes import emoji
 
     run, steps = _train(f"teach {Path(options.data).name}", partial(emoji.teach, options), running, emoji.PHASES)
-    run.save(running.out / "bundle", steps, running.thin)
+    run.save(running.out / "bundle", steps, running.thin, running.stored)
     made = running.out / "bundle"
     say(f"the teacher is in {made}", made)
 
@@ -188,8 +198,8 @@ def distill(
     prepare = partial(distillation.prepare, options, running.out, measure=measure)
     run, steps = _train(f"distil {options.teacher}", prepare, running, distillation.folders(options))
     bundle = running.out / "bundle"
-    run.save(bundle, steps, running.thin)
-    for other in run.save_further(running.thin):
+    run.save(bundle, steps, running.thin, running.stored)
+    for other in run.save_further(running.thin, running.stored):
         say(f"the student of another average is in {other}", other)
     say(f'the student is in {bundle}: try `fewstep draw "a red heart" --model {shlex.quote(str(bundle))}`', bundle)
 

@@ -34,6 +34,7 @@ from .text import (
 )
 from .unpacked import unpack, unpacked_at, usual_configs
 from .weights import weight_files
+from .weights import stored_dtype, weight_files
 
 __all__ = [
     "BETA_KEYS",
@@ -80,6 +81,7 @@ __all__ = [
     "schedule_of",
     "sentence_encoder_folder",
     "single_file",
+    "stored_dtype",
     "text_conditioner",
     "to_timestep",
     "unpack",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 NO_WEIGHTS = (".position_ids", ".inv_freq")
@@ -38,6 +42,20 @@ def weight_files(folder: Path) -> tuple[str, list[Path]]:
         return "", []
     first = min(stored, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
     return first, [path for path in stored[first] if path.suffix == ".safetensors"]
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The numbers that most of a network's floating-point weights are stored in: float32 where nothing is stored."""
+    count: Counter[str] = Counter()
+    for path in weight_files(folder)[1]:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                found = file.get_slice(name)
+                count[found.get_dtype()] += math.prod(found.get_shape())
+    of = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    return max(
+        ((n, of[name]) for name, n in count.items() if name in of), key=itemgetter(0), default=(0, torch.float32)
+    )[1]
 
 
 def load_network(kind: Any, folder: Path, **options: Any) -> Any:

@@ -216,7 +216,7 @@ class Distillation:
         theirs = [f"{lora.name}: {lora.licence}" for lora in loras.loras_of(self.options.teacher_lora) if lora.licence]
         return "; ".join((*filter(None, [own]), *theirs))
 
-    def save_further(self, thin: bool = False) -> list[Path]:
+    def save_further(self, thin: bool = False, dtype: torch.dtype | None = None) -> list[Path]:
         """Write a bundle of every further average (``--further-ema``), of the last step's weights; says where they are."""
         places = further_places(self.options, self.folder)
         if not places:
@@ -224,7 +224,7 @@ class Distillation:
         state = checkpoint.load(Saving(self.folder / self.phases[-1].name).checkpoint)
         for decay, place in places.items():
             with lent(self.student.denoiser, state["averages"][further("student", decay)]["weights"]):
-                self.save(place, state["step"], thin, ema=decay)
+                self.save(place, state["step"], thin, dtype, decay)
         return list(places.values())
 
     def save(
@@ -232,11 +232,11 @@ class Distillation:
         folder: Path,
         steps_taken: int,
         thin: bool = False,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         ema: float | None = None,
     ) -> bundle.Card:
-        """Write the student as a bundle. ``thin`` leaves the text encoder to the package it comes from. ``ema`` is the decay of
-        the weights that it has, where it is not ``--ema``.
+        """Write the student as a bundle. ``thin`` leaves the text encoder to the package it comes from. ``dtype`` is its
+        weights', None takes the teacher's. ``ema`` is the decay of the weights that it has, where it is not ``--ema``.
 
         A LoRA student is written merged, with the LoRA alone in ``lora/``.
         """
@@ -249,13 +249,13 @@ class Distillation:
         with blended(self.student.denoiser, self.before, self.options.blend):
             return bundle.save(
                 folder,
-                replace(card, name=folder.name),
+                replace(card, name=bundle.name_of(folder)),
                 family=family,
                 network=self.student.denoiser.network,  # type: ignore[arg-type]
                 vae=getattr(self.model.codec, "vae", None),
                 scheduler=family.scheduler("student", family.noise(pretrained.Configs.read(source))),
                 text=None if thin else source,
-                dtype=dtype,
+                dtype=dtype or pretrained.stored_dtype(source / family.component),
                 origin=source,
                 notices="\n".join(dict.fromkeys(t for t in (bundle.notices_of(source), self.dataset.attribution) if t)),
             )

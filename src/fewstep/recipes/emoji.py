@@ -200,10 +200,10 @@ class TeacherRun:
     folder: Path | None = None
     """Folder of the run; by itself the one that the bundle is saved in."""
 
-    def save(self, folder: Path, steps_taken: int, thin: bool = False, dtype: torch.dtype = torch.float32) -> Card:
+    def save(self, folder: Path, steps_taken: int, thin: bool = False, dtype: torch.dtype | None = None) -> Card:
         """Write the teacher as a bundle; ``thin`` leaves the sentence encoder to its package."""
         card = Card(
-            name=folder.name,
+            name=bundle.name_of(folder),
             role="teacher",
             method="denoising",
             steps=(25, 50),
@@ -229,7 +229,7 @@ class TeacherRun:
             vae=self.vae,
             scheduler=scheduler("teacher"),
             text=text,
-            dtype=dtype,
+            dtype=dtype or torch.float32,
             notices=self.dataset.attribution,
         )
 

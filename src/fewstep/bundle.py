@@ -457,6 +457,10 @@ def locate(name: str | Path) -> Path:
     if not str(name):
         raise ValueError(f"no bundle is named: give a folder with model_index.json, or one of {', '.join(shipped())}")
     folder = Path(name)
+    if folder.suffix == ".gguf":
+        raise ValueError(
+            f"{name} is a GGUF file, quantised: give the diffusers folder of the model that it was made from"
+        )
     if folder.is_file() and folder.suffix not in (".json", ".md"):
         return of_single_file(folder)
     if not (folder / "model_index.json").is_file() and str(name) not in shipped() and HUB.fullmatch(str(name)):

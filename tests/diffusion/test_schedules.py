@@ -154,7 +154,7 @@ def test_guiding_x0_guides_what_the_network_says(kind: str) -> None:
 
 
 CONFIGS: list[tuple[dict[str, Any], str]] = [
-    ({"beta_schedule": "squaredcos_cap_v2"}, "'linear' or 'scaled_linear'"),
+    ({"beta_schedule": "laplace"}, "use linear, scaled_linear, squaredcos_cap_v2 or sigmoid"),
     ({"prediction_type": "velocity"}, "epsilon, v_prediction"),
 ]
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import foreign
-from fewstep import bundle, pretrained
+from fewstep import bundle, cli, pretrained
+from fewstep.diffusion.schedule import beta_table
+from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import prepare
 from fewstep.rng import Rng
@@ -124,3 +129,75 @@ def test_a_student_is_stored_as_its_teacher_is(root, tmp_path, dtype):
     assert {v.dtype for v in stored.values()} == {dtype}
     work.save(tmp_path / "run" / "bundle", 0, dtype=torch.float32)
     assert {v.dtype for v in load_file(tmp_path / "run" / "bundle" / "unet" / BIG).values()} == {torch.float32}
+
+
+def changed(folder: Path, file: str, **changes: Any) -> Path:
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "sentence"),
+    [
+        ("unet/config.json", {"sample_size": None}, r"has no sample_size.*write the side of its latents there"),
+        ("vae/config.json", {"latent_channels": 16}, "the VAE keeps 16 channels of latents, the unet draws 4"),
+        ("unet/config.json", {"addition_embed_type": "image"}, "more than the time and a text .addition_embed_type 'image'"),
+        ("unet/config.json", {"num_class_embeds": 10}, "more than the time and a text .num_class_embeds 10"),
+        ("unet/config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}, "unet is stored quantised .bitsandbytes"),
+        ("text_encoder/config.json", {"quantization_config": {"quant_method": "quanto"}}, "stored quantised .quanto"),
+    ],
+)  # fmt: skip
+def test_what_the_configs_tell_is_refused_before_any_weight_is_read(root, tmp_path, monkeypatch, file, changes, sentence):
+    folder = changed(copy(root, tmp_path), file, **changes)
+    monkeypatch.setattr(pretrained.reading, "load_network", lambda *_, **__: pytest.fail("weights are read"))
+    with pytest.raises(ValueError, match=sentence):
+        pretrained.load(folder)
+    with pytest.raises(ValueError, match=sentence):
+        bundle.card_of(folder)
+
+
+def test_quantised_files_are_refused_by_name(root, tmp_path):
+    folder = copy(root, tmp_path)
+    (folder / "unet" / BIG).rename(folder / "unet" / "model-Q4_K_M.gguf")
+    with pytest.raises(ValueError, match=r"model-Q4_K_M\.gguf is a GGUF file, quantised"):
+        pretrained.load(folder)
+    with pytest.raises(ValueError, match=r"x\.gguf is a GGUF file, quantised"):
+        bundle.locate(tmp_path / "x.gguf")
+
+
+def test_a_model_is_shown_without_reading_a_weight(root, tmp_path, monkeypatch, capsys):
+    """Its files are hashed, and nothing of them is loaded."""
+    folder = copy(root, tmp_path)
+    monkeypatch.setattr(pretrained.reading, "load_network", lambda *_, **__: pytest.fail("weights are read"))
+    cli.main(["info", str(folder)])
+    assert "native size 16×16" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("kind", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+@pytest.mark.parametrize("n", [1000, 100])
+def test_tables_of_betas_are_diffusers_own(kind, n):
+    from diffusers import DDPMScheduler
+
+    theirs = DDPMScheduler(beta_schedule=kind, beta_start=0.001, beta_end=0.02, num_train_timesteps=n).betas.double()
+    torch.testing.assert_close(beta_table(0.001, 0.02, n, kind), theirs, atol=1e-6, rtol=2e-6)  # theirs are single
+
+
+def test_a_student_of_a_sigmoid_table_is_drawn_by_stock_tools_as_by_fewstep(root, tmp_path):
+    folder = changed(copy(root, tmp_path), "scheduler/scheduler_config.json", beta_schedule="sigmoid")
+    foreign.pictures(tmp_path / "own")
+    work = prepare(distillation.options(teacher=str(folder), data=str(tmp_path / "own"), steps=0), tmp_path / "run")
+    work.save(tmp_path / "run" / "bundle", 0)
+    wanted = foreign.theirs(foreign.stock(tmp_path / "run" / "bundle"), num_inference_steps=2, guidance_scale=0)
+    made = foreign.numpy(Pipeline.open(tmp_path / "run" / "bundle")(Request(foreign.ASKED, foreign.SEEDS, 2)))
+    np.testing.assert_allclose(made, wanted, atol=2e-3)
+
+
+def test_an_encoder_without_a_pooler_gives_the_mean_of_its_tokens(root):
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 600}
+    encoder = BertModel(BertConfig(**sizes), add_pooling_layer=False)
+    cond = pretrained.TextConditioner(pretrained.load(root / "sd1").conditioner.tokenizer, encoder)(["a cat"])
+    assert cond.pooled.shape == (1, 8)
+    assert torch.isfinite(cond.pooled).all()

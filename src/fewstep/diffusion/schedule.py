@@ -89,6 +89,23 @@ class CachedSchedule:
         return torch.where(t >= 1, torch.ones_like(scale), scale) if self._unit_start else scale
 
 
+def beta_table(start: float, end: float, n: int, kind: str) -> Float[Tensor, " T"]:
+    """The usual tables: ``linear`` (DDPM), ``scaled_linear`` (Stable Diffusion), ``squaredcos_cap_v2`` (arXiv 2102.09672,
+    Eq. 17) or ``sigmoid`` (GeoDiff, arXiv 2203.02923). Raises ValueError otherwise."""
+    if kind == "linear":
+        betas = torch.linspace(start, end, n, dtype=torch.float64)
+    elif kind == "scaled_linear":
+        betas = torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
+    elif kind == "squaredcos_cap_v2":
+        kept = torch.cos((torch.arange(n + 1, dtype=torch.float64) / n + 0.008) / 1.008 * torch.pi / 2) ** 2
+        betas = (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
+    elif kind == "sigmoid":
+        betas = torch.sigmoid(torch.linspace(-6, 6, n, dtype=torch.float64)) * (end - start) + start
+    else:
+        raise ValueError(f"unknown beta schedule {kind!r}: use linear, scaled_linear, squaredcos_cap_v2 or sigmoid")
+    return betas
+
+
 class VariancePreserving:
     """A pretrained model's table of betas, read at any t: knot k of the table stands at ``t = (k + 1) / T``.
 
@@ -109,14 +126,8 @@ class VariancePreserving:
     def from_range(
         cls, start: float = 0.00085, end: float = 0.012, n: int = 1000, kind: str = "scaled_linear", **options: bool
     ) -> VariancePreserving:
-        """The usual tables: ``linear`` (DDPM) or ``scaled_linear`` (Stable Diffusion). Raises ValueError otherwise."""
-        if kind == "linear":
-            betas = torch.linspace(start, end, n, dtype=torch.float64)
-        elif kind == "scaled_linear":
-            betas = torch.linspace(start**0.5, end**0.5, n, dtype=torch.float64) ** 2
-        else:
-            raise ValueError(f"unknown beta schedule {kind!r}: use 'linear' or 'scaled_linear'")
-        return cls(betas, **options)
+        """One of the usual tables: `beta_table`."""
+        return cls(beta_table(start, end, n, kind), **options)
 
     @property
     def n_timesteps(self) -> int:

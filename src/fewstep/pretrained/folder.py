@@ -15,7 +15,7 @@ from ..parts.conditioner import Conditioner, Unread
 from .families import Configs, ModelFamily, family_of
 from .networks import NetworkDenoiser, VaeCodec
 from .quiet import quiet
-from .reading import Parts, refuse_pickles
+from .reading import Parts, refuse_pickles, refuse_quantised
 from .schedules import kind_of, schedule_of
 from .text import unread
 
@@ -67,11 +67,7 @@ class Pretrained:
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     """A diffusers folder -> Denoiser, Codec and Conditioner; raises ValueError with the fix on bad input."""
-    configs = Configs.read(folder)
-    refuse_pickles(folder)
-    schedule_of(dict(configs.scheduler))
-    family = family_of(configs)
-    family.check(configs)
+    configs, family = looked_at(folder)
     parts = Parts(folder, dict(configs.index), dtype)
     with quiet():
         network = parts(family.component)
@@ -83,10 +79,32 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Pretrained:
     return Pretrained(family, denoiser, codec, conditioner, folder, factor)
 
 
+def looked_at(folder: Path) -> tuple[Configs, ModelFamily]:
+    """A folder's configs and its family, all refused that the files themselves tell: no weights are read."""
+    configs = Configs.read(folder)
+    refuse_pickles(folder)
+    refuse_quantised(folder)
+    schedule_of(dict(configs.scheduler))
+    family = family_of(configs)
+    family.check(configs)
+    if not all(family.latent_shape(configs.of(family.component))[1:]):
+        raise ValueError(
+            f"{folder}/{family.component}/config.json has no sample_size, so nothing says what size its pictures are: write "
+            "the side of its latents there (64 for pictures of 512 pixels)"
+        )
+    channels, kept = family.latent_shape(configs.of(family.component))[0], configs.of("vae").get("latent_channels", 0)
+    if kept and kept != channels:
+        raise ValueError(
+            f"the VAE keeps {kept} channels of latents, the {family.component} draws {channels}: use the VAE that it was "
+            "trained with"
+        )
+    return configs, family
+
+
 def native_size(folder: Path) -> tuple[int, ...]:
     """Size of the media that a folder's model draws, ``S``, by its configs alone: no weights are read."""
-    configs = Configs.read(folder)
-    return family_of(configs).native_size(configs)
+    configs, family = looked_at(folder)
+    return family.native_size(configs)
 
 
 def reader_of(folder: Path) -> Callable[[Sequence[str]], list[Unread | None]]:

@@ -47,6 +47,22 @@ def has_part(index: Mapping[str, Any], name: str) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
 
 
+def refuse_quantised(folder: Path) -> None:
+    """Refuse weights that are stored in few bits: no gradient passes them, and what stock tools save of them is another model."""
+    for part in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if (found := sorted(part.glob("*.gguf"))) and not list(part.glob("*.safetensors")):
+            raise ValueError(
+                f"{found[0]} is a GGUF file, quantised: give the folder of the model that it was made from"
+            )
+        config = part / "config.json"
+        told = read_config(config).get("quantization_config") if config.is_file() else None
+        if told:
+            how = told.get("quant_method", "some method") if isinstance(told, dict) else told
+            raise ValueError(
+                f"{part} is stored quantised ({how}): give the folder of the model that it was made from, in fp32, bf16 or fp16"
+            )
+
+
 @dataclass
 class Parts:
     """Reads the parts that ``model_index.json`` names."""

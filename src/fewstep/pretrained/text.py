@@ -222,7 +222,8 @@ class TextConditioner(PretrainedConditioner):
             weights = mask.unsqueeze(-1).to(tokens.dtype)
             pooled = (tokens * weights).sum(1) / weights.sum(1)
         else:
-            pooled = out[1]
+            pooled = getattr(out, "pooler_output", None)
+            pooled = Conditioning(tokens=tokens, mask=mask).mean_token if pooled is None else pooled
         return Conditioning(tokens=tokens, pooled=pooled)
 
     def readers(self) -> Iterator[tuple[Any, Any, int | None]]:

@@ -10,7 +10,8 @@ import torch
 
 from ...parts.conditioner import ClassConditioner, Conditioner, Unread
 from ...tensors import Conditioning
-from ..schedules import BETA_KEYS, prediction_type
+from ..schedules import prediction_type
+from .family import table_of
 
 
 class NamedClasses(ClassConditioner):
@@ -70,5 +71,5 @@ def without_scaling(role: str, config: Mapping[str, Any], usual: Callable[[str, 
         timestep_spacing="trailing",
         variance_type="fixed_small",
         clip_sample=False,
-        **{key: config[key] for key in BETA_KEYS if key in config},
+        **table_of(config),
     )

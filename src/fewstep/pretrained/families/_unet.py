@@ -12,6 +12,13 @@ from ..schedules import kind_of, schedule_of
 from ._classes import without_scaling
 from .family import Configs, ModelFamily
 
+BESIDE: Mapping[str, tuple[Any, ...]] = {
+    "addition_embed_type": (None, "text", "text_time"),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+}
+"""What a UNet may be told beside the time and the text, by its config, and the values that are known here."""
+
 
 class UNetFamily(ModelFamily):
     """A ``UNet2DConditionModel`` that makes pictures from a prompt, and from nothing else."""
@@ -21,6 +28,12 @@ class UNetFamily(ModelFamily):
     def check(self, configs: Configs) -> None:
         """Inpainting and depth models have channels of their own."""
         config = configs.of(self.component)
+        for name, known in BESIDE.items():
+            if config.get(name) not in known:
+                raise ValueError(
+                    f"{configs.folder}/unet is told more than the time and a text ({name} {config[name]!r}), which is not "
+                    "known here: give the text-to-image model it was made from"
+                )
         takes, gives = config.get("in_channels"), config.get("out_channels")
         if takes != gives:
             raise ValueError(

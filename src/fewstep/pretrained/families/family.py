@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from ... import plugin
-from ...diffusion.schedule import NoiseSchedule
+from ...diffusion.schedule import NoiseSchedule, beta_table
 from ...parts.codec import Codec
 from ...parts.conditioner import Conditioner
 from ..networks import NetworkDenoiser, factor_of
@@ -138,7 +138,7 @@ class ModelFamily:
 
     def latent_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
         """Shape of one sample's latents at the native size, ``(C, *S)``, from the network's config."""
-        size = config["sample_size"]
+        size = config.get("sample_size") or 0
         return (config["in_channels"], *((size, size) if isinstance(size, int) else size))
 
     def longest(self, config: Mapping[str, Any]) -> int | None:
@@ -184,7 +184,7 @@ class ModelFamily:
             "prediction_type": prediction_type(dict(config)),
             "timestep_spacing": "trailing",
             "steps_offset": 1,
-            **{key: config[key] for key in BETA_KEYS if key in config},
+            **table_of(config),
         }
         if role != "student":
             options |= {"clip_sample": False, "set_alpha_to_one": True}
@@ -201,6 +201,19 @@ class ModelFamily:
         if vae is not None:
             lines["vae"] = ["diffusers", type(vae).__name__]
         return lines
+
+
+def table_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler config's table of betas, written so that every stock scheduler reads it: few know ``sigmoid``."""
+    betas = {key: config[key] for key in BETA_KEYS if key in config}
+    if betas.get("beta_schedule") != "sigmoid":
+        return betas
+    n, ends = betas.get("num_train_timesteps", 1000), (betas.get("beta_start", 0.0001), betas.get("beta_end", 0.02))
+    return {
+        "trained_betas": beta_table(*ends, n, "sigmoid").tolist(),
+        "num_train_timesteps": n,
+        "rescale_betas_zero_snr": betas.get("rescale_betas_zero_snr", False),
+    }
 
 
 def all_families() -> dict[str, ModelFamily]:

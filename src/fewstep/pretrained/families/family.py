@@ -89,8 +89,6 @@ class ModelFamily:
     """Keys of the VAE's config that its stock pipeline reads, apart from ``scaling_factor``."""
     targets: tuple[str, ...] = TARGETS
     """Ends of the names of the layers that a LoRA is added to."""
-    guidance_scale: float = 7.5
-    """Guidance that its teachers are drawn with, where no card says else; 1 is none."""
     sampler: str = "ancestral"
     """The sampler of its students, which the saved scheduler makes stock diffusers use."""
     guidance_scale: float = 7.5

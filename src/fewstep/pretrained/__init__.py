@@ -33,7 +33,6 @@ from .text import (
     text_conditioner,
 )
 from .unpacked import unpack, unpacked_at, usual_configs
-from .weights import weight_files
 from .weights import stored_dtype, weight_files
 
 __all__ = [

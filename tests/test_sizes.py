@@ -27,6 +27,7 @@ from fewstep.parts.denoiser import Teacher
 from fewstep.parts.features.efficientnet import ImageNetFeatures
 from fewstep.recipes import assembly, distillation, warm
 from fewstep.training import buckets
+from method_parts import SMALL
 
 LYING, STANDING = (32, 48), (48, 32)
 """Height and width."""
@@ -409,5 +410,6 @@ def test_every_method_trains_in_buckets(method, bucketed, teacher, tmp_path, mon
     monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
     cli.main(["distill", "--teacher", str(teacher), "--data", str(bucketed), "--method", method, "--batch-size", "8",
               "--warm.steps", "0", "--warm.pairs", "6", "--warm.teacher-steps", "1", "--steps", "3", "--keep", "last",
+              *(f"--{method}.{option.replace('_', '-')}={value}" for option, value in SMALL.get(method, {}).items()),
               "--out", str(tmp_path / "run")])  # fmt: skip
     assert Pipeline.open(tmp_path / "run" / "bundle").card.sizes == ((32, 32), (16, 48), (48, 16))

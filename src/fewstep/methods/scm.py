@@ -14,6 +14,10 @@ A consistent student gives the same estimate all along a trajectory, ``df/dt = 0
 ``||F_theta - sg(F_theta + g)||^2`` with ``g = -cos^2 (F_theta - dx/dt) - r (cos sin x_t + cos sin dF_theta/dt)`` (Eq. 8 and
 Algorithm 1), which is ``cos df/dt`` where r = 1. It needs no neighbouring time and no target network. The paper's learned weight
 of each time is left out.
+
+The derivative is as good as the network is smooth in its time. The paper changes the network's time embedding for that; stock
+networks embed the timestep of a thousand in fast waves, and on digits such a student came apart (docs/log.md): try it beside
+``lcm`` before you rely on it.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,3 +174,11 @@ def test_weights_that_came_out_other_than_they_went_in_are_refused(tmp_path):
             hold_against(tmp_path, {"a": ones}, made, ones.dtype)
     with pytest.raises(ValueError, match="1 weights that its configs have no place for"):
         hold_against(tmp_path, {"a": ones, "first_stage_model.b": ones}, {"a": ones}, ones.dtype)
+
+
+def test_unpacking_says_one_line(folder, file, tmp_path):
+    words = ["export", str(file), "--config", str(folder), "--output", str(tmp_path / "cat")]
+    program = [sys.executable, "-c", "from fewstep import cli; cli.main()"]
+    done = subprocess.run([*program, *words], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the model is in" in done.stdout

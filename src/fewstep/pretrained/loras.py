@@ -85,7 +85,8 @@ def merge(network: Any, family: ModelFamily, given: Sequence[str]) -> None:
     import diffusers
 
     extras.require("--teacher-lora", extras.of("lora"))
-    reader = getattr(getattr(diffusers, family.pipeline), "lora_state_dict", None)
+    with quiet():  # the class is imported now, and its library talks
+        reader = getattr(getattr(diffusers, family.pipeline), "lora_state_dict", None)
     if reader is None or not hasattr(network, "load_lora_adapter"):
         raise ValueError(f"stock diffusers loads no LoRA onto a {type(network).__name__}: leave --teacher-lora out")
     for lora in loras_of(given):

@@ -13,14 +13,15 @@ def quiet() -> Iterator[None]:
     import transformers.utils.logging as theirs
 
     levels = ours.get_verbosity(), theirs.get_verbosity()
-    bars = theirs.is_progress_bar_enabled()
+    bars = [library for library in (ours, theirs) if library.is_progress_bar_enabled()]
     ours.set_verbosity_error()
     theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
+    for library in bars:
+        library.disable_progress_bar()
     try:
         yield
     finally:
         ours.set_verbosity(levels[0])
         theirs.set_verbosity(levels[1])
-        if bars:
-            theirs.enable_progress_bar()
+        for library in bars:
+            library.enable_progress_bar()

@@ -77,7 +77,8 @@ def unpack(file: Path, configs: Path, out: Path) -> None:
         raise ValueError(
             f"{file} and {configs} differ in what the network predicts (eps or v): give the configs of its model"
         )
-    kind = getattr(diffusers, str(told.index["_class_name"]))
+    with quiet():  # the class is imported now, and its library talks
+        kind = getattr(diffusers, str(told.index["_class_name"]))
     plain: dict[str, None] = {name: None for name in ("safety_checker", "feature_extractor") if name in told.index}
     dtype = given[next(name for name in given if name.startswith("model.diffusion_model."))].dtype
     with quiet(), replaced(out) as draft:

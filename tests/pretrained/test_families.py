@@ -118,7 +118,7 @@ def recorded(
     scheduler.step = recording
     generator = [torch.Generator().manual_seed(s) for s in SEEDS[: len(prompts)]]
     sized = {} if one.other is None else {"height": size[0], "width": size[1]}
-    guided = {one.guided: scale} if one.guided else {}
+    guided = {one.guided: one.stock_scale(scale)} if one.guided else {}
     asked = {**one.call(prompts), **one.extra, **sized, **guided, "num_inference_steps": steps}
     try:
         images = pipe(**asked, generator=generator, output_type="np").images
@@ -186,7 +186,9 @@ def hold_x0(one: Tiny, folder: Path, asked: Sequence[tuple[int, bool, float]], *
     for n, other, weight in asked:
         prompts, scale = one.prompts[:n], weight if one.guided else 1.0
         size = one.size(model.native_size, other)
-        steps, _ = recorded(one, pipe, prompts, STEPS, size, one.unguided if scale == 1 else scale)
+        steps, _ = recorded(one, pipe, prompts, STEPS, size, scale)
+        if model.family.sampler == "renoise" and not other:  # its shift is that of the native size
+            np.testing.assert_allclose([time_of(model, step) for step in steps], sampler.trailing_times(STEPS), atol=1e-5)
         for step in steps:
             x_t = one.spatial(pipe, step.sample, size).float()
             theirs = one.spatial(pipe, their_x0(pipe, model.denoiser.kind, step), size)
@@ -281,7 +283,7 @@ def students(root: Path, teachers: dict[str, Path]) -> dict[tuple[str, str], Pat
 
 
 ALONE = """
-import json, sys
+import copy, json, sys
 import diffusers, numpy as np, torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 randn, randn_like = torch.randn, torch.randn_like
@@ -298,7 +300,7 @@ for name, kind, folder, dtype, call, seed, counts in json.loads(sys.argv[1]):
         call["image"] = torch.tensor(call["image"])
     for n, words in counts.items():
         torch.manual_seed(seed)
-        made[f"{name} {n}"] = pipe(**call, **words, output_type="np").images
+        made[f"{name} {n}"] = pipe(**copy.deepcopy(call), **words, output_type="np").images  # Z-Image writes into its prompts
 assert not any(name.partition(".")[0] == "fewstep" for name in sys.modules)
 np.savez(sys.argv[2], **made)
 """
@@ -419,6 +421,9 @@ def test_blocks_are_tapped(teachers, name):
     found = model.denoiser.features(x, torch.tensor([0.5, 0.9]), cond)
     assert len(found.levels) == len(model.denoiser.tapped()) >= 1
     assert all(level.shape[0] == 2 and level.ndim >= 3 and level.std() > 0 for level in found.levels)
+    alone = model.denoiser.features(x[1:], torch.tensor([0.9]), cond[1:])
+    for level, own in zip(found.levels, alone.levels):
+        torch.testing.assert_close(level[1:], own, rtol=1e-4, atol=1e-4 * float(own.abs().max()))  # whoever else is drawn
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if TINIES[name].refused])

@@ -44,10 +44,10 @@ def same(conditioner: Conditioner, one: str, other: str) -> bool:
     return torch.equal(a.tokens, b.tokens) and torch.equal(a.pooled, b.pooled)
 
 
-LONGER = {"sd3": "a red heart with wings " * 15, "sana": "a red heart with wings " * 40}
+LONGER = {"sd3": "a red heart with wings " * 15, **dict.fromkeys(("sana", "z_image", "lumina2"), "a red heart with wings " * 40)}
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "sana"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "sana", "z_image", "lumina2"])
 def test_what_was_read_is_what_the_encoder_made_its_numbers_of(root: Path, family: str) -> None:
     """The prompt and its part that was read are encoded to the same bits; a character less is not."""
     folder = TINIES[family].make(root / family)

@@ -18,6 +18,9 @@ from torch import Tensor
 
 PROMPTS = ("a red heart", "a blue house", "a cat")
 
+ONE_LONG = ("a red heart", "a blue house with wings " * 40, "a cat")
+"""The second is longer than language models read: where it is cut has to be where the stock pipeline cuts it."""
+
 
 def by_prompt(prompts: Sequence[str]) -> dict[str, Any]:
     """What most stock pipelines are asked with."""
@@ -50,8 +53,8 @@ class Tiny:
     """The stock pipeline's own arguments for prompts."""
     guided: str = "guidance_scale"
     """Its argument that weighs classifier-free guidance; empty where it has none."""
-    unguided: float = 1.0
-    """The value of that which means none."""
+    stock_scale: Callable[[float], float] = float
+    """Weight of guidance, 1 for none -> the value of that argument: some pipelines count from 0."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that are always given."""
     other: tuple[int, int] | None = (24, 16)
@@ -66,6 +69,8 @@ class Tiny:
     """Arguments that the stock teacher needs beside, to be drawn without guidance."""
     variants: Mapping[str, Variant] = field(default_factory=dict)
     """The family's other models, by what they are: each is held to its own stock pipeline's x0."""
+    refused: Sequence[tuple[str, Mapping[str, Any], str]] = ()
+    """Config files, lines that are changed in them, and the sentence, as a pattern, that refuses the folder then."""
     without: Mapping[str, str] = field(default_factory=dict)
     """Checks of the suite that cannot be held, and why, as docs/models.md says it: "image to image", "prompts", "fp16". For
     "lora" and "freeze" it is the sentence, as a pattern, that refuses them."""
@@ -74,9 +79,6 @@ class Tiny:
     def no_guidance(self) -> dict[str, float]:
         """``guidance_scale=0``, as a student is drawn, where the pipeline has the argument."""
         return {"guidance_scale": 0} if self.guided else {}
-
-    refused: Sequence[tuple[str, Mapping[str, Any], str]] = ()
-    """Config files, lines that are changed in them, and the sentence, as a pattern, that refuses the folder then."""
 
     def size(self, native: Sequence[int], other: bool = False) -> tuple[int, int]:
         """(H, W) of the native size, or of the other one."""
@@ -126,3 +128,25 @@ def gemma(width: int, text: Sequence[str]) -> tuple[Any, Any]:
     tokenizer = GemmaTokenizer(vocab=vocabulary, merges=merges)
     tokenizer._tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
     return tokenizer, Gemma2Model(config).eval()
+
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}{% if not enable_thinking %}<think>{% endif %}"
+)
+"""What matters of Qwen3's own template."""
+
+
+def qwen(width: int) -> tuple[Any, Any]:
+    """A Qwen tokenizer of single bytes with a chat's marks, and a Qwen3 of three layers."""
+    from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    vocabulary = {word: i for i, word in enumerate([*bytes_to_unicode().values(), "<|endoftext|>"])}
+    marks = ["<|im_start|>", "<|im_end|>"]
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=marks, chat_template=CHAT)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=16, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    return tokenizer, Qwen3Model(config).eval()

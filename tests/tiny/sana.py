@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
 
 import foreign
-from tiny import Tiny, gemma, scaled
+from tiny import ONE_LONG, Tiny, gemma, scaled
 
 INSTRUCTION = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 
@@ -42,6 +42,7 @@ def make(root: Path) -> Path:
 
 TINY = Tiny(
     make,
+    prompts=ONE_LONG,
     extra={"use_resolution_binning": False},  # the sizes that it bins to are those of the large models
     other=(64, 32),
     student={"height": 32, "width": 32},

@@ -48,6 +48,11 @@ class RenoisedFlowFamily(FlowFamily):
         )
 
 
+def unless_1024(size: Sequence[int]) -> dict[str, Any]:
+    """What a stock pipeline is asked with that takes 1024 by 1024 pixels for granted, whatever its network's size."""
+    return {} if tuple(size) == (1024, 1024) else {"height": size[0], "width": size[1]}
+
+
 class PackedFlowFamily(RenoisedFlowFamily):
     """One whose network sees patches of two by two latents as tokens of four times the channels."""
 
@@ -62,7 +67,7 @@ class PackedFlowFamily(RenoisedFlowFamily):
 
     def arguments(self, size: Sequence[int]) -> dict[str, Any]:
         """Its size, where that is not the stock pipeline's 1024."""
-        return {} if tuple(size) == (1024, 1024) else {"height": size[0], "width": size[1]}
+        return unless_1024(size)
 
 
 class PackedDenoiser(TransformerDenoiser):

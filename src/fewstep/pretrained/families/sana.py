@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from ...parts.codec import Codec
 from ...tensors import Conditioning, Latents, Time
 from ..networks import NetworkDenoiser, TransformerDenoiser
 from ..reading import Parts
-from ..schedules import kind_of
-from ..text import PretrainedConditioner, Written, tokenized
-from .family import Configs, ModelFamily
+from ..text import Written
+from ._flow import FlowFamily, unless_1024
+from ._language import LanguageConditioner, masked
+from .family import Configs
 
 TOKENS = 300
 """How many of Gemma's tokens the network is given."""
@@ -61,58 +62,47 @@ class Instruction:
         return len(tokenizer.encode(self.text)) + TOKENS - 2
 
 
-class SanaConditioner(PretrainedConditioner):
+class SanaConditioner(LanguageConditioner):
     """Gemma 2's last states of the prompt after an instruction (arXiv 2410.10629, section 2.3): the first and the last 299."""
 
     written: Instruction
 
     def __init__(self, tokenizer: Any, encoder: nn.Module, instruction: Instruction) -> None:
-        super().__init__()
-        self.tokenizer, self.encoder = tokenizer, encoder.eval().requires_grad_(False)
-        self.tokenizer.padding_side = "right"
-        self.written, self.length = instruction, instruction.length(tokenizer)
-
-    def forward(self, prompts: Sequence[str]) -> Conditioning:
-        """``[B, 300, D]``; pooled is their mean."""
-        return self._read([self.written(prompt) for prompt in prompts], self.length)
+        super().__init__(tokenizer, encoder, instruction.length(tokenizer), instruction)
+        tokenizer.padding_side = "right"
 
     def null(self, n: int) -> Conditioning:
-        """Nothing asked for, and no instruction: the stock pipeline's negative prompt."""
-        return self._read([""] * n, TOKENS)
+        """Nothing asked for, and no instruction."""
+        return self.read([""] * n, TOKENS)
 
-    @torch.no_grad()
-    def _read(self, texts: Sequence[str], length: int) -> Conditioning:
-        ids = tokenized(self.tokenizer, texts, length).to(self.encoder.device)
-        tokens, mask = self.encoder(ids.input_ids, attention_mask=ids.attention_mask)[0], ids.attention_mask
+    def read(self, texts: Sequence[str], length: int) -> Conditioning:
+        """Those tokens of so many."""
+        cond = super().read(texts, length)
+        assert cond.tokens is not None
+        assert cond.mask is not None
         seen = [0, *range(length - TOKENS + 1, length)]
-        cond = Conditioning(tokens=tokens[:, seen], mask=mask[:, seen])
-        return Conditioning(tokens=cond.tokens, mask=cond.mask, pooled=cond.mean_token)
+        return masked(cond.tokens[:, seen], cond.mask[:, seen])
 
-    def readers(self) -> Iterator[tuple[Any, Any, int | None]]:
-        """The one."""
-        yield self.tokenizer, self.encoder, self.length
+    def states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Those of the last layer."""
+        return self.encoder(input_ids=ids, attention_mask=mask)[0]
 
     def facts(self) -> dict[str, Any]:
         """The instruction."""
         return {"instruction": self.written.text}
 
 
-class Sana(ModelFamily):
+class Sana(FlowFamily):
     """Sana of any size and version that its stock pipeline draws step by step."""
 
     title = "Sana"
     pipeline = "SanaPipeline"
-    component = "transformer"
     networks = ("SanaTransformer2DModel",)
     tokenizers = {"tokenizer": None}  # noqa: RUF012
 
     def check(self, configs: Configs) -> None:
         """A flow, of a network that is not told the guidance: Sana-Sprint's is."""
-        if (kind := kind_of(dict(configs.scheduler))) != "flow":
-            raise ValueError(
-                f"{configs.folder} has a {configs.kind('transformer')} ({kind}), and Sana predicts a flow: give it the "
-                "scheduler that it was trained with"
-            )
+        super().check(configs)
         if configs.of("transformer").get("guidance_embeds"):
             raise ValueError(
                 f"{configs.folder} is a Sana that is told the guidance (guidance_embeds in transformer/config.json), such as "
@@ -133,8 +123,8 @@ class Sana(ModelFamily):
         return [(tokenizer, instruction.length(tokenizer), instruction)]
 
     def arguments(self, size: Sequence[int]) -> dict[str, Any]:
-        """Its size, which the stock pipeline takes for 1024."""
-        return {"height": size[0], "width": size[1]}
+        """Its size, where that is not the stock pipeline's 1024."""
+        return unless_1024(size)
 
 
 FAMILY = Sana()

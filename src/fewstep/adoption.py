@@ -11,7 +11,7 @@ from typing import Any
 from . import bundle, pretrained
 from .bundle import CARD, Card
 from .diffusion.sampler import trailing_times
-from .pretrained import Configs, Known, Recognised, VaeCodec, consistency_times, trainable
+from .pretrained import Configs, Known, Recognised, VaeCodec, consistency_times, loras
 
 TEACHER = "teacher"
 """What ``--as`` is given for a model of many steps."""
@@ -68,9 +68,10 @@ def merge(
             "LoRA in diffusers, save the pipeline, and adopt that folder"
         )
     bundle.check_place(out)
+    loras.loras_of([f"{lora}:{weight!r}"], "--lora")
     found = meant(folder, key, tuple(sorted(set(steps))), aloud=False)
     model = pretrained.load(folder)
-    trainable.merge_lora(model.denoiser.network, lora, model.family.pipeline, weight)
+    loras.merge(model.denoiser.network, model.family, [f"{lora}:{weight!r}"], "--lora", whole=True)
     base = pretrained.read_terms(folder).licence or "not stated"
     card = replace(
         bundle.recognised(folder, found, model.native_size),

@@ -526,6 +526,19 @@ def of_single_file(file: Path) -> Path:
     return place
 
 
+def check_thin(folder: Path) -> None:
+    """Raise ValueError for a model whose text encoder is no package's: a bundle without it could not be opened again."""
+    if card_file(folder) and card_of(folder).text_encoder == "sentence":
+        return
+    packaged = pretrained.sentence_encoder_folder(cache_dir()) / "text_encoder"
+    (_, own), (_, theirs) = (pretrained.weight_files(place) for place in (folder / "text_encoder", packaged))
+    if not own or [file_hash(path) for path in own] != [file_hash(path) for path in theirs]:
+        raise ValueError(
+            f"--thin leaves out a text encoder that comes in a package, and {name_of(folder)} has one of its own: leave out "
+            "--thin"
+        )
+
+
 def notices_of(folder: Path) -> str:
     """The notices that must go with a model: its own ATTRIBUTION.md, or the one that shipped bundles share; "" for none."""
     page = folder / ATTRIBUTION

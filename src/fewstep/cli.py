@@ -191,9 +191,12 @@ def distill(
     running: Annotated[Running, FLAT] = Running(Path("runs/student")),
 ) -> None:
     """Distil a teacher into a student that draws in one to four steps: by ADD (arXiv 2311.17042), or by another --method."""
+    from . import bundle as models
     from .evaluation import suite
     from .recipes import distillation
 
+    if running.thin:
+        models.check_thin(models.locate(options.teacher))
     measure = suite.while_training(getattr(options.own, "features", "")) if options.keep == "best" else None
     prepare = partial(distillation.prepare, options, running.out, measure=measure)
     run, steps = _train(f"distil {options.teacher}", prepare, running, distillation.folders(options))

@@ -100,7 +100,7 @@ def test_what_is_no_lora_of_this_teacher_is_refused_before_any_work(teacher, tmp
     save_file({"unet.nowhere.lora_A.weight": torch.zeros(2, 8), "unet.nowhere.lora_B.weight": torch.zeros(8, 2)}, other)
     save_file({"a": torch.zeros(2)}, tmp_path / "plain.safetensors")
     model = pretrained.load(teacher)
-    with pytest.raises(ValueError, match="does not fit the teacher"):
+    with pytest.raises(ValueError, match="does not fit this unet"):
         loras.merge(model.denoiser.network, model.family, (str(other),))
     for word, said in {"plain.safetensors": "holds no LoRA", "none.safetensors": "give FILE or", "x:inf": "no weight"}.items():
         with pytest.raises(ValueError, match=said):

@@ -201,3 +201,15 @@ def test_an_encoder_without_a_pooler_gives_the_mean_of_its_tokens(root):
     cond = pretrained.TextConditioner(pretrained.load(root / "sd1").conditioner.tokenizer, encoder)(["a cat"])
     assert cond.pooled.shape == (1, 8)
     assert torch.isfinite(cond.pooled).all()
+
+
+def test_a_thin_student_is_refused_where_nothing_could_complete_it(root, tmp_path):
+    """Before anything is trained: the teacher's text encoder is its own, and no package has it."""
+    foreign.pictures(tmp_path / "own")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["distill", "--teacher", str(root / "sd1"), "--data", str(tmp_path / "own"), "--thin", "--steps", "0",
+                  "--out", str(tmp_path / "run")])  # fmt: skip
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r"sd1 has one of its own: leave out --thin"):
+        bundle.check_thin(root / "sd1")
+    bundle.check_thin(bundle.locate("emoji-64-teacher"))

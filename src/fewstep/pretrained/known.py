@@ -146,7 +146,7 @@ KNOWN: tuple[Known, ...] = (
     Known(
         "sana-sprint", "SANA-Sprint", r"sana-sprint\b.*", "SanaSprintPipeline and SCMScheduler",
         lambda c: _pipeline(c, "SanaSprintPipeline") and _scheduler(c, "SCMScheduler"),
-        (1, 2), "renoise", "SCMScheduler", method="sana-sprint", alone=True, embedded_guidance=4.5,
+        (1,), "renoise", "SCMScheduler", method="sana-sprint", alone=True, embedded_guidance=4.5,
     ),
     Known(
         "z-image-turbo", "Z-Image-Turbo", r"z-image-turbo", "ZImagePipeline and FlowMatchEulerDiscreteScheduler",

@@ -37,8 +37,8 @@ class Lora(NamedTuple):
             return (found.metadata() or {}).get("modelspec.license", "")
 
 
-def loras_of(given: Sequence[str]) -> list[Lora]:
-    """``FILE`` or ``FILE:weight``, read. Raises ValueError with the fix for what is no LoRA."""
+def loras_of(given: Sequence[str], option: str = "--teacher-lora") -> list[Lora]:
+    """``FILE`` or ``FILE:weight``, as ``option`` was given them, read. Raises ValueError with the fix for what is no LoRA."""
     made = []
     for word in given:
         start, colon, end = word.rpartition(":")
@@ -47,17 +47,17 @@ def loras_of(given: Sequence[str]) -> list[Lora]:
         except ValueError:
             lora = Lora(Path(word), 1.0)
         if not math.isfinite(lora.weight):
-            raise ValueError(f"--teacher-lora {word} has no weight to add with: give FILE:0.8, or FILE for 1")
+            raise ValueError(f"{option} {word} has no weight to add with: give FILE:0.8, or FILE for 1")
         if lora.file.suffix != ".safetensors" or not lora.file.is_file():
-            raise ValueError(f"--teacher-lora {word} is no .safetensors file: give FILE or FILE:weight")
+            raise ValueError(f"{option} {word} is no .safetensors file: give FILE or FILE:weight")
         try:
             with safe_open(lora.file, "pt") as found:
                 names = list(found.keys())
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"--teacher-lora {lora.file} cannot be read ({error}): fetch it again") from None
+            raise ValueError(f"{option} {lora.file} cannot be read ({error}): fetch it again") from None
         if not any("lora" in name for name in names):
             raise ValueError(
-                f"--teacher-lora {lora.file} holds no LoRA (its first weight is {names[0] if names else 'none'})"
+                f"{option} {lora.file} holds no LoRA (its first weight is {names[0] if names else 'none'})"
             )
         made.append(lora)
     return made
@@ -75,40 +75,36 @@ def check_licences(given: Sequence[str]) -> None:
         check_commercial(f"--teacher-lora {lora.file}", licence, licence * bool(RESEARCH_ONLY.search(licence)))
 
 
-def merge(network: Any, family: ModelFamily, given: Sequence[str]) -> None:
+def merge(
+    network: Any, family: ModelFamily, given: Sequence[str], option: str = "--teacher-lora", whole: bool = False
+) -> None:
     """Add LoRAs to a network's own weights, in their order; a warning tells of those for text encoders, which are left out.
 
-    Raises ValueError with the fix where one does not fit the network.
+    Raises ValueError with the fix where one does not fit the network; with ``whole``, too, where one has such others.
     """
     if not given:
         return
     import diffusers
 
-    extras.require("--teacher-lora", extras.of("lora"))
+    extras.require(option, extras.of("lora"))
     with quiet():  # the class is imported now, and its library talks
         reader = getattr(getattr(diffusers, family.pipeline), "lora_state_dict", None)
     if reader is None or not hasattr(network, "load_lora_adapter"):
-        raise ValueError(f"stock diffusers loads no LoRA onto a {type(network).__name__}: leave --teacher-lora out")
-    for lora in loras_of(given):
-        options = {"unet_config": network.config} if family.component == "unet" else {}
+        raise ValueError(f"stock diffusers loads no LoRA onto a {type(network).__name__}: leave {option} out")
+    for lora in loras_of(given, option):
         try:
             with quiet():
-                state, *more = reader(str(lora.file), local_files_only=True, **options)
-                own = {n: v for n, v in state.items() if n.startswith(f"{family.component}.")}
-                alphas = (
-                    {n: a for n, a in (more[0] or {}).items() if n.startswith(f"{family.component}.")} if more else None
-                )
-                if not own:
-                    raise ValueError(f"it holds nothing for the {family.component}")
-                network.load_lora_adapter(
-                    own, prefix=family.component, network_alphas=alphas or None, adapter_name=ADAPTER
-                )
-                network.fuse_lora(lora_scale=lora.weight, adapter_names=[ADAPTER])
-                network.unload_lora()
+                state, own = added(network, family.component, reader, lora.file)
+                if whole and len(own) < len(state):
+                    raise ValueError(
+                        f"it holds {next(k for k in state if k not in own)}, and the network's alone is merged"
+                    )
+            network.fuse_lora(lora_scale=lora.weight, adapter_names=[ADAPTER])
+            network.unload_lora()
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(
-                f"--teacher-lora {lora.file} does not fit the teacher ({str(error).splitlines()[0]:.120}): give one that was "
-                "made for it"
+                f"{option} {lora.file} does not fit this {family.component} ({str(error).splitlines()[0]:.200}): give one "
+                "that was made for it"
             ) from None
         if len(own) < len(state):
             warnings.warn(
@@ -116,3 +112,22 @@ def merge(network: Any, family: ModelFamily, given: Sequence[str]) -> None:
                 "are read as without it",
                 stacklevel=3,
             )
+
+
+def added(network: Any, component: str, reader: Any, file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Hang a LoRA onto a network; its weights in diffusers' layout, all of them and those that are the network's.
+
+    Raises ValueError where the network has not all of the layers that it is for.
+    """
+    options = {"unet_config": network.config} if component == "unet" else {}
+    state, *more = reader(str(file), local_files_only=True, **options)
+    own = {n: v for n, v in state.items() if n.startswith(f"{component}.")}
+    if not own:
+        raise ValueError(f"it holds nothing for the {component}")
+    alphas = {n: a for n, a in ((more[0] if more else None) or {}).items() if n.startswith(f"{component}.")}
+    network.load_lora_adapter(own, prefix=component, network_alphas=alphas or None, adapter_name=ADAPTER)
+    taken = sum(hasattr(m, "lora_A") for m in network.modules())
+    held = sum("lora_A." in k or "lora.down." in k or "lora_down." in k for k in own)
+    if taken != held:
+        raise ValueError(f"it is for {held} layers, of which {taken} are here")
+    return state, own

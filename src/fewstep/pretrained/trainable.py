@@ -117,37 +117,3 @@ def merged_state(network: Any) -> dict[str, Tensor]:
             key = f"{name}.weight"
             plain[key] = plain[key] + cast(Any, module).get_delta_weight(ADAPTER).to(plain[key].dtype)
     return plain
-
-
-def merge_lora(network: Any, path: Path, pipeline: str, weight: float = 1.0) -> None:
-    """Add somebody else's LoRA for a UNet to its weights, ``weight`` times; ``pipeline`` is the stock pipeline's class.
-
-    Files of diffusers and of kohya's tools are read, as stock ``load_lora_weights`` reads them. Raises ValueError with the
-    fix for another file, for one that does not fit, and for one that holds text encoders' weights, too.
-    """
-    import diffusers
-    from safetensors.torch import load_file
-
-    extras.require("a LoRA", extras.of("lora"))
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise ValueError(f"{path} is no LoRA in a .safetensors file: give one")
-    kind = getattr(diffusers, pipeline)
-    if not hasattr(kind, "load_lora_into_unet"):
-        raise ValueError(
-            f"a LoRA is merged into a UNet, and {pipeline} has none: give a folder of Stable Diffusion or SDXL"
-        )
-    try:
-        with quiet():
-            weights, alphas = kind.lora_state_dict(load_file(path), unet_config=network.config)
-            mine = {k: v for k, v in weights.items() if k.startswith("unet.")}
-            if len(mine) < len(weights) or not mine:
-                other = next((k for k in weights if k not in mine), "nothing")
-                raise ValueError(f"it holds {other}, and a LoRA of the UNet alone is merged")
-            kind.load_lora_into_unet(mine, network_alphas=alphas, unet=network, adapter_name=ADAPTER)
-    except (ValueError, KeyError, RuntimeError, OSError) as error:
-        raise ValueError(f"{path} does not fit this UNet ({str(error).splitlines()[0]:.200}): give another") from None
-    taken = sum(hasattr(m, "lora_A") for m in network.modules())
-    if taken != (held := sum("lora_A." in k or "lora.down." in k or "lora_down." in k for k in mine)):
-        raise ValueError(f"{path} is for {held} layers, of which this UNet has {taken}: give one that was made for it")
-    network.fuse_lora(lora_scale=weight, adapter_names=[ADAPTER])
-    network.unload_lora()

@@ -7,6 +7,7 @@ and every tool reads the file alike, with or without its metadata. It is kept as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,14 +29,16 @@ TARGETS = (
 """Where a rank is added: attention, feed-forward and residual layers (LCM-LoRA, arXiv 2311.05556, takes the same)."""
 
 
-def choose(network: nn.Module, what: What, rank: int = 64, seed: int = 0) -> float:
+def choose(network: nn.Module, what: What, rank: int = 64, seed: int = 0, targets: Sequence[str] = TARGETS) -> float:
     """Make exactly the chosen weights of a diffusers network trainable; returns their share of all.
+
+    ``targets`` are the ends of the names of the layers that a LoRA is added to.
 
     ``freeze`` keeps the convolutions inside the blocks as they are (GDD-I, arXiv 2405.20750) and trains the rest: norms,
     attention, time and the first and last convolution. Raises ValueError with the fix where that leaves nothing or all.
     """
     if what == "lora":
-        add_lora(network, rank, seed)
+        add_lora(network, rank, seed, targets)
     else:
         network.requires_grad_(True)
         if what == "freeze":
@@ -62,7 +65,7 @@ def freeze_convolutions(network: nn.Module) -> None:
         module.requires_grad_(False)
 
 
-def add_lora(network: Any, rank: int, seed: int = 0) -> None:
+def add_lora(network: Any, rank: int, seed: int = 0, ends: Sequence[str] = TARGETS) -> None:
     """Freeze the network and give it low-rank additions that start at zero. Raises ValueError with the fix."""
     if rank < 1:
         raise ValueError(f"a LoRA of rank {rank} holds nothing: use --rank 1 or more, 64 is usual")
@@ -71,7 +74,7 @@ def add_lora(network: Any, rank: int, seed: int = 0) -> None:
     extras.require("a LoRA student", extras.of("lora"))
     from peft import LoraConfig
 
-    ends = tuple(f".{name}" for name in TARGETS)
+    ends = tuple(f".{name}" for name in ends)
     targets = [
         name
         for name, module in network.named_modules()

@@ -68,6 +68,7 @@ class Parts:
         self.student, self.teacher, self.codec = student, teacher, model.codec
         self._conditioner, self._data, self._draw_pairs = model.conditioner, data, draw_pairs
         self._setting, self._network, self._what, self._rank = setting, network, what, rank
+        self._targets = model.family.targets
         self._image: Tensor | None = None
         self._media = False
         self._pairs: Samples | None = None
@@ -105,7 +106,7 @@ class Parts:
     def denoiser(self) -> Denoiser:
         """A trainable copy of the teacher, as much of it as of the student."""
         made = copy.deepcopy(self.teacher.denoiser).requires_grad_(True)
-        trainable.choose(made.network, self._what, self._rank, self._setting.seed)  # type: ignore[arg-type]
+        trainable.choose(made.network, self._what, self._rank, self._setting.seed, self._targets)  # type: ignore[arg-type]
         return made
 
     def follower(self, of: nn.Module) -> nn.Module:
@@ -213,7 +214,7 @@ def student_of(
     denoiser = copy.deepcopy(model.denoiser)
     if init not in ("teacher", "random"):
         train_on(denoiser.network, init)
-    share = trainable.choose(denoiser.network, what, rank, seed)
+    share = trainable.choose(denoiser.network, what, rank, seed, model.family.targets)
     if init == "random":
         randomise(denoiser, seed)
     return denoiser, share

@@ -13,6 +13,7 @@ from ...parts.codec import Codec
 from ...tensors import Conditioning, Latents, Time
 from ..networks import NetworkDenoiser, TransformerDenoiser
 from ..reading import Parts
+from ..trainable import TARGETS
 from ._flow import FlowFamily, unless_1024
 from ._language import LanguageConditioner
 
@@ -54,6 +55,7 @@ class AuraFlow(FlowFamily):
     """AuraFlow .1 to .3, and fine-tunes."""
 
     title = "AuraFlow"
+    targets = (*TARGETS, "linear_1", "linear_2", "out_projection")
     pipeline = "AuraFlowPipeline"
     networks = ("AuraFlowTransformer2DModel",)
     tokenizers = {"tokenizer": TOKENS}  # noqa: RUF012

@@ -17,6 +17,7 @@ from ..networks import NetworkDenoiser, TransformerDenoiser
 from ..reading import Parts
 from ..schedules import settled
 from ..text import Written
+from ..trainable import TARGETS
 from ._flow import RenoisedFlowFamily
 from ._language import LanguageConditioner
 from .family import Configs
@@ -94,6 +95,7 @@ class Lumina2(RenoisedFlowFamily):
     """Lumina-Image 2.0."""
 
     title = "Lumina-Image 2.0"
+    targets = (*TARGETS, "linear_1", "linear_2", "linear_3")
     pipeline = "Lumina2Pipeline"
     networks = ("Lumina2Transformer2DModel",)
     statistics = ("shift_factor",)

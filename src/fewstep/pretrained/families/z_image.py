@@ -15,6 +15,7 @@ from ...tensors import Conditioning, Features, Latents, Time
 from ..networks import NetworkDenoiser, TransformerDenoiser
 from ..reading import Parts
 from ..text import Written
+from ..trainable import TARGETS
 from ._flow import RenoisedFlowFamily, unless_1024
 from ._language import LanguageConditioner
 from .family import Configs
@@ -78,6 +79,7 @@ class ZImage(RenoisedFlowFamily):
     """Z-Image and Z-Image-Turbo."""
 
     title = "Z-Image"
+    targets = (*TARGETS, "w1", "w2", "w3")
     pipeline = "ZImagePipeline"
     networks = ("ZImageTransformer2DModel",)
     statistics = ("shift_factor",)

@@ -413,6 +413,32 @@ def test_the_lora_alone_makes_the_stock_teacher_the_student(teachers, students, 
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_code_that_a_folder_brings_is_executed(teachers, name, tmp_path):
+    """Files where custom pipelines and ``trust_remote_code`` would look for code, and configs that name them."""
+    folder, marker = tmp_path / "model", tmp_path / "executed"
+    shutil.copytree(teachers[name], folder)
+    code = f"open({str(marker)!r}, 'a').write(__name__)\nclass Own: pass\n"
+    parts = [path for path in folder.iterdir() if path.is_dir()]
+    for path in (folder, *parts):
+        for file in ("pipeline.py", "modeling_own.py", "tokenization_own.py", "__init__.py", "own.py", f"{path.name}.py"):
+            (path / file).write_text(code)
+    for path in (file for part in parts for file in part.glob("*config.json")):
+        told = {"AutoModel": "modeling_own.Own", "AutoConfig": "own.Own", "AutoTokenizer": ["tokenization_own.Own", None]}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": told, "custom_pipeline": "own"}))
+    model = pretrained.load(folder)
+    with torch.no_grad():
+        cond = model.conditioner(TINIES[name].prompts[:1])
+        model.codec.decode(model.denoiser(torch.zeros(1, *model.latent_shape), torch.ones(1), cond))
+    assert not marker.exists()
+    index = folder / "model_index.json"
+    component = FOUND[name].component
+    index.write_text(json.dumps(json.loads(index.read_text()) | {component: ["own", "Own"]}))
+    with pytest.raises(ValueError, match="which no model family takes"):
+        pretrained.load(folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_blocks_are_tapped(teachers, name):
     one, model = TINIES[name], pretrained.load(teachers[name])

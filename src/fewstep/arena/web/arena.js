@@ -74,10 +74,10 @@ async function present(next) {
 }
 
 /** The question that is not answered yet. */
-const open = () => pair?.questions.find((name) => !(name in answers));
+const asked = () => pair?.questions.find((name) => !(name in answers));
 
 function question() {
-  const name = open() ?? "looks";
+  const name = asked() ?? "looks";
   const of = pair?.questions ?? [];
   const step = of.length > 1 ? `question ${of.indexOf(name) + 1} of ${of.length}` : "";
   $("question").replaceChildren(ASKED[name], ...(step ? [Object.assign(document.createElement("small"), { textContent: step })] : []));
@@ -88,11 +88,11 @@ function question() {
 
 /** @param {Side} side */
 async function answer(side) {
-  const name = open();
+  const name = asked();
   if (busy || !pair || pair.number === undefined || !name) return;
   answers[name] = side;
   for (const button of document.querySelectorAll(`[data-side="${side}"]`)) button.classList.add("chosen");
-  if (open()) {
+  if (asked()) {
     busy = true; // long enough to see what was chosen, and that a double tap answers one question alone
     setTimeout(() => { busy = false; question(); $("said").textContent = $("question").firstChild.textContent; }, 180);
     return;

@@ -241,18 +241,14 @@ def teacher_card(folder: Path, size: tuple[int, ...]) -> Card:
     )
 
 
-SNAPSHOT = re.compile(r"models--(?:.+--)?(.+)")
-"""A model's folder in the hub's cache, whose snapshots are named by commits."""
-
-
 def name_of(folder: Path) -> str:
     """What a model in this folder is called: by the folder, or by the one above where it says nothing of its own.
 
     ``runs/cat/bundle`` is cat, ``runs/cat/bundle-ema-0.999`` is cat-ema-0.999; a snapshot of the hub has its model's name.
     """
     folder = Path(os.path.abspath(folder))  # not resolved: a link's own name is the one that was given
-    if folder.parent.name == "snapshots" and (found := SNAPSHOT.fullmatch(folder.parent.parent.name)):
-        return found[1]
+    if name := pretrained.hub_name(folder):
+        return name
     if folder.name == "bundle" or folder.name.startswith("bundle-"):
         return (folder.parent.name + folder.name.removeprefix("bundle")) or folder.name
     return folder.name

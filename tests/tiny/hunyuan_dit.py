@@ -60,4 +60,8 @@ TINY = Tiny(
         "lora": "stock diffusers loads no LoRA onto a HunyuanDiT2DModel: use --student full",
         "freeze": "no inner convolutions to freeze: use --student lora or --student full",
     },
+    refused=[
+        ("vae", {"block_out_channels": [8, 8]}, "pixels a latent, and the stock pipeline counts its positions with 8"),
+        ("transformer", {"learn_sigma": False}, "predicts no variances .learn_sigma."),
+    ],
 )

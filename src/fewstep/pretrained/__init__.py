@@ -10,7 +10,7 @@ from .known import KNOWN, Known, Recognised, consistency_times, hint, known, rec
 from .networks import NetworkDenoiser, TransformerDenoiser, UNetDenoiser, VaeCodec
 from .portable import make_portable
 from .quiet import quiet
-from .reading import read_config, refuse_pickles
+from .reading import hub_name, read_config, refuse_pickles
 from .schedules import BETA_KEYS, PREDICTION_TYPES, kind_of, prediction_type, schedule_of, to_timestep
 from .single_file import check_single_file, single_file
 from .terms import (
@@ -62,6 +62,7 @@ __all__ = [
     "copy_checker",
     "family_of",
     "hint",
+    "hub_name",
     "kind_of",
     "known",
     "load",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..diffusion.sampler import trailing_times
 from .families import Configs
+from .reading import hub_name
 from .terms import README
 
 LCM_STEPS = 50
@@ -173,9 +174,8 @@ def known(key: str) -> Known:
 def names_of(configs: Configs) -> dict[str, str]:
     """What the model is called, in lower case with hyphens, and where that stands."""
     folder = Path(configs.folder)
-    found = {folder.name: "its folder's name"}
-    if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-        found = {folder.parent.parent.name.rpartition("--")[2]: "its name on the hub"}
+    of_hub = hub_name(folder)
+    found = {of_hub: "its name on the hub"} if of_hub else {folder.name: "its folder's name"}
     network = next((configs.of(part) for part in ("unet", "transformer") if configs.has(part)), {})
     for config, place in ((configs.index, "model_index.json"), (network, "its network's config")):
         if isinstance(path := config.get("_name_or_path"), str) and path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,16 @@ def refuse_pickles(folder: Path) -> None:
                 f"{pickles[0]} is a pickle, which can run code when it is read: save the pipeline again with "
                 "safe_serialization=True"
             )
+
+
+SNAPSHOT = re.compile(r"models--(?:.+--)?(.+)")
+"""A model's folder in the hub's cache, whose snapshots are named by commits."""
+
+
+def hub_name(folder: Path) -> str:
+    """What a snapshot in the hub's cache is called, without its owner; "" for any other folder."""
+    found = SNAPSHOT.fullmatch(folder.parent.parent.name) if folder.parent.name == "snapshots" else None
+    return found[1] if found else ""
 
 
 def has_part(index: Mapping[str, Any], name: str) -> bool:

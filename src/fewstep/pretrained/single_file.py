@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .families import Configs
 from .schedules import kind_of
+from .weights import weight_files
 
 State = dict[str, Tensor]
 RESNET = {
@@ -188,8 +189,8 @@ def check_single_file(configs: Configs) -> None:
 
 
 def read_part(folder: Path) -> State:
-    """All weights of a network's folder, as they are stored."""
-    return {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+    """All weights of a network's folder that are read, as they are stored."""
+    return {name: value for path in weight_files(folder)[1] for name, value in load_file(path).items()}
 
 
 def single_file(configs: Configs) -> State:

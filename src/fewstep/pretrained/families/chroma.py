@@ -14,6 +14,7 @@ from ...tensors import Conditioning, Latents, Time
 from ..networks import NetworkDenoiser
 from ..reading import Parts
 from ..text import PretrainedConditioner, tokenized
+from ..trainable import TARGETS
 from ._flow import PackedFlowFamily, TwoStreamDenoiser, packed, unpacked
 
 T5_TOKENS = 512
@@ -70,6 +71,7 @@ class Chroma(PackedFlowFamily):
 
     title = "Chroma"
     pipeline = "ChromaPipeline"
+    targets = (*TARGETS, "proj_mlp")
     networks = ("ChromaTransformer2DModel",)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012
     statistics = ("shift_factor",)

@@ -18,6 +18,7 @@ from ...tensors import Conditioning, Latents, Time
 from ..networks import NetworkDenoiser
 from ..reading import Parts
 from ..text import PretrainedConditioner, tokenized
+from ..trainable import TARGETS
 from ._flow import PackedFlowFamily, TwoStreamDenoiser, packed, unpacked
 from .family import Configs
 
@@ -93,6 +94,7 @@ class Flux(PackedFlowFamily):
 
     title = "FLUX.1"
     pipeline = "FluxPipeline"
+    targets = (*TARGETS, "proj_mlp")
     networks = ("FluxTransformer2DModel",)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012
     statistics = ("shift_factor",)

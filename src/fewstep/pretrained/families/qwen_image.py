@@ -17,6 +17,7 @@ from ...tensors import Conditioning, Latents, Time, match_dims
 from ..networks import NetworkDenoiser
 from ..reading import Parts
 from ..text import PretrainedConditioner, Written, check_prompts
+from ..trainable import TARGETS
 from ._flow import PackedDenoiser, PackedFlowFamily, packed, unpacked
 from .family import Configs
 
@@ -122,6 +123,7 @@ class QwenImage(PackedFlowFamily):
 
     title = "Qwen-Image"
     pipeline = "QwenImagePipeline"
+    targets = (*TARGETS, *(f"{stream}_mlp.net.{layer}" for stream in ("img", "txt") for layer in ("0.proj", "2")))
     networks = ("QwenImageTransformer2DModel",)
     statistics = ("latents_mean", "latents_std")
     tokenizers = {"tokenizer": None}  # noqa: RUF012

@@ -124,8 +124,12 @@ class TransformerDenoiser(NetworkDenoiser):
 
     def tapped(self) -> Sequence[nn.Module]:
         """Every third of the blocks, and the last."""
-        blocks = self.blocks()
-        return [*blocks[2:-1:3], blocks[-1]]
+        return every_third(self.blocks())
+
+
+def every_third(blocks: Sequence[nn.Module]) -> list[nn.Module]:
+    """Every third of the blocks, and the last."""
+    return [*blocks[2:-1:3], blocks[-1]]
 
 
 STATISTICS = ("shift_factor", "latents_mean", "latents_std")

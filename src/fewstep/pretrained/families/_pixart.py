@@ -14,7 +14,7 @@ from ...tensors import Conditioning, Latents, Time
 from ..networks import NetworkDenoiser, TransformerDenoiser, VaeCodec
 from ..reading import Parts
 from ..text import PretrainedConditioner, Written, tokenized
-from .family import ModelFamily
+from .family import ModelFamily, check_width
 
 BINNED = (256, 512, 1024, 2048)
 """Sides of the squares for which the stock pipelines have a list of sizes, to which they round what they are asked for."""
@@ -112,12 +112,7 @@ class PixArt(ModelFamily):
     def conditioner(self, parts: Parts, network: Any) -> PixArtConditioner:
         """T5. Raises ValueError for one that gives another number of values a token than the transformer takes."""
         encoder = parts("text_encoder")
-        width, wanted = encoder.config.d_model, network.config.caption_channels
-        if width != wanted:
-            raise ValueError(
-                f"the text encoder gives {width} numbers a token, the transformer takes {wanted}: use the encoder it was "
-                "trained with"
-            )
+        check_width(encoder.config.d_model, network.config.caption_channels, "transformer")
         return PixArtConditioner(parts("tokenizer"), encoder, self.length)
 
     def reading(self, parts: Parts) -> list[tuple[Any, int | None, Written | None]]:

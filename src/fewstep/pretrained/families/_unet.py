@@ -54,11 +54,3 @@ class UNetFamily(ModelFamily):
     def denoiser(self, network: Any, schedule: NoiseSchedule, kind: str, codec: Codec) -> NetworkDenoiser:
         """The UNet."""
         return UNetDenoiser(network, schedule, kind)
-
-
-def check_width(width: int, network: Any) -> None:
-    """Raise ValueError for a text encoder that gives another number of values a token than the UNet takes."""
-    if width != (wanted := network.config.cross_attention_dim):
-        raise ValueError(
-            f"the text encoder gives {width} numbers a token, the UNet takes {wanted}: use the encoder it was trained with"
-        )

@@ -16,6 +16,7 @@ from ..reading import Parts
 from ..trainable import TARGETS
 from ._flow import FlowFamily, unless_1024
 from ._language import LanguageConditioner
+from .family import check_width
 
 TOKENS = 256
 """How many tokens the stock pipeline gives T5."""
@@ -67,12 +68,7 @@ class AuraFlow(FlowFamily):
     def conditioner(self, parts: Parts, network: Any) -> AuraFlowConditioner:
         """T5. Raises ValueError for one that gives another number of values a token than the transformer takes."""
         encoder = parts("text_encoder")
-        width, wanted = encoder.config.d_model, network.config.joint_attention_dim
-        if width != wanted:
-            raise ValueError(
-                f"the text encoder gives {width} numbers a token, the transformer takes {wanted}: use the encoder it was "
-                "trained with"
-            )
+        check_width(encoder.config.d_model, network.config.joint_attention_dim, "transformer")
         return AuraFlowConditioner(parts("tokenizer"), encoder)
 
     def longest(self, config: Mapping[str, Any]) -> int:

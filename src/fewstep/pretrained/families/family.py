@@ -201,6 +201,15 @@ class ModelFamily:
         return lines
 
 
+def check_width(width: int, wanted: int, network: str) -> None:
+    """Raise ValueError for a text encoder that gives another number of values a token than the ``network`` takes."""
+    if width != wanted:
+        raise ValueError(
+            f"the text encoder gives {width} numbers a token, the {network} takes {wanted}: use the encoder it was "
+            "trained with"
+        )
+
+
 def table_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """A scheduler config's table of betas, written so that every stock scheduler reads it: few know ``sigmoid``."""
     betas = {key: config[key] for key in BETA_KEYS if key in config}

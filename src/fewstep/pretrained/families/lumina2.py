@@ -13,7 +13,7 @@ from ...diffusion.guidance import guide
 from ...diffusion.schedule import NoiseSchedule
 from ...parts.codec import Codec
 from ...tensors import Conditioning, Features, Latents, Time, match_dims
-from ..networks import NetworkDenoiser, TransformerDenoiser
+from ..networks import NetworkDenoiser, TransformerDenoiser, every_third
 from ..reading import Parts
 from ..schedules import settled
 from ..text import Written
@@ -64,8 +64,7 @@ class Lumina2Denoiser(TransformerDenoiser):
 
     def tapped(self) -> Sequence[nn.Module]:
         """Every third of the blocks of both, and the last."""
-        blocks = list(self.network.layers)
-        return [*blocks[2:-1:3], blocks[-1]]
+        return every_third(list(self.network.layers))
 
     def features(self, x_t: Latents, t: Time, cond: Conditioning) -> Features:
         """The picture's tokens, which come after each prompt's own."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..reading import Parts
 from ..text import TextConditioner
-from ._unet import UNetFamily, check_width
-from .family import Configs
+from ._unet import UNetFamily
+from .family import Configs, check_width
 
 
 class StableDiffusion(UNetFamily):
@@ -29,7 +29,7 @@ class StableDiffusion(UNetFamily):
     def conditioner(self, parts: Parts, network: Any) -> TextConditioner:
         """The one text encoder."""
         made = TextConditioner(parts("tokenizer"), parts("text_encoder"))
-        check_width(made.width, network)
+        check_width(made.width, network.config.cross_attention_dim, "UNet")
         return made
 
 

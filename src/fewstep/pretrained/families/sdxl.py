@@ -14,8 +14,8 @@ from ...tensors import Conditioning, Latents
 from ..networks import NetworkDenoiser, UNetDenoiser, VaeCodec
 from ..reading import Parts
 from ..text import PretrainedConditioner, penultimate
-from ._unet import UNetFamily, check_width
-from .family import Configs
+from ._unet import UNetFamily
+from .family import Configs, check_width
 
 
 class SDXLDenoiser(UNetDenoiser):
@@ -106,7 +106,7 @@ class SDXL(UNetFamily):
         tokenizers = [parts("tokenizer"), parts("tokenizer_2")]
         zero_null = bool(parts.index.get("force_zeros_for_empty_prompt", True))
         made = SDXLConditioner(tokenizers, [parts("text_encoder"), parts("text_encoder_2")], zero_null)
-        check_width(made.width, network)
+        check_width(made.width, network.config.cross_attention_dim, "UNet")
         return made
 
 

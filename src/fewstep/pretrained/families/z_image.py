@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...diffusion.schedule import NoiseSchedule
 from ...parts.codec import Codec
 from ...tensors import Conditioning, Features, Latents, Time
-from ..networks import NetworkDenoiser, TransformerDenoiser
+from ..networks import NetworkDenoiser, TransformerDenoiser, every_third
 from ..reading import Parts
 from ..text import Written
 from ..trainable import TARGETS
@@ -49,8 +49,7 @@ class ZImageDenoiser(TransformerDenoiser):
 
     def tapped(self) -> Sequence[nn.Module]:
         """Every third of the blocks of both, and the last."""
-        blocks = list(self.network.layers)
-        return [*blocks[2:-1:3], blocks[-1]]
+        return every_third(list(self.network.layers))
 
     def features(self, x_t: Latents, t: Time, cond: Conditioning) -> Features:
         """The picture's tokens, which come first."""

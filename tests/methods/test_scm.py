@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewstep.diffusion import sampler
 from fewstep.diffusion.schedule import Cosine, NoiseSchedule, RectifiedFlow
-from fewstep.methods import scm
+from fewstep.methods import scm, tangents
 from fewstep.methods.scm import ContinuousConsistency, Options
 from fewstep.parts.denoiser import Denoiser, Student, Teacher, noise_to
 from fewstep.rng import Rng
@@ -47,7 +47,7 @@ def found(schedule: NoiseSchedule, student: Denoiser, warmed: float = 1.0) -> tu
     x0 = MEAN + STD * Rng.of(0).normal((12, 1, 5), F64)
     x_t = noise_to(schedule, x0, Rng.of(1).normal_like(x0), t)
     with torch.no_grad():
-        x0_hat, g = method.tangent(x_t, t, scm.angle(schedule, t, x_t), Batch(x0, NOBODY, NOBODY))
+        x0_hat, g = method.tangent(x_t, t, tangents.scales(schedule, t, x_t), Batch(x0, NOBODY, NOBODY))
     return x_t, t, x0_hat, g
 
 

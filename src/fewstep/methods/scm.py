@@ -30,22 +30,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..diffusion.schedule import NoiseSchedule
 from ..parts.denoiser import Student, Teacher, check_alike, noise_to
 from ..ranges import Limit, Range
 from ..rng import Rng
 from ..tensors import Batch, Latents, Time, exactly, full_precision, match_dims
-from .method import UNKNOWN, Facts, OnePlayer, Parts, StudentOptions, Turn
+from . import tangents
+from .method import OnePlayer, Parts, Turn
+from .tangents import Scales, along, mixed_times, scales
 
 
 @dataclass(frozen=True)
-class Options(StudentOptions):
+class Options(tangents.Options):
     """How a continuous-time consistency model is distilled."""
 
-    times: Annotated[tuple[float, float], Range(0, 1)] = (0.02, 0.995)
-    """Range of the uniform time of a trajectory's point; the student's own times are asked, too (``own_times``)."""
-    own_times: Annotated[float, Range(0, 1)] = 0.25
-    """Share of points at one of the student's own times below 1, where it will be drawn."""
     normalise: bool = True
     """Divide the tangent by its root mean square and ``c``: a tangent that is large somewhere then breaks nothing."""
     c: Annotated[float, Range(0, above=True)] = 0.1
@@ -54,10 +51,7 @@ class Options(StudentOptions):
     """Steps in which r rises from 0 to 1: the tangent's second part is the unstable one. The paper's 10,000 are of long runs."""
 
 
-def check(o: Options, facts: Facts = UNKNOWN) -> None:
-    """Refuse what cannot be trained. Raises ValueError with the fix."""
-    if o.times[0] > o.times[1]:
-        raise ValueError(f"times {o.times[0]:g} {o.times[1]:g} must rise: give the earlier one, nearer to 0, first")
+check = tangents.check
 
 
 class Angle(NamedTuple):
@@ -67,20 +61,16 @@ class Angle(NamedTuple):
     sin: Tensor
     scale: Tensor
     """``sqrt(alpha^2 + sigma^2)``: x_t over it is the paper's."""
-    alpha_slope: Tensor
-    sigma_slope: Tensor
     slope: Tensor
     """How the angle changes with the time."""
 
 
-def angle(schedule: NoiseSchedule, t: Time, like: Latents) -> Angle:
-    """The angle of ``t [B]`` and its derivative."""
-    one = torch.ones_like(t)
-    a, da = torch.func.jvp(schedule.alpha, (t,), (one,))  # type: ignore[misc]
-    s, ds = torch.func.jvp(schedule.sigma, (t,), (one,))  # type: ignore[misc]
-    scale = (a * a + s * s).sqrt()
-    values = a / scale, s / scale, scale, da, ds, (a * ds - s * da) / (scale * scale)
-    return Angle(*(match_dims(v, like) for v in values))
+def angle(at: Scales) -> Angle:
+    """The angle of times, and its derivative."""
+    square = at.alpha.pow(2) + at.sigma.pow(2)
+    scale = square.sqrt()
+    slope = (at.alpha * at.sigma_slope - at.sigma * at.alpha_slope) / square
+    return Angle(at.alpha / scale, at.sigma / scale, scale, slope)
 
 
 def velocity(at: Angle, x_t: Latents, x0: Latents) -> Latents:
@@ -110,9 +100,10 @@ class ContinuousConsistency(OnePlayer):
         t = self.draw_times(len(batch), rng).to(batch.x0.device)
         schedule = self.student.denoiser.schedule
         x_t = noise_to(schedule, batch.x0, rng.normal_like(batch.x0), t)
-        at = angle(schedule, t, x_t)
+        here = scales(schedule, t, x_t)
+        at = angle(here)
         with torch.no_grad():
-            x0, g = self.tangent(x_t, t, at, batch)
+            x0, g = self.tangent(x_t, t, here, batch)
             size = g.pow(2).flatten(1).mean(1).sqrt()
             self._observed = {"tangent": float(size.mean())}
             if self.options.normalise:
@@ -123,24 +114,18 @@ class ContinuousConsistency(OnePlayer):
         return {"consistency": (own - wanted).pow(2).mean()}
 
     def draw_times(self, n: int, rng: Rng) -> Time:
-        """Uniform times, and the student's own below 1."""
+        """Uniform times, and the student's own below 1: at 1 the tangent is nothing, for cos is."""
         t = exactly(rng.uniform((n,), *self.options.times))
-        later = torch.tensor([own for own in self.student.times if own < 1], dtype=torch.float64)
-        if not len(later):
-            return t
-        chosen = later[rng.integers((n,), len(later)).cpu()].to(t)
-        return torch.where(rng.uniform((n,)) < self.options.own_times, chosen, t)
+        return mixed_times(t, [own for own in self.student.times if own < 1], self.options.own_times, rng)
 
-    def tangent(self, x_t: Latents, t: Time, at: Angle, batch: Batch) -> tuple[Latents, Float[Tensor, " B *X"]]:
+    def tangent(self, x_t: Latents, t: Time, here: Scales, batch: Batch) -> tuple[Latents, Float[Tensor, " B *X"]]:
         """The student's estimate, and g along the teacher's trajectory."""
+        at = angle(here)
+        x0, dx0, guided = along(self.student, self.teacher, x_t, t, here, batch)
         with full_precision(x_t):
-            guided = self.teacher(x_t, t, batch.cond, batch.null)
-            noise = (x_t - at.scale * at.cos * guided) / (at.scale * at.sin)
-            dx = (at.alpha_slope * guided + at.sigma_slope * noise).to(x_t.dtype)
-            x0, dx0 = self.student.denoiser.tangent(x_t, t, batch.cond, dx, torch.ones_like(t))
-            along = at.cos * dx0 / at.slope
+            whole = at.cos * dx0 / at.slope
             first = -(at.cos**2) * (velocity(at, x_t, x0) - velocity(at, x_t, guided))
-        return x0, first + self._warmed * (along - first)
+        return x0, first + self._warmed * (whole - first)
 
     def observations(self) -> dict[str, float]:
         """``tangent``: its root mean square before it is normalised."""

@@ -112,6 +112,8 @@ ROWS: dict[str, Row] = {
     "dmd2_anchored": Row({"anchor": 1.0}, method="dmd2"),
     "scm": Row({"warmup": 50}, method="scm"),
     "regression_then_scm": Row({"warmup": 50}, method="scm", init="warm"),
+    "meanflow": Row(method="meanflow"),
+    "regression_then_meanflow": Row(method="meanflow", init="warm"),
     "progressive": Row({"halvings": 3, "each": 50}, method="progressive"),
     "drifting": Row(method="drifting"),
     "regression_then_drifting": Row(method="drifting", init="warm"),

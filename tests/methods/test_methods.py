@@ -35,7 +35,7 @@ each_method = pytest.mark.parametrize("name", METHODS.names)
 
 
 def test_the_family_is_found() -> None:
-    assert {"add", "dmd2", "drifting", "gan", "ladd", "lcm", "progressive", "scm", "sida"} <= set(METHODS.names)
+    assert {"add", "dmd2", "drifting", "gan", "ladd", "lcm", "meanflow", "progressive", "scm", "sida"} <= set(METHODS.names)
 
 
 @each_method

@@ -19,6 +19,7 @@ from fewstep.methods.denoising import Denoising
 from fewstep.methods.denoising import Options as DenoisingOptions
 from fewstep.methods.dmd2 import DMD2
 from fewstep.methods.lcm import Consistency
+from fewstep.methods.meanflow import MeanFlow
 from fewstep.methods.method import Method
 from fewstep.methods.progressive import Options as ProgressiveOptions
 from fewstep.methods.progressive import Progressive
@@ -188,7 +189,7 @@ def halved(student: Student, teacher: Teacher) -> Method:
     return Progressive(student, teacher, former, ProgressiveOptions(halvings=4, each=100))
 
 
-@pytest.mark.parametrize("kind", [discrete, continuous, halved])
+@pytest.mark.parametrize("kind", [discrete, continuous, MeanFlow, halved])
 def test_one_step_is_brought_to_the_ends_of_the_teachers_trajectories(
     kind: Callable[[Student, Teacher], Method], diffusion: Student
 ) -> None:

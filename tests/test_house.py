@@ -71,7 +71,7 @@ SURFACE = ("cli", "console", "demo", "failures", "memory", "sheet")
 """What a person touches: sees every room, and no room sees it."""
 
 CONTRACTS: dict[str, tuple[str, ...]] = {
-    "methods": ("method", "adversarial", "scores"),
+    "methods": ("method", "adversarial", "scores", "tangents"),
     "inference.backends": (),
     "modality": (),
     "parts.features": ("feature",),

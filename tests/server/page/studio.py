@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from fewstep.server.wire.protocol import pack, unpack
+
 ROOT = Path(__file__).parents[3]
 SCREENS = ROOT / "out" / "screens"
 FLAGS = [
@@ -185,6 +187,55 @@ class Studio:
     def screen(self, name: str, whole: bool = False) -> None:
         SCREENS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENS / f"{name}.png", full_page=whole)
+
+
+class Between:
+    """Stands between a page that is to be opened and its server: hears all, holds pictures back, and words the server's facts."""
+
+    def __init__(self, page: Any) -> None:
+        self.asked: list[dict[str, Any]] = []
+        """Headers of what the page sent."""
+        self.sockets: list[Any] = []
+        """One for each connection that the page made."""
+        self.holding = False
+        """Keep pictures until `let_go`."""
+        self.word: Callable[[dict[str, Any]], dict[str, Any]] = dict
+        """What the page is told in place of a header."""
+        self._held: list[tuple[Any, bytes]] = []
+        page.route_web_socket("**/v1/stream**", self._through)
+
+    def _through(self, page: Any) -> None:
+        self.sockets.append(page)
+        server = page.connect_to_server()
+
+        def there(frame: bytes) -> None:
+            self.asked.append(dict(unpack(frame).header))
+            server.send(frame)
+
+        def back(frame: bytes) -> None:
+            said = unpack(frame)
+            header = self.word(dict(said.header))
+            if header != said.header:
+                frame = pack(header, list(said.parts.values()))
+            if self.holding and header["type"] == "picture":
+                self._held.append((page, frame))
+            else:
+                page.send(frame)
+
+        page.on_message(there)
+        server.on_message(back)
+
+    @property
+    def held(self) -> int:
+        """Pictures that wait here."""
+        return len(self._held)
+
+    def let_go(self, many: int | None = None) -> None:
+        """Let the page have the first ``many`` of what was held back; all of it, and hold no more, by default."""
+        going, self._held = self._held[:many], self._held[many:] if many is not None else []
+        self.holding = many is not None
+        for page, frame in going:
+            page.send(frame)
 
 
 @contextlib.contextmanager

@@ -26,14 +26,14 @@ def test_a_reload_keeps_drawing_prompt_settings_and_history(studio: Studio, tmp_
         page.locator(f"#{field}").fill(value)
     page.locator("#pin-steps").select_option("2")
     page.locator("#format").select_option("webp")
-    page.locator("#lock").click()
-    page.locator("#lock").click()
     page.locator("#with-prompt").click()
     page.locator("#tab-type").click()
     strip = page.locator("#history .thumb")
     studio.until(lambda: strip.first.get_attribute("title") == "the moon, seed 12", "the strip to keep it")
     page.locator("#prompt").fill("the sun")
     studio.until(lambda: strip.first.get_attribute("title") == "the sun, seed 12", "the strip to keep that, too")
+    loaded = "[...document.querySelectorAll('#history img')].every(i => i.naturalWidth)"
+    studio.until(lambda: studio.get(loaded), "its pictures")
     page.locator("#tab-draw").click()
     studio.settle()
     canvas, result, number = studio.pixels("#canvas"), studio.pixels(), studio.get("history.length")
@@ -42,7 +42,7 @@ def test_a_reload_keeps_drawing_prompt_settings_and_history(studio: Studio, tmp_
         ids = ["prompt", "seed", "strength", "smoothing", "blend", "blend-prompt", "brush", "format", "pin-steps", "target"]
         return [
             *studio.get("ids => ids.map(id => document.getElementById(id).value)", ids),
-            *studio.get("""["lock", "with-prompt"].map(id => document.getElementById(id).ariaPressed)"""),
+            page.locator("#with-prompt").get_attribute("aria-pressed"),
             page.get_by_role("radio", name="green").get_attribute("aria-checked"),
             page.locator("#target-out").inner_text(),
             [strip.nth(i).get_attribute("title") for i in range(strip.count())],
@@ -68,6 +68,19 @@ def test_a_reload_keeps_drawing_prompt_settings_and_history(studio: Studio, tmp_
     page.reload()
     studio.live()
     assert studio.pixels("#canvas").min() == 255, "what was cleared stays away"
+
+
+def test_a_seed_that_is_let_go_changes_by_itself_also_after_a_reload(studio: Studio):
+    page, seed, lock = studio.page, studio.page.locator("#seed"), studio.page.locator("#lock")
+    lock.click()
+    studio.until(lambda: seed.input_value() != "7", "another seed")
+    page.reload()
+    studio.live()
+    assert lock.get_attribute("aria-pressed") == "false"
+    was = seed.input_value()
+    studio.until(lambda: seed.input_value() != was, "yet another")
+    lock.click()
+    assert lock.get_attribute("aria-pressed") == "true"
 
 
 @pytest.mark.parametrize("trouble", ["switched off", "full"])

@@ -76,7 +76,7 @@ function ask(at, seed, variation = false) {
 
 /** Ask for the next variation, once nothing else is wanted. */
 function vary() {
-  if (typed.wanted.length) link.want(() => ask(performance.now(), typed.wanted[0], true));
+  if (typed.wanted.length && !link.wanting) link.want(() => ask(performance.now(), typed.wanted[0], true));
 }
 
 /** After a change of prompt, seed or slider. @param {number} [at] */
@@ -133,7 +133,7 @@ function tellUnread(header) {
 
 link.addEventListener("picture", async (event) => {
   const { header, part, ask: asked } = /** @type {CustomEvent} */ (event).detail;
-  if (!asked) return; // the page has given this request up meanwhile
+  if (!asked) return; // the page has asked for something newer, and has had it
   opening += 1;
   const bitmap = await createImageBitmap(new Blob([part.data], { type: part.mime })).finally(() => (opening -= 1));
   const { prompt, seed } = asked.header;

@@ -48,8 +48,14 @@ export class Typed {
 
   /** @param {Part} part @param {number} seed @param {string} prompt */
   settle(part, seed, prompt) {
-    this._first(seed, prompt, () => this._thumb(source(part), seed, prompt));
+    this._first(seed, prompt, () => this._kept(this._thumb(source(part), seed, prompt)));
     this.kept();
+  }
+
+  /** A picture can be kept once it is decoded. @param {HTMLElement} thumb */
+  _kept(thumb) {
+    /** @type {HTMLImageElement} */ (thumb.querySelector("img")).onload = () => this.kept();
+    return thumb;
   }
 
   /** Replace a picture in the strip, if it is there, by a better one. @param {Part} part @param {number} seed @param {string} prompt */
@@ -58,7 +64,7 @@ export class Typed {
     if (!old) return;
     forget(old);
     old.querySelector("img").src = source(part);
-    this.kept();
+    this._kept(old);
   }
 
   /** Restore the strip. @param {any} history newest first */

@@ -139,6 +139,8 @@ export class Link extends EventTarget {
     this._flying = new Map();
     /** @type {{id: number, ask: Ask, single?: Single} | undefined} the newest of them that was answered */
     this._done = undefined;
+    /** @type {{id: number, ask: Ask, single?: Single} | undefined} the newest that is waited for no more; its answer may still come */
+    this._late = undefined;
     /** @type {Single[]} asked for with `draw`, the first on the wire or about to be */
     this._singles = [];
     this._pinged = 0; // when the oldest unanswered ping was sent; 0 when none is
@@ -218,6 +220,7 @@ export class Link extends EventTarget {
   /** @param {number} code */
   _closed(code) {
     this._flying.clear();
+    this._late = undefined;
     this._pinged = 0;
     if (code === TOO_LARGE && this._largest) this._most = Math.min(this._most, 0.9 * this._largest); // by more than frames differ
     if (REFUSALS.includes(code)) return this._become("refused");
@@ -257,9 +260,10 @@ export class Link extends EventTarget {
 
   /** Give the caller the picture, or the reason why there is none. @param {Record<string, any>} header @param {Part} [part] */
   _answer(header, part) {
-    const done = header.refined && this._done?.id === header.id ? this._done : undefined;
-    const { ask, single } = this._flying.get(header.id) ?? done ?? { ask: undefined, single: undefined };
+    const known = [header.refined ? this._done : undefined, this._late].find((one) => one?.id === header.id);
+    const { ask, single } = this._flying.get(header.id) ?? known ?? { ask: undefined, single: undefined };
     this._flying.delete(header.id);
+    if (this._late && this._late.id <= header.id) this._late = undefined;
     this._done = ask && !single ? { id: header.id, ask } : undefined; // this request may get a second answer, at rest
     if (single) this._settle(single, header, part);
     else this.dispatchEvent(new CustomEvent(header.type, { detail: { header, part, ask } }));
@@ -344,6 +348,11 @@ export class Link extends EventTarget {
     this._become("closed");
   }
 
+  /** Whether what was asked for with `want` last is still to be sent. */
+  get wanting() {
+    return this._make !== null;
+  }
+
   /** Whether a request is still open. */
   get busy() {
     return this._make !== null || this._flying.size > 0;
@@ -397,10 +406,14 @@ export class Link extends EventTarget {
     }
   }
 
-  /** Every second: drop requests that will get no answer, and check that the server is still there. */
+  /** Every second: wait no more for requests that will hardly get an answer, and check that the server is still there. */
   _expire() {
     const now = performance.now();
-    for (const [id, { sent, single }] of this._flying) if (now - sent > (single ? PATIENT_MS : GIVE_UP_MS)) this._flying.delete(id);
+    for (const [id, { ask, sent, single }] of this._flying) {
+      if (now - sent <= (single ? PATIENT_MS : GIVE_UP_MS)) continue;
+      this._flying.delete(id);
+      if (!single) this._late = { id, ask }; // a busy machine may answer after all, and nothing newer may follow
+    }
     for (const single of this._singles.filter(({ since }) => now - since > PATIENT_MS)) {
       this._settle(single, { code: "timeout", message: `no picture came within ${PATIENT_MS / 1000} seconds: try again` }, undefined);
     }

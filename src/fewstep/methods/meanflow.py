@@ -126,7 +126,7 @@ class MeanFlow(OnePlayer):
     def wanted(self, x_t: Latents, t: Time, here: Scales, batch: Batch) -> Float[Tensor, " B *X"]:
         """u_tgt for the student as it is."""
         at = path(here)
-        x0, dx0, guided = along(self.student, self.teacher, x_t, t, here, batch)
+        x0, dx0, guided = along(self.student, self.teacher, x_t, t, here, batch, self.options.difference)
         with full_precision(x_t):
             u, v = velocity(at, x_t, x0), velocity(at, x_t, guided)
             du = (v - u - dx0 / at.slope) / at.tau  # of (z - x0) / tau, along dz/dtau = v

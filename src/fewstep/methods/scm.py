@@ -121,7 +121,7 @@ class ContinuousConsistency(OnePlayer):
     def tangent(self, x_t: Latents, t: Time, here: Scales, batch: Batch) -> tuple[Latents, Float[Tensor, " B *X"]]:
         """The student's estimate, and g along the teacher's trajectory."""
         at = angle(here)
-        x0, dx0, guided = along(self.student, self.teacher, x_t, t, here, batch)
+        x0, dx0, guided = along(self.student, self.teacher, x_t, t, here, batch, self.options.difference)
         with full_precision(x_t):
             whole = at.cos * dx0 / at.slope
             first = -(at.cos**2) * (velocity(at, x_t, x0) - velocity(at, x_t, guided))

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..diffusion import losses, sampler
+from ..diffusion import sampler
 from ..diffusion.schedule import add_noise
 from ..options import CHANGEABLE
 from ..parts.denoiser import to_trajectories
@@ -67,7 +67,7 @@ class DMD2(TwoScores):
     usual = Options
 
     def matching(self, sample: Latents, batch: Batch, rng: Rng) -> Float[Tensor, " B"]:
-        """``1/2 ||x - sg(x - grad)||^2``, averaged over elements: its gradient is ``grad`` over their number (DMD, Eq. 7)."""
+        """`scores.moved` against ``(fake - real) / mean|x - real|``."""
         o = self.options
         t = exactly(rng.uniform((len(sample),), *o.times))
         with torch.no_grad():
@@ -76,12 +76,12 @@ class DMD2(TwoScores):
             plain = self.teacher.denoiser if o.decoupled else None
             real = plain(x_t, t, batch.cond) if plain else self.teacher(x_t, t, batch.cond, batch.null)
             fake = self.fake_score(x_t, t, batch.cond)
-            size = (sample - real).abs().flatten(1).mean(1).clamp(min=1e-4)
+            size = scores.size_of(sample, real)
             if o.decoupled:
                 real = real + self._guidance(sample, noise, batch, rng)
             gradient = (fake - real) / match_dims(size, sample)
             self._observed = {"score_difference": float(gradient.abs().mean())}
-        return 0.5 * losses.squared(sample, (sample - gradient).detach())
+        return scores.moved(sample, gradient)
 
     def _guidance(self, sample: Latents, noise: Latents, batch: Batch, rng: Rng) -> Latents:
         """What guidance adds to the teacher's estimate, at a time of its own."""

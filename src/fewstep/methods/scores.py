@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..diffusion import losses
 from ..options import CHANGEABLE, SHARED
 from ..parts import adversary, discriminator
 from ..parts.adversary import Adversary
@@ -87,6 +88,22 @@ def weights_of(divergence: str, logits: Float[Tensor, "B K"]) -> Float[Tensor, "
     return weight / weight.mean()
 
 
+def size_of(sample: Latents, real: Latents) -> Float[Tensor, " B"]:
+    """``mean|x - mu_real|`` of each sample: what a difference of scores is measured in (DMD, Eq. 8)."""
+    return (sample - real).abs().flatten(1).mean(1).clamp(min=1e-4)
+
+
+def moved(sample: Latents, gradient: Latents) -> Float[Tensor, " B"]:
+    """``1/2 ||x - sg(x - grad)||^2``, averaged over elements: its gradient is ``grad`` over their number (DMD, Eq. 7)."""
+    return 0.5 * losses.squared(sample, (sample - gradient).detach())
+
+
+def follows(fake_score: Denoiser, sample: Latents, batch: Batch, rng: Rng) -> Float[Tensor, ""]:
+    """What the fake score minimises: it denoises what the student has drawn."""
+    t = exactly(rng.uniform((len(sample),), 1e-3, 1.0))
+    return prediction_error(fake_score, sample, rng.normal_like(sample), t, batch.cond).mean()
+
+
 class TwoScores(Defaults):
     """A student between two scores, and an adversary, if asked. A method says in `matching` what the scores are for."""
 
@@ -142,9 +159,7 @@ class TwoScores(Defaults):
         self._observed = {}
         with torch.no_grad():
             sample, _ = self.draw(batch, rng)
-        t = exactly(rng.uniform((len(sample),), 1e-3, 1.0))
-        error = prediction_error(self.fake_score, sample, rng.normal_like(sample), t, batch.cond)
-        return {"denoising": error.mean()}
+        return {"denoising": follows(self.fake_score, sample, batch, rng)}
 
     def observations(self) -> dict[str, float]:
         """``score_difference``: how far apart the two estimates are, in units of what the teacher would change; logits."""

@@ -74,7 +74,7 @@ class SiDA(TwoScores):
         real = self.teacher.differentiable(x_t, t, batch.cond, batch.null)
         fake = self.fake_score(x_t, t, batch.cond)
         with torch.no_grad():
-            size = (sample - real).abs().flatten(1).mean(1).clamp(min=1e-4)
+            size = scores.size_of(sample, real)
             self._observed = {"score_difference": float((fake - real).abs().mean() / size.mean())}
         return identity(sample, real, fake, self.options.alpha) / size
 

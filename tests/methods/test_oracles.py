@@ -184,12 +184,17 @@ def continuous(student: Student, teacher: Teacher) -> Method:
     return ContinuousConsistency(student, teacher, ScmOptions(warmup=100))
 
 
+def regularised(student: Student, teacher: Teacher) -> Method:
+    options = ScmOptions(warmup=100, score_weight=0.1, fake_score_turns=1)
+    return ContinuousConsistency(student, teacher, options, copy.deepcopy(student.denoiser))
+
+
 def halved(student: Student, teacher: Teacher) -> Method:
     former = freeze(copy.deepcopy(student.denoiser))
     return Progressive(student, teacher, former, ProgressiveOptions(halvings=4, each=100))
 
 
-@pytest.mark.parametrize("kind", [discrete, continuous, MeanFlow, halved])
+@pytest.mark.parametrize("kind", [discrete, continuous, regularised, MeanFlow, halved])
 def test_one_step_is_brought_to_the_ends_of_the_teachers_trajectories(
     kind: Callable[[Student, Teacher], Method], diffusion: Student
 ) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +16,14 @@ from torch import Tensor
 from fewstep.diffusion import sampler
 from fewstep.diffusion.schedule import Cosine, NoiseSchedule, RectifiedFlow
 from fewstep.methods import scm, tangents
+from fewstep.methods.dmd2 import DMD2
+from fewstep.methods.method import Turn
 from fewstep.methods.scm import ContinuousConsistency, Options
 from fewstep.parts.denoiser import Denoiser, Student, Teacher, noise_to
 from fewstep.rng import Rng
 from fewstep.tensors import Batch, Conditioning, Latents, Time, match_dims
-from helpers import Gaussian, stable_diffusion
+from helpers import Gaussian, assert_same_state, flat_gradient, gradients, same_weights, stable_diffusion
+from method_parts import built, trainer
 
 NOBODY, F64 = Conditioning(), torch.float64
 MEAN, STD = 0.5, 0.3
@@ -107,3 +115,102 @@ def test_points_lie_at_the_students_own_times_too() -> None:
     assert 0.1 <= float(rest.min()) < float(rest.max()) <= 0.3
     with pytest.raises(ValueError, match="must rise"):
         scm.check(Options(times=(0.9, 0.1)))
+
+
+# the learned weight
+
+
+def test_the_weight_of_a_time_learns_to_make_every_times_error_count_alike() -> None:
+    """Least of ``e^w error - w`` is ``e^-w = E[error | t]``: the weighted error is 1 on average, wherever t lies."""
+    schedule, o = Cosine(), Options(learned_weight=True, warmup=0, normalise=False)
+    student = Student(Gaussian(schedule, MEAN, STD), (1.0,))
+    student.denoiser.weight = torch.nn.Parameter(torch.zeros(()))
+    method = ContinuousConsistency(student, Teacher(Gaussian(schedule, MEAN, STD)), o)
+    assert method.turns(0) == (Turn("student"), Turn("weight"))
+    adam = torch.optim.Adam(method.players["weight"].network.parameters(), 0.03)
+    batches = [Batch(MEAN + STD * Rng.of(k).normal((64, 1, 2), F64), NOBODY, NOBODY) for k in range(8)]
+    for step in range(400):
+        method.losses("student", batches[step % 8], Rng.of(100 + step))
+        adam.zero_grad()
+        method.losses("weight", batches[step % 8], Rng.of(0))["consistency"].backward()
+        adam.step()
+        method.after_step(step)
+    late = [method.errors(batch, Rng.of(900 + k)) for k, batch in enumerate(batches * 8)]
+    error, x = (torch.cat(v).detach() for v in zip(*late))
+    weight = method.players["weight"].network(x).detach().exp()
+    thirds = torch.quantile(x, torch.tensor([0.0, 1 / 3, 2 / 3, 1.0])).tolist()
+    inside = [(x >= a) & (x <= b) for a, b in itertools.pairwise(thirds)]
+    plain = [float(error[i].mean()) for i in inside]
+    assert max(plain) > 3 * min(plain), "times differ before"
+    assert [float((weight * error)[i].mean()) for i in inside] == pytest.approx([1, 1, 1], abs=0.25)
+
+
+def test_the_students_loss_is_weighed_and_has_no_say_in_the_weight() -> None:
+    method, parts = built("scm", learned_weight=True)
+    plain, _ = built("scm")
+    assert isinstance(method, ContinuousConsistency)
+    assert method.weight is not None
+    found = [m.losses("student", parts.data(0), Rng.of(0))["consistency"] for m in (plain, method)]
+    assert found[0] == found[1], "it begins at exp(0)"
+    with torch.no_grad():
+        method.weight.series.bias.fill_(0.7)
+    loss = method.losses("student", parts.data(0), Rng.of(0))["consistency"]
+    torch.testing.assert_close(loss, found[0] * math.exp(0.7))
+    loss.backward()
+    assert not gradients(method.weight)
+
+
+# rCM
+
+
+def test_rcms_regulariser_is_dmd2s_gradient_at_the_students_own_roll_out() -> None:
+    """The same samples, noises and two networks; .25 of it. A fake score that is the teacher leaves the student alone."""
+    rcm, parts = built("scm", score_weight=0.25, score_times=(0.1, 0.9))
+    dmd, _ = built("dmd2", adversarial_weight=0.0, times=(0.1, 0.9))
+    assert isinstance(rcm, ContinuousConsistency)
+    assert isinstance(dmd, DMD2)
+    assert rcm.fake_score is not None
+    with torch.no_grad():
+        for network in (rcm.fake_score, dmd.fake_score):
+            for p in network.parameters():
+                p.mul_(1.3)
+    batch, slopes = parts.data(0), []
+    for method, weight in ((rcm, 0.25), (dmd, 1.0)):
+        loss = weight * method.matching(batch, Rng.of(3)).mean() if method is rcm else dmd.losses("student", batch, Rng.of(3))[
+            "distribution_matching"
+        ]
+        loss.backward()
+        slopes.append(flat_gradient(method.student.denoiser) / weight)
+    torch.testing.assert_close(slopes[0], slopes[1])
+    assert slopes[0].norm() > 0
+    alone = built("scm", score_weight=0.25)[0]
+    assert isinstance(alone, ContinuousConsistency)
+    alone.teacher.guidance_scale = 1.0
+    alone.matching(batch, Rng.of(3)).mean().backward()
+    assert flat_gradient(alone.student.denoiser).norm() < 1e-7
+
+
+@pytest.mark.parametrize("own", [{"learned_weight": True}, {"score_weight": 0.01, "fake_score_turns": 2}, {}])
+def test_with_its_options_a_run_in_parts_goes_on_as_it_was(own: dict[str, Any], tmp_path: Path) -> None:
+    """Every player that is asked for moves, on parts of a batch too, and comes back out of a file."""
+    whole, data = trainer("scm", 4, own=own, gradient_accumulation=2)
+    first = copy.deepcopy(whole.networks)
+    for log in whole.steps(data):
+        assert not log.skipped
+        if log.step == 2:
+            whole.save(tmp_path / "half")
+    asked = {"learned_weight": "weight", "score_weight": "fake_score"}
+    assert set(whole.networks) == {"student", *(asked[o] for o in own if o in asked)}
+    assert not [name for name, network in whole.networks.items() if same_weights(network, first[name])]
+    other, data = trainer("scm", 4, seed=1, own=own, gradient_accumulation=2)
+    other.resume(tmp_path / "half")
+    list(other.steps(data))
+    assert_same_state(whole.state(), other.state())
+
+
+def test_what_rcm_lacks_is_said() -> None:
+    teacher = Teacher(Gaussian(Cosine(), MEAN, STD))
+    with pytest.raises(ValueError, match="give one, or set score_weight to 0"):
+        ContinuousConsistency(Student(Map(Cosine()), (1.0,)), teacher, Options(score_weight=0.01))
+    with pytest.raises(ValueError, match=r"score times 0\.9 0\.1 must rise"):
+        scm.check(Options(score_times=(0.9, 0.1)))

@@ -8,12 +8,17 @@ F_theta, dx/dt      `velocity` of the student's estimate, and of the guided teac
 t, cos t, sin t     the angle ``atan(sigma / alpha)`` of a time; both scales over ``sqrt(alpha^2 + sigma^2)``
 df/dt               `Denoiser.tangent` along the teacher's trajectory, by one forward-mode derivative
 g, r, c             the tangent, its warm-up, and what normalises it: ``g / (||g|| + c)``
+w_phi(t)            ``weight``: a `TimeWeight` of the angle, a player of its own, ``Options.learned_weight``
+lambda, f_fake      ``Options.score_weight`` and ``fake_score`` (rCM)
 ==================  ================================================================================
 
 A consistent student gives the same estimate all along a trajectory, ``df/dt = 0``. The loss is
 ``||F_theta - sg(F_theta + g)||^2`` with ``g = -cos^2 (F_theta - dx/dt) - r (cos sin x_t + cos sin dF_theta/dt)`` (Eq. 8 and
-Algorithm 1), which is ``cos df/dt`` where r = 1. It needs no neighbouring time and no target network. The paper's learned weight
-of each time is left out.
+Algorithm 1), which is ``cos df/dt`` where r = 1. It needs no neighbouring time and no target network. The paper weighs each time
+by ``exp(w_phi(t))``, with ``-w_phi(t)`` beside it in the loss: ``--scm.learned-weight``.
+
+rCM (arXiv 2510.08431) puts the gradient of a reverse divergence beside it, as DMD2 has it, at samples of the student's own
+roll-out: consistency covers what the teacher draws, and the second score takes the blur off: ``--scm.score-weight``.
 
 The derivative is as good as the network is smooth in its time. The paper changes the network's time embedding for that; stock
 networks embed the timestep of a thousand in fast waves, and on digits such a student came apart (docs/log.md): try it beside
@@ -22,20 +27,24 @@ networks embed the timestep of a thousand in fast waves, and on digits such a st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..parts.denoiser import Student, Teacher, check_alike, noise_to
-from ..ranges import Limit, Range
+from ..diffusion import losses
+from ..diffusion.schedule import add_noise
+from ..options import CHANGEABLE
+from ..parts.denoiser import Denoiser, Student, StudentInput, Teacher, check_alike, noise_to
+from ..ranges import Count, Limit, Range, Rate, Weight
 from ..rng import Rng
 from ..tensors import Batch, Latents, Time, exactly, full_precision, match_dims
-from . import tangents
-from .method import OnePlayer, Parts, Turn
+from . import scores, tangents
+from .method import UNKNOWN, Defaults, Facts, Optimizer, Parts, Player, Turn
+from .scores import check_rising
 from .tangents import Scales, along, mixed_times, scales
 
 
@@ -49,9 +58,25 @@ class Options(tangents.Options):
     """What is added to it. Of ``normalise`` only."""
     warmup: Limit = 100
     """Steps in which r rises from 0 to 1: the tangent's second part is the unstable one. The paper's 10,000 are of long runs."""
+    learned_weight: bool = False
+    """Weigh each time by ``exp(w(t))``, where w learns what makes the mean error of every time count alike (Eq. 8)."""
+    weight_learning_rate: Annotated[Rate, CHANGEABLE] = 1e-2
+    """Adam's learning rate of w. Of ``learned_weight`` only."""
+    score_weight: Annotated[Weight, CHANGEABLE] = 0.0
+    """Weight of rCM's regulariser, the gradient of a reverse divergence at the student's own samples; 0 leaves it out. rCM's is
+    .01, beside a consistency loss of 1."""
+    fake_score_turns: Count = 5
+    """Updates of the fake score for one of the student, each on new samples. Of ``score_weight`` only, as what follows."""
+    fake_score_learning_rate: Annotated[Rate, CHANGEABLE] = 2e-4
+    """Adam's learning rate of the fake score."""
+    score_times: Annotated[tuple[float, float], Range(0, 1)] = (0.02, 0.98)
+    """Range of the uniform time that a sample is noised to before the two scores are asked."""
 
 
-check = tangents.check
+def check(o: Options, facts: Facts = UNKNOWN) -> None:
+    """Refuse what cannot be trained. Raises ValueError with the fix."""
+    tangents.check(o, facts)
+    check_rising("score times", o.score_times)
 
 
 class Angle(NamedTuple):
@@ -78,25 +103,90 @@ def velocity(at: Angle, x_t: Latents, x0: Latents) -> Latents:
     return (at.cos * x_t / at.scale - x0) / at.sin
 
 
-class ContinuousConsistency(OnePlayer):
-    """The student's estimate is made constant along the teacher's trajectories."""
+class TimeWeight(nn.Module):
+    """w of an angle: a cosine series over its range, 0 everywhere at first."""
 
-    def __init__(self, student: Student, teacher: Teacher, options: Options = Options()) -> None:
-        """ValueError where the two schedules differ."""
+    def __init__(self, terms: int = 8) -> None:
+        super().__init__()
+        self.series = nn.Linear(terms, 1)
+        nn.init.zeros_(self.series.weight)
+        nn.init.zeros_(self.series.bias)
+
+    def forward(self, x: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Of angles from 0 to pi/2."""
+        k = torch.arange(1, self.series.in_features + 1, device=x.device, dtype=x.dtype)
+        return self.series(torch.cos(2 * k * x[:, None]).to(self.series.weight.dtype)).squeeze(1)
+
+
+class Seen(NamedTuple):
+    """What the student's turn found on a batch, kept for the turn of the weight."""
+
+    batch: Batch
+    angle: Float[Tensor, " B"]
+    error: Float[Tensor, " B"]
+
+
+class ContinuousConsistency(Defaults):
+    """The student's estimate is made constant along the teacher's trajectories; a weight of each time, and a second score that
+    learns the student's samples, if asked."""
+
+    def __init__(
+        self, student: Student, teacher: Teacher, options: Options = Options(), fake_score: Denoiser | None = None
+    ) -> None:
+        """``fake_score`` is a trainable denoiser of its own, best a copy of the teacher's; ValueError where ``score_weight`` asks
+        for one and there is none, or where the two schedules differ."""
         check(options)
         check_alike(student, teacher)
-        super().__init__("student", student.denoiser, options.student_moves(beta1=0.9))
+        if options.score_weight and fake_score is None:
+            raise ValueError("rCM's regulariser needs a fake score: give one, or set score_weight to 0")
         self.student, self.teacher, self.options = student, teacher, options
+        self.fake_score = fake_score if options.score_weight else None
+        self.weight = TimeWeight().to(next(student.denoiser.parameters()).device) if options.learned_weight else None
+        self.input = StudentInput(student, backward=1.0)
         self._warmed = 1.0
         self._observed: dict[str, float] = {}
+        self._seen: list[Seen] = []
+
+    @property
+    def players(self) -> Mapping[str, Player]:
+        """``student`` and, where they are asked for, ``weight`` and ``fake_score``."""
+        o = self.options
+        out = {"student": Player(self.student.denoiser, o.student_moves(beta1=0.9))}
+        if self.weight is not None:
+            out["weight"] = Player(self.weight, Optimizer(o.weight_learning_rate, beta1=0.9, warmup=0))
+        if self.fake_score is not None:
+            out["fake_score"] = Player(self.fake_score, Optimizer(o.fake_score_learning_rate, beta1=0.9, warmup=20))
+        return out
 
     def turns(self, step: int) -> Sequence[Turn]:
-        """The student; r rises with the steps."""
+        """The student, for which r rises with the steps; the weight on the same errors; the fake score, on a new batch each."""
         self._warmed = min(1.0, (step + 1) / max(1, self.options.warmup))
-        return (Turn("student"),)
+        weighing = (Turn("weight"),) if self.weight is not None else ()
+        following = range(self.options.fake_score_turns if self.fake_score is not None else 0)
+        return (Turn("student"), *weighing, *(Turn("fake_score", k) for k in following))
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
-        """``consistency``: ``||F - sg(F + g)||^2``, a mean over elements."""
+        """``consistency`` and ``distribution_matching`` for the student, ``consistency`` for the weight, ``denoising`` for the
+        fake score."""
+        if player == "weight":
+            return self._weighing(batch)
+        if player == "fake_score":
+            assert self.fake_score is not None, "without a score_weight there is no such player"
+            self._observed = {}
+            with torch.no_grad():
+                sample = self._draw(batch, rng)
+            return {"denoising": scores.follows(self.fake_score, sample, batch, rng)}
+        error, x = self.errors(batch, rng)
+        if self.weight is not None:
+            self._seen.append(Seen(batch, x, error.detach()))
+            error = self.weight(x).detach().exp() * error
+        out = {"consistency": error.mean()}
+        if self.fake_score is not None:
+            out["distribution_matching"] = self.options.score_weight * self.matching(batch, rng).mean()
+        return out
+
+    def errors(self, batch: Batch, rng: Rng) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """``||F - sg(F + g)||^2`` of each sample, a mean over elements; and its angle."""
         t = self.draw_times(len(batch), rng).to(batch.x0.device)
         schedule = self.student.denoiser.schedule
         x_t = noise_to(schedule, batch.x0, rng.normal_like(batch.x0), t)
@@ -111,7 +201,34 @@ class ContinuousConsistency(OnePlayer):
             wanted = velocity(at, x_t, x0) + g
         with full_precision(x_t):
             own = velocity(at, x_t, self.student.denoiser(x_t, t, batch.cond))
-        return {"consistency": (own - wanted).pow(2).mean()}
+        x = torch.atan2(schedule.sigma(t), schedule.alpha(t)).float()
+        return losses.squared(own, wanted), x
+
+    def _weighing(self, batch: Batch) -> dict[str, Tensor]:
+        """``e^w error - w``, which is least where e^-w is the mean error at that time."""
+        assert self.weight is not None, "without learned_weight there is no such player"
+        seen = next(s for s in reversed(self._seen) if s.batch is batch)
+        w = self.weight(seen.angle)
+        self._observed = {"least": float(w.detach().min()), "most": float(w.detach().max())}
+        return {"consistency": (w.exp() * seen.error - w).mean()}
+
+    def _draw(self, batch: Batch, rng: Rng) -> Latents:
+        """A sample of the student's, from its own roll-out."""
+        x_t, t, _ = self.input(batch.x0, batch.cond, rng)
+        return self.student.denoiser(x_t, t, batch.cond)
+
+    def matching(self, batch: Batch, rng: Rng) -> Float[Tensor, " B"]:
+        """DMD's loss at the student's own samples."""
+        assert self.fake_score is not None
+        sample = self._draw(batch, rng)
+        t = exactly(rng.uniform((len(sample),), *self.options.score_times))
+        with torch.no_grad():
+            x_t = add_noise(self.teacher.schedule, sample, rng.normal_like(sample), t)
+            real = self.teacher(x_t, t, batch.cond, batch.null)
+            fake = self.fake_score(x_t, t, batch.cond)
+            gradient = (fake - real) / match_dims(scores.size_of(sample, real), sample)
+            self._observed |= {"score_difference": float(gradient.abs().mean())}
+        return scores.moved(sample, gradient)
 
     def draw_times(self, n: int, rng: Rng) -> Time:
         """Uniform times, and the student's own below 1: at 1 the tangent is nothing, for cos is."""
@@ -128,10 +245,14 @@ class ContinuousConsistency(OnePlayer):
         return x0, first + self._warmed * (whole - first)
 
     def observations(self) -> dict[str, float]:
-        """``tangent``: its root mean square before it is normalised."""
+        """``tangent``: its root mean square before it is normalised; ``score_difference`` as DMD2's; ``least``, ``most``: w."""
         return self._observed
+
+    def after_step(self, step: int) -> None:
+        """Forget the errors: the next step has its own."""
+        self._seen = []
 
 
 def build(o: Options, parts: Parts) -> ContinuousConsistency:
     """A continuous-time consistency model of a run's parts."""
-    return ContinuousConsistency(parts.student, parts.teacher, o)
+    return ContinuousConsistency(parts.student, parts.teacher, o, parts.denoiser() if o.score_weight else None)

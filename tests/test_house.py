@@ -52,6 +52,7 @@ SEES: dict[str, tuple[str, ...]] = {
     # beside them
     "evaluation": (*STUDENT, "inference"),
     "arena": (*STUDENT, "inference", "evaluation", "server", "provenance"),  # it judges, and it serves a page
+    "contest": (*STUDENT, "methods", "training", "recipes", "inference", "evaluation", "provenance"),  # trains and judges
     "provenance": ("version", "pixels", "text", "files", "plugin", "extras"),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""

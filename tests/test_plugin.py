@@ -71,7 +71,7 @@ def test_a_wrong_name_is_one_sentence_with_the_right_ones(kind: str) -> None:
 
 
 def test_the_files_beside_the_members_are_none(lab: Path) -> None:
-    assert {"method", "adversarial", "denoising", "regression"} <= set(METHODS.files) - set(METHODS.names)
+    assert {"method", "adversarial", "denoising", "autoencoding"} <= set(METHODS.files) - set(METHODS.names)
     assert {"efficientnet-lite0", "efficientnet-lite2", "dinov2", "teacher"} == set(feature.FAMILY.names)
 
 

@@ -73,6 +73,8 @@ class Running:
     """Folder of the run; the finished bundle goes into its ``bundle`` folder, which every diffusers tool loads."""
     resume: bool = False
     """Continue from the state in ``out``, with the options it was started with; steps, seconds and the device may differ."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What --seconds counts: time on the wall, or the processor's, which other programs on the machine do not shorten."""
     minutes: Weight = 0.0
     """Stop cleanly after about this many minutes of this call, state saved; 0 runs to the end."""
     save_every: Weight = 60.0
@@ -151,7 +153,9 @@ def _train(title: str, prepare: Callable[[Progress], Any], how: Running, phases:
     with TrainingDisplay(title) as display:
         run = prepare(display.report)
         started = time.monotonic()
-        kept = run_phases(run.phases, Saving(how.out, how.save_every, how.resume, until), watch, how.health)
+        timer = time.process_time if how.clock == "processor" else None
+        saving = Saving(how.out, how.save_every, how.resume, until, timer=timer)
+        kept = run_phases(run.phases, saving, watch, how.health)
     if taken:
         say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
     else:
@@ -397,6 +401,20 @@ def arena(options: Any, placement: Annotated[Placement, FLAT] = USUAL) -> None:
     with progress_bars() as progress:
         plan = command.prepare(options, placement, typed, progress)
     command.serve(options, plan, say)
+
+
+def contest(options: Any) -> None:
+    """Compare methods: train every one on one teacher with the same seeds, noises and budget, and judge them in pairs.
+
+    Every training is a process of its own. Stop at will, and give the same command again to go on.
+    """
+    from .contest import command
+
+    typed = shlex.join(["fewstep", *sys.argv[1:]])
+    with progress_bars() as progress:
+        command.run(options, typed, progress, say)
+    out = options.out
+    say(f"the tables are in {out / 'contest.md'}", out)
 
 
 def budget(options: Any) -> None:
@@ -761,6 +779,7 @@ OPTIONS = {
     "verify": ("trusting", "provenance.options", "Trusting"),
     "serve": ("options", "server.app", "ServeOptions"),
     "arena": ("options", "arena.command", "Options"),
+    "contest": ("options", "contest.plan", "Options"),
     "budget": ("options", "server.drawing.forecast", "ForecastOptions"),
 }
 """By command: the argument that takes an option dataclass, and where that is found."""
@@ -772,7 +791,7 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
     So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
     takes seconds to say which commands there are.
     """
-    making = (demo, data, teach, distill, draw, evaluate, compare, arena)
+    making = (demo, data, teach, distill, draw, evaluate, compare, contest, arena)
     every = (*making, adopt, info, export, verify, serve, budget, docs, completion)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
@@ -840,6 +859,7 @@ MORE = "fewstep help COMMAND shows the options of a command, fewstep -V the vers
 """The sentence above the overview of the commands."""
 KEPT = {
     "arena": "every picture that was drawn and every vote is kept: give the same command again to go on",
+    "contest": "every training has saved its state: give the same command again to go on",
     "data": "nothing was written, and a dataset that was there stands as it was: give the command again to build it",
     "evaluate": "the records of finished step counts are in --output: give the command again with --resume for the others",
     "draw": "the pictures that were finished are kept: give the command again for the others",

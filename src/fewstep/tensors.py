@@ -157,6 +157,11 @@ class Batch:
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if getattr(self, f.name) is not None}
         return replace(self, **moved)
 
+    @property
+    def trajectories(self) -> Batch | None:
+        """The noise-to-sample pairs: the batch itself where it holds them, or those that come with it."""
+        return self if self.noise is not None else self.pairs
+
     def split(self, parts: int) -> list[Batch]:
         """The same rows in ``parts`` batches, as even as can be, none of them empty; pairs are dealt out likewise."""
         rows = np.array_split(np.arange(len(self)), min(parts, len(self)))

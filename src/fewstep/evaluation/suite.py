@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
+
+import torch
+from torch import nn
 
 from .. import extras
 from ..bundle import Card
 from ..data.dataset import Dataset, spread
 from ..inference.pipeline import Pipeline, Request
 from ..parts.conditioner import UnreadWarning, summary
-from ..parts.features import efficientnet
+from ..parts.denoiser import freeze
+from ..parts.features import efficientnet, feature
 from ..parts.features.efficientnet import ImageNetFeatures
 from ..ranges import Count, Counts, Range, Seeds
 from ..sizes import spoken
-from ..tensors import Media
+from ..tensors import Features, Media
 from .evaluate import (
     EvaluateOptions,
+    Judge,
     MeasuredModel,
     Progress,
     Reference,
@@ -29,6 +35,7 @@ from .evaluate import (
     floor,
     measure,
 )
+from .pixel_features import PixelFeatures
 from .progress import Measure, measure_with
 from .record import REAL, MetricRecord, merge
 
@@ -45,8 +52,8 @@ class Options:
     seeds: Seeds = tuple(range(8))
     """Every prompt is drawn with each of these seeds; diversity needs two or more."""
     judge: tuple[str, ...] = ("mobilenet-v2",)
-    """Networks that measure: mobilenet-v2, efficientnet-lite2 or both, at the same pictures; never the one the student was
-    trained against."""
+    """What measures, at the same pictures: mobilenet-v2, efficientnet-lite2, pixels (principal components, unlike any network),
+    or the dotted path of a feature network of your own; never the one the student was trained against."""
     resolution: Annotated[int, Range(32, 1024)] = 128
     """Side that pictures are resized to for the judge."""
     resamples: Annotated[int, Range(1, 10**5)] = 200
@@ -56,7 +63,8 @@ class Options:
 
     def needs(self) -> tuple[str, ...]:
         """The modules that measuring takes. Raises ValueError for a judge that does not exist, or that no extra installs."""
-        networks = [efficientnet.network_called(name) for name in self.judge]
+        networks = [efficientnet.network_called(name) for name in self.judge if name != PIXELS and not is_own(name)]
+        own = [feature.FAMILY.load(name) for name in self.judge if is_own(name)]
         away = [network for network in networks if extras.absent([network.module])]
         if any(network.module in extras.ALONE for network in away):
             other = efficientnet.NETWORKS[IN_ITS_PLACE]
@@ -65,7 +73,55 @@ class Options:
                 f"a judge is not installed: {extras.install([network.module for network in away])}, or take "
                 f"--judge {IN_ITS_PLACE}{ready}, whose records are compared with their own kind only"
             )
-        return tuple(network.module for network in away)
+        asked = (
+            getattr(module, "needs", lambda name: ())(name) for module, name in zip(own, filter(is_own, self.judge))
+        )
+        return (*(network.module for network in away), *(module for modules in asked for module in modules))
+
+
+PIXELS = PixelFeatures.name
+"""The judge that is no network."""
+
+
+def is_own(judge: str) -> bool:
+    """Whether this is the dotted path of somebody's own file."""
+    return "." in judge.strip(".")
+
+
+@dataclass(frozen=True)
+class OwnJudge:
+    """A feature network of somebody's own, as `feature.FAMILY` finds it, as a judge."""
+
+    name: str
+    network: Callable[[Media], Features]
+    fingerprint: str
+    resizer: str = "its own"
+
+    @classmethod
+    def load(cls, name: str, resolution: int) -> OwnJudge:
+        """Raises ValueError where there is none, or where it does not look at pictures or has no embedding to judge by."""
+        network = feature.FAMILY.load(name).load(feature.Options(features=name, resolution=resolution), None)
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"{name} cannot judge: its load() has to give a torch module that looks at pictures")
+        digest = hashlib.sha256()
+        for key, value in sorted(network.state_dict().items()):
+            digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return cls(name, freeze(network), digest.hexdigest()[:12])
+
+    def __call__(self, media: Media, /) -> Features:
+        """Features whose ``pooled`` is the embedding. Raises ValueError for a network that gives none."""
+        with torch.no_grad():
+            found = self.network(media)
+        if found.pooled is None:
+            raise ValueError(f"{self.name} cannot judge: its features have no pooled embedding")
+        return found
+
+
+def judge_called(name: str, resolution: int, media: Media) -> Judge:
+    """A judge by its name; ``media`` are the real pictures, to whose components the judge of pixels is fitted."""
+    if name == PIXELS:
+        return PixelFeatures.fit(media)
+    return OwnJudge.load(name, resolution) if is_own(name) else ImageNetFeatures.load(name, resolution)
 
 
 IN_ITS_PLACE = "efficientnet-lite2"
@@ -139,7 +195,7 @@ class Evaluator:
         self.prompts = [train.items[i].prompts[0] for i in chosen]
         self.concepts = [int(train.concept_index[i]) for i in chosen]
         media = train.media(slice(None))
-        judges = [ImageNetFeatures.load(name, options.resolution) for name in dict.fromkeys(options.judge)]
+        judges = [judge_called(name, options.resolution, media) for name in dict.fromkeys(options.judge)]
         self.judges = [(one, Reference.build(media, train.concept_index, one, progress=progress)) for one in judges]
 
     def floor(self, known: Sequence[MetricRecord] = (), progress: Progress | None = None) -> list[MetricRecord]:

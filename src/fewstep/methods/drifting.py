@@ -181,7 +181,7 @@ class Drifting(Adversarial):
         o = self.options
         out = {"drift": o.drift_weight * self.drift(self.tap(sample, "drift"), batch, rng)}
         if o.regression_weight:
-            pairs = batch if batch.noise is not None else batch.pairs
+            pairs = batch.trajectories
             assert pairs is not None, "build() asked for pairs"
             out["regression"] = o.regression_weight * to_trajectories(
                 self.student, pairs, sampler.at(1.0, pairs.x0), rng

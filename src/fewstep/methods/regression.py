@@ -23,12 +23,12 @@ from ..parts.denoiser import BEND, Student, Teacher, check_alike, to_trajectorie
 from ..ranges import Range
 from ..rng import Rng
 from ..tensors import Batch
-from .method import OnePlayer
+from .method import OnePlayer, Parts, StudentOptions
 
 
 @dataclass(frozen=True)
-class Options:
-    """How the student is warmed up."""
+class Options(StudentOptions):
+    """How a student follows its teacher: a warm start, or a training of its own that others are held against."""
 
     huber: float = BEND
     """Where the pseudo-Huber distance turns from square to absolute."""
@@ -42,7 +42,7 @@ class Regression(OnePlayer):
     """Needs batches of noise-to-sample pairs (``Batch.noise``), and the teacher if it follows it at later times."""
 
     def __init__(self, student: Student, options: Options = Options(), teacher: Teacher | None = None) -> None:
-        super().__init__("student", student.denoiser)
+        super().__init__("student", student.denoiser, options.student_moves(beta1=0.9))
         if options.regression_steps:
             if teacher is None:
                 raise ValueError(
@@ -53,5 +53,12 @@ class Regression(OnePlayer):
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """``regression``: the distance of the one-pass estimate from the end of the trajectory."""
-        t, o = self.student.draw_times(len(batch), rng), self.options
-        return {"regression": to_trajectories(self.student, batch, t, rng, o.huber, self.teacher, o.regression_steps)}
+        pairs, o = batch.trajectories or batch, self.options
+        t = self.student.draw_times(len(pairs), rng)
+        return {"regression": to_trajectories(self.student, pairs, t, rng, o.huber, self.teacher, o.regression_steps)}
+
+
+def build(o: Options, parts: Parts) -> Regression:
+    """Regression on the teacher's trajectories of a run."""
+    parts.pairs()
+    return Regression(parts.student, o, parts.teacher)

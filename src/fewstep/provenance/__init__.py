@@ -193,17 +193,19 @@ def encode(picture: Pixels, kind: str, quality: int) -> bytes:
 
 
 def to_picture(picture: Pixels | Tensor) -> Pixels:
-    """Media ``[3, H, W]`` in [-1, 1] to uint8 ``[H, W, 3]``; uint8 pictures pass through."""
+    """Media ``[1 or 3, H, W]`` in [-1, 1] to uint8 ``[H, W, 3]``, grey ones with three alike channels, which a mark needs; uint8
+    pictures pass through."""
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] not in (3, 4):
             raise ValueError(f"a picture is uint8 [H, W, 3 or 4], this is {picture.dtype} {list(picture.shape)}")
         return picture
     media = picture.detach().float().cpu().numpy()
-    if media.ndim != 3 or media.shape[0] != 3:
-        raise ValueError(f"media to save is one picture [3, H, W] in [-1, 1], this is {list(media.shape)}")
+    if media.ndim != 3 or media.shape[0] not in (1, 3):
+        raise ValueError(f"media to save is one picture [1 or 3, H, W] in [-1, 1], this is {list(media.shape)}")
     if np.isnan(media).any():
         raise ValueError("the picture holds NaN: the model diverged, draw with less guidance or from another seed")
-    return np.clip(np.rint(media * 127.5 + 127.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    pixels = np.clip(np.rint(media * 127.5 + 127.5), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
 def _marked(picture: Pixels | Tensor, facts: GenerationFacts, options: StampOptions) -> tuple[Pixels, int | None]:

@@ -45,6 +45,8 @@ class Saving:
     """Seconds after which the run ends as if it were done; 0 sets no limit. Resumed with no more of them, it takes no step."""
     clock: Callable[[], float] = time.monotonic
     """What tells the seconds."""
+    timer: Callable[[], float] | None = None
+    """What tells ``seconds`` alone, processor time say; None is the ``clock``."""
 
     @property
     def checkpoint(self) -> Path:
@@ -210,9 +212,10 @@ def run(
             first = StepLog(0, {}, evaluate_now(trainer, probe, best))
             health.check(first)
             watch(first)
-        started = saved = saving.clock()
+        timer = saving.timer or saving.clock
+        started, saved = timer(), saving.clock()
         for log in trainer.steps(batches):
-            over = bool(saving.seconds) and saving.clock() - started > saving.seconds
+            over = bool(saving.seconds) and timer() - started > saving.seconds
             if probe and probe.due(log.step, over or log.step == trainer.options.steps):
                 log.observations |= evaluate_now(trainer, probe, best)
             state.note(log)

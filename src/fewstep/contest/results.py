@@ -1,0 +1,207 @@
+"""What a contest found: the records of every training, the mean of each entry, and every entry beside another, in pairs.
+
+Trainings of one seed share their noise, their batches and their warm start, and all models draw the same prompts from the same
+noises. So two entries are compared training by training and prompt by prompt: the error of their difference is that of the mean
+over trainings (the spread of the paired differences) and that over prompts (the jackknife of the mean difference), added as
+variances. With one training the first is not known, and the interval says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+from typing import Any
+
+import torch
+
+from ..evaluation import compare, jackknife
+from ..evaluation.jackknife import Interval
+from ..evaluation.record import VARIETY, MetricRecord, over_trainings
+from .plan import Plan, Run
+from .runs import Outcome
+
+SHOWN = ("fd", "kid", "precision", "recall", "retrieval_top1", "retrieval_top5", "vendi_minus_1", "pairwise_distance",
+         "edges_ratio", "highs_ratio", "latency_ms", "nfe")  # fmt: skip
+"""The figures that a contest keeps."""
+COMPARED = ("fd", "kid", "recall", "retrieval_top1", "pairwise_distance", "highs_ratio")
+"""The figures that entries are compared by."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that ended well, with what was measured of it."""
+
+    run: Run
+    outcome: Outcome
+    records: tuple[MetricRecord, ...]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """One figure of two entries at one step count, over the trainings that both have."""
+
+    entry: str
+    against: str
+    metric: str
+    judge: str
+    steps: int
+    trainings: int
+    prompts: int
+    mean: float
+    """The entry's."""
+    other: float
+    """That of the other one."""
+    gain: Interval
+    """By how much the entry is better, in the figure's own unit."""
+    margin: float
+    """How much worse still counts as not worse, as a share of the other's figure."""
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, or no difference seen."""
+        allowed = self.margin * (1.0 if compare.direction(self.metric) == "→ 1" else abs(self.other))
+        if self.gain.low > 0:
+            return "better"
+        if self.gain.high < 0:
+            return "worse"
+        return "no difference seen, not worse by the margin" if self.gain.low > -allowed else "no difference seen"
+
+
+def pairings(trained: Sequence[Trained], against: str, margin: float = compare.MARGIN) -> list[Pairing]:
+    """Every entry beside ``against``, of the same start and budget."""
+    groups: dict[tuple[str, str, str], dict[int, Trained]] = {}
+    for one in trained:
+        groups.setdefault((one.run.start, one.run.budget.name, one.run.entry.name), {})[one.run.seed] = one
+    found = []
+    for (start, budget, entry), ours in groups.items():
+        theirs = groups.get((start, budget, against), {})
+        seeds = sorted(ours.keys() & theirs.keys())
+        if entry == against or not seeds:
+            continue
+        keys = [(r.metric, r.features, r.steps) for r in ours[seeds[0]].records if r.metric in COMPARED]
+        for key in keys:
+            pairs = [(_record(ours[seed], key), _record(theirs[seed], key)) for seed in seeds]
+            known = [(a, b) for a, b in pairs if a is not None and b is not None]
+            if known:
+                found.append(paired(known, ours[seeds[0]].run.model, theirs[seeds[0]].run.model, margin))
+    return found
+
+
+def _record(one: Trained, key: tuple[str, str, int]) -> MetricRecord | None:
+    return next((r for r in one.records if (r.metric, r.features, r.steps) == key), None)
+
+
+def paired(pairs: Sequence[tuple[MetricRecord, MetricRecord]], entry: str, against: str, margin: float) -> Pairing:
+    """One figure of two entries, a pair a training. Raises ValueError for records that were measured unlike."""
+    gains, lefts = [], []
+    for a, b in pairs:
+        one = compare.paired(a, b, margin)
+        gains.append(one.gain.value)
+        lefts.append(_gain(torch.tensor(a.left_out), a.metric) - _gain(torch.tensor(b.left_out), a.metric))
+    first = pairs[0][0]
+    value, prompts = fmean(gains), len(lefts[0])
+    over_prompts = jackknife.standard_error(torch.stack(lefts).double().mean(0))
+    over_trainings = math.sqrt(variance(gains) / len(gains)) if len(gains) > 1 else 0.0
+    error = math.hypot(over_prompts, over_trainings)
+    half = jackknife.student_t(jackknife.LEVEL, _freedom(over_prompts, prompts, over_trainings, len(gains))) * error
+    mean, other = (fmean(r.value for r in column) for column in zip(*pairs))
+    return Pairing(
+        entry, against, first.metric, first.features.split("@")[0], first.steps, len(gains), prompts, mean, other,
+        Interval(value, value - half, value + half), margin,
+    )  # fmt: skip
+
+
+def _gain(values: torch.Tensor, metric: str) -> torch.Tensor:
+    way = compare.direction(metric)
+    return -(values - 1).abs() if way == "→ 1" else -values if way == "↓" else values
+
+
+def _freedom(over_prompts: float, prompts: int, over_trainings: float, trainings: int) -> int:
+    """Of the sum of both variances (Welch 1947, Satterthwaite 1946), at least 1."""
+    parts = [(over_prompts, prompts - 1), (over_trainings, trainings - 1)]
+    below = sum(error**4 / freedom for error, freedom in parts if freedom > 0)
+    if not below:
+        return max(1, prompts - 1)
+    return max(1, int((over_prompts**2 + over_trainings**2) ** 2 / below))
+
+
+def means(trained: Sequence[Trained]) -> list[MetricRecord]:
+    """One record a figure of every entry: over its trainings, or the one training's own."""
+    groups: dict[tuple[str, int, str, str], list[MetricRecord]] = {}
+    for one in trained:
+        for r in one.records:
+            groups.setdefault((r.model, r.steps, r.metric, r.features), []).append(r)
+    return [group[0] if len(group) == 1 else over_trainings(group) for group in groups.values()]
+
+
+def variety_share(record: MetricRecord, teacher: Sequence[MetricRecord]) -> float:
+    """Variety over that of the teacher's most steps; nan where that was not measured alike."""
+    alike = [r for r in teacher if (r.metric, r.features, r.seeds) == (record.metric, record.features, record.seeds)]
+    most = max(alike, key=lambda r: r.steps, default=None)
+    if record.metric not in VARIETY or most is None or most.value <= 0:
+        return math.nan
+    return record.value / most.value
+
+
+def verdicts(plan: Plan, trained: Sequence[Trained], found: Sequence[Pairing]) -> list[str]:
+    """Who is nearest at every step count, by every judge, and what can be said of it against ``against``: a sentence each."""
+    said = []
+    rows = means(trained)
+    judges = list(dict.fromkeys(r.features.split("@")[0] for r in rows if r.metric == "fd"))
+    kinds = list(dict.fromkeys((one.run.start, one.run.budget.name) for one in trained))
+    for start, budget in kinds:
+        where = f"({start}, {budget})"
+        for judge in judges:
+            for steps in plan.options.steps:
+                own = [
+                    r for r in rows
+                    if r.metric == "fd" and r.features.startswith(f"{judge}@") and r.steps == steps and r.model.endswith(where)
+                ]  # fmt: skip
+                if len(own) < 2:
+                    continue
+                first, second = sorted(own, key=lambda r: r.value)[:2]
+                count = f"{steps} step{'s' * (steps > 1)}"
+                text = (
+                    f"{_kind(start, budget)}, {count}, by {judge}: {_name(first)} is nearest with an FD of {first.value:.3g}, "
+                    f"before {_name(second)} with {second.value:.3g}"
+                )
+                beside = next(
+                    (p for p in found if (p.entry, p.metric, p.judge, p.steps) == (first.model, "fd", judge, steps)),
+                    None,
+                )
+                if beside is not None:
+                    g = beside.gain
+                    text += (
+                        f"; against {beside.against.split(' (')[0]} ({beside.other:.3g}) it is {beside.verdict}: "
+                        f"{g.value:.3g} [{g.low:.3g}, {g.high:.3g}] nearer, {_over(beside)}"
+                    )
+                said.append(text + ".")
+    return said
+
+
+def _name(record: MetricRecord) -> str:
+    return record.model.partition(" (")[0]
+
+
+def _kind(start: str, budget: str) -> str:
+    begun = "after the common warm start" if start == "warm" else "from the teacher's weights"
+    number, _, unit = budget.partition("-")
+    return f"{number} {unit} {begun}"
+
+
+def _over(pairing: Pairing) -> str:
+    runs = f"{pairing.trainings} training{'s' * (pairing.trainings > 1)}"
+    return f"paired over {runs} and {pairing.prompts} prompts"
+
+
+def facts(pairing: Pairing) -> Mapping[str, Any]:
+    """A comparison as JSON has it."""
+    g = pairing.gain
+    return {
+        "entry": pairing.entry, "against": pairing.against, "metric": pairing.metric, "judge": pairing.judge,
+        "steps": pairing.steps, "trainings": pairing.trainings, "prompts": pairing.prompts, "mean": pairing.mean,
+        "other": pairing.other, "gain": g.value, "low": g.low, "high": g.high, "margin": pairing.margin,
+        "verdict": pairing.verdict,
+    }  # fmt: skip

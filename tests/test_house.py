@@ -53,6 +53,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "evaluation": (*STUDENT, "inference"),
     "arena": (*STUDENT, "inference", "evaluation", "server", "provenance"),  # it judges, and it serves a page
     "contest": (*STUDENT, "methods", "training", "recipes", "inference", "evaluation", "provenance"),  # trains and judges
+    "judges": (*STUDENT, "inference", "evaluation", "provenance", "arena"),  # it draws and reads what an arena does
     "provenance": ("version", "pixels", "text", "files", "plugin", "extras"),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""
@@ -78,6 +79,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "parts.features": ("feature",),
     "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages"),
     "data": ("dataset",),
+    "judges": ("judge", "kit", "running", "environment", "trial", "picture_sets", "figures", "command"),
 }
 """Families, whose files never import each other, and the files in them that hold their contract or gather them."""
 

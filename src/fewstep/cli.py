@@ -417,6 +417,32 @@ def contest(options: Any) -> None:
     say(f"the tables are in {out / 'contest.md'}", out)
 
 
+def judge(options: Any, placement: Annotated[Placement, FLAT] = USUAL) -> None:
+    """Have pictures judged by a network in a process and an environment of its own; without a name, the judges there are.
+
+    --setup makes a judge's environment and tests it. Records go where `fewstep evaluate` writes its own, for `compare`.
+    """
+    from .evaluation.record import merge, read_records, table, write_records
+    from .judges import command
+    from .training.data import open_dataset
+
+    command.check(options)
+    if not options.name:
+        return say_tables(command.overview())
+    if options.setup:
+        return command.setup(options, say)
+    typed = shlex.join(["fewstep", *sys.argv[1:]])
+    with progress_bars() as progress:
+        found = command.judge(options, placement, open_dataset, typed, progress)
+    before = read_records(options.output) if options.output.exists() else []
+    write_records(options.output, merge(before, found.records))
+    say_tables(table(found.records))
+    for sentence in found.warnings:
+        note(sentence)
+    say(f"records: {options.output}", options.output)
+    return None
+
+
 def budget(options: Any) -> None:
     """Show what fits into a latency target on this machine, and where the time goes; exit code 2 if nothing fits."""
     from .console import show_forecast
@@ -780,6 +806,7 @@ OPTIONS = {
     "serve": ("options", "server.app", "ServeOptions"),
     "arena": ("options", "arena.command", "Options"),
     "contest": ("options", "contest.plan", "Options"),
+    "judge": ("options", "judges.command", "Options"),
     "budget": ("options", "server.drawing.forecast", "ForecastOptions"),
 }
 """By command: the argument that takes an option dataclass, and where that is found."""
@@ -791,7 +818,7 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
     So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
     takes seconds to say which commands there are.
     """
-    making = (demo, data, teach, distill, draw, evaluate, compare, contest, arena)
+    making = (demo, data, teach, distill, draw, evaluate, judge, compare, contest, arena)
     every = (*making, adopt, info, export, verify, serve, budget, docs, completion)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
@@ -861,6 +888,7 @@ KEPT = {
     "arena": "every picture that was drawn and every vote is kept: give the same command again to go on",
     "contest": "every training has saved its state: give the same command again to go on",
     "data": "nothing was written, and a dataset that was there stands as it was: give the command again to build it",
+    "judge": "pictures that were drawn are kept beside --output: give the command again to go on",
     "evaluate": "the records of finished step counts are in --output: give the command again with --resume for the others",
     "draw": "the pictures that were finished are kept: give the command again for the others",
     "teach": "what was saved so far is in --out: give the command again with --resume to go on",

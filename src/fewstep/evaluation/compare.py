@@ -44,7 +44,7 @@ class Comparison:
     @property
     def allowed(self) -> float:
         """The margin in the units of the figure."""
-        return self.margin * (1.0 if direction(self.a.metric) == "→ 1" else abs(self.b.value))
+        return self.margin * (1.0 if self.a.direction == "→ 1" else abs(self.b.value))
 
     @property
     def verdict(self) -> str:
@@ -56,7 +56,7 @@ class Comparison:
             return f"worse, by less than the margin of {share}" if gain.low > -self.allowed else "worse"
         most = shown(max(abs(gain.low), abs(gain.high)), self.a.metric)
         tail = "not worse by" if gain.low > -self.allowed else "it may be worse by more than"
-        what = "no difference in nearness to 1" if direction(self.a.metric) == "→ 1" else "no difference"
+        what = "no difference in nearness to 1" if self.a.direction == "→ 1" else "no difference"
         return f"{what} seen, at most {most}; {tail} the margin of {share}"
 
 
@@ -86,7 +86,7 @@ def paired(a: MetricRecord, b: MetricRecord, margin: float = MARGIN, level: floa
     positive = min(a.value, b.value, *a.left_out, *b.left_out) > 0
     logarithm = held(torch.log) if positive else None
     ratio = Interval(*(math.exp(x) for x in (logarithm.value, logarithm.low, logarithm.high))) if logarithm else None
-    return Comparison(a, b, held(lambda x: x), ratio, held(good[direction(a.metric)]), margin)
+    return Comparison(a, b, held(lambda x: x), ratio, held(good[a.direction or "↑"]), margin)
 
 
 def _interval(value: float, left_out: Tensor, of_shares: bool, level: float) -> Interval:
@@ -99,7 +99,7 @@ def _interval(value: float, left_out: Tensor, of_shares: bool, level: float) -> 
 
 
 def direction(metric: str) -> str:
-    """Where a figure should go; up, if nobody has said."""
+    """Where a known metric should go; up, if nobody has said. A record knows its own, `MetricRecord.direction`."""
     return METRICS.get(metric, ("", "↑"))[1]
 
 
@@ -157,7 +157,7 @@ def shown(value: float, metric: str) -> str:
 
 def table(comparisons: Sequence[Comparison], metrics: Sequence[str] | None = None) -> str:
     """A Markdown table: a figure a row, and the verdict of ``a`` against ``b`` in words."""
-    order = list(metrics or METRICS)
+    order = list(metrics or dict.fromkeys((*METRICS, *(c.a.metric for c in comparisons))))
     chosen = sorted((c for c in comparisons if c.a.metric in order), key=lambda c: order.index(c.a.metric))
     if not chosen:
         raise ValueError(f"none of {', '.join(metrics or ())} was measured of both")
@@ -167,7 +167,7 @@ def table(comparisons: Sequence[Comparison], metrics: Sequence[str] | None = Non
     lines = [f"| | {names[0]} | {names[1]} | difference | ratio | {names[0]} is |", "|---|--:|--:|--:|--:|---|"]
     for c in chosen:
         name = c.a.metric
-        title = f"{c.a.title} {direction(name)}"
+        title = f"{c.a.title} {c.a.direction or '↑'}"
         judge = (
             f" ({c.a.features.split('@')[0]})"
             if several and c.a.features and "{judge}" not in METRICS.get(name, ("",))[0]

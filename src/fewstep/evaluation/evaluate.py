@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fewstep.data.dataset import Progress
@@ -134,12 +134,19 @@ class Reference:
         if len(ids) != len(media):
             raise ValueError(f"{len(media)} reference pictures but {len(ids)} concepts: give one concept a picture")
         bytes_ = _eight_bits(media)
-        digest = hashlib.sha256(bytes_.numpy().tobytes() + ids.numpy().tobytes() + str(tuple(media.shape)).encode())
         media = _unit(bytes_)
         seen = _see(judge, media, batch, "reference", progress)
         return cls(
-            seen, ids, pixels.sharpness(media), tuple(media.shape[1:]), _identity(judge), digest.hexdigest()[:12]
+            seen, ids, pixels.sharpness(media), tuple(media.shape[1:]), _identity(judge), fingerprint(bytes_, ids)
         )
+
+
+def fingerprint(pictures: UInt8[Tensor, "M C *S"], concepts: Int[Tensor, " M"]) -> str:
+    """Hash of reference pictures and what each of them shows."""
+    digest = hashlib.sha256(
+        pictures.numpy().tobytes() + concepts.numpy().tobytes() + str(tuple(pictures.shape)).encode()
+    )
+    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)

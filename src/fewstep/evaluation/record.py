@@ -62,6 +62,8 @@ class MetricRecord:
     left_out: tuple[float, ...] = ()
     """The figure without each prompt in turn, of recall what stands for it (see `jackknife.py`): two models on the same prompts
     are compared by it. In results files only, not on cards."""
+    better: str = ""
+    """Where the figure should go, ↑ or ↓, of a metric that ``METRICS`` does not have."""
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(x) for x in (self.value, self.low, self.high)):
@@ -73,6 +75,11 @@ class MetricRecord:
     def title(self) -> str:
         """The metric's name in print: a Fréchet distance carries its judge's name, for it is not FID."""
         return METRICS.get(self.metric, (self.metric, ""))[0].format(judge=self.features.split("@")[0])
+
+    @property
+    def direction(self) -> str:
+        """Where the figure should go: ↑, ↓ or → 1; empty where nobody has said."""
+        return METRICS.get(self.metric, ("", self.better))[1]
 
 
 METRICS: dict[str, tuple[str, str]] = {
@@ -93,6 +100,16 @@ METRICS: dict[str, tuple[str, str]] = {
     "edges_ratio": ("edges", "→ 1"),
     "midgreys_ratio": ("mid-greys", "→ 1"),
     "highs_ratio": ("high frequencies", "→ 1"),
+    "fid": ("FID", "↓"),
+    "fd_dinov2": ("FD-DINOv2", "↓"),
+    "cmmd": ("CMMD", "↓"),
+    "clip_score": ("CLIP score", "↑"),
+    "pickscore": ("PickScore", "↑"),
+    "hpsv2": ("HPSv2.1", "↑"),
+    "image_reward": ("ImageReward", "↑"),
+    "fd_infinity": ("FD∞-{judge}", "↓"),
+    "fid_infinity": ("FID∞", "↓"),
+    "fd_dinov2_infinity": ("FD∞-DINOv2", "↓"),
     "latency_ms": ("ms a picture", "↓"),
     "nfe": ("NFE", "↓"),
 }
@@ -286,7 +303,7 @@ def table(records: Sequence[MetricRecord], metrics: Sequence[str] | None = None)
         for metric in columns:
             if metric in row and model != REAL:
                 check_alike(first.setdefault(metric, row[metric]), row[metric])
-    titles = {r.metric: f"{r.title} {METRICS.get(r.metric, ('', ''))[1]}".strip() for r in records}
+    titles = {r.metric: f"{r.title} {r.direction}".strip() for r in records}
     teacher = _teacher(cells)
     told = {m for m in VARIETY if m in teacher and any(m in row and row is not teacher for row in cells.values())}
     head = [titles.get(m, m) + " (of the teacher's)" * (m in told) for m in columns]

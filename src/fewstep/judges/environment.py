@@ -1,0 +1,127 @@
+"""A judge's environment, its weights and its name: what is ready, how it is made, whether the weights are the canonical ones.
+
+Environments stand below ``$FEWSTEP_HOME/judges/NAME``, each named by the pins that it holds; weights below
+``$FEWSTEP_HOME/judges/weights/NAME``. Nothing is fetched but packages, and those only by ``--setup``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import files
+from ..provenance.identity import home
+from ..text import plain
+from .judge import Judge
+
+PYTHON = Path("Scripts/python.exe") if os.name == "nt" else Path("bin/python")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The weights that a judge will read, and what it is called with them."""
+
+    folder: str = ""
+    """Empty for a judge that has no files."""
+    others: str = ""
+    """Stands behind the judge's name and its figure's, and says so, where these are not the canonical weights."""
+    fingerprint: str = ""
+    """The first 12 hex digits of a SHA-256 over the files that decide; empty where there are none."""
+
+
+def place(judge: Judge) -> Path:
+    """Where everything of a judge stands."""
+    return home() / "judges" / judge.name
+
+
+def folder(judge: Judge) -> Path:
+    """Where its environment stands: other pins are another place."""
+    pins = "\n".join((*(judge.pins or ()), sys.version.split()[0]))
+    return place(judge) / f"environment-{hashlib.sha256(pins.encode()).hexdigest()[:8]}"
+
+
+def python_of(judge: Judge) -> Path | None:
+    """The judge's Python; fewstep's own for a judge that has no pins, None where its environment was not made yet."""
+    if judge.pins is None:
+        return Path(sys.executable)
+    python = folder(judge) / PYTHON
+    return python if python.exists() else None
+
+
+def make(judge: Judge, say: Callable[[str], None]) -> Path:
+    """The judge's Python; its environment is made where it is missing, whole or not at all.
+
+    Raises ValueError where packages cannot be installed, with what the installer said last.
+    """
+    if (ready := python_of(judge)) is not None:
+        return ready
+    whole = folder(judge)
+    log = place(judge) / "setup.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    uv = shutil.which("uv")
+    with files.replaced(whole) as draft, open(log, "wb") as said:
+        say(f"making the environment of {judge.name}: {', '.join(judge.pins or ()) or 'no packages'}")
+        python = draft / PYTHON
+        if uv:
+            commands = [[uv, "venv", "--quiet", "--python", sys.executable, "--allow-existing", str(draft)]]
+            install = [uv, "pip", "install", "--python", str(python), "--compile-bytecode"]
+        else:
+            alone = [] if judge.pins else ["--without-pip"]
+            commands = [[sys.executable, "-m", "venv", *alone, str(draft)]]
+            install = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        commands += [[*install, *judge.pins]] if judge.pins else []
+        for command in commands:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, check=False)
+            if done.returncode:
+                last = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()][-1:]
+                raise ValueError(
+                    f"the environment of {judge.name} could not be made ({plain(last[0][:300]) if last else 'no word why'}); "
+                    f"nothing was left behind; all that was said: {log}"
+                )
+        (draft / "pins.json").write_text(json.dumps(judge.pins), "utf-8")
+    for other in place(judge).glob("environment-*"):
+        if other != whole:
+            shutil.rmtree(other, ignore_errors=True)  # of other pins or another Python
+    return whole / PYTHON
+
+
+def usual_folder(judge: Judge) -> Path:
+    """Where a judge's weights are looked for."""
+    return home() / "judges" / "weights" / judge.name
+
+
+def missing(judge: Judge, given: Path | None = None) -> str:
+    """One sentence about the weights that are not there, with what to type; empty where all are."""
+    if judge.weights is None:
+        return ""
+    at = given or usual_folder(judge)
+    lacking = [name for name in judge.weights.files if not (at / name).is_file()]
+    fetch = judge.weights.fetch.format(folder=at)
+    return f"the weights of {judge.name} are not in {at} ({', '.join(lacking)}): {fetch}" if lacking else ""
+
+
+def weights(judge: Judge, given: Path | None = None) -> Found:
+    """The weights in the ``given`` folder or the usual one. Raises ValueError where a file is missing, with what to type."""
+    if judge.weights is None:
+        if given is not None:
+            raise ValueError(f"the judge {judge.name} reads no weights from a folder: leave out --weights")
+        return Found()
+    if said := missing(judge, given):
+        raise ValueError(said)
+    at = given or usual_folder(judge)
+    found = {name: _sha256(at / name) for name in judge.weights.files}
+    canonical = all(len(pin) >= 8 and found[name].startswith(pin) for name, pin in judge.weights.files.items())
+    total = hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(found.items())).encode()).hexdigest()
+    return Found(str(at), "" if canonical else f" (other weights: {total[:8]})", total[:12])
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -234,7 +234,7 @@ def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys
 
     def measure(*steps: str) -> None:
         cli.main(["evaluate", str(folder), "--data", str(data), "-o", str(tmp_path / "m.json"), "--prompts", "3",
-                  "--resamples", "2", "--calls", "1", "--resolution", "32", "--judge", "mobilenet-v2", "efficientnet-lite2",
+                  "--resamples", "2", "--calls", "1", "--resolution", "32", "--judge", "mobilenet-v2", "pixels",
                   "--steps", *steps])  # fmt: skip
 
     measure("1", "2")
@@ -257,7 +257,7 @@ def test_a_measured_bundle_has_its_figures_in_its_card(student, tmp_path, capsys
     capsys.readouterr()
     cli.main(["info", str(folder)])
     assert "FD-mobilenet-v2" in (shown := " ".join(capsys.readouterr().out.split()))
-    assert "FD-efficientnet-lite2" in shown
+    assert "FD-pixels" in shown
     assert "in 2 steps" in shown
 
 

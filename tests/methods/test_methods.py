@@ -134,6 +134,22 @@ def test_the_adversarial_weight_rises_as_it_is_told_and_a_resumed_run_knows_wher
     assert_same_state(one.state(), other.state())
 
 
+@pytest.mark.parametrize("name", adversaries)
+def test_every_adversary_takes_apts_approximate_r1(name: str) -> None:
+    """In the place of R1, as large as it is asked for, and felt by the heads alone."""
+    found = []
+    for weight in (100.0, 200.0):
+        method, parts = built(name, adversarial_weight=1.0, loss="softplus", r1=0.0, approximate_r1=weight)
+        losses = method.losses("discriminator", parts.data(0), Rng.of(0))
+        assert losses.keys() == {"adversarial", "approximate_r1"}
+        found.append(losses["approximate_r1"])
+        found[-1].backward()
+        assert flat_gradient(method.players["discriminator"].network).norm() > 0
+        assert not gradients(method.players["student"].network)
+    assert found[0] > 0
+    torch.testing.assert_close(found[1], 2 * found[0])
+
+
 @pytest.mark.parametrize(("name", "option"), [("drifting", "positives"), ("ladd", "reals")])
 def test_the_teachers_samples_may_stand_for_data(name: str, option: str) -> None:
     """Then the data of the batch are not read, and the trajectories' ends are."""
@@ -210,3 +226,18 @@ def test_the_command_line_distils_by_it_and_card_and_info_say_so(
     told = capsys.readouterr().out
     assert f"method          {name} " in told
     assert f"--method {name}" in " ".join(told.split()) or name == distillation.USUAL
+
+
+def test_gdds_student_keeps_the_teachers_inner_convolutions_and_trains_the_rest(teacher: Path, tmp_path: Path) -> None:
+    """GDD-I with APT's regulariser, by the command line as the method's own page names it."""
+    data, out = foreign.pictures(tmp_path / "data").folder, tmp_path / "run"
+    cli.main(["distill", "--method", "gan", "--student", "freeze", "--gan.r1", "0", "--gan.approximate-r1", "100", "--gan.loss",
+              "softplus", "--teacher", str(teacher), "--data", str(data), "--steps", "2", "--batch-size", "4", "--keep", "last",
+              "--warm.steps", "0", "--out", str(out)])  # fmt: skip
+    file = Path("unet") / "diffusion_pytorch_model.safetensors"
+    before, after = (load_file(folder / file) for folder in (teacher, out / "bundle"))
+    inner = {k for k, v in before.items() if v.dim() == 4 and v.shape[-1] > 1 and not k.startswith(("conv_in.", "conv_out."))}
+    assert inner
+    moved = {k for k in before if not torch.equal(before[k].float(), after[k].float())}
+    assert not moved & inner
+    assert {"conv_in.weight", "conv_out.weight", "time_embedding.linear_1.weight"} <= moved

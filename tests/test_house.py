@@ -34,6 +34,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "text": (),
     "files": ("text",),
     "plugin": (),
+    "report": ("pixels", "text"),
     "diffusion": ("tensors", "rng"),
     "parts": ("plugin", "tensors", "rng", "ranges", "sizes", "options", "extras", "diffusion"),
     "pretrained": CORE,
@@ -43,17 +44,17 @@ SEES: dict[str, tuple[str, ...]] = {
     "adoption": STUDENT,
     # one arm: distil
     "methods": RUN,
-    "training": (*RUN, "methods"),
+    "training": (*RUN, "methods", "report"),
     "recipes": (*STUDENT, "methods", "training"),
     # the other: serve
     "inference": STUDENT,
     "server": (*STUDENT, "inference", "provenance"),
     "client": ("pixels", "provenance", "server"),  # the wire, and whose turn it is: neither torch nor the model
     # beside them
-    "evaluation": (*STUDENT, "inference"),
-    "arena": (*STUDENT, "inference", "evaluation", "server", "provenance"),  # it judges, and it serves a page
-    "contest": (*STUDENT, "methods", "training", "recipes", "inference", "evaluation", "provenance"),  # trains and judges
-    "judges": (*STUDENT, "inference", "evaluation", "provenance", "arena"),  # it draws and reads what an arena does
+    "evaluation": (*STUDENT, "inference", "report"),
+    "arena": (*STUDENT, "inference", "evaluation", "report", "server", "provenance"),  # it judges, and it serves a page
+    "contest": (*STUDENT, "methods", "training", "recipes", "inference", "evaluation", "report", "provenance"),
+    "judges": (*STUDENT, "inference", "evaluation", "report", "provenance", "arena"),  # it draws and reads what an arena does
     "provenance": ("version", "pixels", "text", "files", "plugin", "extras"),
 }
 """Which rooms a room may look down into. The two arms meet in the bundle and nowhere else."""

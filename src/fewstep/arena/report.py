@@ -21,7 +21,7 @@ from .votes import FILE, Vote, VoteStore
 TITLES = {"looks": "Which looks better?", "follows": "Which follows the prompt better?"}
 SAMPLES = 5
 """Prompts whose pictures stand on the page."""
-STYLE = Path(__file__).with_name("report.css")
+STYLE = Path(__file__).parents[1] / "report" / "page.css"
 
 
 def report(folder: Path, everyone: bool = False) -> str:

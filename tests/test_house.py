@@ -34,11 +34,11 @@ SEES: dict[str, tuple[str, ...]] = {
     "text": (),
     "files": ("text",),
     "plugin": (),
-    "report": ("pixels", "text"),
     "diffusion": ("tensors", "rng"),
     "parts": ("plugin", "tensors", "rng", "ranges", "sizes", "options", "extras", "diffusion"),
     "pretrained": CORE,
     "modality": CORE,
+    "report": (*CORE, "modality"),
     "data": (*CORE, "modality", "pretrained"),  # files -> modality.read -> media; a teacher's tokenizer counts captions
     "bundle": RUN,
     "adoption": STUDENT,

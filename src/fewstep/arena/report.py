@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..files import whole
+from ..report import page as html
+from ..report.page import escape
 from .plan import Plan
 from .results import CAREFUL, DOUBT, FEWEST, results
 from .votes import FILE, Vote, VoteStore
@@ -21,7 +19,7 @@ from .votes import FILE, Vote, VoteStore
 TITLES = {"looks": "Which looks better?", "follows": "Which follows the prompt better?"}
 SAMPLES = 5
 """Prompts whose pictures stand on the page."""
-STYLE = Path(__file__).parents[1] / "report" / "page.css"
+STYLE = Path(__file__).with_name("report.css")
 
 
 def report(folder: Path, everyone: bool = False) -> str:
@@ -156,29 +154,28 @@ def page(folder: Path, plan: Plan, found: dict[str, Any]) -> str:
         if found["left_out"]
         else ""
     )
-    parts = "".join(_section(found, question) for question in found["questions"])
     many = "s" * (len(found["raters"]) != 1)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="dark light"><title>fewstep arena: result</title>
-<style>{STYLE.read_text("utf-8")}</style></head>
-<body><header><h1>Which model do people prefer?</h1>
-<p>{found["votes"]} votes of {len(found["raters"])} rater{many} on {found["prompts"]} prompts. Pairs were shown without
-names; sides and order were random.</p></header>
-<main>{_gallery(folder, plan, found)}{parts}
-<section><h2>Raters</h2>{left_out}<ul>{raters}</ul>
-<p class="note">A careful rater is right in {CAREFUL:.0%} of the catch pairs or more. Whoever is right so seldom that such a rater
-would be with a probability under {DOUBT:.0%}, in {FEWEST} of them at least, is called careless.</p></section>
-<section><h2>How to read this</h2><p class="note">The rating is Bradley-Terry's with ties (Davidson 1970), mean 1000: 400 points
+    lead = f"""{found["votes"]} votes of {len(found["raters"])} rater{many} on {found["prompts"]} prompts. Pairs were shown
+without names; sides and order were random."""
+    careful = f"""A careful rater is right in {CAREFUL:.0%} of the catch pairs or more. Whoever is right so seldom that such a
+rater would be with a probability under {DOUBT:.0%}, in {FEWEST} of them at least, is called careless."""
+    sections = [
+        ("", _gallery(folder, plan, found)),
+        *((TITLES[question], _question(found, question)) for question in found["questions"]),
+        ("Raters", f"{left_out}<ul>{raters}</ul>{html.paragraph(careful, note=True)}"),
+        ("How to read this", html.paragraph(READING, note=True) + html.code(found["command"])),
+    ]
+    return html.page("Which model do people prefer?", lead, sections, STYLE.read_text("utf-8"))
+
+
+READING = """The rating is Bradley-Terry's with ties (Davidson 1970), mean 1000: 400 points
 more mean ten wins for one loss. Elo is the paper's (K = 1, start 1000, mean over 1,000 orders of the votes). Win rates count a
 tie half. Intervals are 95%, by a bootstrap that draws prompts, for votes on one prompt go together; each holds for itself, not
 for all at once. The votes that are missing are those after which a difference as large as the one seen shows in four cases of
-five. Repeated pairs and catch pairs do not count in any rating.</p>
-<pre>{escape(found["command"])}</pre></section></main></body></html>
-"""
+five. Repeated pairs and catch pairs do not count in any rating."""
 
 
-def _section(found: dict[str, Any], question: str) -> str:
+def _question(found: dict[str, Any], question: str) -> str:
     part = found["questions"][question]
     rows = sorted(part["models"], key=lambda row: -row["rating"])
     low, high = min(r["low"] for r in rows), max(r["high"] for r in rows)
@@ -205,20 +202,11 @@ def _section(found: dict[str, Any], question: str) -> str:
     if agreed["alpha"] is not None:
         both = f"{agreed['alpha']:.2f} ({agreed['alpha_interval']:.2f} with ties between the sides)"
         alpha = f" Raters agree with alpha {both} over {agreed['shared']} shared pairs."
-    title = TITLES[question]
     said = f"{part['votes']} votes on {part['prompts']} prompts, {part['ties']:.0%} ties.{alpha}"
-    ratings = _table(f"Ratings: {title}", ("Model", "Rating", "", "Elo", "Win rate"), body)
-    sides = _table(f"Pairs: {title}", ("Pair", "Won : tied : lost", "Share of the first", "Verdict"), pairs)
-    return f"<section><h2>{title}</h2><p>{said}</p>{ratings}{sides}</section>"
-
-
-def _table(label: str, head: Sequence[str], body: str, kind: str = "") -> str:
-    """A table that scrolls by itself where it is too wide."""
-    cells = "".join(f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in head)
-    return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(label)}"><table class="{kind}">'
-        f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    title = TITLES[question]
+    ratings = html.framed(("Model", "Rating", "", "Elo", "Win rate"), body, f"Ratings: {title}")
+    sides = html.framed(("Pair", "Won : tied : lost", "Share of the first", "Verdict"), pairs, f"Pairs: {title}")
+    return html.paragraph(said) + ratings + sides
 
 
 def _gallery(folder: Path, plan: Plan, found: dict[str, Any]) -> str:
@@ -227,24 +215,11 @@ def _gallery(folder: Path, plan: Plan, found: dict[str, Any]) -> str:
     order = sorted(range(len(plan.models)), key=lambda m: -first[m]["rating"])
     every = sorted({prompt: i for i, prompt in reversed(list(enumerate(plan.prompts)))}.values())
     items = every[:: max(1, len(every) // SAMPLES)][:SAMPLES]
-    rows = ""
-    for m in order:
-        entry = plan.models[m]
-        cells = "".join(f'<td><img alt="" src="{_inline(folder / entry.pictures[i])}"></td>' for i in items)
-        rows += f'<tr><th scope="row">{escape(entry.name)}</th>{cells}</tr>'
-    drawn = _table("Pictures of every model", ["", *(plan.prompts[i] for i in items)], rows, "gallery")
+    drawn = html.grid(
+        [plan.models[m].name for m in order],
+        [plan.prompts[i] for i in items],
+        [[html.picture(folder / plan.models[m].pictures[i], "") for i in items] for m in order],
+        "Pictures of every model",
+    )
     said = "Every column is one prompt and one noise. All pictures were made by models."
-    return f'<section>{drawn}<p class="note">{said}</p></section>'
-
-
-def _inline(path: Path) -> str:
-    """A picture as a data address; empty where its file is gone."""
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except (OSError, SyntaxError):
-        return "data:,"
-    picture.thumbnail((256, 256))
-    data = io.BytesIO()
-    picture.save(data, "webp", quality=88)
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return drawn + html.paragraph(said, note=True)

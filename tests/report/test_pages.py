@@ -48,8 +48,9 @@ class Reader(HTMLParser):
 
 
 def test_foreign_text_is_shown_and_never_obeyed():
+    picture = page.picture(np.zeros((8, 8, 3), np.uint8), EVIL)
     pieces = [
-        page.table([EVIL, EVIL], [[EVIL, EVIL]], EVIL), page.grid([EVIL], [EVIL], [[page.picture(np.zeros((8, 8, 3), np.uint8), EVIL)]]),
+        page.table([EVIL, EVIL], [[EVIL, EVIL]], EVIL), page.grid([EVIL], [EVIL], [[picture]]),
         page.details(EVIL, page.code(EVIL)), page.paragraph(EVIL),
         plot.lines([Series(EVIL, [Point(1, 2, label=EVIL), Point(2, 3)]), Series("b", [Point(1, 1)])], EVIL, EVIL, title=EVIL),
     ]  # fmt: skip

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..tensors import Logits
+from ..tensors import Logits, Media
 
 
 def hinge_discriminator(real: Logits, fake: Logits) -> Float[Tensor, ""]:
@@ -91,3 +91,8 @@ def huber(a: Float[Tensor, " B *X"], b: Float[Tensor, " B *X"], c: float = 0.03)
 def squared(a: Float[Tensor, " B *X"], b: Float[Tensor, " B *X"]) -> Float[Tensor, " B"]:
     """``mean((a - b)^2)`` over everything but the batch: ADD's d, averaged so that lambda does not depend on size."""
     return (a - b).pow(2).flatten(1).mean(1)
+
+
+def neighbour_differences(x: Media) -> list[Tensor]:
+    """First differences along every spatial axis, whatever their number."""
+    return [x.diff(dim=axis) for axis in range(2, x.dim())]

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..diffusion.losses import neighbour_differences
 from ..parts.codec import Codec
 from ..rng import Rng
-from ..tensors import Batch, Media
+from ..tensors import Batch
 from .method import OnePlayer
 
 
@@ -28,11 +29,6 @@ class Options:
     """Weight of the pull to zero mean and unit variance."""
     jitter: float = 0.05
     """Standard deviation of the noise added to latents before decoding."""
-
-
-def neighbour_differences(x: Media) -> list[Tensor]:
-    """First differences along every spatial axis, whatever their number."""
-    return [x.diff(dim=axis) for axis in range(2, x.dim())]
 
 
 class Autoencoding(OnePlayer):

@@ -78,7 +78,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "inference.backends": (),
     "modality": (),
     "parts.features": ("feature",),
-    "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages"),
+    "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages", "reconstruction"),
     "data": ("dataset",),
     "judges": ("judge", "kit", "running", "environment", "trial", "picture_sets", "figures", "command"),
 }

@@ -450,6 +450,18 @@ def locate(name: str | Path) -> Path:
 
     Raises ValueError that lists what there is.
     """
+    folder = found(name)
+    card = Card.read(folder) if (folder / CARD).is_file() else None
+    if card is None or card.text_encoder != "sentence":
+        return folder
+    return complete(folder, card)
+
+
+def found(name: str | Path) -> Path:
+    """A bundle's own folder, from a path or from a shipped bundle's name: a thin one as it stands.
+
+    Raises ValueError that lists what there is.
+    """
     if not str(name):
         raise ValueError(f"no bundle is named: give a folder with model_index.json, or one of {', '.join(shipped())}")
     folder = Path(name)
@@ -468,10 +480,7 @@ def locate(name: str | Path) -> Path:
                 f"there is no bundle {str(name)!r}: give a folder with model_index.json, or one of {', '.join(inside)}"
             )
         folder = inside[str(name)]
-    card = Card.read(folder) if (folder / CARD).is_file() else None
-    if card is None or card.text_encoder != "sentence":
-        return folder
-    return complete(folder, card)
+    return folder
 
 
 HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")

@@ -181,13 +181,35 @@ def teach(
     options: Any,
     running: Annotated[Running, FLAT] = Running(Path("runs/teacher")),
 ) -> None:
-    """Train a text-to-image teacher from scratch, as emoji-64's was: VAE, then UNet."""
+    """Train a text-to-image teacher from scratch, as emoji-64's was: VAE, then UNet; or with --decoder-only a finished one's
+    decoder alone."""
+    if options.decoder_only:
+        return teach_decoder(options, running)
     from .recipes import emoji
 
     run, steps = _train(f"teach {Path(options.data).name}", partial(emoji.teach, options), running, emoji.PHASES)
     run.save(running.out / "bundle", steps, running.thin, running.stored)
     made = running.out / "bundle"
     say(f"the teacher is in {made}", made)
+
+
+def teach_decoder(options: Any, running: Running) -> None:
+    """Fine-tune the decoder of a finished teacher, and write it into the teacher and into students of it."""
+    from .evaluation import reconstruction
+    from .recipes import decoder
+
+    if running.thin or running.save_dtype != "auto":
+        raise ValueError(
+            "all but the decoder stays as it is, the text encoder and the stored numbers too: leave out --thin and --save-dtype"
+        )
+    prepare = partial(decoder.fine_tune, options, running.out, measure=reconstruction.of_heldout)
+    run, steps = _train(f"teach the decoder of {options.teacher}", prepare, running, decoder.PHASES)
+    cards = run.save(running.out / "bundle", steps)
+    made = cards[running.out / "bundle"].training["decoder"]
+    for line in reconstruction.told(made.get("before"), made.get("after")):
+        say(line)
+    for place in cards:
+        say(f"the new decoder is in {place}", place)
 
 
 def distill(
@@ -634,6 +656,9 @@ def made(card: Card) -> dict[str, str]:
     if options := card.training.get("options"):
         command = "distill" if card.role == "student" else "teach"
         told["made with"] = shlex.join(["fewstep", command, *words_of(options, usual(command, options))])
+    if decoder := card.training.get("decoder"):
+        usually = as_typed(options_of(*OPTIONS["teach"][1:], "decoder")())
+        told["its decoder"] = shlex.join(["fewstep", "teach", *words_of(decoder["options"], usually)])
     if changes := card.training.get("changes"):
         told["changed"] = "; ".join(
             f"after step {change['after']} of {change['phase']}: {name} {values[1]} (before: {values[0]})"
@@ -641,7 +666,7 @@ def made(card: Card) -> dict[str, str]:
             for name, values in change.items()
             if name.startswith("--")
         )
-    kept = ("before", "made with", "changed", "ended", "then", "machine")
+    kept = ("before", "made with", "changed", "ended", "then", "its decoder", "machine")
     return {key: str(told[key]) for key in kept if key in told}
 
 
@@ -798,7 +823,7 @@ def demo(options: Any) -> None:
 
 OPTIONS = {
     "demo": ("options", "demo", "Options"),
-    "teach": ("options", "recipes.emoji", "TeacherOptions"),
+    "teach": ("options", "recipes.decoder", "options_type"),
     "distill": ("options", "recipes.distillation", "options_type"),
     "draw": ("signing", "provenance.options", "FileSigning"),
     "evaluate": ("options", "evaluation.suite", "Options"),
@@ -828,8 +853,11 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
 
 
 def meant(command: str, words: Sequence[str]) -> tuple[str, ...]:
-    """The method that is meant, where the command's options depend on one; the last word counts, as it does for all."""
+    """The method that is meant, where the command's options depend on one; the last word counts, as it does for all. And whether
+    a decoder alone is taught."""
     given: tuple[str, ...] = ()
+    if command == "teach" and "--decoder-only" in words:
+        return ("decoder",)
     for word, after in zip(words, [*words[1:], "-"]):
         option, equals, value = word.partition("=")
         if command == "distill" and option == "--method" and (equals or not after.startswith("-")):

@@ -141,6 +141,11 @@ class Adversary:
         """Told of every step before its losses: the weight may rise with the steps."""
         self._share = self.options.ramped(step)
 
+    @property
+    def weight(self) -> float:
+        """The weight of L_adv in this step."""
+        return self._share * self.options.adversarial_weight
+
     # -- the student's turn
 
     def fool(self, sample: Latents, seen: Bool[Tensor, " B"], batch: Batch, rng: Rng) -> Tensor:
@@ -154,7 +159,7 @@ class Adversary:
         logits = self.discriminator(features, shown)
         self._samples.append(_Sample(batch, seen, features.detach()))
         self.fooled = logits.detach()
-        return self._share * self.options.adversarial_weight * self._student_loss(real, logits)
+        return self.weight * self._student_loss(real, logits)
 
     # -- the heads' turn
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import bundle, pretrained
-from ..data.dataset import cache_dir
+from ..data.dataset import Dataset, cache_dir
 from ..parts import discriminator
 from ..parts.augment import Augment
 from ..parts.denoiser import Denoiser, Student, Teacher, freeze
@@ -23,6 +24,7 @@ from ..parts.features import feature
 from ..parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
 from ..pretrained import trainable
 from ..rng import Rng
+from ..sizes import spoken
 from ..tensors import Conditioning, Features, Media, unfinite
 from ..training.buckets import Samples
 from ..training.data import Progress, tell_unread
@@ -218,6 +220,36 @@ def student_of(
     if init == "random":
         randomise(denoiser, seed)
     return denoiser, share
+
+
+def check_size(dataset: Dataset, card: bundle.Card, multiple: int = 1) -> None:
+    """Refuse pictures of another size than the model draws, with the fix."""
+    if "buckets" in dataset.info:
+        check_buckets(dataset, card, multiple)
+    elif tuple(dataset.shape[1:]) != tuple(card.native_size):
+        given, wanted = (spoken(size) for size in (dataset.shape[1:], card.native_size))
+        side = wanted if len(set(card.native_size)) > 1 else card.native_size[0]
+        raise ValueError(
+            f"the pictures are {given}, {card.name} draws {wanted} (width first): build the data again with --size {side}"
+        )
+
+
+def check_buckets(dataset: Dataset, card: bundle.Card, multiple: int) -> None:
+    """Refuse buckets that the teacher cannot draw; tell how far they are from the size it was trained at."""
+    for _, *size in dataset.shapes:
+        if any(side % multiple for side in size):
+            raise ValueError(
+                f"{dataset.name} has pictures of {spoken(size)}, and {card.name} draws sides that are multiples of {multiple}: "
+                f"build the data again with --multiple {multiple}, or a multiple of it"
+            )
+    pixels = math.prod(card.native_size)
+    away = [s for _, *s in dataset.shapes if not 2 / 3 < math.prod(s) / pixels < 3 / 2]
+    if away:
+        warnings.warn(
+            f"{card.name} draws {spoken(card.native_size)}, and buckets such as {spoken(away[0])} have "
+            f"{math.prod(away[0]) / pixels:.1f} times as many pixels: --size {spoken(card.native_size)} makes them alike",
+            stacklevel=3,
+        )
 
 
 def check_numbers(owner: str, parts: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ them) and the method's own, which is a file of ``methods/`` or of somebody's own
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from ..parts.features import feature
 from ..pretrained import loras, trainable
 from ..ranges import Count, Limit, Range, Seed, check_device
 from ..rng import Rng
-from ..sizes import spoken
 from ..tensors import Batch, Media
 from ..training import checkpoint
 from ..training.buckets import Samples, training_samples
@@ -359,37 +357,12 @@ def prepare(
     return work
 
 
-def check_buckets(dataset: Dataset, card: bundle.Card, multiple: int) -> None:
-    """Refuse buckets that the teacher cannot draw; tell how far they are from the size it was trained at."""
-    for _, *size in dataset.shapes:
-        if any(side % multiple for side in size):
-            raise ValueError(
-                f"{dataset.name} has pictures of {spoken(size)}, and {card.name} draws sides that are multiples of {multiple}: "
-                f"build the data again with --multiple {multiple}, or a multiple of it"
-            )
-    pixels = math.prod(card.native_size)
-    away = [s for _, *s in dataset.shapes if not 2 / 3 < math.prod(s) / pixels < 3 / 2]
-    if away:
-        warnings.warn(
-            f"{card.name} draws {spoken(card.native_size)}, and buckets such as {spoken(away[0])} have "
-            f"{math.prod(away[0]) / pixels:.1f} times as many pixels: --size {spoken(card.native_size)} makes them alike",
-            stacklevel=3,
-        )
-
-
 def pictures(
     o: Options, card: bundle.Card, keep: Sequence[str], progress: Progress | None, multiple: int = 1
 ) -> Dataset:
     """What the student is trained on, verified. Raises ValueError where it does not suit the teacher or the method."""
     dataset = choose(open_dataset(o.data, o.styles).verify(progress or no_progress), o.concepts, keep)
-    if "buckets" in dataset.info:
-        check_buckets(dataset, card, multiple)
-    elif tuple(dataset.shape[1:]) != tuple(card.native_size):
-        given, wanted = (spoken(size) for size in (dataset.shape[1:], card.native_size))
-        side = wanted if len(set(card.native_size)) > 1 else card.native_size[0]
-        raise ValueError(
-            f"the pictures are {given}, {card.name} draws {wanted} (width first): build the data again with --size {side}"
-        )
+    assembly.check_size(dataset, card, multiple)
     check_method(o, facts_of(o, card.native_size, kinds(dataset)))
     return dataset
 

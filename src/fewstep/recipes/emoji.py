@@ -144,6 +144,8 @@ def weights_of(name: str) -> str:
 class TeacherOptions:
     """Train a text-to-image teacher from scratch, as emoji-64's was: first its VAE, then its UNet."""
 
+    decoder_only: Annotated[bool, FREE] = False
+    """Fine-tune the decoder of a finished teacher instead: ``--decoder-only --help`` shows the options of that."""
     data: Annotated[str, StandsFor(), OF_CODEC] = "emoji"
     """Dataset folder, or the name of one that ``fewstep data`` has built."""
     styles: Annotated[tuple[str, ...], OF_CODEC] = ()

@@ -16,12 +16,15 @@ from PIL import Image
 
 from bundles import tiny_bundle
 from fewstep import cli
+from fewstep.arena import command as arena
+from fewstep.arena import pictures
 from fewstep.bundle import Card
 from fewstep.contest import runs
 from fewstep.contest.plan import Options, Plan
 from fewstep.data import folder as folder_data
 from fewstep.evaluation.record import read_records
 from fewstep.evaluation.suite import Options as Judging
+from fewstep.ranges import USUAL
 from helpers import forget
 
 METHOD = '''
@@ -68,14 +71,14 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "mean.py").write_text(METHOD)
     (tmp_path / "lab" / "colours.py").write_text(JUDGE)
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    drawings = tmp_path / "pictures"
+    drawings.mkdir()
     for i, name in enumerate(["a red heart", "a blue house", "a cat", "a dog"] * 4):
         picture = Image.new("RGB", (16, 16), (15 * i, 255 - 15 * i, 100))
         picture.paste((255, 15 * i, 0), (i % 5, 2, i % 5 + 6, 9))
-        picture.save(pictures / f"{i}.png")
-        (pictures / f"{i}.txt").write_text(name)
-    folder_data.build(folder_data.Options(source=pictures, size=16, heldout=0.1), tmp_path / "set")
+        picture.save(drawings / f"{i}.png")
+        (drawings / f"{i}.txt").write_text(name)
+    folder_data.build(folder_data.Options(source=drawings, size=16, heldout=0.1), tmp_path / "set")
     tiny_bundle(tmp_path, "teacher")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
@@ -115,6 +118,13 @@ def test_a_method_and_a_judge_from_outside_are_trained_compared_and_judged(lab, 
     text = (out / "contest.md").read_text()
     assert "this method goes no further" in text
     assert "### In pairs against lcm" in text
+    # its folder opens in the arena: one student of every entry
+    assert pictures.opened_up(["contest,2", "emoji-64"]) == [
+        "mean=contest/warm-3-updates/mean-0/bundle,2", "lcm=contest/warm-3-updates/lcm-0/bundle,2", "emoji-64"
+    ]  # fmt: skip
+    plan = arena.prepare(arena.Options(models=("contest",), prompts=None), USUAL, "fewstep arena", lambda *_: None)
+    assert [model.name for model in plan.models] == ["mean", "lcm"]
+    assert all(Path("runs/arena", file).is_file() for model in plan.models for file in model.pictures)
     # the same command again trains and measures nothing
     before = {p: p.stat().st_mtime_ns for p in out.glob("*/*/**/*") if p.is_file()}
     cli.main(WORDS)

@@ -43,7 +43,8 @@ class Options:
     """Which models, which prompts, who votes."""
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Two or more: MODEL, MODEL,STEPS or NAME=MODEL,STEPS; or folders of pictures with the same names in each."""
+    """Two or more: MODEL, MODEL,STEPS or NAME=MODEL,STEPS; or folders of pictures with the same names in each; or the
+    folder of a contest, RUN or RUN,STEPS, which stands for a student of each of its entries."""
     out: NewPath = Path("runs/arena")
     """Folder of the arena: pictures and votes. What is there already is gone on with."""
     prompts: Path | None = None
@@ -86,7 +87,7 @@ def check(o: Options) -> None:
         if o.models:
             raise ValueError("--results reads votes and draws nothing: leave the models out")
         return
-    if len(o.models) < 2:
+    if len(pictures.opened_up(o.models)) < 2:
         raise ValueError("an arena needs two models: fewstep arena emoji-64,1 emoji-64,4; or --results RUN reads votes")
     if not o.raters or any(not name.strip() or len(name) > 40 or not name.isprintable() for name in o.raters):
         raise ValueError("--raters needs names of 1 to 40 printable characters: one for each person")
@@ -111,7 +112,8 @@ def listed(o: Options) -> list[prompts.Prompt]:
 
 def prepare(o: Options, placement: Placement, command: str, report: Progress) -> Plan:
     """Everything that is shown, on disk: pictures are drawn where they are missing. Raises ValueError before any is drawn."""
-    given = [pictures.contender(word) for word in o.models]
+    words = pictures.opened_up(o.models)
+    given = [pictures.contender(word) for word in words]
     folders = [one for one in given if one.is_folder_of_pictures]
     chosen = listed(o)
     if not chosen and len(folders) < len(given):
@@ -126,7 +128,7 @@ def prepare(o: Options, placement: Placement, command: str, report: Progress) ->
     for one in given:
         if one not in folders:
             pipeline, steps = pictures.opened(one, placement, o.steps or None)
-            name = one.name if one.steps or "=" in o.models[given.index(one)] else f"{one.name},{steps}"
+            name = one.name if one.steps or "=" in words[given.index(one)] else f"{one.name},{steps}"
             entries[one.name] = Entry(name, pictures.places(pipeline, steps, texts, seeds))
     categories = tuple(item.category for item in items) if any(item.category for item in items) else ()
     every = math.comb(len(given), 2) * len(texts)  # and no rater is shown one of them twice, but to repeat it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from .plan import CATCHES, Entry, Kind
 AT_ONCE = 8
 """Pictures drawn in one call; which others there are changes none of them."""
 FOLDER = "pictures"
+CONTEST = "contest.json"
+"""What ``fewstep contest`` writes; its folder stands for all its students."""
 READ = (".png", ".jpg", ".jpeg", ".webp")
 SHOWN = 768
 """Longer side, in pixels, that all pictures are shown with: their own size would tell the models apart."""
@@ -48,6 +51,31 @@ def contender(word: str) -> Contender:
     steps = int(found["steps"]) if found["steps"] else None
     usual = Path(found["place"]).name + (f",{steps}" if steps else "")
     return Contender(found["name"] or usual, found["place"], steps)
+
+
+def opened_up(words: Sequence[str]) -> list[str]:
+    """The words with the folder of a contest, ``RUN`` or ``RUN,STEPS``, replaced by its students: one of every entry.
+
+    Raises ValueError for a contest whose file cannot be read, or that has no student yet.
+    """
+    found: list[str] = []
+    for word in words:
+        place, _, steps = word.partition(",")
+        if not (file := Path(place) / CONTEST).is_file():
+            found.append(word)
+            continue
+        try:
+            runs = json.loads(file.read_text("utf-8"))["runs"]
+            names = {(run["entry"], run["start"], run["budget"]): run["bundle"] for run in reversed(runs)}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} cannot be read ({error}): give the contest's command once more") from None
+        if not names:
+            raise ValueError(f"{place} has no student yet: go on with the contest first")
+        several = len({key[1:] for key in names}) > 1
+        for (entry, start, budget), bundle_ in reversed(names.items()):
+            name = f"{entry} {start} {budget}" if several else entry
+            found.append(f"{name}={place}/{bundle_}" + (f",{steps}" if steps else ""))
+    return found
 
 
 def files_in(folder: Path) -> list[Path]:

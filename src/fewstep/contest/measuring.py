@@ -74,7 +74,7 @@ class Measuring:
             found = merge(found, _kept(new))
         draw_shown(pipeline, self.shown, o.steps, run.folder)
         write_records(file, found)  # last: a student is measured when it is here
-        return found
+        return read_records(file)  # as every later call reads them
 
 
 def command(model: str, data: str, steps: int, judging: Options) -> str:

@@ -73,6 +73,7 @@ def as_json(found: Found) -> dict[str, Any]:
                 "entry": one.run.entry.name, "start": one.run.start, "budget": one.run.budget.name, "seed": one.run.seed,
                 "updates": one.outcome.updates, "cpu_s": one.outcome.cpu_s, "wall_s": one.outcome.wall_s,
                 "memory_mib": one.outcome.memory_mib, "command": one.outcome.command,
+                "bundle": one.run.bundle.relative_to(plan.options.out).as_posix(),
                 "records": [entry(r) for r in one.records],
             }
             for one in found.trained

@@ -99,10 +99,11 @@ def paired(pairs: Sequence[tuple[MetricRecord, MetricRecord]], entry: str, again
     for a, b in pairs:
         one = compare.paired(a, b, margin)
         gains.append(one.gain.value)
-        lefts.append(_gain(torch.tensor(a.left_out), a.metric) - _gain(torch.tensor(b.left_out), a.metric))
+        ours, theirs = (_gain(torch.tensor(r.left_out, dtype=torch.float64), r.metric) for r in (a, b))
+        lefts.append(ours - theirs)
     first = pairs[0][0]
     value, prompts = fmean(gains), len(lefts[0])
-    over_prompts = jackknife.standard_error(torch.stack(lefts).double().mean(0))
+    over_prompts = jackknife.standard_error(torch.stack(lefts).mean(0))
     over_trainings = math.sqrt(variance(gains) / len(gains)) if len(gains) > 1 else 0.0
     error = math.hypot(over_prompts, over_trainings)
     half = jackknife.student_t(jackknife.LEVEL, _freedom(over_prompts, prompts, over_trainings, len(gains))) * error

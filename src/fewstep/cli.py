@@ -436,7 +436,7 @@ def contest(options: Any) -> None:
     with progress_bars() as progress:
         command.run(options, typed, progress, say)
     out = options.out
-    say(f"the tables are in {out / 'contest.md'}", out)
+    say(f"the tables are in {out / 'contest.md'}, and as a page in {out / 'contest.html'}", out)
 
 
 def judge(options: Any, placement: Annotated[Placement, FLAT] = USUAL) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,6 +119,10 @@ def test_a_method_and_a_judge_from_outside_are_trained_compared_and_judged(lab, 
     text = (out / "contest.md").read_text()
     assert "this method goes no further" in text
     assert "### In pairs against lcm" in text
+    page = (out / "contest.html").read_text()
+    assert page.count("<svg") == 8, "four plots a judge"
+    assert page.count("<img") == 2 * 2 * 4, "two prompts, two step counts, two entries beside the teacher twice"
+    assert not re.search(r"(?:src|href)=.(?!data:)", page), "it opens offline"
     # its folder opens in the arena: one student of every entry
     assert pictures.opened_up(["contest,2", "emoji-64"]) == [
         "mean=contest/warm-3-updates/mean-0/bundle,2", "lcm=contest/warm-3-updates/lcm-0/bundle,2", "emoji-64"

@@ -68,6 +68,17 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert 0.91 <= held / n <= 0.99, held / n
 
 
+def test_prompts_that_are_all_there_are_add_no_error():
+    """Ten digits are no sample of digits: trainings alone vary. With one training there is nothing else to go by."""
+    uneven, flat = torch.tensor([1.0, -1] * 5).double(), torch.zeros(10).double()
+    pairs = [(of_prompts("a", uneven + 5 - g), of_prompts("b", flat + 5)) for g in (1.0, 2.0, 4.0, 5.0)]
+    found, one = paired(pairs, "a", "b", 0.05, exhaustive=True), paired(pairs[:1], "a", "b", 0.05, exhaustive=True)
+    half = jackknife.student_t(0.95, 3) * math.sqrt(10 / 3 / 4)
+    assert (found.gain.high - found.gain.low) / 2 == pytest.approx(half)
+    assert (found.prompts, one.prompts) == (0, 10)
+    assert one.gain.high > one.gain.low
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "metric", "verdict"),
     [
@@ -104,7 +115,7 @@ def test_entries_are_paired_by_seed_within_one_start_and_budget():
     assert (one.entry, one.against, one.trainings) == ("lcm (warm, 10-updates)", "add (warm, 10-updates)", 1)
     assert one.gain.value == pytest.approx(2.0)
     mean = next(r for r in means(all_) if r.model.startswith("add"))
-    assert (mean.value, mean.runs) == (pytest.approx(4.0), 2)
+    assert (mean.value, mean.low, mean.high, mean.runs) == (pytest.approx(4.0), pytest.approx(3.5), pytest.approx(4.5), 2)
 
 
 def test_variety_is_a_share_of_the_teachers_most_steps():

@@ -14,7 +14,7 @@ from ..files import whole
 from ..inference.pipeline import Pipeline
 from ..parts.conditioner import UnreadWarning
 from ..training.data import open_dataset
-from . import report
+from . import page, report
 from .measuring import Measuring
 from .plan import Options, Plan, Run
 from .report import Found
@@ -48,7 +48,7 @@ def run(o: Options, command: str, progress: Progress, say: Callable[..., None]) 
         ended = {run: Outcome.read(run.folder) for run in plan.runs}
         failed = [(run, outcome) for run, outcome in ended.items() if outcome is not None and outcome.failed]
         trained = [done[run] for run in plan.runs if run in done]
-        return Found(plan, records, trained, failed, machine, command)
+        return Found(plan, records, trained, failed, machine, command, measuring.shown, measuring.exhaustive)
 
     def finished(run: Run) -> None:
         outcome = Outcome.read(run.folder)
@@ -59,7 +59,7 @@ def run(o: Options, command: str, progress: Progress, say: Callable[..., None]) 
             warnings.filterwarnings("ignore", "no watermark")
             done[run] = Trained(run, outcome, tuple(measuring.student(run)))
         if new:
-            report.write(found(), o.out)
+            write(found())
             fd = ", ".join(f"{r.value:.3g}" for r in done[run].records if r.metric == "fd")
             say(f"{run.model}, seed {run.seed}: FD {fd}; {outcome.cpu_s:,.0f} s of processor time")
 
@@ -69,8 +69,16 @@ def run(o: Options, command: str, progress: Progress, say: Callable[..., None]) 
     try:
         train(plan, told, finished)
     finally:
-        report.write(found(), o.out)
+        write(found())
     return found()
+
+
+def write(found: Found) -> None:
+    """``contest.json``, ``contest.md`` and ``contest.html``."""
+    out = found.plan.options.out
+    report.write(found, out)
+    with whole(out / "contest.html") as draft:
+        draft.write_text(page.page_of(found), "utf-8")
 
 
 def _check_same(plan: Plan) -> None:

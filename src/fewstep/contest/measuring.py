@@ -39,6 +39,11 @@ class Measuring:
         prompts = self.evaluator.prompts
         return [prompts[i] for i in spread(self.plan.options.grid, len(prompts))]
 
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every concept that is trained on is judged."""
+        return len(self.evaluator.prompts) == len(self.dataset.subset("train").concepts)
+
     def command(self, model: str, steps: int) -> str:
         """What to type to measure it again."""
         return command(model, self.plan.options.data, steps, self.plan.options.judging)

@@ -31,11 +31,15 @@ class Found:
     failed: Sequence[tuple[Run, Outcome]]
     machine: str
     command: str
+    prompts: Sequence[str] = ()
+    """Those whose pictures are shown."""
+    exhaustive: bool = False
+    """Whether all prompts that there are were drawn: then they are no sample of others."""
 
     @property
     def pairings(self) -> list[Pairing]:
         """Every entry beside ``--against``."""
-        return pairings(self.trained, self.plan.options.against)
+        return pairings(self.trained, self.plan.options.against, exhaustive=self.exhaustive)
 
     @property
     def rows(self) -> list[MetricRecord]:
@@ -176,8 +180,10 @@ def _tables(found: Found, own: Sequence[Trained]) -> list[str]:
             lines += [f"### {steps} step{'s' * (steps > 1)}, judged by {judge.split('@')[0]}", "",
                       *markdown(heads(judge), table_rows(found, own, judge, steps)), ""]  # fmt: skip
     runs = max(sum(other.run.entry == one.run.entry for other in own) for one in own)
-    what = "the outermost ends of the trainings' 95% jackknife intervals over prompts" if runs > 1 else (
-        "95% jackknife intervals over prompts")  # fmt: skip
+    usual = "95% jackknife intervals over prompts"
+    what = (
+        f"the least and the greatest of the trainings; of models that were trained once, {usual}" if runs > 1 else usual
+    )
     return [*lines, f"In brackets: {what}; in parentheses: variety as a share of the teacher's most steps.", ""]
 
 
@@ -185,7 +191,20 @@ def _paired(pairs: Sequence[Pairing]) -> list[str]:
     if not pairs:
         return []
     lines = [f"### In pairs against {pairs[0].against.partition(' (')[0]}", ""]
-    rows = [
+    table = markdown(["", "steps", "figure", "entry's", "the other's", "gain", "verdict"], pair_rows(pairs))
+    first = pairs[0]
+    return [
+        *lines, *table, "",
+        f"Gain: by how much the entry is better, with its 95% interval over trainings (paired by seed)"
+        f"{f' and over the same {first.prompts} prompts' if first.prompts else ''}, each for itself, so that one row in twenty "
+        f"may err. The margin is {first.margin:.0%}.",
+        "",
+    ]  # fmt: skip
+
+
+def pair_rows(pairs: Sequence[Pairing]) -> list[list[str]]:
+    """Comparisons as rows, by judge, figure and steps."""
+    return [
         [p.entry.partition(" (")[0], str(p.steps), f"{METRICS[p.metric][0].format(judge=p.judge)} ({p.judge})"
          if "{judge}" not in METRICS[p.metric][0] else METRICS[p.metric][0].format(judge=p.judge),
          compare.shown(p.mean, p.metric), compare.shown(p.other, p.metric),
@@ -193,17 +212,15 @@ def _paired(pairs: Sequence[Pairing]) -> list[str]:
                    f"[{compare.shown(p.gain.low, p.metric)}, {compare.shown(p.gain.high, p.metric)}]"]), p.verdict]
         for p in sorted(pairs, key=lambda p: (p.judge, COMPARED.index(p.metric), p.steps, p.entry))
     ]  # fmt: skip
-    table = markdown(["", "steps", "figure", "entry's", "the other's", "gain", "verdict"], rows)
-    first = pairs[0]
-    return [
-        *lines, *table, "",
-        f"Gain: by how much the entry is better, with its 95% interval over trainings (paired by seed) and over the same "
-        f"{first.prompts} prompts, each for itself, so that one row in twenty may err. The margin is {first.margin:.0%}.",
-        "",
-    ]  # fmt: skip
 
 
 def _costs(own: Sequence[Trained]) -> list[str]:
+    table = markdown(["", "trainings", "updates", "processor s", "clock s", "memory MiB"], cost_rows(own))
+    return ["### What a training took", "", *table, "", "Whole processes: reading, warm data and saving are in it.", ""]
+
+
+def cost_rows(own: Sequence[Trained]) -> list[list[str]]:
+    """What trainings took, the mean of every entry's."""
     groups: dict[str, list[Outcome]] = {}
     for one in own:
         groups.setdefault(one.run.entry.name, []).append(one.outcome)
@@ -211,13 +228,11 @@ def _costs(own: Sequence[Trained]) -> list[str]:
     def mean(values: Sequence[float]) -> str:
         return f"{sum(values) / len(values):,.0f}"
 
-    rows = [
+    return [
         [name, str(len(found)), mean([x.updates for x in found]), mean([x.cpu_s for x in found]),
          mean([x.wall_s for x in found]), mean([x.memory_mib for x in found])]
         for name, found in groups.items()
     ]  # fmt: skip
-    table = markdown(["", "trainings", "updates", "processor s", "clock s", "memory MiB"], rows)
-    return ["### What a training took", "", *table, "", "Whole processes: reading, warm data and saving are in it.", ""]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

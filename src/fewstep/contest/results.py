@@ -3,14 +3,15 @@
 Trainings of one seed share their noise, their batches and their warm start, and all models draw the same prompts from the same
 noises. So two entries are compared training by training and prompt by prompt: the error of their difference is that of the mean
 over trainings (the spread of the paired differences) and that over prompts (the jackknife of the mean difference), added as
-variances. With one training the first is not known, and the interval says so.
+variances. With one training the first is not known, and the interval is one over prompts alone. Where the prompts are all that
+there are, ten digits say, they are no sample of others: with two trainings or more the interval is one over trainings alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, variance
 from typing import Any
 
@@ -49,6 +50,7 @@ class Pairing:
     steps: int
     trainings: int
     prompts: int
+    """Prompts that the interval is over, too; 0 where it is over trainings alone."""
     mean: float
     """The entry's."""
     other: float
@@ -69,8 +71,10 @@ class Pairing:
         return "no difference seen, not worse by the margin" if self.gain.low > -allowed else "no difference seen"
 
 
-def pairings(trained: Sequence[Trained], against: str, margin: float = compare.MARGIN) -> list[Pairing]:
-    """Every entry beside ``against``, of the same start and budget."""
+def pairings(
+    trained: Sequence[Trained], against: str, margin: float = compare.MARGIN, exhaustive: bool = False
+) -> list[Pairing]:
+    """Every entry beside ``against``, of the same start and budget. ``exhaustive``: the prompts are all there are."""
     groups: dict[tuple[str, str, str], dict[int, Trained]] = {}
     for one in trained:
         groups.setdefault((one.run.start, one.run.budget.name, one.run.entry.name), {})[one.run.seed] = one
@@ -85,7 +89,7 @@ def pairings(trained: Sequence[Trained], against: str, margin: float = compare.M
             pairs = [(_record(ours[seed], key), _record(theirs[seed], key)) for seed in seeds]
             known = [(a, b) for a, b in pairs if a is not None and b is not None]
             if known:
-                found.append(paired(known, ours[seeds[0]].run.model, theirs[seeds[0]].run.model, margin))
+                found.append(paired(known, ours[seeds[0]].run.model, theirs[seeds[0]].run.model, margin, exhaustive))
     return found
 
 
@@ -93,8 +97,17 @@ def _record(one: Trained, key: tuple[str, str, int]) -> MetricRecord | None:
     return next((r for r in one.records if (r.metric, r.features, r.steps) == key), None)
 
 
-def paired(pairs: Sequence[tuple[MetricRecord, MetricRecord]], entry: str, against: str, margin: float) -> Pairing:
-    """One figure of two entries, a pair a training. Raises ValueError for records that were measured unlike."""
+def paired(
+    pairs: Sequence[tuple[MetricRecord, MetricRecord]],
+    entry: str,
+    against: str,
+    margin: float,
+    exhaustive: bool = False,
+) -> Pairing:
+    """One figure of two entries, a pair a training. Raises ValueError for records that were measured unlike.
+
+    ``exhaustive``: the prompts are all there are, so that with two trainings or more they add no error.
+    """
     gains, lefts = [], []
     for a, b in pairs:
         one = compare.paired(a, b, margin)
@@ -103,13 +116,15 @@ def paired(pairs: Sequence[tuple[MetricRecord, MetricRecord]], entry: str, again
         lefts.append(ours - theirs)
     first = pairs[0][0]
     value, prompts = fmean(gains), len(lefts[0])
-    over_prompts = jackknife.standard_error(torch.stack(lefts).mean(0))
+    by_training = exhaustive and len(gains) > 1
+    over_prompts = 0.0 if by_training else jackknife.standard_error(torch.stack(lefts).mean(0))
     over_trainings = math.sqrt(variance(gains) / len(gains)) if len(gains) > 1 else 0.0
     error = math.hypot(over_prompts, over_trainings)
     half = jackknife.student_t(jackknife.LEVEL, _freedom(over_prompts, prompts, over_trainings, len(gains))) * error
     mean, other = (fmean(r.value for r in column) for column in zip(*pairs))
     return Pairing(
-        entry, against, first.metric, first.features.split("@")[0], first.steps, len(gains), prompts, mean, other,
+        entry, against, first.metric, first.features.split("@")[0], first.steps, len(gains),
+        0 if by_training else prompts, mean, other,
         Interval(value, value - half, value + half), margin,
     )  # fmt: skip
 
@@ -129,12 +144,17 @@ def _freedom(over_prompts: float, prompts: int, over_trainings: float, trainings
 
 
 def means(trained: Sequence[Trained]) -> list[MetricRecord]:
-    """One record a figure of every entry: over its trainings, or the one training's own."""
+    """One record a figure of every entry: the mean of its trainings, with the least and the greatest; or the only one."""
     groups: dict[tuple[str, int, str, str], list[MetricRecord]] = {}
     for one in trained:
         for r in one.records:
             groups.setdefault((r.model, r.steps, r.metric, r.features), []).append(r)
-    return [group[0] if len(group) == 1 else over_trainings(group) for group in groups.values()]
+    return [group[0] if len(group) == 1 else _spread(group) for group in groups.values()]
+
+
+def _spread(group: Sequence[MetricRecord]) -> MetricRecord:
+    values = [r.value for r in group]
+    return replace(over_trainings(group), low=min(values), high=max(values), interval="trainings")
 
 
 def variety_share(record: MetricRecord, teacher: Sequence[MetricRecord]) -> float:
@@ -194,7 +214,7 @@ def _kind(start: str, budget: str) -> str:
 
 def _over(pairing: Pairing) -> str:
     runs = f"{pairing.trainings} training{'s' * (pairing.trainings > 1)}"
-    return f"paired over {runs} and {pairing.prompts} prompts"
+    return f"paired over {runs}" + (f" and {pairing.prompts} prompts" if pairing.prompts else "")
 
 
 def facts(pairing: Pairing) -> Mapping[str, Any]:

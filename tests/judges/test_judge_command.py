@@ -136,14 +136,17 @@ def test_setup_makes_an_environment_whole_and_tests_the_judge_in_it(
     judge = find("lab_alone.judge")
     python = environment.python_of(judge)
     assert python is not None
-    assert python.parent.parent != Path(sys.prefix)
+    assert python.parent.parent == environment.folder(judge) != Path(sys.prefix)
     assert json.loads((environment.folder(judge) / "pins.json").read_text()) == []
-    # a judge of other pins has no environment yet, and one that cannot be made leaves nothing behind
+    # a judge of the same pins shares it; one of others has none yet, and one that cannot be made leaves nothing behind
+    (lab / "twin.py").write_text(text)
+    assert environment.python_of(find("lab_alone.twin")) == python
     (lab / "greedy.py").write_text(text.replace("PINS = ()", "PINS = ('no such package==1',)"))
     with pytest.raises(SystemExit):
         main(["judge", "lab_alone.greedy", "--setup"])
     assert "could not be made (" in capsys.readouterr().err
-    assert [path.name for path in environment.place(find("lab_alone.greedy")).iterdir()] == ["setup.log"]
+    assert not environment.folder(find("lab_alone.greedy")).exists()
+    assert list(environment.folder(judge).parent.iterdir()) == [environment.folder(judge)]
 
 
 def test_other_weights_never_carry_the_canonical_name(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A judge's environment, its weights and its name: what is ready, how it is made, whether the weights are the canonical ones.
 
-Environments stand below ``$FEWSTEP_HOME/judges/NAME``, each named by the pins that it holds; weights below
+Environments stand below ``$FEWSTEP_HOME/judges/environments``, each named by the pins that it holds, so that judges of the same
+pins share one; weights below
 ``$FEWSTEP_HOME/judges/weights/NAME``. Nothing is fetched but packages, and those only by ``--setup``.
 """
 
@@ -12,11 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import files
+from .. import extras, files
 from ..provenance.identity import home
 from ..text import plain
 from .judge import Judge
@@ -37,14 +38,14 @@ class Found:
 
 
 def place(judge: Judge) -> Path:
-    """Where everything of a judge stands."""
+    """Where what a judge says is kept."""
     return home() / "judges" / judge.name
 
 
 def folder(judge: Judge) -> Path:
-    """Where its environment stands: other pins are another place."""
+    """Where its environment stands: the same pins are the same place, and so is the same Python."""
     pins = "\n".join((*(judge.pins or ()), sys.version.split()[0]))
-    return place(judge) / f"environment-{hashlib.sha256(pins.encode()).hexdigest()[:8]}"
+    return home() / "judges" / "environments" / hashlib.sha256(pins.encode()).hexdigest()[:12]
 
 
 def python_of(judge: Judge) -> Path | None:
@@ -65,19 +66,9 @@ def make(judge: Judge, say: Callable[[str], None]) -> Path:
     whole = folder(judge)
     log = place(judge) / "setup.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    uv = shutil.which("uv")
     with files.replaced(whole) as draft, open(log, "wb") as said:
         say(f"making the environment of {judge.name}: {', '.join(judge.pins or ()) or 'no packages'}")
-        python = draft / PYTHON
-        if uv:
-            commands = [[uv, "venv", "--quiet", "--python", sys.executable, "--allow-existing", str(draft)]]
-            install = [uv, "pip", "install", "--python", str(python), "--compile-bytecode"]
-        else:
-            alone = [] if judge.pins else ["--without-pip"]
-            commands = [[sys.executable, "-m", "venv", *alone, str(draft)]]
-            install = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-        commands += [[*install, *judge.pins]] if judge.pins else []
-        for command in commands:
+        for command in installing(judge.pins or (), draft):
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, check=False)
             if done.returncode:
                 last = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()][-1:]
@@ -86,10 +77,21 @@ def make(judge: Judge, say: Callable[[str], None]) -> Path:
                     f"nothing was left behind; all that was said: {log}"
                 )
         (draft / "pins.json").write_text(json.dumps(judge.pins), "utf-8")
-    for other in place(judge).glob("environment-*"):
-        if other != whole:
-            shutil.rmtree(other, ignore_errors=True)  # of other pins or another Python
     return whole / PYTHON
+
+
+def installing(pins: Sequence[str], folder: Path) -> list[list[str]]:
+    """What makes an environment with these packages: uv where it is there, else venv with this process's pip, or its own."""
+    python = str(folder / PYTHON)
+    if uv := shutil.which("uv"):
+        made = [uv, "venv", "--quiet", "--python", sys.executable, str(folder), "--allow-existing"]
+        install = [uv, "pip", "install", "--python", python, "--compile-bytecode"]
+    else:
+        lent = not pins or extras.installed("pip")
+        made = [sys.executable, "-m", "venv", *["--without-pip"] * lent, str(folder)]
+        pip = [sys.executable, "-m", "pip", "--python", python] if lent else [python, "-m", "pip"]
+        install = [*pip, "install", "--no-input", "--disable-pip-version-check"]
+    return [made, [*install, *pins]] if pins else [made]
 
 
 def usual_folder(judge: Judge) -> Path:

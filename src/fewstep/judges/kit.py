@@ -81,6 +81,132 @@ def media(files: Sequence[str]) -> Iterator[Any]:
         yield from (picture[None] for picture in read)
 
 
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def pixels(files: Sequence[str], side: int, mean: Sequence[float], std: Sequence[float], crop: bool) -> Any:
+    """Pictures as a network wants them, ``[n, 3, side, side]``: resized by PIL's bicubic, in 8 bits, and standardised.
+
+    ``crop`` makes the shorter side fit and takes the middle, as CLIP does; else the picture is squeezed into the square.
+    """
+    import numpy
+    import torch
+    from PIL import Image
+
+    found = []
+    for path in files:
+        picture = rgb(path)
+        if crop:
+            wide, high = picture.size
+            short = min(wide, high)
+            picture = picture.resize((int(side * wide / short), int(side * high / short)), Image.Resampling.BICUBIC)
+            left, top = (picture.size[0] - side) // 2, (picture.size[1] - side) // 2
+            picture = picture.crop((left, top, left + side, top + side))
+        else:
+            picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+        found.append(torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).float() / 255)
+    scale = [torch.tensor(values).view(3, 1, 1) for values in (mean, std)]
+    return (torch.stack(found) - scale[0]) / scale[1]
+
+
+def pretrained(kind: str, folder: str, device: str, safe: bool = True) -> Any:
+    """A frozen model of transformers' class ``kind`` from a folder, in float32.
+
+    Raises ValueError where a weight of its own is missing, unknown or of another shape: it would be random without a word.
+    Without ``safe`` weights are a pickle, of which torch reads numbers alone.
+    """
+    import torch
+    import transformers
+
+    made = getattr(transformers, kind)
+    how = {"local_files_only": True, "use_safetensors": safe, "output_loading_info": True, "torch_dtype": torch.float32}
+    if not safe:
+        how["weights_only"] = True
+    model, found = made.from_pretrained(folder, **how)
+    buffers = ("position_ids",)  # older files hold them; they are counted, not learned
+    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in map(str, found[kind])]
+    wrong = [key for key in wrong if not key.endswith(buffers)]
+    if wrong:
+        raise ValueError(
+            f"{folder} does not hold the weights of this {kind}: {len(wrong)} differ, first {sorted(wrong)[0]}"
+        )
+    return model.requires_grad_(False).eval().to(device)
+
+
+class Clip:
+    """A CLIP of transformers: embeddings of length 1, with the prompts' where they are asked for."""
+
+    resizer = "pil-bicubic-224-center-crop"
+
+    def __init__(self, folder: str, device: str) -> None:
+        from transformers import CLIPTokenizer
+
+        self.model, self.device = pretrained("CLIPModel", folder, device), device
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        self.side = int(self.model.config.vision_config.image_size)
+        self.longest = int(self.model.config.text_config.max_position_embeddings)
+
+    def pictures(self, files: Sequence[str]) -> Any:
+        """Embeddings of pictures."""
+        seen = self.model.vision_model(
+            pixel_values=pixels(files, self.side, CLIP_MEAN, CLIP_STD, crop=True).to(self.device)
+        )
+        return unit(self.model.visual_projection(seen.pooler_output))
+
+    def prompts(self, texts: Sequence[str]) -> Any:
+        """Embeddings of prompts; what is longer than the text encoder reads is cut."""
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.longest, return_tensors="pt"
+        ).to(self.device)
+        read = self.model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        return unit(self.model.text_projection(read.pooler_output))
+
+    def cosines(self, pictures: Sequence[str], prompts: Sequence[str]) -> Iterator[Any]:
+        """The cosine of every picture with its prompt, a batch at a time."""
+        import torch
+
+        for files, texts in batches(pictures, prompts):
+            with torch.no_grad():
+                yield (self.pictures(files) * self.prompts(texts)).sum(1)
+
+
+def unit(rows: Any) -> Any:
+    """Rows of length 1."""
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def tiny_clip(folder: str, kind: str = "CLIPModel", safe: bool = True) -> None:
+    """A CLIP of a few thousand random weights, with a tokenizer of single letters, as a folder."""
+    import torch
+    import transformers
+
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (Path(folder) / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), "utf-8")
+    (Path(folder) / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+    last = len(words) - 1
+    shape: Any = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text: Any = {
+        **shape,
+        "vocab_size": len(words),
+        "bos_token_id": last - 1,
+        "eos_token_id": last,
+        "pad_token_id": last,
+    }
+    vision: Any = {**shape, "image_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    both: Any = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    if kind != "CLIPModel":
+        both = transformers.CLIPVisionConfig(**vision, projection_dim=8)
+    model = getattr(transformers, kind)(both)
+    if safe:
+        model.save_pretrained(folder)
+    else:
+        both.save_pretrained(folder)
+        torch.save(model.state_dict(), Path(folder) / "pytorch_model.bin")
+
+
 class OnMedia:
     """A map from media ``[n, 3, H, W]`` in [-1, 1] to features with ``pooled [n, D]``, on files; float32, no gradients."""
 

@@ -1016,7 +1016,7 @@ def test_commands_are_found_by_their_files(capsys):
         cli.main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for name in ("demo", "data", "teach", "distill", "draw", "evaluate", "compare", "adopt",
+    for name in ("demo", "data", "teach", "distill", "draw", "evaluate", "compare", "check", "adopt",
                  "info", "verify", "serve", "budget", "docs"):  # fmt: skip
         assert name in shown
 

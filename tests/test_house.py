@@ -78,7 +78,8 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "inference.backends": (),
     "modality": (),
     "parts.features": ("feature",),
-    "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages", "reconstruction"),
+    "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages", "reconstruction",
+                   "check"),
     "data": ("dataset",),
     "judges": ("judge", "kit", "running", "environment", "trial", "picture_sets", "figures", "command"),
 }

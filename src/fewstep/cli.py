@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, make_dataclass, replace
 from functools import partial, wraps
 from inspect import signature
@@ -36,7 +36,7 @@ from .console import (
     say,
     say_tables,
 )
-from .files import content
+from .files import content, whole
 from .memory import keep_freed_memory
 from .options import as_typed
 from .options import words as words_of
@@ -780,6 +780,52 @@ def compare(
     say_tables(paired.table(paired.compare(ours, theirs, margin)))
 
 
+def check(
+    options: Any,
+    model: Annotated[str, tyro.conf.Positional] = "emoji-64",
+    prompts: Path | None = None,
+    expect: Literal["", "few-step", "not few-step", "small", "undertrained", "broken"] = "",
+    output: Annotated[NewPath | None, tyro.conf.arg(aliases=["-o"])] = None,
+    json: bool = False,
+    placement: Annotated[Placement, FLAT] = USUAL,
+) -> None:
+    """What is really running underneath: a few-step model, a small one that is fast for that, or one that its settings break?
+
+    The model is drawn from the same noises in several step counts, by its card's settings and by the usual wrong ones. Exit code
+    0 whatever the verdict is; with --expect 1 where it is another.
+
+    Args:
+        model: A shipped bundle's name, a bundle's folder, or any diffusers text-to-image folder.
+        prompts: Prompts, one a line, or a TSV with a column Prompt; default eight plain ones, or the model's classes.
+        expect: The verdict that there should be, for scripts.
+        output: JSON file of everything that was measured.
+        json: Print the same JSON, and nothing else.
+    """
+    from . import bundle
+    from .arena.prompts import read
+    from .evaluation import check as looking
+    from .inference.pipeline import Pipeline
+
+    texts = [prompt.text for prompt in read(prompts)] if prompts is not None else []
+    opened = [Pipeline.open(bundle.locate(name), placement.device, placement.dtype)
+              for name in (model, options.teacher) if name]  # fmt: skip
+    with nullcontext() if json else progress_bars() as report:
+        found = looking.check(opened[0], options, texts, opened[1] if len(opened) > 1 else None, report)
+    facts = dumps(found.table(), indent=1)
+    if output is not None:
+        with whole(output) as draft:
+            draft.write_text(facts + "\n", "utf-8")
+    if json:
+        print(facts, flush=True)
+    else:
+        say_tables(found.markdown())
+        say(found.verdict.paragraph, found.verdict.headline)
+        if output is not None:
+            say(f"record: {output}", output)
+    if expect and expect != found.verdict.kind:
+        end(f"{found.model} is {found.verdict.kind}, and {expect} was expected", 1)
+
+
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]) -> None:
     """Print a script that makes a shell complete commands and options; docs/install.md says where it goes.
 
@@ -827,6 +873,7 @@ OPTIONS = {
     "distill": ("options", "recipes.distillation", "options_type"),
     "draw": ("signing", "provenance.options", "FileSigning"),
     "evaluate": ("options", "evaluation.suite", "Options"),
+    "check": ("options", "evaluation.check", "Options"),
     "verify": ("trusting", "provenance.options", "Trusting"),
     "serve": ("options", "server.app", "ServeOptions"),
     "arena": ("options", "arena.command", "Options"),
@@ -843,7 +890,7 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
     So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
     takes seconds to say which commands there are.
     """
-    making = (demo, data, teach, distill, draw, evaluate, judge, compare, contest, arena)
+    making = (demo, data, teach, distill, draw, evaluate, judge, compare, check, contest, arena)
     every = (*making, adopt, info, export, verify, serve, budget, docs, completion)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
@@ -929,8 +976,9 @@ KEPT = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; a bare program lists its commands.
 
-    Exit codes: 0 done, 1 nothing found (verify), 2 bad input, 3 unhealthy run, 130 stopped by Ctrl-C, SIGTERM or SIGHUP
-    (state saved; a server takes SIGTERM as an order, and ends with 0), 141 nobody reads the output any more.
+    Exit codes: 0 done, 1 nothing found (verify) or another verdict than expected (check), 2 bad input, 3 unhealthy run, 130
+    stopped by Ctrl-C, SIGTERM or SIGHUP (state saved; a server takes SIGTERM as an order, and ends with 0), 141 nobody reads
+    the output any more.
     """
     with stopping(), piped():
         run(sys.argv[1:] if arguments is None else arguments)

@@ -39,6 +39,7 @@ class DiT(ModelFamily):
 
     title = "DiT"
     pipeline = "DiTPipeline"
+    usual = ("DiT-XL/2", 675_000_000)
     component = "transformer"
     networks = ("DiTTransformer2DModel",)
     guidance_scale = 4.0

@@ -94,6 +94,10 @@ class ModelFamily:
     guidance_scale: float = 7.5
     """Classifier-free guidance of a model that brings no card; 1 for one that was distilled to need none."""
 
+    usual: tuple[str, int] = ("", 0)
+    """The model that people know of this family, and the parameters of its denoising network as its makers count them; ("", 0)
+    where no size is usual."""
+
     def fits(self, configs: Configs) -> bool:
         """Whether a folder's model is of this family: exactly one must say so."""
         return configs.network(self.component) in self.networks

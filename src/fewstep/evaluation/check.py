@@ -1,0 +1,323 @@
+"""What a model draws at many step counts, under its own settings and the usual wrong ones: the measurements of ``fewstep check``.
+
+Every row starts from the same noises and prompts. The best, which the shares are shares of, is what the model draws in the
+largest of its own step counts; `genuine.py` judges.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..bundle import Card
+from ..data.dataset import Progress
+from ..diffusion.sampler import at
+from ..inference.pipeline import Pipeline
+from ..tensors import Media
+from ..version import __version__
+from . import genuine, pyramid
+from ._drawing import OWN, Drawing, Options, Setting, prompts_of, settings_of
+from .jackknife import Interval, interval
+from .sharpness import sharpness
+
+FAR = ("highs", "edges")
+"""The figures of `sharpness` that are looked at; of ``highs``, which is a power, the root."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one step count draws under one setting."""
+
+    setting: str
+    steps: int
+    off_card: bool
+    """Whether it is a student that is drawn in steps which its card does not list."""
+    likeness: Interval
+    """1 - D(these, best) / D(mean picture, best), D the energy distance of ``pyramid.py``: 1 is as good as the best."""
+    sharpness: Mapping[str, Interval]
+    """Over that of the best: 1 is as sharp."""
+    distance: float
+    """Mean distance from the best picture of the same noise; two pictures of two prompts are about 1 apart."""
+    change: float | None
+    """The same from the row before of this setting; None for the first."""
+    from_own: float | None = None
+    """The same from what the first setting draws in as many steps; None for that one."""
+    reference: Interval | None = None
+    """The likeness to a teacher's pictures; None where there is none."""
+
+    @property
+    def share(self) -> float:
+        """`share` of the best."""
+        return share(self.likeness, self.sharpness)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one evaluation of the network costs, for one picture."""
+
+    parameters: int
+    flops: int
+    ms: float
+    """Median time on this machine: shown, and never part of a verdict."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was found out about a model."""
+
+    model: str
+    card: Card
+    rows: tuple[Row, ...]
+    cost: Cost
+    evidence: genuine.Evidence
+    verdict: genuine.Verdict
+    prompts: tuple[str, ...]
+    noises: int
+    """Pictures of each prompt."""
+    teacher_cost: Cost | None
+    spread: float
+    """Mean distance between two of its best pictures of one prompt, in the unit of `Row.distance`."""
+    pictures: Mapping[tuple[str, int], Media] = field(repr=False, compare=False)
+    """By setting and steps: of the first noise of every prompt."""
+
+    def table(self) -> dict[str, Any]:
+        """All of it but the pictures, as JSON has it."""
+        e, v = self.evidence, self.verdict
+        facts = {
+            "model": self.model, "verdict": v.kind, "headline": v.headline, "paragraph": v.paragraph,
+            "role": self.card.role, "fewest_steps": e.few, "best_steps": e.best, "reached": e.reached,
+            "needed_steps": e.needed, "asked": e.own_name, "held_against": e.usual_name, "usual_parameters": e.usual,
+            "cost": asdict(self.cost), "teacher_cost": asdict(self.teacher_cost) if self.teacher_cost else None,
+            "spread": self.spread, "others": {name: dict(of) for name, of in e.others.items()},
+            "rows": [asdict(row) | {"share": row.share} for row in self.rows],
+            "prompts": list(self.prompts), "noises": self.noises, "fewstep": __version__,
+        }  # fmt: skip
+        return facts
+
+    def markdown(self) -> str:
+        """A table of the rows, and the sentences that belong to it."""
+        theirs = any(row.reference for row in self.rows)
+        head = ["settings", "steps", "of its best", "likeness", "high frequencies", "edges", "distance", "change"]
+        head += [f"likeness to {self.evidence.usual_name}"] * theirs
+        lines = [_cells(head), _cells(["---", *["--:"] * (len(head) - 1)]).replace(" ", "")]
+        for row in self.rows:
+            cells = [
+                row.setting,
+                f"{row.steps}{'*' * row.off_card}",
+                f"{max(0.0, row.share):.0%}",
+                _shown(row.likeness),
+            ]
+            cells += [_shown(row.sharpness[name]) for name in FAR]
+            cells += [f"{row.distance:.2f}", "-" if row.change is None else f"{row.change:.2f}"]
+            cells += [_shown(row.reference)] if row.reference else []
+            lines.append(_cells(cells))
+        best, own = genuine.counted(self.evidence.best), len(self.prompts) * self.noises
+        notes = [
+            "",
+            f"{own} pictures a row, of {len(self.prompts)} prompts, from the same noises; in brackets 95% jackknife intervals "
+            f"over the prompts. Everything is held against its own {best} by its card's settings. A distance of 1 lies between "
+            f"any two of those, {self.spread:.2f} between two of one prompt.",
+        ]
+        if any(row.off_card for row in self.rows):
+            notes.append(
+                "* Its card does not list this count, and it has no times for it: it was drawn as any diffusion model is, at "
+                "trailing times."
+            )
+        notes += [_price(self.model, self.cost)]
+        notes += [_price(self.evidence.usual_name, self.teacher_cost)] if self.teacher_cost else []
+        return "\n".join([*lines, *notes])
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _shown(at: Interval) -> str:
+    return f"{at.value:.2f} [{at.low:.2f}, {at.high:.2f}]"
+
+
+def _price(name: str, cost: Cost) -> str:
+    return (
+        f"{name}: {cost.parameters / 1e6:,.1f} million parameters, {cost.flops / 1e9:,.2f} GFLOP and {cost.ms:,.1f} ms a "
+        "picture and network evaluation."
+    )
+
+
+class Ruler:
+    """The best pictures, and what is near or far from them."""
+
+    def __init__(self, best: Media, noises: int) -> None:
+        self.noises = noises
+        self.scales = pyramid.scales(best)
+        self.best = self.seen(best)
+        mean = self.seen(best.mean(0, keepdim=True)).expand_as(self.best)
+        self.nothing = pyramid.energies(mean, self.best)
+        """How far the mean of all pictures is from those of each prompt."""
+        self.sharp = _sharp(best, noises)
+
+    def seen(self, media: Media) -> Float[Tensor, "P S K"]:
+        """Features, by prompt and noise; of a single picture ``[1, 1, K]``."""
+        found = pyramid.features(media, self.scales)
+        return found.reshape(-1, min(self.noises, len(media)), found.shape[1])
+
+    def likeness(self, seen: Float[Tensor, "P S K"]) -> Interval:
+        """1 where they are of the best's distribution, 0 where they are as far from it as the mean picture."""
+        away = ratio(pyramid.energies(seen, self.best), self.nothing)
+        return Interval(1 - away.value, 1 - away.high, 1 - away.low)
+
+    def share(self, media: Media) -> float:
+        """The lower of the likeness and of how near the sharpness is to the best's, from either side."""
+        return share(self.likeness(self.seen(media)), self.sharpness(media))
+
+    def sharpness(self, media: Media) -> dict[str, Interval]:
+        """Over the best's, prompts weighed alike."""
+        return {name: ratio(value, self.sharp[name]) for name, value in _sharp(media, self.noises).items()}
+
+
+def share(likeness: Interval, sharpness: Mapping[str, Interval]) -> float:
+    """The lower of the likeness and of how near the sharpness is to the best's, from either side."""
+    ratios = [i.value for i in sharpness.values()]
+    return min([likeness.value, *(min(r, 1 / r) if r > 0 else 0.0 for r in ratios)])
+
+
+def _sharp(media: Media, noises: int) -> dict[str, Float[Tensor, " P"]]:
+    found = sharpness(media)
+    amplitude = {"highs": found["highs"].sqrt(), "edges": found["edges"]}
+    return {name: amplitude[name].reshape(-1, noises).mean(1) for name in FAR}
+
+
+def ratio(above: Float[Tensor, " P"], below: Float[Tensor, " P"]) -> Interval:
+    """Sum over sum, with the interval of leaving out one prompt at a time; of one prompt alone the interval is unbounded."""
+    value = float(above.sum() / below.sum())
+    if len(above) < 2:
+        return Interval(value, -float("inf"), float("inf"))
+    return interval(value, (above.sum() - above) / (below.sum() - below))
+
+
+def cost(pipeline: Pipeline, calls: int) -> Cost:
+    """Parameters, operations (a multiplication and an addition are two) and time of one evaluation for one picture."""
+    model, cond = pipeline.model, pipeline.encode([prompts_of(pipeline, (), 1)[0]])
+    x = torch.zeros((1, *pipeline.latent_shape()), device=pipeline.device)
+    t = at(1.0, x)
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            pipeline.denoise(x, t, cond)
+        times = []
+        for _ in range(calls + 1):
+            began = time.perf_counter()
+            pipeline.denoise(x, t, cond).cpu()  # and only then is a GPU done
+            times.append((time.perf_counter() - began) * 1000)
+    parameters = sum(p.numel() for p in model.denoiser.parameters())
+    return Cost(parameters, counter.get_total_flops(), median(times[1:]))
+
+
+def plan(card: Card, o: Options) -> tuple[int, int, tuple[int, ...]]:
+    """The fewest steps it is made for, the count that stands for its best, and all that it is drawn in.
+
+    A student's best is the largest of its card's counts; where its card has one alone, the largest that is asked for, and a
+    teacher's too. Raises ValueError where that leaves nothing to compare.
+    """
+    promised = card.steps if card.role == "student" else ()
+    counts = tuple(sorted({*o.steps, *promised}))
+    few = min(promised, default=counts[0])
+    best = max(promised) if promised and max(promised) > few else counts[-1]
+    if best == few:
+        raise ValueError(f"{few} steps alone show no difference: give two of --steps or more, such as 1 50")
+    return few, best, counts
+
+
+def check(
+    pipeline: Pipeline,
+    o: Options,
+    prompts: Sequence[str] = (),
+    teacher: Pipeline | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Draw, measure, judge. Raises ValueError for settings that the model cannot be drawn with."""
+    card = pipeline.card
+    few, best, counts = plan(card, o)
+    settings = settings_of(card, o)
+    asked, usual = settings[0], next(s for s in settings if s.plain)
+    draw = Drawing(pipeline, prompts_of(pipeline, prompts, o.n), o.noises)
+    jobs = [(s, n) for s in settings for n in counts if s is asked or n in {*o.wrong_steps, few, best}]
+    drawn: dict[tuple[str, int], Media] = {}
+    for done, (setting, n) in enumerate(jobs):
+        drawn[setting.name, n] = draw(setting, n)
+        if progress:
+            progress("drawing", done + 1, len(jobs))
+    ruler = Ruler(drawn[usual.name, best], o.noises)
+    beside = None
+    if teacher is not None:
+        beside = Ruler(Drawing(teacher, draw.prompts, o.noises)(Setting(OWN), max(teacher.card.steps)), o.noises)
+    rows = [_row(card, s, n, drawn, asked, ruler, beside) for s, n in jobs]
+    mine, other = cost(pipeline, o.calls), cost(teacher, o.calls) if teacher is not None else None
+    name, parameters = held_against(pipeline, teacher, other)
+    evidence = genuine.Evidence(
+        card.role == "student",
+        few,
+        best,
+        {r.steps: r.share for r in rows if r.setting == asked.name},
+        "" if asked.plain else asked.name,
+        {
+            s.name: {few: Ruler(drawn[s.name, best], o.noises).share(drawn[s.name, few])}
+            for s in settings[1:]
+            if not s.leading  # no model was made for those
+        },
+        {r.steps: r.reference.value for r in rows if r.reference and r.setting == asked.name},
+        mine.parameters,
+        parameters,
+        name,
+    )
+    return Report(
+        card.name,
+        card,
+        tuple(rows),
+        mine,
+        evidence,
+        genuine.judge(evidence),
+        draw.prompts,
+        o.noises,
+        other,
+        float(pyramid.spread(ruler.best).mean()),
+        {key: media[:: o.noises] for key, media in drawn.items()},
+    )
+
+
+def held_against(pipeline: Pipeline, teacher: Pipeline | None, other: Cost | None) -> tuple[str, int]:
+    """Whose parameters it is held against: a named teacher's, or what its family's best known model has; "" and 0 for none."""
+    if teacher is not None and other is not None:
+        return teacher.card.name, other.parameters
+    return pipeline.model.family.usual
+
+
+def _row(
+    card: Card, setting: Setting, n: int, drawn: Mapping[tuple[str, int], Media], asked: Setting, ruler: Ruler,
+    beside: Ruler | None,
+) -> Row:  # fmt: skip
+    media = drawn[setting.name, n]
+    seen = ruler.seen(media)
+    before = max((m for name, m in drawn if name == setting.name and m < n), default=0)
+    own = drawn.get((asked.name, n)) if setting is not asked else None
+    return Row(
+        setting.name,
+        n,
+        card.role == "student" and n not in card.steps,
+        ruler.likeness(seen),
+        ruler.sharpness(media),
+        _mean(pyramid.paired(seen, ruler.best)),
+        _mean(pyramid.paired(seen, ruler.seen(drawn[setting.name, before]))) if before else None,
+        _mean(pyramid.paired(seen, ruler.seen(own))) if own is not None else None,
+        beside.likeness(beside.seen(media)) if beside is not None else None,
+    )
+
+
+def _mean(values: Float[Tensor, " P"]) -> float:
+    return float(values.mean())

@@ -1,0 +1,232 @@
+"""``fewstep check``: distances with a closed form, a model whose every step is known, the rule, and the shipped pair."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bundles import tiny_bundle
+from fewstep import bundle, cli
+from fewstep.evaluation import _drawing, check, genuine, pyramid
+from fewstep.evaluation.genuine import Evidence
+from fewstep.inference.pipeline import Pipeline
+from fewstep.pretrained.families import Configs, family_of
+from fewstep.rng import Rng
+from fewstep.tensors import match_dims
+from tiny import unet
+
+QUICK = _drawing.Options(steps=(1, 4, 16), wrong_steps=(), n=4, noises=4, calls=1)
+
+
+def test_the_energy_distance_leaves_out_pairs_of_one_noise() -> None:
+    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[10.0], [12.0]])
+    assert pyramid.energy(x, y) == 2 * (12 + 9) / 2 - 1 - 2
+    assert pyramid.energy(x, x) == 0
+    assert pyramid.energy(x, x.flip(0)) == -2, "the same pictures from other noises: 2 * 0 - 1 - 1, for it is unbiased"
+
+
+def test_the_energy_distance_of_two_normals_is_their_closed_form() -> None:
+    x = torch.special.ndtri((torch.arange(1000, dtype=torch.float64)[:, None] + 0.5) / 1000)  # every quantile once
+    y = x.flip(0) + 1.5
+    folded = 2 / math.sqrt(math.pi) * math.exp(-(1.5**2) / 4) + 1.5 * math.erf(1.5 / 2)
+    assert pyramid.energy(x, y) == pytest.approx(2 * folded - 4 / math.sqrt(math.pi), abs=0.01)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_every_octave_holds_its_own_detail_alone(axes: int) -> None:
+    signs = torch.ones([32] * axes)
+    for axis in range(axes):
+        signs = signs * torch.tensor([1.0, -1.0]).repeat(16).reshape([-1 if a == axis else 1 for a in range(axes)])
+    layout, finest, *coarser = pyramid.blocks(0.25 + 0.5 * signs[None, None])
+    torch.testing.assert_close(layout, torch.full_like(layout, 0.25))
+    torch.testing.assert_close(finest, torch.full_like(finest, 0.5))
+    assert len(coarser) == 2
+    assert all(band.abs().max() < 1e-12 for band in coarser)
+
+
+def test_the_mean_picture_has_no_likeness_and_faint_pictures_are_less_sharp() -> None:
+    best = Rng.of(3).normal((12, 3, 16, 16)).clamp(-1, 1)
+    ruler = check.Ruler(best, noises=4)
+    assert ruler.likeness(ruler.seen(best)).value == 1
+    mean = best.mean(0, keepdim=True).expand_as(best)
+    assert ruler.likeness(ruler.seen(mean)).value == pytest.approx(0, abs=1e-6)
+    assert {name: round(i.value, 6) for name, i in ruler.sharpness(best / 2).items()} == {"highs": 0.5, "edges": 0.5}
+    assert ruler.share(best) == 1
+    assert ruler.share(2 * best) <= 0.5, "too sharp is no better than blurred"
+
+
+def known(tmp_path, role: str) -> Pipeline:
+    """A model of four pictures, the same one moved: its exact denoiser for a teacher, and for a student one that picks a picture
+    at once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = Pipeline.open(unet.TINY.make(tmp_path / role))
+    first = Rng.of(7).normal((3, 16, 16)).clamp(-1, 1)
+    pictures = torch.stack([first.roll((8 * (i // 2), 8 * (i % 2)), (1, 2)) for i in range(4)])
+    schedule = pipeline.model.denoiser.schedule
+
+    def denoise(x, t, cond):
+        away = (x[:, None] - match_dims(schedule.alpha(t), x)[:, None] * pictures).square().flatten(2).sum(2)
+        if role == "student":
+            return pictures[away.argmin(1)]
+        weights = torch.softmax(-away / (2 * schedule.sigma(t).float().square()[:, None]), 1)
+        return torch.einsum("bk,kchw->bchw", weights, pictures)
+
+    few = replace(pipeline.card, role="student", steps=(1, 2, 4), times=(1.0, 0.75, 0.5, 0.25), sampler="ancestral")
+    return Pipeline(pipeline.model, few if role == "student" else pipeline.card, denoise)
+
+
+def test_a_mixtures_exact_denoiser_is_not_few_step(tmp_path) -> None:
+    """Its one step is the mean of the mixture: no likeness, and half as sharp, for four pictures of one kind add up by chance."""
+    found = check.check(known(tmp_path, "teacher"), QUICK)
+    one = next(row for row in found.rows if row.steps == 1 and row.setting == _drawing.OWN)
+    assert one.likeness.value == pytest.approx(0, abs=0.1)
+    assert one.sharpness["highs"].value == pytest.approx(0.5, abs=0.1)
+    assert found.verdict.kind == "not few-step"
+    assert found.evidence.best == 16
+    assert found.rows[2].share == 1
+    assert found.rows[2].distance == 0
+
+
+def test_a_model_that_picks_a_picture_at_once_is_few_step(tmp_path) -> None:
+    found = check.check(known(tmp_path, "student"), QUICK)
+    own = {row.steps: row for row in found.rows if row.setting == _drawing.OWN}
+    assert [row.off_card for row in own.values()] == [False, False, False, True], "1, 2 and 4 are its card's, 16 is not"
+    assert own[1].sharpness["highs"].value == pytest.approx(1, abs=0.02)
+    assert found.verdict.headline.startswith("few-step: one step reaches")
+    assert "does not list this count" in found.markdown()
+    json.dumps(found.table(), allow_nan=False)
+
+
+def test_cost_counts_parameters_and_operations(tmp_path) -> None:
+    pipeline = known(tmp_path, "teacher")
+    weight = torch.ones(5, 3, 3, 3)
+    convolving = Pipeline(pipeline.model, pipeline.card, lambda x, t, cond: torch.conv2d(x, weight, padding=1))
+    found = check.cost(convolving, 1)
+    assert found.flops == 2 * 5 * 3 * 3 * 3 * 16 * 16
+    assert found.parameters == sum(p.numel() for p in pipeline.model.denoiser.network.parameters())
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 50])
+def test_leading_times_are_the_stock_ones(steps: int) -> None:
+    from diffusers import DDIMScheduler
+
+    stock = DDIMScheduler(timestep_spacing="leading", steps_offset=1)
+    stock.set_timesteps(steps)
+    assert _drawing.leading_times(steps) == pytest.approx([(k + 1) / 1000 for k in stock.timesteps.tolist()])
+
+
+def test_a_student_keeps_its_card_where_that_has_the_count(tmp_path) -> None:
+    card = bundle.Card("s", "student", "add", (1, 2, 4), times=(1.0, 0.75, 0.5, 0.25))
+    own, strong = _drawing.Setting("own"), _drawing.Setting("7.5", guidance_scale=7.5)
+    assert own.card(card, 4) is card
+    assert (own.card(card, 8).role, own.card(card, 8).guidance_scale) == ("teacher", 1)
+    assert (strong.card(card, 4).role, strong.card(card, 4).guidance_scale) == ("teacher", 7.5)
+    assert _drawing.Setting("l", leading=True).card(card, 2).times_by_steps == {"2": (0.502, 0.002)}
+    names = [s.name for s in _drawing.settings_of(card, _drawing.Options(guidance_scale=7.5))]
+    assert names == ["guidance 7.5", _drawing.OWN, "the ddim sampler", "leading times"]
+
+
+def evidence(**more) -> Evidence:
+    return Evidence(**({"student": False, "few": 1, "best": 50, "own": {1: 0.12, 8: 0.8, 25: 0.95, 50: 1.0}} | more))
+
+
+@pytest.mark.parametrize(
+    ("found", "kind", "said"),
+    [
+        (evidence(student=True, best=4, own={1: 0.97, 4: 1.0}), "few-step", "one step reaches 97% of its best (4 steps)"),
+        (evidence(), "not few-step", "one step keeps 12% of its best (50 steps)"),
+        (evidence(parameters=4, usual=100, usual_name="SD 1.5"), "small",
+         "merely small: 4% of the parameters of SD 1.5, needs 25 steps"),
+        (evidence(own_name="guidance 7.5", others={_drawing.OWN: {1: 0.9}}), "broken", "broken by these settings: guidance 7.5"),
+        (evidence(others={"guidance 1": {1: 0.9}}), "broken", "with guidance 1 it is 90%"),
+        (evidence(student=True, best=4, own={1: 0.5, 4: 1.0}), "undertrained", "one step keeps 50%"),
+        (evidence(student=True, own={1: 0.7}, others={"the ddim sampler": {1: 0.76}}), "undertrained", "one step keeps 70%"),
+        (evidence(own={1: 0.97, 50: 1.0}, reference={1: 0.2, 50: 0.8}), "not few-step", "one step keeps 25%"),
+        (evidence(parameters=60, usual=100, usual_name="T"), "not few-step", "It has 60% of the parameters of T."),
+        (evidence(student=True, few=4, own={4: 0.8, 50: 1.0}), "few-step", "4 steps reach 80% of its best (50 steps)"),
+    ],
+)  # fmt: skip
+def test_the_rule(found: Evidence, kind: str, said: str) -> None:
+    verdict = genuine.judge(found)
+    assert verdict.kind == kind
+    assert said in f"{verdict.headline} {verdict.paragraph}"
+    assert verdict.paragraph[0].isupper()
+    assert verdict.paragraph.endswith(".")
+
+
+@pytest.mark.parametrize(("share", "kind"), [(genuine.REACHED, "few-step"), (genuine.REACHED - 0.01, "not few-step")])
+def test_the_threshold_itself_is_enough(share: float, kind: str) -> None:
+    assert genuine.judge(evidence(own={1: share, 50: 1.0})).kind == kind
+
+
+def test_usual_sizes_are_those_of_the_published_networks(tmp_path) -> None:
+    """Stable Diffusion 1.5's and SDXL's, counted in diffusers' own classes without any weights."""
+    from diffusers import UNet2DConditionModel
+
+    down, up = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D",) * 2
+    with torch.device("meta"):
+        sd = UNet2DConditionModel(cross_attention_dim=768)
+        sdxl = UNet2DConditionModel(
+            cross_attention_dim=2048, block_out_channels=(320, 640, 1280), down_block_types=down,
+            up_block_types=(*up, "UpBlock2D"), transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20),
+            addition_embed_type="text_time", addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
+            use_linear_projection=True,
+        )  # fmt: skip
+    from fewstep.pretrained.families import sd as one
+    from fewstep.pretrained.families import sdxl as two
+
+    for network, family in ((sd, one.FAMILY), (sdxl, two.FAMILY)):
+        assert sum(p.numel() for p in network.parameters()) == pytest.approx(family.usual[1], rel=0.01)
+
+
+def looked_at(capsys, *arguments: str) -> dict:
+    words = ["--n", "4", "--noises", "2", "--calls", "1", "--wrong-steps", "1"]
+    cli.main(["check", *arguments, *words, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_shipped_pair_is_told_apart(capsys, tmp_path) -> None:
+    student = looked_at(capsys, "emoji-64", "--steps", "1", "4", "-o", str(tmp_path / "c.json"))
+    assert student["verdict"] == "few-step"
+    assert student == json.loads((tmp_path / "c.json").read_text())
+    teacher = looked_at(capsys, "emoji-64-teacher", "--steps", "1", "8")
+    assert teacher["verdict"] == "small"
+    assert "of SD 1.5" in teacher["headline"]
+    assert student["reached"] > teacher["reached"] + 0.2
+
+
+def test_wrong_guidance_breaks_the_shipped_student_and_scripts_are_told(capsys) -> None:
+    words = ["--steps", "1", "4", "--guidance-scale", "7.5", "--expect", "few-step"]
+    with pytest.raises(SystemExit) as ended:
+        looked_at(capsys, "emoji-64", *words)
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["headline"] == "few-step, but broken by these settings: guidance 7.5"
+    assert "emoji-64 is broken, and few-step was expected" in printed.err
+
+
+def test_bad_input_is_one_sentence(tmp_path, capsys) -> None:
+    folder = tiny_bundle(tmp_path, "teacher")
+    capsys.readouterr()
+    for words, said in (
+        (["--steps", "1"], "1 steps alone show no difference: give two of --steps or more, such as 1 50"),
+        (["--noises", "1"], "--noises 1 is out of range: use from 2 to 64"),
+        (["--prompts", str(tmp_path / "none.txt")], "none.txt"),
+        (["--teacher", "nobody"], "nobody"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["check", str(folder), *words])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert said in error
+        assert error.count("\n") == 1
+
+
+def test_a_family_of_small_folders_has_a_usual_size(tmp_path) -> None:
+    assert family_of(Configs.read(tiny_bundle(tmp_path, "teacher"))).usual[0] == "SD 1.5"

@@ -83,10 +83,10 @@ class Verdict:
         return " ".join([f"{self.headline[0].upper()}{self.headline[1:]}.", *self.reasons])
 
 
-def judge(e: Evidence) -> Verdict:
+def judge(e: Evidence, reached: float = REACHED) -> Verdict:
     """The verdict.
 
-    In this order: it reaches `REACHED` of its best in its fewest steps, so it is few-step. Else, under another setting it
+    In this order: it reaches ``reached`` of its best in its fewest steps, so it is few-step. Else, under another setting it
     would: it is broken by what was asked for. Else, its card says that it is a student: it is undertrained. Else it has at most
     `SMALL` of the parameters that are usual: it is fast because it is small. Else it is not few-step.
     """
@@ -94,11 +94,11 @@ def judge(e: Evidence) -> Verdict:
     share = f"{max(0.0, e.reached):.0%}"
     beside = f"It has {e.size:.0%} of the parameters of {e.usual_name}." if e.usual else ""
     needs = f"It needs {counted(e.needed)} for {NEAR:.0%} of its best." if e.needed > e.few else ""
-    if e.reached >= REACHED:
+    if e.reached >= reached:
         return Verdict(
             FEW_STEP, f"few-step: {steps} reach{'es' * (e.few == 1)} {share} of its best ({best})", said(needs, beside)
         )
-    at_least = max(REACHED, e.reached + CLEARLY)
+    at_least = max(reached, e.reached + CLEARLY)
     working = {name: rows[e.few] for name, rows in e.others.items() if rows.get(e.few, 0.0) >= at_least}
     if working:
         name = max(working, key=lambda n: working[n])

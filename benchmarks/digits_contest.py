@@ -75,4 +75,5 @@ def entries() -> list[str]:
 if __name__ == "__main__":
     if not (TEACHER / "model_index.json").is_file():
         write_teacher()
-    main(["contest", *CONTEST, "--entries", *entries(), *sys.argv[1:]])
+    sys.argv[1:] = ["contest", *CONTEST, "--entries", *entries(), *sys.argv[1:]]  # the command that the results name
+    main()

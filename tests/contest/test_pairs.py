@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.contest.plan import Budget, Entry, Run, Start
+from fewstep.contest.plan import Budget, Entry, Options, Plan, Run, Start
+from fewstep.contest.report import Found, glance_heads, glance_rows
 from fewstep.contest.results import Trained, means, paired, pairings, variety_share
 from fewstep.contest.runs import Outcome
 from fewstep.evaluation import jackknife
@@ -123,3 +124,29 @@ def test_variety_is_a_share_of_the_teachers_most_steps():
     assert variety_share(record("a", 1.5, metric="pairwise_distance"), teacher) == pytest.approx(0.75)
     assert math.isnan(variety_share(record("a", 1.5), teacher))
     assert math.isnan(variety_share(record("a", 1.5, metric="pairwise_distance", seeds=2), teacher))
+
+
+def test_the_short_table_ranks_by_all_judges_and_counts():
+    """Two judges of two minds: lcm is first by one judge everywhere, add by the other at one step alone."""
+    plan = Plan.of(Options(methods=("add", "lcm"), steps=(1, 4), updates=10))
+    planted = {"add": {"network": (5.0, 4.0), "pixels": (1.0, 8.0)}, "lcm": {"network": (2.0, 1.0), "pixels": (2.0, 7.0)}}
+
+    def trained_as(name: str, variety: float) -> Trained:
+        run = next(run for run in plan.runs if run.entry.name == name)
+        rows = [
+            record(run.model, value, metric="fd", steps=steps, features=f"{judge}@1")
+            for judge, values in planted[name].items()
+            for steps, value in zip((1, 4), values)
+        ]
+        rows.append(record(run.model, variety, metric="pairwise_distance", features="network@1"))
+        return Trained(run, Outcome("", cpu_s=30.0, done=True), tuple(rows))
+
+    teacher = [record("teacher", 3.0, steps=50, features="network@1"),
+               record("teacher", 0.5, metric="pairwise_distance", steps=50, features="network@1")]  # fmt: skip
+    found = Found(plan, teacher, [trained_as("add", 0.25), trained_as("lcm", 0.4)], [], "", "")
+    rows = {row[0]: row[1:] for row in glance_rows(found, found.trained)}
+    assert list(rows) == ["real pictures", "teacher, 50 steps", "teacher", "lcm", "add"]
+    assert rows["lcm"] == ["2 / 1", "2 / 7", "80% / -", "30"]
+    assert rows["add"] == ["5 / 4", "1 / 8", "50% / -", "30"]
+    assert rows["teacher, 50 steps"] == ["3", "-", "100%", "-"]
+    assert len(glance_heads(found)) == 1 + len(rows["lcm"])

@@ -11,7 +11,7 @@ from ..report import page, plot
 from ..report.page import Html, paragraph
 from ..report.plot import Point, Reference, Series
 from .measuring import TEACHER, picture
-from .report import Found, cost_rows, heads, introduction, pair_rows, table_rows, titled
+from .report import Found, cost_rows, glance_heads, glance_rows, heads, introduction, pair_rows, table_rows, titled
 from .results import Trained, means, variety_share, verdicts
 
 
@@ -46,7 +46,7 @@ _NOTE = (
 
 def _group(found: Found, own: Sequence[Trained], where: str) -> str:
     rows = [*found.teacher, *means(own)]
-    parts: list[str] = []
+    parts: list[str] = [page.table(glance_heads(found), glance_rows(found, own), f"all entries {where}")]
     for judge in judges([r for one in own for r in one.records]):
         name = judge.split("@")[0]
         parts.append(f"<h3>Judged by {page.escape(name)}</h3>")

@@ -97,7 +97,8 @@ def as_markdown(found: Found) -> str:
     for start, budget in found.groups:
         own = [one for one in found.trained if (one.run.start, one.run.budget.name) == (start, budget)]
         beside = [p for p in pairs if p.entry.endswith(f"({start}, {budget})")]
-        lines += [f"## {titled(start, budget)}", "", *_tables(found, own), *_paired(beside), *_costs(own)]
+        glance = markdown(glance_heads(found), glance_rows(found, own))
+        lines += [f"## {titled(start, budget)}", "", *glance, "", *_tables(found, own), *_paired(beside), *_costs(own)]
     if plan.left_out:
         lines += ["## Left out", "", *(f"- {name}: {why}" for name, why in plan.left_out), ""]
     if found.failed:
@@ -171,6 +172,58 @@ def heads(judge: str) -> list[str]:
     """The heads of the columns."""
     titles = [METRICS[m][0].format(judge=judge.split("@")[0]) + f" {METRICS[m][1]}" for m in COLUMNS]
     return ["", "steps", *titles]
+
+
+def glance_heads(found: Found) -> list[str]:
+    """The heads of the short table."""
+    counts = " / ".join(map(str, found.plan.options.steps))
+    distances = [f"{METRICS['fd'][0].format(judge=_short(judge))} at {counts} ↓" for judge in _judges(found)]
+    varied = [f"variety by {_short(judge)}" for judge in _judges(found)[:1]]
+    return ["", *distances, *varied, "processor s"]
+
+
+def glance_rows(found: Found, own: Sequence[Trained]) -> list[list[str]]:
+    """One line an entry, by the mean of its ranks by all judges: distances, variety as a share of the teacher's, time."""
+    steps, judges_ = found.plan.options.steps, _judges(found)
+    rows = {(r.model, r.steps, r.metric, r.features): r for r in [*found.teacher, *means(own)]}
+    models = list(dict.fromkeys(one.run.model for one in own))
+    spent = {m: [one.outcome.cpu_s for one in own if one.run.model == m] for m in models}
+
+    def distance(model: str, count: int, judge: str) -> float:
+        found_ = rows.get((model, count, "fd", judge))
+        return found_.value if found_ else math.inf
+
+    def rank(model: str) -> float:
+        places = [
+            sorted(models, key=lambda m: distance(m, count, judge)).index(model) for judge in judges_ for count in steps
+        ]
+        return sum(places) / len(places)
+
+    def line(model: str, counts: Sequence[int]) -> list[str]:
+        cells = []
+        for judge in judges_:
+            values = [rows.get((model, count, "fd", judge)) for count in counts]
+            cells.append(" / ".join("-" if r is None else compare.shown(r.value, "fd") for r in values))
+        for judge in judges_[:1]:
+            values = [rows.get((model, count, "pairwise_distance", judge)) for count in counts]
+            shares = [math.nan if r is None else variety_share(r, found.teacher) for r in values]
+            cells.append(" / ".join("-" if math.isnan(share) else f"{share:.0%}" for share in shares))
+        took = spent.get(model, [])
+        return [model.partition(" (")[0], *cells, f"{sum(took) / len(took):,.0f}" if took else "-"]
+
+    most = max((r.steps for r in found.teacher if r.model != REAL), default=0)
+    real = [next((compare.shown(r.value, "fd") for r in found.teacher
+                  if (r.model, r.metric, r.features) == (REAL, "fd", judge)), "-") for judge in judges_]  # fmt: skip
+    teacher = [[f"teacher, {most} steps", *line("teacher", [most])[1:]], ["teacher", *line("teacher", steps)[1:]]]
+    return [["real pictures", *real, "-", "-"], *teacher, *(line(model, steps) for model in sorted(models, key=rank))]
+
+
+def _judges(found: Found) -> list[str]:
+    return judges([r for one in found.trained for r in one.records])
+
+
+def _short(judge: str) -> str:
+    return judge.split("@")[0].rpartition(".")[2]
 
 
 def _tables(found: Found, own: Sequence[Trained]) -> list[str]:

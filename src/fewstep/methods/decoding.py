@@ -146,7 +146,7 @@ class Decoding(Defaults):
 
     @property
     def players(self) -> Mapping[str, Player]:
-        """``decoder`` and, if it is asked, ``discriminator``, both with little momentum, the heads with none (StyleGAN-T)."""
+        """``decoder``, with half of the usual momentum, and, if it is asked, ``discriminator``, with none (StyleGAN-T)."""
         o = self.options
         moves = Optimizer(o.learning_rate, beta1=0.5, warmup=20, decay=True, ema=o.ema)
         decoder = Player(self.decoder, moves)

@@ -79,7 +79,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "modality": (),
     "parts.features": ("feature",),
     "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages", "reconstruction",
-                   "check"),
+                   "check", "genuine"),
     "data": ("dataset",),
     "judges": ("judge", "kit", "running", "environment", "trial", "picture_sets", "figures", "command"),
 }

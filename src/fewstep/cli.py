@@ -786,6 +786,7 @@ def check(
     prompts: Path | None = None,
     expect: Literal["", "few-step", "not few-step", "small", "undertrained", "broken"] = "",
     output: Annotated[NewPath | None, tyro.conf.arg(aliases=["-o"])] = None,
+    page: NewPath | None = None,
     json: bool = False,
     placement: Annotated[Placement, FLAT] = USUAL,
 ) -> None:
@@ -799,6 +800,7 @@ def check(
         prompts: Prompts, one a line, or a TSV with a column Prompt; default eight plain ones, or the model's classes.
         expect: The verdict that there should be, for scripts.
         output: JSON file of everything that was measured.
+        page: HTML file that opens offline: the verdict, quality against steps, pictures of one noise over the steps.
         json: Print the same JSON, and nothing else.
     """
     from . import bundle
@@ -815,6 +817,11 @@ def check(
     if output is not None:
         with whole(output) as draft:
             draft.write_text(facts + "\n", "utf-8")
+    if page is not None:
+        from .evaluation.check_page import document
+
+        with whole(page) as draft:
+            draft.write_text(document(found, shlex.join(["fewstep", *sys.argv[1:]])), "utf-8")
     if json:
         print(facts, flush=True)
     else:
@@ -822,6 +829,8 @@ def check(
         say(found.verdict.paragraph, found.verdict.headline)
         if output is not None:
             say(f"record: {output}", output)
+        if page is not None:
+            say(f"page: {page}", page)
     if expect and expect != found.verdict.kind:
         end(f"{found.model} is {found.verdict.kind}, and {expect} was expected", 1)
 

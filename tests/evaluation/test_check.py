@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import torch
 
 from bundles import tiny_bundle
 from fewstep import bundle, cli
-from fewstep.evaluation import _drawing, check, genuine, pyramid
+from fewstep.evaluation import _drawing, check, check_page, genuine, pyramid
 from fewstep.evaluation.genuine import Evidence
 from fewstep.inference.pipeline import Pipeline
 from fewstep.pretrained.families import Configs, family_of
@@ -101,6 +102,11 @@ def test_a_model_that_picks_a_picture_at_once_is_few_step(tmp_path) -> None:
     assert found.verdict.headline.startswith("few-step: one step reaches")
     assert "does not list this count" in found.markdown()
     json.dumps(found.table(), allow_nan=False)
+    page = check_page.document(found, "fewstep check <model>")
+    assert page.count("<img") == 4 * len(found.rows), "four noises of every row"
+    assert found.verdict.headline[1:] in page
+    assert "fewstep check &lt;model&gt;" in page
+    assert not re.search(r'(?:src|href)="(?!data:)', page), "it opens offline"
 
 
 def test_cost_counts_parameters_and_operations(tmp_path) -> None:
@@ -186,13 +192,15 @@ def test_usual_sizes_are_those_of_the_published_networks(tmp_path) -> None:
 
 
 def looked_at(capsys, *arguments: str) -> dict:
-    words = ["--n", "4", "--noises", "2", "--calls", "1", "--wrong-steps", "1"]
+    words = ["--n", "3", "--noises", "2", "--calls", "1", "--wrong-steps", "1"]
     cli.main(["check", *arguments, *words, "--json"])
     return json.loads(capsys.readouterr().out)
 
 
 def test_the_shipped_pair_is_told_apart(capsys, tmp_path) -> None:
-    student = looked_at(capsys, "emoji-64", "--steps", "1", "4", "-o", str(tmp_path / "c.json"))
+    files = ["-o", str(tmp_path / "c.json"), "--page", str(tmp_path / "c.html")]
+    student = looked_at(capsys, "emoji-64", "--steps", "1", "4", *files)
+    assert (tmp_path / "c.html").read_text().startswith("<!doctype html>")
     assert student["verdict"] == "few-step"
     assert student == json.loads((tmp_path / "c.json").read_text())
     teacher = looked_at(capsys, "emoji-64-teacher", "--steps", "1", "8")

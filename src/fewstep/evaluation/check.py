@@ -102,12 +102,11 @@ class Report:
         }  # fmt: skip
         return facts
 
-    def markdown(self) -> str:
-        """A table of the rows, and the sentences that belong to it."""
+    def cells(self) -> list[list[str]]:
+        """The table of the rows, its heads first."""
         theirs = any(row.reference for row in self.rows)
-        head = ["settings", "steps", "of its best", "likeness", "high frequencies", "edges", "distance", "change"]
-        head += [f"likeness to {self.evidence.usual_name}"] * theirs
-        lines = [_cells(head), _cells(["---", *["--:"] * (len(head) - 1)]).replace(" ", "")]
+        heads = ["settings", "steps", "of its best", "likeness", "high frequencies", "edges", "distance", "change"]
+        lines = [[*heads, *[f"likeness to {self.evidence.usual_name}"] * theirs]]
         for row in self.rows:
             cells = [
                 row.setting,
@@ -117,23 +116,32 @@ class Report:
             ]
             cells += [_shown(row.sharpness[name]) for name in FAR]
             cells += [f"{row.distance:.2f}", "-" if row.change is None else f"{row.change:.2f}"]
-            cells += [_shown(row.reference)] if row.reference else []
-            lines.append(_cells(cells))
+            lines.append(cells + ([_shown(row.reference)] if row.reference else []))
+        return lines
+
+    @property
+    def explained(self) -> str:
+        """What the figures mean, in sentences."""
         best, own = genuine.counted(self.evidence.best), len(self.prompts) * self.noises
-        notes = [
-            "",
+        said = (
             f"{own} pictures a row, of {len(self.prompts)} prompts, from the same noises; in brackets 95% jackknife intervals "
             f"over the prompts. Everything is held against its own {best} by its card's settings. A distance of 1 lies between "
-            f"any two of those, {self.spread:.2f} between two of one prompt.",
-        ]
+            f"any two of those, {self.spread:.2f} between two of one prompt."
+        )
         if any(row.off_card for row in self.rows):
-            notes.append(
-                "* Its card does not list this count, and it has no times for it: it was drawn as any diffusion model is, at "
-                "trailing times."
+            said += (
+                " A star: its card does not list this count, and it has no times for it; it was drawn as any diffusion model "
+                "is, at trailing times."
             )
-        notes += [_price(self.model, self.cost)]
-        notes += [_price(self.evidence.usual_name, self.teacher_cost)] if self.teacher_cost else []
-        return "\n".join([*lines, *notes])
+        return said
+
+    def markdown(self) -> str:
+        """The table, and the sentences that belong to it."""
+        heads, *rows = self.cells()
+        lines = [_cells(heads), _cells(["---", *["--:"] * (len(heads) - 1)]).replace(" ", ""), *map(_cells, rows)]
+        lines += ["", self.explained, _price(self.model, self.cost)]
+        lines += [_price(self.evidence.usual_name, self.teacher_cost)] if self.teacher_cost else []
+        return "\n".join(lines)
 
 
 def _cells(cells: Sequence[str]) -> str:

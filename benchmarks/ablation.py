@@ -17,8 +17,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from safetensors.torch import load_file
 
 from fewstep.data import digits as digits_data
 from fewstep.data import fashion as fashion_data
-from fewstep.evaluation.evaluate import EvaluateOptions, MeasuredModel, Reference, evaluate
+from fewstep.evaluation.evaluate import EvaluateOptions, MeasuredModel, Reference, check_impartial, draw_all, measure
+from fewstep.evaluation.pixel_features import PixelFeatures
 from fewstep.evaluation.record import MetricRecord, entry, of_entry, over_trainings
 from fewstep.methods import add
 from fewstep.methods.denoising import Denoising
@@ -63,13 +65,22 @@ class Row:
     ``warm everywhere`` (the same at every student time, docs/variety.md)."""
     heads: HeadOptions = field(default_factory=HeadOptions)
     features: str = "classifier"
-    """What the discriminator looks through: ``classifier`` or ``teacher``."""
+    """What the discriminator looks through: ``classifier``, ``wide classifier`` (of twice the width), ``untrained classifier``,
+    or ``teacher``."""
+    width: str = ""
+    """The student's width, of `WIDTHS`, begun from a teacher of that width; none: that of the usual teacher."""
+    teacher_width: str = ""
+    """The teacher's width, of `WIDTHS`; none: the usual teacher."""
     plays: bool = True
     """False leaves the game out: the student as it begins."""
     averaged: bool = True
     """False draws with the last weights, not with their average."""
 
 
+WIDTHS = {"half": (16, 24, 48), "whole": (24, 48, 96), "double": (48, 96, 192)}
+"""Channels of teachers and students of different size; groups of eight allow no narrower one. Teachers of all three are
+trained here, alike, and briefly: the usual teacher had more updates than the widest could be given."""
+TEACHERS = {"teacher": ""} | {f"teacher_{width}": width for width in WIDTHS}
 EVERYWHERE: dict[str, Any] = {"regression_weight": 10.0, "regression_steps": 8}
 
 ROWS: dict[str, Row] = {
@@ -129,6 +140,22 @@ ROWS: dict[str, Row] = {
 }
 
 
+ROWS |= {
+    "wide_features": Row(features="wide classifier"),
+    "untrained_features": Row(features="untrained classifier"),
+    "text_only": Row(heads=HeadOptions(image=False)),
+    "image_only": Row(heads=HeadOptions(text=False)),
+    "add_sds": Row({"weighting": "sds"}),
+    "add_nfsd": Row({"weighting": "nfsd"}),
+    "teacher_steps_2": Row({"teacher_steps": 2}),
+}
+ROWS |= {
+    f"{student}_from_{teacher}": Row(width=student, teacher_width=teacher)
+    for student, teacher in (("whole", "whole"), ("half", "whole"), ("whole", "half"), ("half", "half"),
+                             ("double", "whole"), ("whole", "double"), ("double", "double"))
+}  # fmt: skip
+
+
 @dataclass
 class Judge:
     """The classifier as ``evaluate`` wants it."""
@@ -161,36 +188,67 @@ class Bench:
             self.media = train.media(some)
         self.labels = torch.tensor([item.label for item in train.items[some]])
         self.names: tuple[str, ...] = source.WORDS
-        network = self.teacher_network()
-        self.teacher = Teacher(digits.denoiser(network), digits.GUIDANCE_SCALE)
+        self._teachers = {"": self.teacher_of(self.teacher_network())}
+        self.teacher = self._teachers[""]
+        self._eyes: dict[str, Any] = {}
         self.eyes = digits.classifier(self.media, self.labels, seed=1)
         self.judge = Judge(digits.classifier(self.media, self.labels, seed=2, width=24), f"{o.data}-classifier")
         real = slice(None, None, max(4, len(self.media) // 1000))  # digits come sorted by class
-        self.reference = Reference.build(self.media[real], self.labels[real], self.judge, batch=250)
+        judges = [self.judge, PixelFeatures.fit(self.media)] if "pixels" in o.judges else [self.judge]
+        self.references = [(j, Reference.build(self.media[real], self.labels[real], j, batch=250)) for j in judges]
         self._warm: dict[tuple[str, int], Denoiser] = {}
         self._last: tuple[Row, int, Trainer] | None = None
 
-    def teacher_network(self) -> Any:
-        """The teacher's UNet, trained here where its file is not there yet."""
-        network = digits.unet()
-        if not self.o.teacher.is_file():
+    def teacher_network(self, width: str = "") -> Any:
+        """A teacher's UNet, trained here where its file is not there yet."""
+        o = self.o
+        file = Path("runs") / f"{o.data}_teacher_{width}_{o.sizes}.safetensors" if width else o.teacher
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = digits.unet(WIDTHS[width]) if width else digits.unet()
+        if not file.is_file():
             batches = self.data(0, batch=64)
-            trainer = Trainer(Denoising(digits.denoiser(network)), digits.teacher_options())
+            options = digits.teacher_options(steps=o.sizes) if width else digits.teacher_options()
+            trainer = Trainer(Denoising(digits.denoiser(network)), options)
             finish(trainer, batches)
             trainer.adopt_averages()
-            self.o.teacher.parent.mkdir(parents=True, exist_ok=True)
-            save_whole({k: v.contiguous() for k, v in network.state_dict().items()}, self.o.teacher)
-        network.load_state_dict({k: v.float() for k, v in load_file(self.o.teacher).items()})
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_whole({k: v.contiguous() for k, v in network.state_dict().items()}, file)
+        network.load_state_dict({k: v.float() for k, v in load_file(file).items()})
         return network
 
-    def begin(self, init: str, seed: int) -> Denoiser:
+    @staticmethod
+    def teacher_of(network: Any) -> Teacher:
+        return Teacher(digits.denoiser(network), digits.GUIDANCE_SCALE)
+
+    def teacher_at(self, width: str) -> Teacher:
+        """The usual teacher, or one of another width."""
+        if width not in self._teachers:
+            self._teachers[width] = self.teacher_of(self.teacher_network(width))
+        return self._teachers[width]
+
+    def network(self, row: Row) -> Any:
+        """What the row's discriminator looks through."""
+        if row.features == "teacher":
+            return self.teacher_at(row.teacher_width).denoiser
+        if row.features == "classifier":
+            return self.eyes
+        if row.features not in self._eyes:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(3)
+                untrained = ConvClassifier(1, len(self.names), 32)
+            wide = partial(digits.classifier, self.media, self.labels, seed=3, width=64)
+            self._eyes[row.features] = wide() if row.features == "wide classifier" else untrained
+        return self._eyes[row.features]
+
+    def begin(self, init: str, seed: int, width: str = "") -> Denoiser:
         """The student's denoiser before the game."""
         if init == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 return digits.denoiser(digits.unet())
         if init == "teacher":
-            return copy.deepcopy(self.teacher.denoiser).requires_grad_(True)
+            return copy.deepcopy(self.teacher_at(width).denoiser).requires_grad_(True)
         if (init, seed) not in self._warm:
             following = Following(regression_steps=8 if init == "warm everywhere" else 0)
             student = Student(self.begin("teacher", seed), digits.STUDENT_TIMES)
@@ -209,7 +267,7 @@ class Bench:
         """Train one row's student; returns it with the last losses."""
         trained = replace(row, averaged=True)
         if self._last is None or self._last[:2] != (trained, seed):
-            student = Student(self.begin(row.init, seed), digits.STUDENT_TIMES)
+            student = Student(self.begin(row.init, seed, row.width), digits.STUDENT_TIMES)
             if not row.plays:
                 return student, {}
             trainer, data = self.begun(row, student, seed)
@@ -225,15 +283,15 @@ class Bench:
         """The row's run, and its data."""
         data = self.data(seed)
         if row.method == "add":
-            network = self.eyes if row.features == "classifier" else self.teacher.denoiser
-            game = digits.add_method(student, self.teacher, data, network, add.Options(**(self.base | row.changes)), row.heads)
+            teacher, options = self.teacher_at(row.teacher_width), add.Options(**(self.base | row.changes))
+            game = digits.add_method(student, teacher, data, self.network(row), options, row.heads)
             return Trainer(game, digits.add_options(self.o.updates, self.o.batch, seed=seed)), data
         module, parts = METHODS.load(row.method), digits.Parts(student, self.teacher, data, self.eyes)
         method = module.build(module.Options(**row.changes), parts)
         return Trainer(method, TrainerOptions(self.o.updates, self.o.batch, seed)), parts.data
 
-    def measure(self, model: str, draw: Callable[[Any, torch.Tensor, Rng], Media], steps: int) -> dict[str, MetricRecord]:
-        """Every figure of one model at one step count."""
+    def measure(self, model: str, draw: Callable[[Any, torch.Tensor, Rng], Media], steps: int) -> list[MetricRecord]:
+        """Every figure of one model at one step count, by every judge."""
         classes = digits.conditioner(self.names)
         right: list[torch.Tensor] = []
 
@@ -246,16 +304,20 @@ class Bench:
 
         options = EvaluateOptions(seeds=tuple(range(self.o.pictures)), batch=100)
         concepts = list(range(len(self.names)))
-        guidance = digits.GUIDANCE_SCALE if model == "teacher" else 1.0
+        guidance = digits.GUIDANCE_SCALE if model.startswith("teacher") else 1.0
         subject = MeasuredModel(model, steps, guidance, self.o.command)
-        found = evaluate(
-            drawn, self.names, concepts, self.reference, self.judge, subject, options,
-            discriminator_features=f"{self.o.data}-eyes",
-        )  # fmt: skip
+        for judge, _ in self.references:
+            check_impartial(judge.name, f"{self.o.data}-eyes")
+        media = draw_all(drawn, self.names, options, self.references[0][1].size, None)
+        found: list[MetricRecord] = []
+        for judge, reference in self.references:
+            seen = measure(media, self.names, concepts, reference, judge, subject, options)
+            # by pixels, variety would be that of strokes; sharpness has no judge
+            found += seen if judge is self.judge else [r for r in seen if r.metric == "fd"]
         share = float(torch.cat(right).double().mean())
         found.append(replace(found[0], metric="accuracy", value=share))
         # the ten classes are all there are, no sample of prompts: bounds are for what other trainings give (`summary`)
-        return {r.metric: replace(r, low=r.value, high=r.value, left_out=()) for r in found if r.metric in SHOWN}
+        return [replace(r, low=r.value, high=r.value, left_out=()) for r in found if r.metric in SHOWN]
 
 
 def finish(trainer: Trainer, data: Any) -> dict[str, float]:
@@ -269,51 +331,56 @@ def finish(trainer: Trainer, data: Any) -> dict[str, float]:
 
 def jobs(bench: Bench, wanted: list[str]) -> Iterator[tuple[str, int, Callable[[], list[dict[str, Any]]]]]:
     """Every run that is asked for: its model, its seed, and how to make it. All rows of one seed come first."""
-    if "teacher" in wanted:
-        yield "teacher", 0, lambda: lines(bench, "teacher", 0, teacher_draw(bench), (1, 2, 4, 25), {})
+    for name, width in TEACHERS.items():
+        if name in wanted:
+            draw = partial(teacher_draw, bench, width)
+            yield name, 0, lambda name=name, draw=draw: lines(bench, name, 0, draw(), bench.o.teacher_steps, {})
     for seed in bench.o.seeds:
         for model, row in ROWS.items():
             if model in wanted:
                 yield model, seed, lambda model=model, row=row, seed=seed: made(bench, model, row, seed)
 
 
-def teacher_draw(bench: Bench) -> Callable[[int], Any]:
-    null = digits.conditioner(bench.names).null
-    return lambda steps: lambda cond, noise, rng: bench.teacher.draw(noise, cond, null(len(noise)), steps)
+def teacher_draw(bench: Bench, width: str) -> Callable[[int], Any]:
+    null, teacher = digits.conditioner(bench.names).null, bench.teacher_at(width)
+    return lambda steps: lambda cond, noise, rng: teacher.draw(noise, cond, null(len(noise)), steps)
 
 
 def made(bench: Bench, model: str, row: Row, seed: int) -> list[dict[str, Any]]:
     student, losses = bench.student(row, seed)
-    return lines(
-        bench, model, seed, lambda steps: lambda cond, noise, rng: student.draw(noise, cond, steps, rng), (1, 2, 4), losses
-    )
+    steps = bench.o.steps
+    return lines(bench, model, seed, lambda n: lambda cond, noise, rng: student.draw(noise, cond, n, rng), steps, losses)
 
 
 def lines(
-    bench: Bench, model: str, seed: int, draw: Callable[[int], Any], steps: tuple[int, ...], losses: dict[str, float]
+    bench: Bench, model: str, seed: int, draw: Callable[[int], Any], steps: Sequence[int], losses: dict[str, float]
 ) -> list[dict[str, Any]]:
     return [
-        {"seed": seed, "losses": losses, "records": [entry(r) for r in bench.measure(model, draw(n), n).values()]}
+        {"seed": seed, "losses": losses, "records": [entry(r) for r in bench.measure(model, draw(n), n)]}
         for n in steps
     ]
 
 
 def summary(runs: list[dict[str, Any]]) -> list[MetricRecord]:
     """One record a figure: the mean over the trainings, and between which values they lie."""
-    groups: dict[tuple[str, int, str], list[MetricRecord]] = {}
+    groups: dict[tuple[str, int, str, str], list[MetricRecord]] = {}
     for run in runs:
         for facts in run["records"]:
             record = of_entry(facts)
-            groups.setdefault((record.model, record.steps, record.metric), []).append(record)
-    order = ["teacher", *ROWS]
+            groups.setdefault((record.model, record.steps, record.metric, record.features), []).append(record)
+    order = [*TEACHERS, *ROWS]
     return sorted(map(over_trainings, groups.values()), key=lambda r: (order.index(r.model), r.steps))
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None, bench: Bench | None = None) -> Bench:
+    """Make what is asked for and is not there yet; without ``words`` by the command line.
+
+    Returns the bench: given to another call for the same data and judges, it trains no classifier once more.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", choices=["digits", "fashion"], help="digits, or clothes")
     parser.add_argument("--teacher", type=Path, help="the teacher's weights; trained, and kept there, where they are not yet")
-    parser.add_argument("--rows", nargs="+", default=["teacher", *ROWS], choices=["teacher", *ROWS])
+    parser.add_argument("--rows", nargs="+", default=["teacher", *ROWS], choices=[*TEACHERS, *ROWS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="seeds of the trainings")
     parser.add_argument("--updates", type=int, default=300, help="updates of the game")
     parser.add_argument("--warm", type=int, default=150, help="updates of the warm start")
@@ -321,14 +388,21 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="samples an update")
     parser.add_argument("--r1", type=float, help="weight of R1 in every row that has none of its own; default: the method's")
     parser.add_argument("--pictures", type=int, default=50, help="pictures of each class that are judged")
+    parser.add_argument("--steps", nargs="+", type=int, default=[1, 2, 4], help="steps that a student is measured at")
+    parser.add_argument("--teacher-steps", nargs="+", type=int, default=[1, 2, 4, 25], help="steps that a teacher is measured at")
+    parser.add_argument("--sizes", type=int, default=400, help="updates of teachers of other widths, at batch 64")
+    parser.add_argument("--judges", nargs="+", default=["classifier"], choices=["classifier", "pixels"], help="who judges")
     parser.add_argument("--out", type=Path, help="the results; default: docs/results/DATA_ablation.json")
-    o = parser.parse_args()
+    o = parser.parse_args(words)
     o.out = o.out or HOUSE / "docs" / "results" / f"{o.data}_ablation.json"
     own = HOUSE / "tests" / "assets" / "digits_teacher.safetensors"
     o.teacher = o.teacher or (own if o.data == "digits" else Path("runs") / f"{o.data}_teacher.safetensors")
     torch.set_num_threads(1)
     settings = {k: getattr(o, k) for k in ("updates", "warm", "pairs", "batch", "pictures")}
     settings |= {} if o.r1 is None else {"r1": o.r1}
+    for name in ("steps", "teacher_steps", "sizes", "judges"):  # results of before they could be chosen don't name them
+        if (value := getattr(o, name)) != parser.get_default(name):
+            settings[name.replace("_", "-")] = value if isinstance(value, int) else " ".join(map(str, value))
     other = [] if o.data == "digits" else [f"--data {o.data}"]
     o.command = " ".join(["python benchmarks/ablation.py", *other, *(f"--{k} {v}" for k, v in settings.items())])
     before = json.loads(o.out.read_text()) if o.out.exists() else {}
@@ -336,7 +410,9 @@ def main() -> None:
         raise SystemExit(f"{o.out} was made with {before['settings']}: use the same, or another --out")
     runs = before.get("runs", [])
     done = {(run["records"][0]["model"], run["seed"]) for run in runs}
-    bench = Bench(o)
+    if bench is None:
+        bench = Bench(o)
+    bench.o = o
     for model, seed, make in jobs(bench, o.rows):
         if (model, seed) in done:
             continue
@@ -351,6 +427,7 @@ def main() -> None:
         os.replace(part, o.out)
         distances = [f"{r['value']:.2f}" for run in new for r in run["records"] if r["metric"] == "fd"]
         print(f"{model} seed {seed}: FD {' '.join(distances)}, {time.process_time() - began:.0f} s of CPU", flush=True)
+    return bench
 
 
 if __name__ == "__main__":

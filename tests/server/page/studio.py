@@ -195,6 +195,8 @@ class Between:
     def __init__(self, page: Any) -> None:
         self.asked: list[dict[str, Any]] = []
         """Headers of what the page sent."""
+        self.heard: list[dict[str, Any]] = []
+        """Headers of the pictures that the server sent."""
         self.sockets: list[Any] = []
         """One for each connection that the page made."""
         self.holding = False
@@ -215,6 +217,8 @@ class Between:
         def back(frame: bytes) -> None:
             said = unpack(frame)
             header = self.word(dict(said.header))
+            if header["type"] == "picture":
+                self.heard.append(header)
             if header != said.header:
                 frame = pack(header, list(said.parts.values()))
             if self.holding and header["type"] == "picture":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from page.studio import Host, Studio
+from page.studio import Between, Host, Studio, studio_in
 
 
 def test_strokes_change_the_picture_and_can_be_taken_back(studio: Studio):
@@ -106,8 +107,14 @@ def test_steadiness_comes_to_the_picture_of_what_is_drawn_now(studio: Studio, tm
     assert np.abs(file - saved("plain.png")).max() <= 4, "both files are of one picture, each with its mark"
 
 
-def test_at_rest_the_picture_gets_better_and_is_what_is_saved(studio: Studio, tmp_path: Path):
+def test_at_rest_the_picture_gets_better_and_is_what_is_saved(browser: Any, address: str, tmp_path: Path):
     """What had to be given up for a target is drawn after all once nothing newer is asked for; the clock does not count it."""
+    with studio_in(browser, "at_rest", accept_downloads=True) as studio:
+        between = Between(studio.page)
+        better_at_rest(studio.open(address).live(), between, tmp_path)
+
+
+def better_at_rest(studio: Studio, between: Between, tmp_path: Path) -> None:
     page = studio.page
     page.locator("#format").select_option("png")
     page.locator("#strength").fill("2")
@@ -115,9 +122,11 @@ def test_at_rest_the_picture_gets_better_and_is_what_is_saved(studio: Studio, tm
     assert page.locator("#fact-steps").inner_text() == "3"
     with page.expect_download() as whole:
         page.locator("#save").click()
+    between.heard.clear()
     page.locator("#target").fill("0")
-    studio.until(lambda: page.locator("#fact-steps").inner_text() == "1", "fewer steps, which make another picture")
-    studio.until(lambda: page.locator("#fact-steps").inner_text() == "3", "all of them, at rest")
+    studio.until(lambda: between.heard and between.heard[-1].get("refined"), "another picture, at rest")
+    assert [header["steps"] for header in between.heard] == [1, 3], "first with fewer steps, then with all of them"
+    studio.until(lambda: page.locator("#fact-steps").inner_text() == "3", "the panel to say so")
     assert page.locator("#shed").is_hidden()
     assert page.locator("#fact-encoder").inner_text() == "PNG"
     studio.until(lambda: studio.pill == "Live", "no warning of a picture that came by waiting")

@@ -26,11 +26,13 @@ def test_the_panel_shows_where_the_time_goes(studio: Studio):
     def late() -> bool:
         """While something is asked for; at rest nothing is late."""
         studio.stroke((0.3, 0.2), (0.8, 0.7))
-        return studio.pill in ("Over target", "Live, lighter")
+        pill, shed, steps = studio.get(
+            """[document.querySelector("#state span").innerText, document.querySelector("#shed").checkVisibility(),
+                document.querySelector("#fact-steps").innerText]"""
+        )
+        return pill in ("Over target", "Live, lighter") and shed and steps == "1"
 
-    studio.until(late, "a warning while strokes are late")
-    studio.until(lambda: page.locator("#fact-steps").inner_text() == "1", "fewer steps")
-    assert page.locator("#shed").is_visible()
+    studio.until(late, "a warning, and fewer steps, while strokes are late")
     studio.until(lambda: studio.pill == "Live", "the warning to go when nothing is asked for")
     page.locator("#strength").fill("3")
     page.locator("#pin-steps").select_option("2")
@@ -43,7 +45,7 @@ def test_the_panel_forgets_the_stages_of_another_kind_of_picture(studio: Studio)
     studio.change(lambda: studio.stroke((0.2, 0.2), (0.8, 0.8)))
     studio.until(lambda: "codec in" in legend.inner_text(), "the stages of a drawing")
     studio.change(lambda: page.locator("#tab-type").click())
-    studio.until(lambda: "codec in" not in legend.inner_text(), "them to go", seconds=5)
+    studio.until(lambda: "codec in" not in legend.inner_text(), "them to go")
     assert "codec in" not in page.locator("#bar").get_attribute("aria-label")
     studio.change(lambda: page.locator("#tab-draw").click())
     studio.until(lambda: "codec in" in legend.inner_text(), "them to come back")

@@ -1,0 +1,39 @@
+"""The paper's Table 1 (Sauer et al. 2023, arXiv 2311.17042) beside ours, on digits: every row trained, and one page of it.
+
+    python benchmarks/table1.py [--seeds 0 1 2] [--page-only]
+
+The rows are those of ablation.py, judged by a classifier that took part in no training and by pixels, which are no network. Every
+training goes into ``docs/results/table1_digits.json`` (``table1_sizes.json`` where students and teachers differ in size) as soon
+as it ends, so stop and continue at will. Then ``docs/table1.md`` and ``docs/table1.html`` are written from what stands there.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import ablation
+
+RESULTS = ablation.HOUSE / "docs" / "results"
+COMMON = "--updates {} --warm 100 --pairs 512 --batch 16 --pictures 40 --steps 1 --judges classifier pixels"
+PARTS = ("add_sds", "add_nfsd", "text_only", "image_only", "untrained_features", "wide_features", "teacher_steps_2", "add",
+         "distillation_only", "adversarial_only", "random_init", "without_conditioning", "teacher_features",
+         "teacher_steps_4")  # fmt: skip
+SIZES = tuple(name for name, row in ablation.ROWS.items() if row.teacher_width)
+TEACHERS = tuple(name for name in ablation.TEACHERS if name != "teacher")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="seeds of the trainings")
+    parser.add_argument("--rows", nargs="+", default=PARTS, choices=PARTS, help="rows of parts a to d and f")
+    o = parser.parse_args()
+    bench = None
+    for seed in o.seeds:
+        parts = ["--rows", *o.rows, "--seeds", seed, "--out", str(RESULTS / "table1_digits.json")]
+        bench = ablation.main([*COMMON.format(150).split(), *parts], bench)
+        sizes = ["--rows", *TEACHERS, *SIZES, "--seeds", seed, "--sizes", "200", "--teacher-steps", "8"]
+        ablation.main([*COMMON.format(75).split(), *sizes, "--out", str(RESULTS / "table1_sizes.json")], bench)
+
+
+if __name__ == "__main__":
+    main()

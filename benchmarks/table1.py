@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 import ablation
+import table1_page
 
 RESULTS = ablation.HOUSE / "docs" / "results"
 COMMON = "--updates {} --warm 100 --pairs 512 --batch 16 --pictures 40 --steps 1 --judges classifier pixels"
@@ -26,13 +27,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="seeds of the trainings")
     parser.add_argument("--rows", nargs="+", default=PARTS, choices=PARTS, help="rows of parts a to d and f")
+    parser.add_argument("--page-only", action="store_true", help="train nothing, and write the pages of what is there")
     o = parser.parse_args()
     bench = None
-    for seed in o.seeds:
+    for seed in () if o.page_only else o.seeds:
         parts = ["--rows", *o.rows, "--seeds", seed, "--out", str(RESULTS / "table1_digits.json")]
         bench = ablation.main([*COMMON.format(150).split(), *parts], bench)
         sizes = ["--rows", *TEACHERS, *SIZES, "--seeds", seed, "--sizes", "200", "--teacher-steps", "8"]
         ablation.main([*COMMON.format(75).split(), *sizes, "--out", str(RESULTS / "table1_sizes.json")], bench)
+    made = table1_page.sheet(RESULTS, ["python benchmarks/table1.py"])
+    for file, text in ((RESULTS.parent / "table1.md", made.markdown()), (RESULTS.parent / "table1.html", made.html())):
+        file.write_text(text, "utf-8")
+        print(f"wrote {file}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, variance
 
 import torch
 from torch import Tensor
@@ -96,6 +97,18 @@ def _interval(value: float, left_out: Tensor, of_shares: bool, level: float) -> 
         most = t * t / (len(left_out) + t * t)
         return Interval(value, value - most, value + most)
     return interval(value, left_out, level=level)
+
+
+def over_trainings(differences: Sequence[float], level: float = LEVEL) -> Interval:
+    """The mean of paired differences, a training each, and the interval that other seeds of training would fall into.
+
+    Raises ValueError for fewer than two: one training says nothing of others.
+    """
+    n = len(differences)
+    if n < 2:
+        raise ValueError(f"{n} pair{'s' * (n != 1)} of trainings: an interval over trainings needs two or more")
+    half = student_t(level, n - 1) * math.sqrt(variance(differences) / n)
+    return Interval(fmean(differences), fmean(differences) - half, fmean(differences) + half)
 
 
 def direction(metric: str) -> str:

@@ -485,6 +485,7 @@ def docs(
         Path("docs/provenance.md"),
         Path("docs/evaluation.md"),
         Path("docs/variety.md"),
+        Path("docs/winner.md"),
     ),
     results: Path = Path("docs/results"),
     models: Path | None = None,

@@ -15,6 +15,7 @@ from bundles import tiny_bundle
 from fewstep import bundle, cli
 from fewstep.evaluation import _drawing, check, check_page, genuine, pyramid
 from fewstep.evaluation.genuine import Evidence
+from fewstep.evaluation.jackknife import Interval
 from fewstep.inference.pipeline import Pipeline
 from fewstep.pretrained.families import Configs, family_of
 from fewstep.rng import Rng
@@ -58,6 +59,8 @@ def test_the_mean_picture_has_no_likeness_and_faint_pictures_are_less_sharp() ->
     assert ruler.likeness(ruler.seen(mean)).value == pytest.approx(0, abs=1e-6)
     assert {name: round(i.value, 6) for name, i in ruler.sharpness(best / 2).items()} == {"highs": 0.5, "edges": 0.5}
     assert ruler.share(best) == 1
+    whole, sharp = Interval(1, 1, 1), Interval(1.25, 1, 1.5)
+    assert check.share(whole, {"highs": whole, "edges": sharp}) == 0.8, "too sharp by itself is a fault, too"
     assert ruler.share(2 * best) <= 0.5, "too sharp is no better than blurred"
 
 

@@ -1,8 +1,9 @@
 """The verdict of ``fewstep check``: what is really running underneath, by a rule with named thresholds.
 
 ``check.py`` measures; this file only judges. `Evidence` holds shares of what the model reaches at its best: 1 is as good as its
-best, 0 is as far from it as the mean picture is. The thresholds were chosen on one half of some thirty models and tested on the
-other: docs/check.md.
+best, 0 is as far from it as the mean picture is. The thresholds were set by the shipped pair alone;
+``benchmarks/check.py`` chooses them on one half of some forty models and tests them on the other, and docs/check.md says what it
+found so far.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ SEES: dict[str, tuple[str, ...]] = {
     "adoption": STUDENT,
     # one arm: distil
     "methods": RUN,
-    "training": (*RUN, "methods", "report"),
+    "training": (*STUDENT, "methods", "report"),
     "recipes": (*STUDENT, "methods", "training"),
     # the other: serve
     "inference": STUDENT,

@@ -154,7 +154,7 @@ def _train(title: str, prepare: Callable[[Progress], Any], how: Running, phases:
         run = prepare(display.report)
         started = time.monotonic()
         timer = time.process_time if how.clock == "processor" else None
-        saving = Saving(how.out, how.save_every, how.resume, until, timer=timer)
+        saving = Saving(how.out, how.save_every, how.resume, until, timer=timer, command=typed())
         kept = run_phases(run.phases, saving, watch, how.health)
     if taken:
         say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")
@@ -164,6 +164,19 @@ def _train(title: str, prepare: Callable[[Progress], Any], how: Running, phases:
     if taken and ends_with != taken:
         say(f"the best was seen after step {ends_with}: its weights are kept (--keep last for the last)")
     return run, ends_with
+
+
+def typed() -> str:
+    """This call as it stands in the shell, to be kept with what it makes."""
+    return shlex.join(["fewstep", *sys.argv[1:]])
+
+
+def show_page(out: Path) -> None:
+    """Bring the page of a finished run up to date, and say where it is."""
+    from .training.page import NAME, RunPage
+
+    RunPage(out).write()
+    say(f"what happened: {out / NAME} (open it in a browser)", out / NAME)
 
 
 def nothing_left(phases: Sequence[Any], out: Path) -> str:
@@ -190,6 +203,7 @@ def teach(
     run, steps = _train(f"teach {Path(options.data).name}", partial(emoji.teach, options), running, emoji.PHASES)
     run.save(running.out / "bundle", steps, running.thin, running.stored)
     made = running.out / "bundle"
+    show_page(running.out)
     say(f"the teacher is in {made}", made)
 
 
@@ -230,6 +244,7 @@ def distill(
     run.save(bundle, steps, running.thin, running.stored)
     for other in run.save_further(running.thin, running.stored):
         say(f"the student of another average is in {other}", other)
+    show_page(running.out)
     say(f'the student is in {bundle}: try `fewstep draw "a red heart" --model {shlex.quote(str(bundle))}`', bundle)
 
 
@@ -419,9 +434,8 @@ def arena(options: Any, placement: Annotated[Placement, FLAT] = USUAL) -> None:
     if options.results is not None:
         say_tables(report.report(options.results, options.everyone))
         return
-    typed = shlex.join(["fewstep", *sys.argv[1:]])
     with progress_bars() as progress:
-        plan = command.prepare(options, placement, typed, progress)
+        plan = command.prepare(options, placement, typed(), progress)
     command.serve(options, plan, say)
 
 
@@ -432,9 +446,8 @@ def contest(options: Any) -> None:
     """
     from .contest import command
 
-    typed = shlex.join(["fewstep", *sys.argv[1:]])
     with progress_bars() as progress:
-        command.run(options, typed, progress, say)
+        command.run(options, typed(), progress, say)
     out = options.out
     say(f"the tables are in {out / 'contest.md'}, and as a page in {out / 'contest.html'}", out)
 
@@ -453,9 +466,8 @@ def judge(options: Any, placement: Annotated[Placement, FLAT] = USUAL) -> None:
         return say_tables(command.overview())
     if options.setup:
         return command.setup(options, say)
-    typed = shlex.join(["fewstep", *sys.argv[1:]])
     with progress_bars() as progress:
-        found = command.judge(options, placement, open_dataset, typed, progress)
+        found = command.judge(options, placement, open_dataset, typed(), progress)
     before = read_records(options.output) if options.output.exists() else []
     write_records(options.output, merge(before, found.records))
     say_tables(table(found.records))
@@ -760,6 +772,24 @@ def evaluate(
     say(f"records: {output}", output)
 
 
+def report(run: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Write the page of a run anew: its index.html, which opens offline. Trainings keep it up to date by themselves.
+
+    Args:
+        run: The --out of a `fewstep distill` or `fewstep teach`, of any age.
+    """
+    from .bundle import CARD, Card
+    from .training import page
+
+    command, card = "", run / "bundle" / CARD
+    if card.is_file():
+        with suppress(ValueError):
+            command = made(Card.read(card.parent)).get("made with", "")
+    for sentence in page.write(run, command):
+        note(sentence)
+    say(f"the page is {run / page.NAME}: open it in a browser", run / page.NAME)
+
+
 def compare(
     a: Annotated[str, tyro.conf.Positional],
     b: Annotated[str, tyro.conf.Positional],
@@ -900,7 +930,7 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
     So nothing is imported that is not about to be used: the server needs packages that the rest does without, and torch
     takes seconds to say which commands there are.
     """
-    making = (demo, data, teach, distill, draw, evaluate, judge, compare, check, contest, arena)
+    making = (demo, data, teach, distill, draw, evaluate, judge, compare, check, contest, arena, report)
     every = (*making, adopt, info, export, verify, serve, budget, docs, completion)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:

@@ -19,7 +19,7 @@ import tyro
 from torch import Tensor, nn
 
 from .. import bundle, extras, pretrained
-from ..data.dataset import Dataset, cache_dir, no_progress
+from ..data.dataset import Dataset, cache_dir, no_progress, spread
 from ..diffusion import sampler
 from ..methods.method import FAMILY as METHODS
 from ..methods.method import Facts, StudentOptions
@@ -33,8 +33,9 @@ from ..tensors import Batch, Media
 from ..training import checkpoint
 from ..training.buckets import Samples, training_samples
 from ..training.data import Progress, chunks, data_needs, open_dataset
+from ..training.drawn import SHOWN
 from ..training.ema import load_moving, moving
-from ..training.probe import Keep, Measure, Probe
+from ..training.probe import Keep, Measure, Probe, Remembered
 from ..training.recipe import Phase, history
 from ..training.run import Saving
 from ..training.trainer import OPTIMIZERS, Trainer, further
@@ -552,4 +553,5 @@ def probe(o: Options, student: Student, model: pretrained.Pretrained, data: Samp
             ]
         )
 
-    return Probe(measure(draw, batch.media, rounds), o.look_every)
+    shown = Remembered(draw, spread(SHOWN, len(rows)))
+    return Probe(measure(shown, batch.media, rounds), o.look_every, shown.pictures)

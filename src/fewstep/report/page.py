@@ -22,6 +22,8 @@ from ..pixels import Pixels
 STYLE = Path(__file__).with_name("page.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser's own word that nothing leaves: no request, no font, no form."""
+MARK = '<meta name="generator" content="fewstep">'
+"""What tells a page of ours from somebody else's file of that name."""
 SIDE = 256
 """Pixels of a picture's longer side on a page."""
 
@@ -50,11 +52,21 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str]], style: str 
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="dark light">
-<title>{escape(title)}</title><link rel="icon" href="data:,">
+{MARK}<title>{escape(title)}</title><link rel="icon" href="data:,">
 <style>{STYLE.read_text("utf-8")}{style}</style></head>
 <body><header><h1>{escape(title)}</h1><p>{escape(lead)}</p></header>
 <main>{body}</main>{ending}</body></html>
 """
+
+
+def wrote(path: Path) -> bool:
+    """Is this file a page of ours, or nothing that could be lost?"""
+    try:
+        with path.open("rb") as file:
+            head = file.read(2000)
+    except OSError:
+        return False
+    return not head or MARK.encode() in head
 
 
 def paragraph(text: object, note: bool = False) -> Html:

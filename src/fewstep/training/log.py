@@ -7,6 +7,7 @@ import signal
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class StepLog:
     """A loss or gradient was not finite, so the weights were left alone."""
     alarms: list[Alarm] = field(default_factory=list)
     """Health rules that fired at this step."""
+    pictures: Any = None
+    """Media ``[B, C, *S]`` that an evaluation drew after this step, the first few; None where there are none."""
 
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))

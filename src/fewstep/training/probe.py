@@ -7,7 +7,7 @@ averaged weights, so what is kept is the same in a run that was killed and resum
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,10 +33,30 @@ class Probe:
     """Draws and measures."""
     every: int = 100
     """Steps between evaluations; the first and the last state are evaluated as well."""
+    pictures: Callable[[], Media | None] = lambda: None
+    """Some of what the last evaluation drew, to be looked at."""
 
     def due(self, step: int, last: bool) -> bool:
         """Is an evaluation due after this step?"""
         return last or step % self.every == 0
+
+
+class Remembered:
+    """Draws, and remembers the samples at a few ``places`` of what was drawn last."""
+
+    def __init__(self, draw: Callable[[], Media], places: Sequence[int]) -> None:
+        self._draw, self._places = draw, list(places)
+        self._last: Media | None = None
+
+    def __call__(self) -> Media:
+        """All that is drawn ``[B, C, *S]``."""
+        media = self._draw()
+        self._last = media[self._places].detach().cpu()
+        return media
+
+    def pictures(self) -> Media | None:
+        """The remembered samples."""
+        return self._last
 
 
 class Best:

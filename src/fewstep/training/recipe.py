@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 from ..files import whole
 from ..options import as_typed
 from ..tensors import Batch
-from . import checkpoint
+from . import calls, checkpoint
+from .drawn import Drawn, sheet
 from .health import Health
 from .health import Options as HealthOptions
 from .journal import Journal
 from .log import StepLog
+from .page import RunPage
 from .probe import Best, Keep, Probe
 from .run import Saving, alone, run
 from .trainer import Trainer
@@ -170,7 +173,7 @@ def run_phases(
     these are. Raises ValueError where another process trains in the same folder, or where other options made what would be
     gone on with.
     """
-    kept = {}
+    kept, shown = {}, RunPage(saving.out)
     folders = [replace(saving, out=saving.out / phase.name, seconds=phase.seconds) for phase in phases]
     with alone(saving.out):
         changed = {}
@@ -179,26 +182,36 @@ def run_phases(
             changed[phase.name] = check_same(phase, own)
             if not saving.resume:
                 own.forget()
+        fresh = not any(own.goes_on for own in folders)
         for i, (phase, own) in enumerate(zip(phases, folders)):
             trainer, batches = phase.build()
-            journal = Journal(own.journal)
-
-            def listen(
-                log: StepLog, phase: Phase = phase, trainer: Trainer = trainer, journal: Journal = journal
-            ) -> None:
-                journal.write(log)
-                watch(phase, trainer, log)
+            if not i and saving.command:
+                calls.note(saving.out, saving.command, trainer.options.device, fresh)
+            listen = partial(_listen, Journal(own.journal), Drawn(own.out), shown, partial(watch, phase, trainer))
 
             probe = phase.probe() if phase.probe else None
             if own.goes_on and any(later.goes_on for later in folders[i + 1 :]):
                 trainer.resume(own.checkpoint)
             else:
                 write_down(phase, own, changed[phase.name])
+                if own.goes_on:
+                    shown.attempt(partial(Drawn(own.out).cut, checkpoint.step_of(own.checkpoint)))
                 rules = Health(health or HealthOptions())
-                run(trainer, batches, own, listen, probe, rules, journal.before)
+                with shown.at_the_end():
+                    run(trainer, batches, own, listen, probe, rules, Journal(own.journal).before)
             trainer.adopt_averages()
             kept[phase.name] = trainer.step
             best = Best(own.best)
             if probe and phase.keep == "best" and best.adopt(trainer):
                 kept[phase.name] = best.step
     return kept
+
+
+def _listen(journal: Journal, drawn: Drawn, shown: RunPage, watch: Callable[[StepLog], None], log: StepLog) -> None:
+    """Write a step down; after an evaluation keep what it drew, and bring the run's page up to date."""
+    journal.write(log)
+    if log.pictures is not None and (image := sheet(log.pictures)) is not None:
+        shown.attempt(partial(drawn.keep, log.step, image))
+    watch(log)
+    if any(name.startswith("probe/") for name in log.observations):
+        shown.write()

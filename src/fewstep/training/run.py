@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 from ..tensors import Batch
-from . import checkpoint
+from . import checkpoint, page
+from .drawn import Drawn
 from .health import REMEDY, Course, Health, Unhealthy
 from .journal import Journal
 from .log import STOPS, StepLog, Stopped, ignored, leave_terminal
@@ -47,6 +48,9 @@ class Saving:
     """What tells the seconds."""
     timer: Callable[[], float] | None = None
     """What tells ``seconds`` alone, processor time say; None is the ``clock``."""
+
+    command: str = ""
+    """What was typed for the run, to be written down."""
 
     @property
     def checkpoint(self) -> Path:
@@ -84,6 +88,7 @@ class Saving:
             checkpoint.remove(state)
         if self.journal.exists():
             self.journal.unlink()
+        Drawn(self.out).forget()
 
     def check_own(self) -> None:
         """Refuse to go about where fewstep did not write what stands in the way. Raises ValueError with the fix."""
@@ -120,7 +125,8 @@ def check_free(out: Path) -> None:
 
 
 def check_own(out: Path, phases: Iterable[str]) -> None:
-    """Refuse a run's folder where files that fewstep did not write stand in a phase's way. Raises ValueError with the fix."""
+    """Refuse a run's folder where files that fewstep did not write stand in the way. Raises ValueError with the fix."""
+    page.check_place(out)
     for name in phases:
         Saving(out / name).check_own()
 
@@ -209,7 +215,7 @@ def run(
     state = SavedStates(trainer, saving, before)
     with stop_flag() as asked:
         if probe and (new or not trainer.step):
-            first = StepLog(0, {}, evaluate_now(trainer, probe, best))
+            first = StepLog(0, {}, evaluate_now(trainer, probe, best), pictures=probe.pictures())
             health.check(first)
             watch(first)
         timer = saving.timer or saving.clock
@@ -218,6 +224,7 @@ def run(
             over = bool(saving.seconds) and timer() - started > saving.seconds
             if probe and probe.due(log.step, over or log.step == trainer.options.steps):
                 log.observations |= evaluate_now(trainer, probe, best)
+                log.pictures = probe.pictures()
             state.note(log)
             try:
                 log.alarms = health.check(log)

@@ -7,12 +7,14 @@ import math
 import re
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from test_keep import same_state
 
 import training_worker
 from fewstep.tensors import Batch
@@ -22,7 +24,6 @@ from fewstep.training.probe import Probe, Remembered
 from fewstep.training.recipe import Phase, run_phases
 from fewstep.training.run import Saving, check_own
 from fewstep.training.trainer import Trainer
-from test_keep import same_state
 
 STEPS = 6
 
@@ -104,7 +105,7 @@ def test_sheets_are_bounded_and_keep_both_ends_and_an_even_spread(tmp_path: Path
     steps = list(kept.sheets())
     assert len(steps) == drawn.MOST == len(list((tmp_path / "evaluations").glob("*.webp")))
     assert (steps[0], steps[-1]) == (0, 3 * drawn.MOST - 1)
-    assert max(b - a for a, b in zip(steps, steps[1:])) <= 6
+    assert max(b - a for a, b in pairwise(steps)) <= 6
     kept.cut(steps[10])
     assert list(kept.sheets()) == steps[:11]
     kept.forget()
@@ -112,9 +113,15 @@ def test_sheets_are_bounded_and_keep_both_ends_and_an_even_spread(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("shape", "size"), [((16, 3, 64, 64), (262, 262)), ((5, 1, 8, 8), (38, 18)), ((2, 3, 512, 256), (98, 96)), ((3, 3, 7, 8, 8), (28, 8)),
-                        ((2, 1, 100), None)]
-)  # fmt: skip
+    ("shape", "size"),
+    [
+        ((16, 3, 64, 64), (262, 262)),
+        ((5, 1, 8, 8), (38, 18)),
+        ((2, 3, 512, 256), (98, 96)),
+        ((3, 3, 7, 8, 8), (28, 8)),
+        ((2, 1, 100), None),
+    ],
+)
 def test_a_sheet_of_any_media(shape: tuple[int, ...], size: tuple[int, int] | None):
     made = drawn.sheet(torch.zeros(shape))
     assert (made and made.size) == size

@@ -20,7 +20,7 @@ import training_worker
 from fewstep.tensors import Batch
 from fewstep.training import calls, checkpoint, curves, drawn, page
 from fewstep.training.log import Stopped
-from fewstep.training.probe import Probe, Remembered
+from fewstep.training.probe import Probe, RememberingDraw
 from fewstep.training.recipe import Phase, run_phases
 from fewstep.training.run import Saving, check_own
 from fewstep.training.trainer import Trainer
@@ -30,7 +30,7 @@ STEPS = 6
 
 def evaluated(trainer: Trainer, every: int = 2) -> Probe:
     """Four pictures whose brightness is the step's, measured by their mean."""
-    shown = Remembered(lambda: torch.full((4, 3, 8, 8), trainer.step / STEPS), range(3))
+    shown = RememberingDraw(lambda: torch.full((4, 3, 8, 8), trainer.step / STEPS), range(3))
     return Probe(lambda: {"score": 2 - float(shown().mean()), "fd": 1.0, "diversity": 1.0}, every, shown.pictures)
 
 

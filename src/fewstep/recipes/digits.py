@@ -32,7 +32,7 @@ from ..rng import Rng
 from ..tensors import Conditioning, Media
 from ..training.data import PromptTable, TrainingSet, spread_chunks
 from ..training.drawn import SHOWN
-from ..training.probe import Keep, Measure, Probe, Remembered
+from ..training.probe import Keep, Measure, Probe, RememberingDraw
 from ..training.recipe import Phase
 from ..training.trainer import Options, Trainer
 from .warm import trajectories
@@ -217,5 +217,5 @@ def probe(student: Student, data: TrainingSet, measure: Measure, every: int, eac
     def draw() -> Media:
         return student.draw(noise, cond, 1, Rng.of(0))
 
-    shown = Remembered(draw, range(min(SHOWN, len(cond))))
+    shown = RememberingDraw(draw, range(min(SHOWN, len(cond))))
     return Probe(measure(shown, data.latents[torch.from_numpy(rows)], each), every, shown.pictures)

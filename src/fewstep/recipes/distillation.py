@@ -35,7 +35,7 @@ from ..training.buckets import Samples, training_samples
 from ..training.data import Progress, chunks, data_needs, open_dataset
 from ..training.drawn import SHOWN
 from ..training.ema import load_moving, moving
-from ..training.probe import Keep, Measure, Probe, Remembered
+from ..training.probe import Keep, Measure, Probe, RememberingDraw
 from ..training.recipe import Phase, history
 from ..training.run import Saving
 from ..training.trainer import OPTIMIZERS, Trainer, further
@@ -553,5 +553,5 @@ def probe(o: Options, student: Student, model: pretrained.Pretrained, data: Samp
             ]
         )
 
-    shown = Remembered(draw, spread(SHOWN, len(rows)))
+    shown = RememberingDraw(draw, spread(SHOWN, len(rows)))
     return Probe(measure(shown, batch.media, rounds), o.look_every, shown.pictures)

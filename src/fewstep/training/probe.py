@@ -41,7 +41,7 @@ class Probe:
         return last or step % self.every == 0
 
 
-class Remembered:
+class RememberingDraw:
     """Draws, and remembers the samples at a few ``places`` of what was drawn last."""
 
     def __init__(self, draw: Callable[[], Media], places: Sequence[int]) -> None:

@@ -470,7 +470,8 @@ def judge(options: Any, placement: Annotated[Placement, FLAT] = USUAL) -> None:
         found = command.judge(options, placement, open_dataset, typed(), progress)
     before = read_records(options.output) if options.output.exists() else []
     write_records(options.output, merge(before, found.records))
-    say_tables(table(found.records))
+    for records in found.alike:
+        say_tables(table(records))
     for sentence in found.warnings:
         note(sentence)
     say(f"records: {options.output}", options.output)

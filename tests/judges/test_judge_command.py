@@ -9,14 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
+from fewstep.arena.plan import Entry, Plan
+from fewstep.bundle import locate
 from fewstep.cli import main
 from fewstep.evaluation import compare
 from fewstep.evaluation.evaluate import EvaluateOptions, MeasuredModel, Reference, measure
 from fewstep.evaluation.pixel_features import PixelFeatures
 from fewstep.evaluation.record import MetricRecord, read_records
+from fewstep.inference.pipeline import Pipeline, Request
 from fewstep.judges import environment
+from fewstep.judges.command import kindred
 from fewstep.judges.judge import FAMILY, find
+from fewstep.modality.image import to_pil
 from fewstep.parts.features.efficientnet import ImageNetFeatures
+from fewstep.rng import fold
 
 
 @pytest.fixture(autouse=True)
@@ -202,3 +208,56 @@ def test_missing_weights_are_one_sentence_with_what_to_type(tmp_path: Path, caps
             main(["judge", *words])
         assert code.value.code == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_a_model_is_drawn_once_and_an_arena_is_judged_as_it_stands(tmp_path: Path) -> None:
+    folder(tmp_path / "real", 12, 0)
+    (tmp_path / "p.txt").write_text("a red heart\na blue fish\na house\n")
+    run = [
+        "judge",
+        "pixels",
+        "emoji-64,1",
+        "--prompts",
+        "p.txt",
+        "--seeds",
+        "0",
+        "5",
+        "--against",
+        "real",
+        "-o",
+        "m.json",
+    ]
+    main(run)
+    first = {r.metric: r for r in read_records("m.json") if r.model == "emoji-64"}
+    drawn = sorted((tmp_path / "m-pictures").rglob("*.png"))
+    assert [len(drawn), first["fd"].steps, first["fd"].n, first["fd"].seeds, len(first["fd"].left_out)] == [
+        6,
+        1,
+        6,
+        2,
+        3,
+    ]
+    # the drawing is that of `fewstep evaluate`, to the bit
+    pipeline = Pipeline.open(locate("emoji-64"))
+    seed = fold(5, "a blue fish")
+    media = pipeline(Request(["a blue fish"], [seed], 1, cond=pipeline.encode(["a blue fish"])))[0]
+    assert np.array_equal(np.array(Image.open(drawn[3])), np.array(to_pil(media)))
+    # two of its pictures a model, as an arena has them
+    plan = Plan(
+        (Entry("mine,4", tuple(map(str, drawn[:3]))), Entry("other", tuple(map(str, drawn[3:])))), ("a", "b", "c")
+    )
+    (tmp_path / "arena").mkdir()
+    plan.write(tmp_path / "arena")
+    folder(tmp_path / "more", 7, 3)  # of another number: a table of its own
+    main(["judge", "pixels", "arena", "more", *run[-4:]])
+    rows = {(r.model, r.steps): r for r in read_records("m.json") if r.metric == "fd"}
+    assert set(rows) == {("real", 0), ("emoji-64", 1), ("mine", 4), ("other", 0), ("more", 0)}
+    assert rows["mine", 4].n == rows["other", 0].n == 3
+
+
+def test_a_judge_that_sees_like_the_discriminator_is_told_of_and_the_discriminators_own_refused() -> None:
+    assert kindred(find("fd_dinov2"), "dinov2")
+    assert not kindred(find("fd_dinov2"), "efficientnet-lite0")
+    assert not kindred(find("pixels"), None)
+    with pytest.raises(ValueError, match="was the discriminator's network"):
+        kindred(find("efficientnet-lite2"), "efficientnet-lite2")

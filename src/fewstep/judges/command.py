@@ -15,7 +15,7 @@ from ..arena.pictures import READ, contender
 from ..arena.plan import PLAN
 from ..data.dataset import Dataset, Progress
 from ..evaluation import suite
-from ..evaluation.record import REAL, MetricRecord, check_output
+from ..evaluation.record import REAL, MetricRecord, check_output, merge
 from ..ranges import Count, NewPath, Placement, Range, Seeds
 from . import environment, figures, trial
 from .judge import FAMILY, Judge, find
@@ -59,6 +59,17 @@ class Judged:
 
     records: list[MetricRecord]
     warnings: list[str]
+
+    @property
+    def alike(self) -> list[list[MetricRecord]]:
+        """The records that may stand in one table, with the floor of as many pictures: rows may be of other prompts."""
+        rows = [r for r in self.records if r.model != REAL]
+        found = []
+        for like in dict.fromkeys((r.n, r.seeds, r.prompts) for r in rows):
+            own = [r for r in rows if (r.n, r.seeds, r.prompts) == like]
+            floors = [r for r in self.records if r.model == REAL and r.n <= like[0]]
+            found.append([*sorted(floors, key=lambda r: r.n)[-1:], *own])
+        return found
 
 
 def overview() -> str:
@@ -104,7 +115,8 @@ def check(o: Options) -> None:
         raise ValueError("there is nothing to draw: give one of --seeds or more")
     if environment.python_of(judge) is None:
         raise ValueError(f"the judge {judge.name} has no environment yet: fewstep judge {judge.name} --setup")
-    environment.weights(judge, o.weights)
+    if said := environment.missing(judge, o.weights):
+        raise ValueError(said)
     check_output(o.output)
 
 
@@ -112,7 +124,7 @@ def judge(o: Options, placement: Placement, open_dataset: Open, command: str, pr
     """Have the pictures judged. Raises ValueError in one sentence for whatever goes wrong; drawn pictures are kept."""
     one = find(o.name)
     found = environment.weights(one, o.weights)
-    subjects, real = gathered(o, placement, open_dataset, progress, one)
+    subjects, real, warnings = gathered(o, placement, open_dataset, progress, one)
     if one.kind == "score" and any(not text for subject in subjects for text in subject.prompts):
         raise ValueError("a picture has no prompt: give --prompts, one for each picture")
     every = [path for subject in subjects for path in subject.pictures]
@@ -124,9 +136,11 @@ def judge(o: Options, placement: Placement, open_dataset: Open, command: str, pr
     parts = rows.split([*(len(subject.pictures) for subject in subjects), len(rows) - len(every)])
     if real is None:
         scored = [figures.of_scores(identity, subject, part) for subject, part in zip(subjects, parts)]
-        return Judged([record for part in scored for record in part], [])
-    n = max(len(subject.pictures) for subject in subjects)
-    records, warnings = figures.floor(identity, n, parts[-1], real), [figures.warning(one, n, len(against))]
+        return Judged([record for part in scored for record in part], warnings)
+    sizes = sorted({len(subject.pictures) for subject in subjects})
+    floors = [figures.floor(identity, n, parts[-1], real) for n in sizes]
+    records = merge([], [record for records in floors for record in records])
+    warnings.append(figures.warning(one, sizes[0], len(against)))
     for number, (subject, part) in enumerate(zip(subjects, parts)):
         progress("intervals", number, len(subjects))
         records += figures.of_features(identity, subject, part, parts[-1], real)
@@ -135,8 +149,8 @@ def judge(o: Options, placement: Placement, open_dataset: Open, command: str, pr
 
 def gathered(
     o: Options, placement: Placement, open_dataset: Open, progress: Progress, judge: Judge
-) -> tuple[list[PictureSet], Real | None]:
-    """The rows, drawn where they are models, and the real pictures."""
+) -> tuple[list[PictureSet], Real | None, list[str]]:
+    """The rows, drawn where they are models, the real pictures, and what is to be said of the models' discriminators."""
     given = [contender(word) for word in o.pictures]
     arenas = [one for one in given if (Path(one.place) / PLAN).is_file()]
     folders = [one for one in given if one not in arenas and one.is_folder_of_pictures]
@@ -144,7 +158,9 @@ def gathered(
     if single := next((one.place for one in models if Path(one.place).suffix.lower() in READ), ""):
         raise ValueError(f"{single} is a file: give the folder of the pictures")
     texts = [prompt.text for prompt in lists.read(o.prompts)] if o.prompts else []
-    card = card_of(models[0]) if models else None
+    cards = {one.name: card_of(one) for one in models}
+    card = next(iter(cards.values()), None)
+    kin = [name for name, own in cards.items() if kindred(judge, suite.discriminator_of(own.training))]
     styles = tuple(card.training.get("options", {}).get("styles", ())) if card else ()
     keep = o.output.parent / f"{o.output.stem}-pictures"
     rows = {one.name: rows_of for one in arenas for rows_of in [of_arena(Path(one.place))]}
@@ -160,8 +176,6 @@ def gathered(
         size = card.native_size if card else None
         real = of_dataset(open_dataset(o.against, styles), size, keep, progress) if is_data else real_pictures(folder)
     for one in models:
-        discriminator = suite.discriminator_of(card_of(one).training)
-        suite.check_impartial(judge.name, discriminator)
         rows[one.name] = [of_model(one, placement, texts, o.seeds, keep, progress)]
     ordered = [row for one in given for row in rows[one.name]]
     names = [(row.model, row.steps) for row in ordered]
@@ -171,4 +185,11 @@ def gathered(
         raise ValueError(
             f"a row cannot be called {REAL!r}, which is that of real pictures: give it a name, NAME=FOLDER"
         )
-    return ordered, real
+    said = f"{', '.join(kin)}: trained against {judge.sees_like}, which {judge.name} sees like; let another judge look, too"
+    return ordered, real, [said] if kin else []
+
+
+def kindred(judge: Judge, discriminator: str | None) -> bool:
+    """Whether the judge sees like the network that a student was trained to please. Raises ValueError where it is that one."""
+    suite.check_impartial(judge.name, discriminator)
+    return bool(judge.sees_like) and judge.sees_like == discriminator

@@ -100,8 +100,13 @@ def usual_folder(judge: Judge) -> Path:
 
 
 def missing(judge: Judge, given: Path | None = None) -> str:
-    """One sentence about the weights that are not there, with what to type; empty where all are."""
+    """One sentence about the weights that are not there, with what to type; empty where all are.
+
+    Raises ValueError for a folder that is given to a judge without weights.
+    """
     if judge.weights is None:
+        if given is not None:
+            raise ValueError(f"the judge {judge.name} reads no weights from a folder: leave out --weights")
         return ""
     at = given or usual_folder(judge)
     lacking = [name for name in judge.weights.files if not (at / name).is_file()]
@@ -111,12 +116,10 @@ def missing(judge: Judge, given: Path | None = None) -> str:
 
 def weights(judge: Judge, given: Path | None = None) -> Found:
     """The weights in the ``given`` folder or the usual one. Raises ValueError where a file is missing, with what to type."""
-    if judge.weights is None:
-        if given is not None:
-            raise ValueError(f"the judge {judge.name} reads no weights from a folder: leave out --weights")
-        return Found()
     if said := missing(judge, given):
         raise ValueError(said)
+    if judge.weights is None:
+        return Found()
     at = given or usual_folder(judge)
     found = {name: _sha256(at / name) for name in judge.weights.files}
     canonical = all(len(pin) >= 8 and found[name].startswith(pin) for name, pin in judge.weights.files.items())

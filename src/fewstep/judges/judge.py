@@ -13,6 +13,7 @@ A judge's file offers
 - ``tiny(folder)``, which writes such files with small random weights of the real classes: the self-test runs with them;
 - ``DIRECTION``, ``↑`` or ``↓``, where more is not better; a distance is always ``↓``;
 - ``DISTANCE``, for features: ``frechet`` or ``mmd``;
+- ``SEES_LIKE``, the feature network of fewstep that its own is kin to: a student trained against that one pleases it too easily;
 - ``METRIC``, what its figure is called, where that is not the judge's name;
 - ``PROGRAM``, the words of another program that speaks the protocol in place of Python: ``{python}`` and ``{folder}`` stand
   for the environment's Python and the file's folder;
@@ -53,6 +54,7 @@ class Judge:
     pins: tuple[str, ...] | None
     weights: Weights | None
     program: tuple[str, ...]
+    sees_like: str
 
     @property
     def file(self) -> Path:
@@ -99,4 +101,5 @@ def find(name: str) -> Judge:
     return Judge(
         name, module, said, kind, distance, getattr(module, "METRIC", name), direction, module.LICENCE,
         None if pins is None else tuple(pins), getattr(module, "WEIGHTS", None), tuple(getattr(module, "PROGRAM", ())),
+        getattr(module, "SEES_LIKE", ""),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from PIL import Image
 from .. import files
 from ..arena.pictures import Contender, files_in, of_folders, opened
 from ..arena.plan import Plan
-from ..bundle import Card, locate
+from ..bundle import Card, card_file, locate
 from ..data.dataset import Dataset, Progress
 from ..evaluation.evaluate import EvaluateOptions, draw_all, fingerprint
 from ..evaluation.suite import of_size
@@ -164,5 +164,7 @@ def of_dataset(dataset: Dataset, size: Sequence[int] | None, keep: Path, progres
 
 
 def card_of(model: Contender) -> Card:
-    """What a model says of itself."""
-    return Pipeline.open(locate(model.place)).card
+    """What a model says of itself; it is opened only where no card lies in its folder."""
+    folder = locate(model.place)
+    file = card_file(folder)
+    return Card.read_file(file) if file else Pipeline.open(folder).card

@@ -83,8 +83,10 @@ class Models:
 
     def __init__(self, runs: Path) -> None:
         self.runs = runs
-        facts: dict[str, Any] = {"data": "digits", "updates": 150, "warm": 100, "pairs": 512, "batch": 16, "pictures": 40, "r1": None,
-                 "sizes": 400, "judges": ["classifier"]}
+        facts: dict[str, Any] = {
+            "data": "digits", "updates": 150, "warm": 100, "pairs": 512, "batch": 16, "pictures": 40, "r1": None,
+            "sizes": 400, "judges": ["classifier"],
+        }  # fmt: skip
         teacher = HOUSE / "tests" / "assets" / "digits_teacher.safetensors"
         self.bench = Bench(Namespace(**facts, teacher=teacher, command="python benchmarks/check.py"))
 

@@ -74,14 +74,14 @@ PARTS = (
         Line("random weights", 293.6, 0.065, "random_init", emoji="random_init"),
         Line("the teacher's weights", 20.6, 0.319, "add", emoji="add"),
     ), reason="On digits a random start is not fatal: the game brings 1.4 million fresh weights there within 150 updates. The "
-       "likely reason is that so small a task can be learned anew, and a run tests it: on emoji-64, with the same method and as "
-       "many updates, the same start is as fatal as in the paper, in FD and in what was asked for."),
+       "likely reason is that so small a task can be learned anew, and a run tests it: on emoji-64, with the same method and 160 "
+       "updates, the same start is as fatal as in the paper, in FD and in what was asked for."),
     Part("d", "Losses", "add", (
         Line("adversarial alone", 20.8, 0.315, "adversarial_only", emoji="adversarial_only"),
         Line("distillation alone", 315.6, 0.076, "distillation_only", emoji="distillation_only"),
         Line("both, exponential weighting", 20.6, 0.319, "add", emoji="add"),
-        Line("both, SDS", 22.3, 0.325, "add_sds", emoji="sds"),
-        Line("both, NFSD", 21.8, 0.327, "add_nfsd", emoji="nfsd"),
+        Line("both with SDS", 22.3, 0.325, "add_sds", emoji="sds"),
+        Line("both with NFSD", 21.8, 0.327, "add_nfsd", emoji="nfsd"),
     ), reason="The adversary alone does nearly as well as both, in the paper and here. Distillation alone is the worst, too, but "
        "blurred where the paper's is lost; on emoji-64 it is as near as both. The likely reason, not tested by a run: 150 "
        "updates from the teacher's weights are too few to lose what the teacher knew, where the paper made 4,000."),

@@ -54,7 +54,7 @@ def worse(by: float) -> list[float]:
          "**Open** (1 training): 0 of 1 differences are the paper's beyond chance, and the means of 1 of 1 point its way."),
         ("c", {}, "Not run yet."),
         ("d", {"adversarial_only": worse(0.2), "distillation_only": worse(9), "add_sds": worse(0.3)},
-         "**Reproduced** (3 trainings). Not run yet: both, NFSD."),
+         "**Reproduced** (3 trainings). Not run yet: both with NFSD."),
         ("f", {"teacher_steps_2": (1.5, 1.0, 4.5), "teacher_steps_4": (2.0, 1.0, 4.5)}, "**Reproduced** (3 trainings)."),
         ("f", {"teacher_steps_4": worse(-0.5)},
          "**Not reproduced**: 4 goes the other way, and not by chance (3 trainings). Not run yet: 2."),

@@ -267,3 +267,11 @@ def test_the_tests_that_the_page_names_are_there() -> None:
     named = set(re.findall(r"`([\w/]*test_\w+\.py)`", page))
     assert len(named) > 20
     assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_the_page_of_the_papers_table_is_that_of_the_results():
+    made = benchmark("table1_page").sheet(ROOT / "docs" / "results", ["python benchmarks/table1.py"])
+    anew = "write it anew: python benchmarks/table1.py --page-only"
+    assert (ROOT / "docs" / "table1.md").read_text("utf-8") == made.markdown(), anew
+    assert (ROOT / "docs" / "table1.html").read_text("utf-8") == made.html(), anew
+    assert "<script" not in made.html()

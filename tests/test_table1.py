@@ -1,4 +1,4 @@
-"""The page of the paper's Table 1: planted trainings get the planted verdicts, and the docs hold the page of the results."""
+"""The page of the paper's Table 1: planted trainings get the planted verdicts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from fewstep.evaluation.record import MetricRecord, entry
 from serving_helpers import benchmark
 
 page = benchmark("table1_page")
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results"
 JUDGE = "digits-classifier@0"
 
 
@@ -88,11 +86,3 @@ def test_an_interval_over_trainings_is_students():
     assert (found.value, found.high) == (3.0, pytest.approx(3 + 4.302653 * (7 / 3) ** 0.5, abs=1e-4))
     with pytest.raises(ValueError, match="1 pair of trainings: an interval over trainings needs two or more"):
         over_trainings([1.0])
-
-
-def test_the_pages_in_the_docs_are_those_of_the_results():
-    """After `python benchmarks/table1.py --page-only`."""
-    made = page.sheet(RESULTS, ["python benchmarks/table1.py"])
-    assert (ROOT / "docs" / "table1.md").read_text("utf-8") == made.markdown()
-    assert (ROOT / "docs" / "table1.html").read_text("utf-8") == made.html()
-    assert "<script" not in made.html()

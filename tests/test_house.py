@@ -77,6 +77,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "methods": ("method", "adversarial", "scores", "tangents"),
     "inference.backends": (),
     "modality": (),
+    "training.sinks": (),
     "parts.features": ("feature",),
     "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages", "reconstruction",
                    "check", "genuine"),

@@ -79,12 +79,20 @@ class Running:
     """Stop cleanly after about this many minutes of this call, state saved; 0 runs to the end."""
     save_every: Weight = 60.0
     """Seconds between saved states."""
+    log: tuple[str, ...] = ()
+    """Where steps and evaluations are logged beside the journal: tensorboard, wandb, trackio, or a dotted path to your own."""
     thin: bool = False
     """Leave the text encoder out of the bundle; it is added from its package when the bundle is opened."""
     save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Numbers that the bundle's weights are stored in; auto is the teacher's own for a student, fp32 for a teacher."""
     health: HealthOptions = field(default_factory=HealthOptions)
     """When a rule speaks that watches over the run."""
+
+    def needs(self) -> tuple[str, ...]:
+        """The modules that logging takes."""
+        from .training import sinks
+
+        return sinks.needs(self.log)
 
     @property
     def stored(self) -> Any:
@@ -154,7 +162,7 @@ def _train(title: str, prepare: Callable[[Progress], Any], how: Running, phases:
         run = prepare(display.report)
         started = time.monotonic()
         timer = time.process_time if how.clock == "processor" else None
-        saving = Saving(how.out, how.save_every, how.resume, until, timer=timer, command=typed())
+        saving = Saving(how.out, how.save_every, how.resume, until, timer=timer, command=typed(), log=how.log)
         kept = run_phases(run.phases, saving, watch, how.health)
     if taken:
         say(f"trained in {(time.monotonic() - started) / 60:.1f} minutes")

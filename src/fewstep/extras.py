@@ -22,6 +22,9 @@ EXTRAS: Mapping[str, Mapping[str, str]] = {
     "lora": {"peft": "peft"},
     "heif": {"pillow_heif": "pillow-heif"},
     "video": {"av": "av"},
+    "tensorboard": {"tensorboard": "tensorboard"},
+    "wandb": {"wandb": "wandb"},
+    "trackio": {"trackio": "trackio"},
     "client": {"websockets": "websockets"},
     "serve": {
         "fastapi": "fastapi",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from ..files import whole
 from ..options import as_typed
 from ..tensors import Batch
-from . import calls, checkpoint
+from . import calls, checkpoint, sinks
 from .drawn import Drawn, sheet
 from .health import Health
 from .health import Options as HealthOptions
@@ -173,6 +174,7 @@ def run_phases(
     these are. Raises ValueError where another process trains in the same folder, or where other options made what would be
     gone on with.
     """
+    sinks.check(saving.log)
     kept, shown = {}, RunPage(saving.out)
     folders = [replace(saving, out=saving.out / phase.name, seconds=phase.seconds) for phase in phases]
     with alone(saving.out):
@@ -187,7 +189,6 @@ def run_phases(
             trainer, batches = phase.build()
             if not i and saving.command:
                 calls.note(saving.out, saving.command, trainer.options.device, fresh)
-            listen = partial(_listen, Journal(own.journal), Drawn(own.out), shown, partial(watch, phase, trainer))
 
             probe = phase.probe() if phase.probe else None
             if own.goes_on and any(later.goes_on for later in folders[i + 1 :]):
@@ -197,7 +198,11 @@ def run_phases(
                 if own.goes_on:
                     shown.attempt(partial(Drawn(own.out).cut, checkpoint.step_of(own.checkpoint)))
                 rules = Health(health or HealthOptions())
-                with shown.at_the_end():
+                logged = sinks.Sinks(saving.log, _logged_run(saving.out.resolve().name, own), phase.made_with)
+                listen = partial(
+                    _listen, Journal(own.journal), Drawn(own.out), shown, logged, partial(watch, phase, trainer)
+                )
+                with shown.at_the_end(), closing(logged):
                     run(trainer, batches, own, listen, probe, rules, Journal(own.journal).before)
             trainer.adopt_averages()
             kept[phase.name] = trainer.step
@@ -207,11 +212,24 @@ def run_phases(
     return kept
 
 
-def _listen(journal: Journal, drawn: Drawn, shown: RunPage, watch: Callable[[StepLog], None], log: StepLog) -> None:
-    """Write a step down; after an evaluation keep what it drew, and bring the run's page up to date."""
+def _logged_run(name: str, own: Saving) -> sinks.LoggedRun:
+    """What a sink is told of a phase."""
+    if not own.goes_on:
+        return sinks.LoggedRun(f"{name}/{own.out.name}", own.out, 0)
+    last = max((line["step"] for line in Journal.read(own.journal)), default=-1) if own.journal.exists() else -1
+    return sinks.LoggedRun(f"{name}/{own.out.name}", own.out, checkpoint.step_of(own.checkpoint), last)
+
+
+def _listen(
+    journal: Journal, drawn: Drawn, shown: RunPage, logged: sinks.Sinks, watch: Callable[[StepLog], None], log: StepLog
+) -> None:
+    """Write a step down, and hand it to the sinks; after an evaluation keep what it drew, and bring the run's page up to date."""
     journal.write(log)
+    values = log.losses | log.observations
+    logged.scalars(log.step, {name.replace("probe/", "evaluation/"): value for name, value in values.items()})
     if log.pictures is not None and (image := sheet(log.pictures)) is not None:
         shown.attempt(partial(drawn.keep, log.step, image))
+        logged.picture(log.step, "evaluation", image)
     watch(log)
     if any(name.startswith("probe/") for name in log.observations):
         shown.write()

@@ -51,6 +51,8 @@ class Saving:
 
     command: str = ""
     """What was typed for the run, to be written down."""
+    log: tuple[str, ...] = ()
+    """Where steps are logged beside the journal: ``tensorboard``, ``wandb``, ``trackio``, or dotted paths (see ``sinks``)."""
 
     @property
     def checkpoint(self) -> Path:

@@ -44,7 +44,8 @@ def test_every_network_that_looks_is_installed_by_the_command_in_the_readme() ->
         assert declared or network.install in command
         assert ("fewstep[metrics]" in network.install) == declared
     assert names(EXTRAS["all"]) == {"fewstep"}
-    assert set(re.findall(r"[a-z]+", EXTRAS["all"][0].partition("[")[2])) == set(EXTRAS) - {"all", "dev", "docs"}
+    apart = {"all", "dev", "docs", "tensorboard", "wandb", "trackio"}  # nobody wants three loggers at once
+    assert set(re.findall(r"[a-z]+", EXTRAS["all"][0].partition("[")[2])) == set(EXTRAS) - apart
 
 
 def test_the_weights_drag_nothing_in() -> None:
@@ -86,7 +87,7 @@ def test_every_package_that_is_asked_for_is_pinned_within_its_bounds() -> None:
             assert one.specifier.contains(importlib.metadata.version(one.name).partition("+")[0]), one
 
 
-NOT_NEEDED = ("pillow-heif", "uv")
+NOT_NEEDED = ("pillow-heif", "uv", "tensorboard", "wandb", "trackio")
 """What the tests can do without."""
 
 

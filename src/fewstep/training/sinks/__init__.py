@@ -7,8 +7,9 @@ left out. The journal stays the truth: a sink that fails is told once and left a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,17 +70,20 @@ class Sinks:
         """``config`` are the options that the phase's weights depend on."""
         self._open: dict[str, Sink] = {}
         for name in names:
-            self._try(name, lambda name=name: self._open.update({name: FAMILY.load(name).open(run, config)}))  # type: ignore[misc]
+            self._try(name, partial(self._begin, name, run, config))
+
+    def _begin(self, name: str, run: LoggedRun, config: Mapping[str, Any]) -> None:
+        self._open[name] = FAMILY.load(name).open(run, config)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Hand a step on."""
         for name, sink in list(self._open.items()):
-            self._try(name, lambda sink=sink: sink.scalars(step, values))  # type: ignore[misc]
+            self._try(name, partial(sink.scalars, step, values))
 
     def picture(self, step: int, name: str, image: Image.Image) -> None:
         """Hand a picture on."""
         for own, sink in list(self._open.items()):
-            self._try(own, lambda sink=sink: sink.picture(step, name, image))  # type: ignore[misc]
+            self._try(own, partial(sink.picture, step, name, image))
 
     def close(self) -> None:
         """Close them all."""
@@ -87,7 +91,7 @@ class Sinks:
             self._try(name, sink.close)
         self._open.clear()
 
-    def _try(self, name: str, do: Any) -> None:
+    def _try(self, name: str, do: Callable[[], None]) -> None:
         try:
             do()
         except Exception as error:

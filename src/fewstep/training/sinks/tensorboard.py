@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,11 +23,8 @@ def open(run: LoggedRun, config: Mapping[str, Any]) -> TensorBoard:
     folder = run.folder / "tensorboard"
     if not run.step:
         files.remove(folder, ("events.out.tfevents.*",))
-    if extras.installed("tensorboard"):
-        from torch.utils.tensorboard import SummaryWriter
-    else:
-        from tensorboardX import SummaryWriter
-    writer = SummaryWriter(str(folder), purge_step=run.step + 1 if run.step else None)
+    kind = importlib.import_module("torch.utils.tensorboard" if extras.installed("tensorboard") else "tensorboardX")
+    writer = kind.SummaryWriter(str(folder), purge_step=run.step + 1 if run.step else None)
     if not run.step:
         lines = "".join(f"| {key} | {value} |\n" for key, value in config.items())
         writer.add_text("options", f"| option | value |\n|---|---|\n{lines}", 0)

@@ -240,9 +240,10 @@ def _slider(phase: PhaseFiles, sheets: Mapping[int, Path]) -> str:
         f"{len(sheets)} evaluations: always the same prompts from the same noise, in one step, by the averaged weights.",
         note=True,
     )
+    last = len(sheets) - 1
     control = (
-        f'<p class="control" hidden><label>Step <output></output><input type="range" min="0" max="{len(sheets) - 1}" '
-        f'value="{len(sheets) - 1}" step="1"></label></p>'
+        '<p class="control" hidden><span>Step <output></output></span><input type="range" aria-label="Step" min="0" '
+        f'max="{last}" value="{last}" step="1"></p>'
     )
     return f'{said}<div class="slider">{control}<div class="frames">{shown}</div></div>'
 

@@ -50,3 +50,11 @@ def studio(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterat
     """The page, live on the shared server."""
     with studio_in(browser, request.node.name.removeprefix("test_"), accept_downloads=True) as made:
         yield made.open(address).live()
+
+
+@pytest.fixture(scope="module")
+def own_browser(chromium: tuple[Any, str]) -> Iterator[Any]:
+    """For pages that no server of the studio's has."""
+    made = chromium[0].launch(executable_path=chromium[1], args=["--no-sandbox"])
+    yield made
+    made.close()

@@ -255,7 +255,7 @@ def studio_in(browser: Any, name: str, **options: Any) -> Iterator[Studio]:
     try:
         yield studio
         assert [sentence for sentence in studio.wrong if not LOST.search(sentence)] == []
-        others = [url for url in asked if not re.match(r"(https?|ws)://localhost:\d+/|blob:|data:", url)]
+        others = [url for url in asked if not re.match(r"(https?|ws)://localhost:\d+/|blob:|data:|file:", url)]
         assert others == [], "the page asks nobody but its own server"
     finally:
         studio.screen(name)

@@ -58,13 +58,6 @@ def served(home: Path, **more: Any) -> Iterator[tuple[Path, dict[str, str], Vote
         store.close()
 
 
-@pytest.fixture(scope="module")
-def own_browser(chromium: tuple[Any, str]) -> Iterator[Any]:
-    made = chromium[0].launch(executable_path=chromium[1], args=["--no-sandbox"])
-    yield made
-    made.close()
-
-
 def ready(tab: Studio) -> bool:
     """A pair is here, or the end."""
     shown = "document.querySelector('#pair').getAttribute('aria-busy') === 'false'"

@@ -36,6 +36,7 @@ OWN = {
     "progressive": "--method progressive --progressive.halvings 3 --progressive.each 50",
 }
 """Entries with other options than a method's defaults."""
+KEPT = ("fd", "pairwise_distance", "retrieval_top1")
 PLAIN = ("add", "gan", "ladd", "lcm", "dmd2", "sida", "drifting", "scm", "regression")
 
 
@@ -83,14 +84,15 @@ def shortened(text: str) -> str:
 
 
 def slim(found: dict[str, Any]) -> dict[str, Any]:
-    """``contest.json`` without what only pairs new entries with old ones; of single trainings their values."""
-    for record in found["records"]:
-        for name in ("left_out", "command", "device"):
-            record.pop(name, None)
+    """``contest.json`` without what only pairs new entries with old ones; of single trainings the figures of `KEPT`."""
+    found["comparisons"] = [c for c in found["comparisons"] if c["metric"] in KEPT]
     for run in found["runs"]:
-        run["values"] = {
-            f"{r['metric']},{r['steps']},{r['features'].split('@')[0]}": float(f"{r['value']:.5g}") for r in run.pop("records")
-        }
+        run["records"] = [r for r in run["records"] if r["metric"] in KEPT]
+    for row in [found["records"], *(run["records"] for run in found["runs"])]:
+        for record in row:
+            for name in ("left_out", "command", "device"):
+                record.pop(name, None)
+            record["command"] = ""
     return found
 
 

@@ -38,8 +38,8 @@ HEALTH: Mapping[str, tuple[str, bool]] = {
     "Gradient of each loss at the student's sample": (r"_gradient_at_x0$", True),
     "Discriminator's logits": (r"(real|fake)_logit$", False),
     "Discriminator's accuracy (share judged right)": (r"(real|fake)_right$", False),
-    "Mean of the samples' channels less the data's, in the data's deviations": (r"shift_\d+$", False),
-    "Deviation of the samples' channels over the data's": (r"spread_\d+$", False),
+    "Mean of the samples' channels, from the data's": (r"shift_\d+$", False),
+    "Deviation of the channels over the data's": (r"spread_\d+$", False),
 }
 """Plots of several figures: title, what their names match, and whether the axis is logarithmic."""
 EVALUATIONS: Mapping[str, tuple[str, float | None]] = {
@@ -167,7 +167,9 @@ def _phase(phase: PhaseFiles, many: bool, missing: list[str]) -> list[tuple[str,
             missing.append(f"{phase.name}: the pictures of its evaluations were not kept")
     else:
         missing.append(f"{phase.name}: no evaluation was made")
-    losses = {name: c for name, c in phase.columns.items() if LOSSES.fullmatch(name.rpartition("/")[2])}
+    losses = {
+        name: c for name, c in phase.columns.items() if name not in looked and LOSSES.fullmatch(name.rpartition("/")[2])
+    }
     if losses:
         note = "Smoothed over a fortieth of the training; the raw values are faint behind." * (phase.taken > curves.FEW)
         if phase.taken > curves.MOST:

@@ -115,7 +115,7 @@ def test_a_file_of_no_known_kind_is_one_sentence(tmp_path: Path, capsys: pytest.
     assert said in capsys.readouterr().err
 
 
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("results", "provenance", "evaluation", "variety", "winner"))]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("results", "provenance", "evaluation", "variety", "winner", "check"))]
 
 
 @pytest.mark.parametrize("page", PAGES)

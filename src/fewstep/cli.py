@@ -507,6 +507,7 @@ def docs(
         Path("docs/evaluation.md"),
         Path("docs/variety.md"),
         Path("docs/winner.md"),
+        Path("docs/check.md"),
     ),
     results: Path = Path("docs/results"),
     models: Path | None = None,

@@ -4,7 +4,7 @@
 
 The rows are those of ablation.py, judged by a classifier that took part in no training and by pixels, which are no network. Every
 training goes into ``docs/results/table1_digits.json`` (``table1_sizes.json`` where students and teachers differ in size) as soon
-as it ends, so stop and continue at will. Then ``docs/table1.md`` and ``docs/table1.html`` are written from what stands there.
+as it ends, so stop and continue at will. Then ``docs/table1.md`` and ``docs/table1_offline.html`` are written from what stands there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def main() -> None:
         sizes = ["--rows", *TEACHERS, *SIZES, "--seeds", seed, "--sizes", "200", "--teacher-steps", "8"]
         ablation.main([*COMMON.format(75).split(), *sizes, "--out", str(RESULTS / "table1_sizes.json")], bench)
     made = table1_page.sheet(RESULTS, ["python benchmarks/table1.py"])
-    for file, text in ((RESULTS.parent / "table1.md", made.markdown()), (RESULTS.parent / "table1.html", made.html())):
+    pages = {"table1.md": made.markdown(), "table1_offline.html": made.html()}
+    for file, text in ((RESULTS.parent / name, text) for name, text in pages.items()):
         file.write_text(text, "utf-8")
         print(f"wrote {file}")
 

@@ -4,7 +4,8 @@
 
 The rows are those of ablation.py, judged by a classifier that took part in no training and by pixels, which are no network. Every
 training goes into ``docs/results/table1_digits.json`` (``table1_sizes.json`` where students and teachers differ in size) as soon
-as it ends, so stop and continue at will. Then ``docs/table1.md`` and ``docs/table1_offline.html`` are written from what stands there.
+as it ends, so stop and continue at will. Then ``docs/table1.md`` and ``docs/table1_offline.html`` are written from
+what stands there.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ def main() -> None:
         ablation.main([*COMMON.format(75).split(), *sizes, "--out", str(RESULTS / "table1_sizes.json")], bench)
     made = table1_page.sheet(RESULTS, ["python benchmarks/table1.py"])
     pages = {"table1.md": made.markdown(), "table1_offline.html": made.html()}
-    for file, text in ((RESULTS.parent / name, text) for name, text in pages.items()):
-        file.write_text(text, "utf-8")
-        print(f"wrote {file}")
+    for name, text in pages.items():
+        (RESULTS.parent / name).write_text(text, "utf-8")
+        print(f"wrote {RESULTS.parent / name}")
 
 
 if __name__ == "__main__":

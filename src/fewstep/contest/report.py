@@ -214,7 +214,10 @@ def glance_rows(found: Found, own: Sequence[Trained]) -> list[list[str]]:
     most = max((r.steps for r in found.teacher if r.model != REAL), default=0)
     real = [next((compare.shown(r.value, "fd") for r in found.teacher
                   if (r.model, r.metric, r.features) == (REAL, "fd", judge)), "-") for judge in judges_]  # fmt: skip
-    teacher = [[f"teacher, {most} steps", *line("teacher", [most])[1:]], ["teacher", *line("teacher", steps)[1:]]]
+    teacher = [
+        [f"teacher, {most} step{'s' * (most > 1)}", *line("teacher", [most])[1:]],
+        ["teacher", *line("teacher", steps)[1:]],
+    ]
     return [["real pictures", *real, "-", "-"], *teacher, *(line(model, steps) for model in sorted(models, key=rank))]
 
 

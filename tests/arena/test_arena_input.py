@@ -49,7 +49,7 @@ def test_models_draw_from_the_same_noises_and_a_stopped_run_draws_only_what_is_m
     plan = command.prepare(o, USUAL, "", lambda *progress: said.append(progress))
     assert [entry.name for entry in plan.models] == ["one", "two", "again"]
     assert plan.models[0].pictures == plan.models[2].pictures, "the same picture is drawn once"
-    assert plan.prompts[:2] == (command.CHECK[0],) * 2
+    assert plan.prompts[:2] == (command.PROMPTS[0],) * 2
     assert len(set(plan.models[0].pictures)) == 16, "two noises of each prompt"
     assert said[-1] == ("drawing with two", 16, 16)
     first, second = (o.out / plan.models[0].pictures[i] for i in (0, 5))

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,3 +123,20 @@ def test_tensorboard_has_every_step_once_after_a_kill_and_a_resume(tmp_path: Pat
         wanted = [(line["step"], pytest.approx(line[own], rel=1e-4)) for line in lines if own in line]
         assert [(event.step, event.value) for event in read.Scalars(name)] == wanted
     assert [event.step for event in read.Images("evaluation")] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, [1, 2, 3]), (2, [3])])
+def test_a_tracker_is_told_no_step_twice(tmp_path: Path, step: int, kept: list[int]):
+    """A run that goes on takes steps again that its tracker has; one that begins anew tells all of them."""
+    told: list[tuple[int, dict[str, Any]]] = []
+    ended: list[bool] = []
+    run = SimpleNamespace(log=lambda values, step: told.append((step, values)))
+    tracker = sinks.Tracker(
+        run, sinks.LoggedRun("run/add", tmp_path, step, logged=2), lambda image: image.size, lambda: ended.append(True)
+    )
+    for number in (1, 2, 3):
+        tracker.scalars(number, {"loss": float(number)})
+        tracker.picture(number, "drawn", Image.new("RGB", (4, 2)))
+    tracker.close()
+    assert told == [(n, values) for n in kept for values in ({"loss": float(n)}, {"drawn": (4, 2)})]
+    assert ended == [True]

@@ -16,6 +16,7 @@ from typing import Annotated
 import tyro
 
 from ..data.dataset import Progress
+from ..evaluation._drawing import PROMPTS
 from ..ranges import Count, NewPath, Placement, Range, Seed, Share
 from ..rng import fold
 from ..server.access import address
@@ -24,18 +25,6 @@ from . import pictures, prompts
 from .app import LIMITS, Arena, build
 from .plan import PLAN, QUESTIONS, Entry, Plan, Question
 from .votes import VoteStore
-
-CHECK = (
-    "a red heart",
-    "a green leaf",
-    "a yellow sun",
-    "a blue fish",
-    "a brown dog",
-    "a pink flower",
-    "a black cat",
-    "a house",
-)
-"""What is drawn where no list is given: words that the shipped model knows."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +106,7 @@ def prepare(o: Options, placement: Placement, command: str, report: Progress) ->
     folders = [one for one in given if one.is_folder_of_pictures]
     chosen = listed(o)
     if not chosen and len(folders) < len(given):
-        chosen = [prompts.Prompt(text) for text in CHECK]
+        chosen = [prompts.Prompt(text) for text in PROMPTS]
     items = [prompt for prompt in chosen for _ in range(o.seeds)]
     held, texts = pictures.of_folders(folders, [item.text for item in items]) if folders else ([], [])
     texts = texts or [item.text for item in items]

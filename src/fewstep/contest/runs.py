@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -217,10 +217,3 @@ def last_words(log: Path, code: int) -> str:
     if code < 0:
         return f"it was killed by {signal.Signals(-code).name}"
     return (spoken or lines or [f"it ended with {code} and said nothing"])[-1]
-
-
-def bundles(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The students of a contest's folder by the names that tables give them, trainings apart."""
-    for file in sorted(folder.glob(f"*/*/{FILE}")):
-        if (file.parent / "bundle" / "model_index.json").is_file() and file.parents[1].name != "warm-start":
-            yield f"{file.parents[1].name}/{file.parent.name}", file.parent / "bundle"

@@ -52,6 +52,31 @@ class Sink(Protocol):
         ...
 
 
+class Tracker:
+    """A run of a tracker that takes dictionaries by step, as wandb's and trackio's do. Steps that were logged before are not
+    logged twice."""
+
+    def __init__(
+        self, run: Any, begun: LoggedRun, image: Callable[[Image.Image], Any], finish: Callable[[], None]
+    ) -> None:
+        """``image`` makes the tracker's own picture, ``finish`` hands in what is left."""
+        self._run, self._logged, self._image = run, begun.logged if begun.step else -1, image
+        self.close = finish
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """A curve a figure."""
+        self._log(step, dict(values))
+
+    def picture(self, step: int, name: str, image: Image.Image) -> None:
+        """A picture of the step."""
+        if step > self._logged:
+            self._log(step, {name: self._image(image)})
+
+    def _log(self, step: int, values: dict[str, Any]) -> None:
+        if step > self._logged:
+            self._run.log(values, step=step)
+
+
 def needs(names: Sequence[str]) -> tuple[str, ...]:
     """The modules that these sinks take. Raises ValueError for a sink that there is not."""
     found = (FAMILY.load(name) for name in names)

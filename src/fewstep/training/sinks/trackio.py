@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
-
-from . import LoggedRun
+from . import LoggedRun, Tracker
 
 
 def needs() -> tuple[str, ...]:
@@ -15,34 +13,9 @@ def needs() -> tuple[str, ...]:
     return ("trackio",)
 
 
-def open(run: LoggedRun, config: Mapping[str, Any]) -> Trackio:
+def open(run: LoggedRun, config: Mapping[str, Any]) -> Tracker:
     """Go on in the run of this name, or begin one."""
     import trackio
 
     made = trackio.init(project="fewstep", name=run.name, config=dict(config), resume="allow" if run.step else "never")
-    return Trackio(made, run.logged if run.step else -1)
-
-
-class Trackio:
-    """Steps that were logged before are not logged twice."""
-
-    def __init__(self, run: Any, logged: int) -> None:
-        self._run, self._logged = run, logged
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """A curve a figure."""
-        if step > self._logged:
-            self._run.log(dict(values), step=step)
-
-    def picture(self, step: int, name: str, image: Image.Image) -> None:
-        """A picture of the step."""
-        import trackio
-
-        if step > self._logged:
-            self._run.log({name: trackio.Image(image)}, step=step)
-
-    def close(self) -> None:
-        """Hand in what is left."""
-        import trackio
-
-        trackio.finish()
+    return Tracker(made, run, trackio.Image, trackio.finish)

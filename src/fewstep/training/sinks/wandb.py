@@ -6,9 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
-
-from . import LoggedRun
+from . import LoggedRun, Tracker
 
 
 def needs() -> tuple[str, ...]:
@@ -16,7 +14,7 @@ def needs() -> tuple[str, ...]:
     return ("wandb",)
 
 
-def open(run: LoggedRun, config: Mapping[str, Any]) -> Wandb:
+def open(run: LoggedRun, config: Mapping[str, Any]) -> Tracker:
     """Go on in the same run of theirs, by the id in ``wandb_id`` beside the journal."""
     import wandb
 
@@ -31,27 +29,4 @@ def open(run: LoggedRun, config: Mapping[str, Any]) -> Wandb:
         dir=str(run.folder),
         config=dict(config),
     )
-    return Wandb(made, run.logged if run.step else -1)
-
-
-class Wandb:
-    """Steps that were logged before are not logged twice."""
-
-    def __init__(self, run: Any, logged: int) -> None:
-        self._run, self._logged = run, logged
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """A curve a figure."""
-        if step > self._logged:
-            self._run.log(dict(values), step=step)
-
-    def picture(self, step: int, name: str, image: Image.Image) -> None:
-        """A picture of the step."""
-        import wandb
-
-        if step > self._logged:
-            self._run.log({name: wandb.Image(image)}, step=step)
-
-    def close(self) -> None:
-        """Hand in what is left."""
-        self._run.finish()
+    return Tracker(made, run, wandb.Image, made.finish)

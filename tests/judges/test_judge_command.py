@@ -183,6 +183,10 @@ def test_other_weights_never_carry_the_canonical_name(tmp_path: Path) -> None:
     (_, (metric, judge)) = names()
     assert metric.startswith("clip_score (other weights: ")
     assert judge.startswith("lab_weighed.judge (other weights: ")
+    source = (lab / "judge.py").read_text()
+    (lab / "unsure.py").write_text(source.replace(digest[:8], ""))  # nobody knows the hash of its weights
+    main(["judge", "lab_weighed.unsure", *run[2:], "--weights", "w"])
+    assert names()[2][0].startswith("clip_score (unverified weights: ")
     other = read_records("m.json")[1]
     assert isinstance(other, MetricRecord)
     assert other.value == 12.0

@@ -13,6 +13,7 @@ WEIGHTS = kit.Weights(
     "hf download openai/clip-vit-large-patch14 --revision 32bd64288804d66eefd0ccbe215aa642df71cc41 "
     "config.json model.safetensors vocab.json merges.txt --local-dir {folder}",
     {"model.safetensors": "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"},
+    ("config.json", "vocab.json", "merges.txt"),
 )
 tiny = kit.tiny_clip
 

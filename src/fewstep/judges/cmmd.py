@@ -17,6 +17,7 @@ WEIGHTS = kit.Weights(
     "hf download openai/clip-vit-large-patch14-336 --revision ce19dc912ca5cd21c8a653c79e251e808ccabcd1 "
     "config.json pytorch_model.bin --local-dir {folder}",
     {"pytorch_model.bin": "c6032c2e0caae3dc2d4fba35535fa6307dbb49df59c7e182b1bc4b3329b81801"},
+    ("config.json",),
 )
 tiny = partial(kit.tiny_clip, kind=CLASS, safe=False)
 

@@ -32,7 +32,8 @@ class Found:
     folder: str = ""
     """Empty for a judge that has no files."""
     others: str = ""
-    """Stands behind the judge's name and its figure's, and says so, where these are not the canonical weights."""
+    """Stands behind the judge's name and its figure's, and says so, where these are not the canonical weights, or nobody here
+    knows the hash of those."""
     fingerprint: str = ""
     """The first 12 hex digits of a SHA-256 over the files that decide; empty where there are none."""
 
@@ -109,7 +110,7 @@ def missing(judge: Judge, given: Path | None = None) -> str:
             raise ValueError(f"the judge {judge.name} reads no weights from a folder: leave out --weights")
         return ""
     at = given or usual_folder(judge)
-    lacking = [name for name in judge.weights.files if not (at / name).is_file()]
+    lacking = [name for name in (*judge.weights.files, *judge.weights.beside) if not (at / name).is_file()]
     fetch = judge.weights.fetch.format(folder=at)
     return f"the weights of {judge.name} are not in {at} ({', '.join(lacking)}): {fetch}" if lacking else ""
 
@@ -122,9 +123,12 @@ def weights(judge: Judge, given: Path | None = None) -> Found:
         return Found()
     at = given or usual_folder(judge)
     found = {name: _sha256(at / name) for name in judge.weights.files}
-    canonical = all(len(pin) >= 8 and found[name].startswith(pin) for name, pin in judge.weights.files.items())
+    pins = judge.weights.files
+    fits = all(found[name].startswith(pin) for name, pin in pins.items())
+    known = all(len(pin) >= 8 for pin in pins.values())
     total = hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(found.items())).encode()).hexdigest()
-    return Found(str(at), "" if canonical else f" (other weights: {total[:8]})", total[:12])
+    others = "" if fits and known else f" ({'unverified' if fits else 'other'} weights: {total[:8]})"
+    return Found(str(at), others, total[:12])
 
 
 def _sha256(path: Path) -> str:

@@ -13,6 +13,7 @@ PINS = kit.NETWORK
 WEIGHTS = kit.Weights(
     "hf download facebook/dinov2-large config.json model.safetensors --local-dir {folder}",
     {"model.safetensors": "399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23"},
+    ("config.json",),
 )
 SEES_LIKE = "dinov2"
 SIDE = 224

@@ -16,8 +16,15 @@ from typing import Any, BinaryIO
 
 AT_ONCE = 16
 """Pictures that a network sees in one call."""
-NETWORK = "transformers==4.46.3", "torch==2.5.1", "numpy==1.26.4", "pillow==10.4.0", "safetensors==0.4.5"
-"""Pins of the judges that stand on transformers' own classes."""
+NETWORK = (
+    "transformers==5.23.0",
+    "torch==2.13.0",
+    "numpy==2.4.6",
+    "pillow==13.0.0",
+    "safetensors==0.8.0",
+    "ftfy==6.3.1",
+)
+"""Pins of the judges that stand on transformers' own classes: the releases that the tests run these judges with."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,9 @@ class Weights:
     """What to type to get them; ``{folder}`` is where they are looked for."""
     files: Mapping[str, str]
     """By the name of each file that decides a score: how its SHA-256 begins, 8 hex digits or more. Empty digits: not known
-    here, so no file can be told to be the canonical one."""
-    licence: str = ""
-    """Of the weights, where it is another than the judge's."""
+    here, so the figure is said to be of unverified weights."""
+    beside: Sequence[str] = ()
+    """What is read beside them, as a configuration and a vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -126,12 +133,42 @@ def pretrained(kind: str, folder: str, device: str, safe: bool = True) -> Any:
     model, found = made.from_pretrained(folder, **how)
     buffers = ("position_ids",)  # older files hold them; they are counted, not learned
     wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in map(str, found[kind])]
-    wrong = [key for key in wrong if not key.endswith(buffers)]
+    _refuse([key for key in wrong if not key.endswith(buffers)], kind, folder)
+    return model.requires_grad_(False).eval().to(device)
+
+
+def tensors(path: str) -> Any:
+    """The tensors in a file of ``torch.save`` by their names, in float32; those under ``state_dict`` where there is that.
+
+    Raises ValueError for a file that holds anything but numbers and words, or is none of torch's.
+    """
+    import torch
+
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: value.float() for key, value in held.get("state_dict", held).items()}
+    except Exception as error:  # torch has no class of its own for what it does not read
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} holds no weights that torch reads without running code: {said[:200]}") from None
+
+
+def filled(model: Any, state: Mapping[str, Any], source: str, device: str) -> Any:
+    """The model with these weights, frozen. Raises ValueError where one is missing, unknown or of another shape."""
+    own = model.state_dict()
+    _refuse(
+        [key for key in {**own, **state} if getattr(own.get(key), "shape", 0) != getattr(state.get(key), "shape", 1)],
+        type(model).__name__,
+        source,
+    )
+    model.load_state_dict(state)
+    return model.requires_grad_(False).eval().to(device)
+
+
+def _refuse(wrong: Sequence[str], kind: str, source: str) -> None:
     if wrong:
         raise ValueError(
-            f"{folder} does not hold the weights of this {kind}: {len(wrong)} differ, first {sorted(wrong)[0]}"
+            f"{source} does not hold the weights of this {kind}: {len(wrong)} differ, first {sorted(wrong)[0]}"
         )
-    return model.requires_grad_(False).eval().to(device)
 
 
 class Clip:
@@ -142,16 +179,22 @@ class Clip:
     def __init__(self, folder: str, device: str) -> None:
         from transformers import CLIPTokenizer
 
-        self.model, self.device = pretrained("CLIPModel", folder, device), device
+        self.model, self.device = self.network(folder, device), device
         self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         self.side = int(self.model.config.vision_config.image_size)
         self.longest = int(self.model.config.text_config.max_position_embeddings)
 
+    def network(self, folder: str, device: str) -> Any:
+        """Its network, from its folder."""
+        return pretrained("CLIPModel", folder, device)
+
+    def pixels(self, files: Sequence[str]) -> Any:
+        """Pictures as the network wants them."""
+        return pixels(files, self.side, CLIP_MEAN, CLIP_STD, crop=True)
+
     def pictures(self, files: Sequence[str]) -> Any:
         """Embeddings of pictures."""
-        seen = self.model.vision_model(
-            pixel_values=pixels(files, self.side, CLIP_MEAN, CLIP_STD, crop=True).to(self.device)
-        )
+        seen = self.model.vision_model(pixel_values=self.pixels(files).to(self.device))
         return unit(self.model.visual_projection(seen.pooler_output))
 
     def prompts(self, texts: Sequence[str]) -> Any:
@@ -176,20 +219,25 @@ def unit(rows: Any) -> Any:
     return rows / rows.norm(dim=1, keepdim=True)
 
 
+def tiny_words(folder: str) -> int:
+    """A tokenizer of CLIP's of single letters, as files in a folder. Returns how many words it knows, the two ends last."""
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (Path(folder) / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), "utf-8")
+    (Path(folder) / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+    return len(words)
+
+
 def tiny_clip(folder: str, kind: str = "CLIPModel", safe: bool = True) -> None:
     """A CLIP of a few thousand random weights, with a tokenizer of single letters, as a folder."""
     import torch
     import transformers
 
-    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (Path(folder) / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), "utf-8")
-    (Path(folder) / "merges.txt").write_text("#version: 0.2\n", "utf-8")
-    last = len(words) - 1
+    last = tiny_words(folder) - 1
     shape: Any = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text: Any = {
         **shape,
-        "vocab_size": len(words),
+        "vocab_size": last + 1,
         "bos_token_id": last - 1,
         "eos_token_id": last,
         "pad_token_id": last,

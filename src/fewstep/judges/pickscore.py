@@ -13,6 +13,7 @@ WEIGHTS = kit.Weights(
     "hf download yuvalkirstain/PickScore_v1 config.json model.safetensors --local-dir {folder} && "
     "hf download laion/CLIP-ViT-H-14-laion2B-s32B-b79K vocab.json merges.txt --local-dir {folder}",
     {"model.safetensors": "ef31ef6fc5ff4d9bb90dd232df4e145887ba62c5a03aa2841415f8c25f18d52e"},
+    ("config.json", "vocab.json", "merges.txt"),
 )
 tiny = kit.tiny_clip
 

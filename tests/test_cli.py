@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
@@ -969,6 +970,26 @@ def test_a_damaged_file_of_a_run_is_named_with_the_way_out(distill, trained, tmp
     else:
         path.unlink()
     distill("--steps", "2", "--resume")
+
+
+def test_a_grey_teacher_is_distilled_and_judged_like_any_other(tmp_path, monkeypatch, capsys):
+    """With the options' defaults: EfficientNet in the discriminator, and MobileNet's look at the student."""
+    monkeypatch.setenv("FEWSTEP_CACHE", str(tmp_path / "cache"))
+    network = UNet2DModel(
+        sample_size=16, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    teacher = foreign.write(tmp_path / "teacher", "DDPMPipeline", unet=network, scheduler=DDPMScheduler(clip_sample=False))
+    data = tmp_path / "grey"
+    with DatasetWriter(data, name="grey", shape=(1, 16, 16), licences=[], attribution="", build={}) as writer:
+        for i in range(8):
+            writer.add(np.full((1, 16, 16), 30 * i, np.uint8), Item(str(i), str(i), (f"a tone {i}",), split="train"))
+    cli.main(["distill", "--teacher", str(teacher), "--data", str(data), "--out", str(tmp_path / "run"), "--batch-size", "8",
+              "--warm.steps", "0", "--steps", "1"])  # fmt: skip
+    last = Journal.read(tmp_path / "run" / "add" / "journal.jsonl")[-1]
+    assert last["step"] == 1
+    assert math.isfinite(last["probe/score"] + last["student/adversarial"])
+    assert "try `fewstep draw 'a tone 0' --model " in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

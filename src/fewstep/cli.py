@@ -253,7 +253,8 @@ def distill(
     for other in run.save_further(running.thin, running.stored):
         say(f"the student of another average is in {other}", other)
     show_page(running.out)
-    say(f'the student is in {bundle}: try `fewstep draw "a red heart" --model {shlex.quote(str(bundle))}`', bundle)
+    said = shlex.join(["fewstep", "draw", run.dataset.items[0].prompts[0], "--model", str(bundle)])
+    say(f"the student is in {bundle}: try `{said}`", bundle)
 
 
 STRENGTH = 0.5

@@ -153,6 +153,12 @@ def test_normalisation_puts_black_and_white_where_training_had_them() -> None:
         assert torch.allclose(mobile.prepare(media)[:, 0], torch.full((1, 32, 32), red), atol=1e-5)
 
 
+def test_a_grey_picture_is_seen_as_the_same_in_colour() -> None:
+    network = ImageNetFeatures("mobilenet-v2", 32)
+    grey = torch.linspace(-1, 1, 2 * 40 * 40).reshape(2, 1, 40, 40).sin()
+    assert torch.equal(network(grey).pooled, network(grey.repeat(1, 3, 1, 1)).pooled)
+
+
 def test_bad_requests_get_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choose from efficientnet-lite0"):
         ImageNetFeatures.load("resnet", 64)
@@ -160,8 +166,8 @@ def test_bad_requests_get_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ImageNetFeatures("mobilenet-v2", 16)
     with pytest.raises(ValueError, match="stride"):
         ImageNetFeatures("mobilenet-v2", 64, strides=(4, 64))
-    with pytest.raises(ValueError, match="repeat grey"):
-        ImageNetFeatures("mobilenet-v2", 32).prepare(torch.zeros(1, 1, 32, 32))
+    with pytest.raises(ValueError, match=r"or grey \[B, 1, H, W\], not at \[1, 4, 32, 32\]"):
+        ImageNetFeatures("mobilenet-v2", 32).prepare(torch.zeros(1, 4, 32, 32))
     damaged = tmp_path / "weights.pth"
     damaged.write_bytes(b"not these")
     monkeypatch.setattr(efficientnet, "weights_path", lambda name: damaged)

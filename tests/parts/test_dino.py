@@ -142,14 +142,23 @@ def test_a_file_with_one_wrong_weight_is_refused(saved, tmp_path, change):
         DinoFeatures.load(tmp_path)
 
 
+def test_a_grey_picture_is_seen_as_the_same_in_colour(saved):
+    dino = DinoFeatures.load(saved[0])
+    grey = torch.linspace(-1, 1, 2 * 56 * 56).reshape(2, 1, 56, 56).sin().requires_grad_()
+    shown, colour = dino(grey).pooled, dino(grey.repeat(1, 3, 1, 1)).pooled
+    assert torch.equal(shown, colour)
+    shown.sum().backward()
+    assert grey.grad.abs().max() > 0
+
+
 def test_what_cannot_be_looked_at_gets_one_sentence(saved, tmp_path):
     folder, _ = saved
     with pytest.raises(ValueError, match=r"download facebook/dinov2-small.*--features-folder"):
         DinoFeatures.load(tmp_path)
     with pytest.raises(ValueError, match="multiple of its patch size 14, such as --resolution 70"):
         DinoFeatures.load(folder, resolution=64)
-    with pytest.raises(ValueError, match=r"colour pictures \[B, 3, H, W\], not at \[1, 1, 56, 56\]"):
-        DinoFeatures.load(folder)(torch.zeros(1, 1, 56, 56))
+    with pytest.raises(ValueError, match=r"or grey \[B, 1, H, W\], not at \[1, 2, 56, 56\]"):
+        DinoFeatures.load(folder)(torch.zeros(1, 2, 56, 56))
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "vit"}))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ...sizes import like
 from ...tensors import Features, Media
 from ..denoiser import Denoiser
-from .feature import Options
+from .feature import Options, in_colour
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -110,12 +110,8 @@ class DinoFeatures(nn.Module):
         return super().train(False)
 
     def prepare(self, media: Float[Tensor, "B C *S"]) -> Float[Tensor, "B 3 H W"]:
-        """Resize to the resolution, in the pictures' own shape, and normalise as the network was trained."""
-        if media.dim() != 4 or media.shape[1] != 3:
-            raise ValueError(
-                f"DINOv2 looks at colour pictures [B, 3, H, W], not at {list(media.shape)}: repeat grey thrice"
-            )
-        media = media.to(self._scale)  # float32: bf16 has no antialiased resize
+        """Show grey as colour, resize to the resolution, in the pictures' own shape, and normalise as the network was trained."""
+        media = in_colour(media, "DINOv2").to(self._scale)  # float32: bf16 has no antialiased resize
         size = like(media.shape[2:], self.resolution, self.patch, self.patch)
         if media.shape[-2:] != size:
             media = F.interpolate(media, size, mode="bicubic", antialias=True)

@@ -36,7 +36,7 @@ from ... import extras
 from ...sizes import like
 from ...tensors import Features, Media
 from ..denoiser import Denoiser
-from .feature import Options
+from .feature import Options, in_colour
 
 Resizer = Literal["bicubic", "bilinear"]
 Triple = tuple[float, float, float]
@@ -302,12 +302,8 @@ class ImageNetFeatures(nn.Module):
         return super().train(False)
 
     def prepare(self, media: Float[Tensor, "B C *S"]) -> Float[Tensor, "B 3 H W"]:
-        """Resize to the resolution, in the pictures' own shape, and normalise as the network was trained."""
-        if media.dim() != 4 or media.shape[1] != 3:
-            raise ValueError(
-                f"{self.name} looks at colour pictures [B, 3, H, W], not at {list(media.shape)}: repeat grey thrice"
-            )
-        media = media.to(self._scale)  # float32: bf16 has no antialiased resize
+        """Show grey as colour, resize to the resolution, in the pictures' own shape, and normalise as the network was trained."""
+        media = in_colour(media, self.name).to(self._scale)  # float32: bf16 has no antialiased resize
         size = like(media.shape[2:], self.resolution, least=32)
         if media.shape[-2:] != size:
             media = F.interpolate(media, size, mode=self.interpolation, antialias=True)

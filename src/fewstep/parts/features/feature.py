@@ -102,6 +102,14 @@ class MediaFeatures:
         return self.network(x if self.augment is None else self.augment(x, rng))
 
 
+def in_colour(media: Float[Tensor, "B C *S"], whose: str) -> Float[Tensor, "B 3 H W"]:
+    """What a network that was trained on colour pictures is shown; grey is repeated thrice. Raises ValueError for anything
+    but pictures in one channel or three, and says ``whose`` eyes they were for."""
+    if media.dim() != 4 or media.shape[1] not in (1, 3):
+        raise ValueError(f"{whose} looks at pictures [B, 3, H, W], or grey [B, 1, H, W], not at {list(media.shape)}")
+    return media.expand(-1, 3, -1, -1)
+
+
 @dataclass(frozen=True)
 class Moments:
     """Count, mean ``[C]`` and sum of squared deviations ``[C]`` of every channel, float64."""

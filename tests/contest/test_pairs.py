@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from fewstep.contest.plan import Budget, Entry, Options, Plan, Run, Start
-from fewstep.contest.report import Found, glance_heads, glance_rows
+from fewstep.contest.report import Found, glance_heads, glance_rows, nearest_heads, nearest_rows
 from fewstep.contest.results import Trained, means, paired, pairings, variety_share
 from fewstep.contest.runs import Outcome
 from fewstep.evaluation import jackknife
@@ -150,3 +151,23 @@ def test_the_short_table_ranks_by_all_judges_and_counts():
     assert rows["add"] == ["5 / 4", "1 / 8", "50% / -", "30"]
     assert rows["teacher, 50 steps"] == ["3", "-", "100%", "-"]
     assert len(glance_heads(found)) == 1 + len(rows["lcm"])
+
+
+def test_the_nearest_by_every_judge_stands_beside_the_one_that_all_are_compared_with(tmp_path: Path) -> None:
+    """Each prompt is 1 nearer for lcm: by the network the interval is a point; by pixels add is nearest, beside nobody."""
+    flat = torch.zeros(4).double()
+
+    def trained_as(name: str, by_network: float, by_pixels: float) -> Trained:
+        run = Run(Entry(name, ()), "warm", Budget(10), 0, tmp_path)
+        rows = [of_prompts(run.model, flat + value) for value in (by_network, by_pixels)]
+        return Trained(run, Outcome("x"), (replace(rows[0], features="network@1"), rows[1]))
+
+    options = Options(out=tmp_path, steps=(1,), against="add")
+    plan = Plan(options, (Entry("add", ()), Entry("lcm", ())), ())
+    found = Found(plan, [], [trained_as("add", 3, 5), trained_as("lcm", 2, 7)], [], "", "")
+    where = "10 updates after a common warm start"
+    assert nearest_rows(found) == [
+        [where, "network", "1", "lcm", "2", "add", "3", "1 [1, 1]", "better", "1 training, 4 prompts"],
+        [where, "pixels", "1", "add", "5", "lcm", "7", "-", "-", "-"],
+    ]
+    assert len(nearest_heads(found)) == 10

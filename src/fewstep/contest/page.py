@@ -11,18 +11,31 @@ from ..report import page, plot
 from ..report.page import Html, paragraph
 from ..report.plot import Point, Reference, Series
 from .measuring import TEACHER, picture
-from .report import Found, cost_rows, glance_heads, glance_rows, heads, introduction, pair_rows, table_rows, titled
-from .results import Trained, means, variety_share, verdicts
+from .report import (
+    NEAREST,
+    Found,
+    cost_rows,
+    glance_heads,
+    glance_rows,
+    heads,
+    introduction,
+    nearest_heads,
+    nearest_rows,
+    pair_rows,
+    table_rows,
+    titled,
+)
+from .results import Trained, means, variety_share
 
 
 def page_of(found: Found) -> str:
     """The whole document."""
     plan = found.plan
-    said = verdicts(plan, found.trained, found.pairings)
     intro = introduction(found)
     sections: list[tuple[str, str]] = []
-    if said:
-        sections.append(("Who is nearest", "<ul>" + "".join(f"<li>{page.escape(s)}</li>" for s in said) + "</ul>"))
+    if first := nearest_rows(found):
+        table = page.table(nearest_heads(found), first, "who is nearest")
+        sections.append(("Who is nearest", table + paragraph(NEAREST, note=True)))
     for start, budget in found.groups:
         own = [one for one in found.trained if (one.run.start, one.run.budget.name) == (start, budget)]
         sections += [(titled(start, budget), _group(found, own, f"({start}, {budget})"))]

@@ -13,7 +13,7 @@ from ..evaluation import compare
 from ..evaluation.record import METRICS, REAL, MetricRecord, entry, judges
 from ..files import whole
 from .plan import Plan, Run
-from .results import COMPARED, Pairing, Trained, facts, means, pairings, variety_share, verdicts
+from .results import COMPARED, Pairing, Trained, facts, means, nearest, pairings, variety_share
 from .runs import Outcome
 
 COLUMNS = ("fd", "kid", "recall", "retrieval_top1", "pairwise_distance", "highs_ratio", "latency_ms")
@@ -92,8 +92,8 @@ def as_markdown(found: Found) -> str:
     """For people: verdicts first, then tables, then what it took."""
     plan, pairs = found.plan, found.pairings
     lines = ["# Contest", "", *introduction(found), ""]
-    said = verdicts(plan, found.trained, pairs)
-    lines += ["## Who is nearest", "", *(f"- {sentence}" for sentence in said), ""] if said else []
+    first = nearest_rows(found)
+    lines += ["## Who is nearest", "", *markdown(nearest_heads(found), first), "", NEAREST, ""] if first else []
     for start, budget in found.groups:
         own = [one for one in found.trained if (one.run.start, one.run.budget.name) == (start, budget)]
         beside = [p for p in pairs if p.entry.endswith(f"({start}, {budget})")]
@@ -129,6 +129,44 @@ def titled(start: str, budget: str) -> str:
     number, _, unit = budget.partition("-")
     begun = "after a common warm start" if start == "warm" else "from the teacher's weights"
     return f"{number} {unit} {begun}"
+
+
+NEAREST = (
+    "By FD, the mean over trainings. Nearer: by how much, with its 95% interval, paired over trainings (and over prompts where "
+    "their number stands beside it)."
+)
+
+
+def nearest_heads(found: Found) -> list[str]:
+    """The heads of the table that comes first."""
+    return [
+        "",
+        "judge",
+        "steps",
+        "nearest",
+        "FD",
+        "next",
+        "FD",
+        f"nearer than {found.plan.options.against}",
+        "verdict",
+        "over",
+    ]
+
+
+def nearest_rows(found: Found) -> list[list[str]]:
+    """A line a start, budget, judge and step count: who is nearest, and what can be said of it."""
+    rows = []
+    for one in nearest(found.plan, found.trained, found.pairings):
+        models = [r.model.partition(" (")[0] for r in (one.first, one.second)]
+        values = [compare.shown(r.value, "fd") for r in (one.first, one.second)]
+        beside = ["-", "-", "-"]
+        if (p := one.beside) is not None:
+            gain, low, high = (compare.shown(x, "fd") for x in (p.gain.value, p.gain.low, p.gain.high))
+            over = f"{p.trainings} training{'s' * (p.trainings > 1)}"
+            beside = [f"{gain} [{low}, {high}]", p.verdict, f"{over}, {p.prompts} prompts" if p.prompts else over]
+        where = titled(one.start, one.budget)
+        rows.append([where, one.judge, str(one.steps), models[0], values[0], models[1], values[1], *beside])
+    return rows
 
 
 def cell(record: MetricRecord | None) -> str:

@@ -71,6 +71,22 @@ class Pairing:
         return "no difference seen, not worse by the margin" if self.gain.low > -allowed else "no difference seen"
 
 
+@dataclass(frozen=True)
+class Nearest:
+    """The entry that is nearest to real pictures, by one judge at one step count."""
+
+    start: str
+    budget: str
+    judge: str
+    steps: int
+    first: MetricRecord
+    """Its FD."""
+    second: MetricRecord
+    """That of the next."""
+    beside: Pairing | None
+    """The first one against ``--against``; None where it is that one itself."""
+
+
 def pairings(
     trained: Sequence[Trained], against: str, margin: float = compare.MARGIN, exhaustive: bool = False
 ) -> list[Pairing]:
@@ -166,55 +182,24 @@ def variety_share(record: MetricRecord, teacher: Sequence[MetricRecord]) -> floa
     return record.value / most.value
 
 
-def verdicts(plan: Plan, trained: Sequence[Trained], found: Sequence[Pairing]) -> list[str]:
-    """Who is nearest at every step count, by every judge, and what can be said of it against ``against``: a sentence each."""
-    said = []
-    rows = means(trained)
-    judges = list(dict.fromkeys(r.features.split("@")[0] for r in rows if r.metric == "fd"))
-    kinds = list(dict.fromkeys((one.run.start, one.run.budget.name) for one in trained))
-    for start, budget in kinds:
-        where = f"({start}, {budget})"
-        for judge in judges:
+def nearest(plan: Plan, trained: Sequence[Trained], found: Sequence[Pairing]) -> list[Nearest]:
+    """Who is nearest to real pictures of every start and budget, by every judge, at every step count."""
+    rows = [r for r in means(trained) if r.metric == "fd"]
+    out = []
+    for start, budget in dict.fromkeys((one.run.start, one.run.budget.name) for one in trained):
+        for judge in dict.fromkeys(r.features.split("@")[0] for r in rows):
             for steps in plan.options.steps:
                 own = [
                     r for r in rows
-                    if r.metric == "fd" and r.features.startswith(f"{judge}@") and r.steps == steps and r.model.endswith(where)
+                    if r.features.startswith(f"{judge}@") and r.steps == steps and r.model.endswith(f"({start}, {budget})")
                 ]  # fmt: skip
                 if len(own) < 2:
                     continue
                 first, second = sorted(own, key=lambda r: r.value)[:2]
-                count = f"{steps} step{'s' * (steps > 1)}"
-                text = (
-                    f"{_kind(start, budget)}, {count}, by {judge}: {_name(first)} is nearest with an FD of {first.value:.3g}, "
-                    f"before {_name(second)} with {second.value:.3g}"
-                )
-                beside = next(
-                    (p for p in found if (p.entry, p.metric, p.judge, p.steps) == (first.model, "fd", judge, steps)),
-                    None,
-                )
-                if beside is not None:
-                    g = beside.gain
-                    text += (
-                        f"; against {beside.against.split(' (')[0]} ({beside.other:.3g}) it is {beside.verdict}: "
-                        f"{g.value:.3g} [{g.low:.3g}, {g.high:.3g}] nearer, {_over(beside)}"
-                    )
-                said.append(text + ".")
-    return said
-
-
-def _name(record: MetricRecord) -> str:
-    return record.model.partition(" (")[0]
-
-
-def _kind(start: str, budget: str) -> str:
-    begun = "after the common warm start" if start == "warm" else "from the teacher's weights"
-    number, _, unit = budget.partition("-")
-    return f"{number} {unit} {begun}"
-
-
-def _over(pairing: Pairing) -> str:
-    runs = f"{pairing.trainings} training{'s' * (pairing.trainings > 1)}"
-    return f"paired over {runs}" + (f" and {pairing.prompts} prompts" if pairing.prompts else "")
+                at = (first.model, "fd", judge, steps)
+                beside = next((p for p in found if (p.entry, p.metric, p.judge, p.steps) == at), None)
+                out.append(Nearest(start, budget, judge, steps, first, second, beside))
+    return out
 
 
 def facts(pairing: Pairing) -> Mapping[str, Any]:

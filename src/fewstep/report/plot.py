@@ -157,6 +157,11 @@ def figure(value: float) -> str:
     return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")
 
 
+def rounded(value: float) -> float:
+    """To three digits, as tables have figures."""
+    return float(f"{value:.3g}")
+
+
 Box = tuple[float, float, float, float]
 
 
@@ -356,7 +361,7 @@ def _legend(names: Sequence[Named], levels: Sequence[Reference]) -> str:
     )
     items += "".join(
         '<li><svg viewBox="-11 -7 22 14" aria-hidden="true"><path class="level" d="M-11 0H11"/></svg>'
-        f"<span>{escape(level.name)} ({figure(level.y)})</span></li>"
+        f"<span>{escape(level.name)} ({figure(rounded(level.y))})</span></li>"
         for level in levels
     )
     return f'<ul class="legend">{items}</ul>'
@@ -378,4 +383,4 @@ def _described(names: Sequence[Named], levels: Sequence[Reference], across: Axis
         said += f" {one.name}: " + (
             f"{len(real)} points from {ends[0]} to {ends[1]}." if len(real) > 1 else f"{ends[0]}."
         )
-    return said + "".join(f" {level.name}: {figure(level.y)}." for level in levels)
+    return said + "".join(f" {level.name}: {figure(rounded(level.y))}." for level in levels)

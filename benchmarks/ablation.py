@@ -64,6 +64,8 @@ class Row:
     """Where the student begins: ``teacher``, ``random``, ``warm`` (after regression onto the teacher's trajectories), or
     ``warm everywhere`` (the same at every student time, docs/variety.md)."""
     heads: HeadOptions = field(default_factory=HeadOptions)
+    pictures: bool = False
+    """The data come with the embedding of every picture (c_img), which heads are told unless they leave it out."""
     features: str = "classifier"
     """What the discriminator looks through: ``classifier``, ``wide classifier`` (of twice the width), ``untrained classifier``,
     or ``teacher``."""
@@ -143,8 +145,8 @@ ROWS: dict[str, Row] = {
 ROWS |= {
     "wide_features": Row(features="wide classifier"),
     "untrained_features": Row(features="untrained classifier"),
-    "text_only": Row(heads=HeadOptions(image=False)),
-    "image_only": Row(heads=HeadOptions(text=False)),
+    "image_only": Row(heads=HeadOptions(text=False), pictures=True),
+    "text_and_image": Row(pictures=True),
     "add_sds": Row({"weighting": "sds"}),
     "add_nfsd": Row({"weighting": "nfsd"}),
     "teacher_steps_2": Row({"teacher_steps": 2}),
@@ -282,6 +284,8 @@ class Bench:
     def begun(self, row: Row, student: Student, seed: int) -> tuple[Trainer, Any]:
         """The row's run, and its data."""
         data = self.data(seed)
+        if row.pictures:
+            data = data.having(self.eyes(self.media).pooled.half(), media=False, pairs=None)
         if row.method == "add":
             teacher, options = self.teacher_at(row.teacher_width), add.Options(**(self.base | row.changes))
             game = digits.add_method(student, teacher, data, self.network(row), options, row.heads)

@@ -2,10 +2,10 @@
 
     python benchmarks/table1.py [--seeds 0 1 2] [--page-only]
 
-The rows are those of ablation.py, judged by a classifier that took part in no training and by pixels, which are no network. Every
-training goes into ``docs/results/table1_digits.json`` (``table1_sizes.json`` where students and teachers differ in size) as soon
-as it ends, so stop and continue at will. Then ``docs/table1.md`` and ``docs/table1_offline.html`` are written from
-what stands there.
+The rows are those of ablation.py, judged by a classifier that took part in no training and by pixels, which are no network.
+Every training goes into ``docs/results/table1_digits.json`` (``table1_sizes.json`` where students and teachers differ in
+size, ``table1_longer.json`` for a row that is trained longer) as soon as it ends, so stop and continue at will. Then
+``docs/table1.md`` and ``docs/table1_offline.html`` are written from what stands there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import table1_page
 
 RESULTS = ablation.HOUSE / "docs" / "results"
 COMMON = "--updates {} --warm 100 --pairs 512 --batch 16 --pictures 40 --steps 1 --judges classifier pixels"
-PARTS = ("add_sds", "add_nfsd", "text_only", "image_only", "untrained_features", "wide_features", "teacher_steps_2", "add",
-         "distillation_only", "adversarial_only", "random_init", "without_conditioning", "teacher_features",
+PARTS = ("add_sds", "add_nfsd", "image_only", "text_and_image", "untrained_features", "wide_features", "teacher_steps_2",
+         "add", "without_conditioning", "distillation_only", "adversarial_only", "random_init", "teacher_features",
          "teacher_steps_4")  # fmt: skip
 SIZES = tuple(name for name, row in ablation.ROWS.items() if row.teacher_width)
 TEACHERS = tuple(name for name in ablation.TEACHERS if name != "teacher")
@@ -36,6 +36,8 @@ def main() -> None:
         bench = ablation.main([*COMMON.format(150).split(), *parts], bench)
         sizes = ["--rows", *TEACHERS, *SIZES, "--seeds", seed, "--sizes", "200", "--teacher-steps", "8"]
         ablation.main([*COMMON.format(75).split(), *sizes, "--out", str(RESULTS / "table1_sizes.json")], bench)
+        longer = ["--rows", "distillation_only", "--seeds", seed, "--out", str(RESULTS / "table1_longer.json")]
+        ablation.main([*COMMON.format(table1_page.LONGER).split(), *longer], bench)
     made = table1_page.sheet(RESULTS, ["python benchmarks/table1.py"])
     pages = {"table1.md": made.markdown(), "table1_offline.html": made.html()}
     for name, text in pages.items():

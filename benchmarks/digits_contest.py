@@ -10,11 +10,10 @@ Afterwards ``docs/contest_digits.md`` and ``docs/results/contest_digits.json`` a
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
+import contest_docs
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
@@ -36,7 +35,6 @@ OWN = {
     "progressive": "--method progressive --progressive.halvings 3 --progressive.each 50",
 }
 """Entries with other options than a method's defaults."""
-KEPT = ("fd", "pairwise_distance", "retrieval_top1")
 PLAIN = ("add", "gan", "ladd", "lcm", "dmd2", "sida", "drifting", "scm", "regression")
 
 
@@ -76,39 +74,9 @@ def entries() -> list[str]:
     return named + [f"{name}={words}" for name, words in OWN.items()]
 
 
-def shortened(text: str) -> str:
-    """``contest.md`` without its long tables: who is nearest, and the first table of every start and budget."""
-    head, *parts = re.split(r"(?m)^(?=## )", text)
-    kept = [re.split(r"(?m)^### ", part)[0].rstrip() for part in parts]
-    return "\n\n".join([head.rstrip(), *kept]) + "\n"
-
-
-def slim(found: dict[str, Any]) -> dict[str, Any]:
-    """``contest.json`` without what only pairs new entries with old ones; of single trainings the figures of `KEPT`."""
-    found["comparisons"] = [c for c in found["comparisons"] if c["metric"] in KEPT]
-    for run in found["runs"]:
-        run["records"] = [r for r in run["records"] if r["metric"] in KEPT]
-    for row in [found["records"], *(run["records"] for run in found["runs"])]:
-        for record in row:
-            for name in ("left_out", "command", "device"):
-                record.pop(name, None)
-            record["command"] = ""
-    return found
-
-
-def write_docs(out: Path) -> None:
-    """The page and the results file of the documentation."""
-    found, text = json.loads((out / "contest.json").read_text("utf-8")), (out / "contest.md").read_text("utf-8")
-    title = "<!-- written by benchmarks/digits_contest.py -->\n# Every method on digits"
-    page = shortened(text).replace("# Contest", title, 1)
-    (HOUSE / "docs" / "contest_digits.md").write_text(page, "utf-8")
-    made = json.dumps(slim(found), ensure_ascii=False, allow_nan=False)
-    (HOUSE / "docs" / "results" / "contest_digits.json").write_text(made + "\n", "utf-8")
-
-
 if __name__ == "__main__":
     if not (TEACHER / "model_index.json").is_file():
         write_teacher()
     sys.argv[1:] = ["contest", *CONTEST, "--entries", *entries(), *sys.argv[1:]]  # the command that the results name
     main()
-    write_docs(Path("runs/digits-contest"))
+    contest_docs.write("digits", "Every method on digits", Path("runs/digits-contest"))

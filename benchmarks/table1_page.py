@@ -88,7 +88,7 @@ PARTS = (
     ), reason="The adversary alone does nearly as well as both, in the paper and here. Distillation alone is the worst, too, but "
        "blurred where the paper's is lost; on emoji-64 it is as near as both. Is it that 150 updates are too few to lose what "
        "the teacher knew, where the paper made 4,000? A run tests it: after {longer} updates of distillation alone the FD is "
-       "{distillation_longer}, after 150 {distillation}."),
+       "{distillation_longer}, after 150 {distillation}. So time alone doesn't lose it."),
     Part("e", "Students and teachers of different size", "whole_from_whole", (
         Line("SD 2.1 from SD 2.1", 20.6, 0.319, "whole_from_whole", "whole from whole"),
         Line("SD 2.1 from SDXL", 21.3, 0.321, "whole_from_double", "whole from double"),

@@ -104,7 +104,7 @@ class MediaFeatures:
 
 def in_colour(media: Float[Tensor, "B C *S"], whose: str) -> Float[Tensor, "B 3 H W"]:
     """What a network that was trained on colour pictures is shown; grey is repeated thrice. Raises ValueError for anything
-    but pictures in one channel or three, and says ``whose`` eyes they were for."""
+    but pictures in one channel or three; ``whose`` is the network's name in it."""
     if media.dim() != 4 or media.shape[1] not in (1, 3):
         raise ValueError(f"{whose} looks at pictures [B, 3, H, W], or grey [B, 1, H, W], not at {list(media.shape)}")
     return media.expand(-1, 3, -1, -1)

@@ -80,7 +80,7 @@ CONTRACTS: dict[str, tuple[str, ...]] = {
     "training.sinks": (),
     "parts.features": ("feature",),
     "evaluation": ("record", "bootstrap", "jackknife", "compare", "evaluate", "suite", "progress", "pages", "reconstruction",
-                   "check", "genuine"),
+                   "check", "genuine", "ruler"),
     "data": ("dataset",),
     "judges": ("judge", "kit", "running", "environment", "trial", "picture_sets", "figures", "command"),
 }

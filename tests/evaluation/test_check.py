@@ -16,6 +16,7 @@ from fewstep import bundle, cli
 from fewstep.evaluation import _drawing, check, check_page, genuine, pyramid
 from fewstep.evaluation.genuine import Evidence
 from fewstep.evaluation.jackknife import Interval
+from fewstep.evaluation.ruler import Ruler, share
 from fewstep.inference.pipeline import Pipeline
 from fewstep.pretrained.families import Configs, family_of
 from fewstep.rng import Rng
@@ -53,14 +54,14 @@ def test_every_octave_holds_its_own_detail_alone(axes: int) -> None:
 
 def test_the_mean_picture_has_no_likeness_and_faint_pictures_are_less_sharp() -> None:
     best = Rng.of(3).normal((12, 3, 16, 16)).clamp(-1, 1)
-    ruler = check.Ruler(best, noises=4)
+    ruler = Ruler(best, noises=4)
     assert ruler.likeness(ruler.seen(best)).value == 1
     mean = best.mean(0, keepdim=True).expand_as(best)
     assert ruler.likeness(ruler.seen(mean)).value == pytest.approx(0, abs=1e-6)
     assert {name: round(i.value, 6) for name, i in ruler.sharpness(best / 2).items()} == {"highs": 0.5, "edges": 0.5}
     assert ruler.share(best) == 1
     whole, sharp = Interval(1, 1, 1), Interval(1.25, 1, 1.5)
-    assert check.share(whole, {"highs": whole, "edges": sharp}) == 0.8, "too sharp by itself is a fault, too"
+    assert share(whole, {"highs": whole, "edges": sharp}) == 0.8, "too sharp by itself is a fault, too"
     assert ruler.share(2 * best) <= 0.5, "too sharp is no better than blurred"
 
 

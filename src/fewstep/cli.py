@@ -848,13 +848,17 @@ def check(
     from . import bundle
     from .arena.prompts import read
     from .evaluation import check as looking
+    from .evaluation.check_data import chosen
     from .inference.pipeline import Pipeline
+    from .training.data import open_dataset
 
     texts = [prompt.text for prompt in read(prompts)] if prompts is not None else []
     opened = [Pipeline.open(bundle.locate(name), placement.device, placement.dtype)
               for name in (model, options.teacher) if name]  # fmt: skip
+    styles = tuple(opened[0].card.training.get("options", {}).get("styles", ()))
+    real = chosen(open_dataset(options.data, styles), opened[0], options.n, texts) if options.data else None
     with nullcontext() if json else progress_bars() as report:
-        found = looking.check(opened[0], options, texts, opened[1] if len(opened) > 1 else None, report)
+        found = looking.check(opened[0], options, texts, opened[1] if len(opened) > 1 else None, report, real)
     facts = dumps(found.table(), indent=1)
     if output is not None:
         with whole(output) as draft:

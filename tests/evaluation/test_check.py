@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import warnings
-from dataclasses import replace
 
 import pytest
 import torch
@@ -20,8 +18,7 @@ from fewstep.evaluation.ruler import Ruler, share
 from fewstep.inference.pipeline import Pipeline
 from fewstep.pretrained.families import Configs, family_of
 from fewstep.rng import Rng
-from fewstep.tensors import match_dims
-from tiny import unet
+from known_models import known
 
 QUICK = _drawing.Options(steps=(1, 4, 16), wrong_steps=(), n=4, noises=4, calls=1)
 
@@ -63,27 +60,6 @@ def test_the_mean_picture_has_no_likeness_and_faint_pictures_are_less_sharp() ->
     whole, sharp = Interval(1, 1, 1), Interval(1.25, 1, 1.5)
     assert share(whole, {"highs": whole, "edges": sharp}) == 0.8, "too sharp by itself is a fault, too"
     assert ruler.share(2 * best) <= 0.5, "too sharp is no better than blurred"
-
-
-def known(tmp_path, role: str) -> Pipeline:
-    """A model of four pictures, the same one moved: its exact denoiser for a teacher, and for a student one that picks a picture
-    at once."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pipeline = Pipeline.open(unet.TINY.make(tmp_path / role))
-    first = Rng.of(7).normal((3, 16, 16)).clamp(-1, 1)
-    pictures = torch.stack([first.roll((8 * (i // 2), 8 * (i % 2)), (1, 2)) for i in range(4)])
-    schedule = pipeline.model.denoiser.schedule
-
-    def denoise(x, t, cond):
-        away = (x[:, None] - match_dims(schedule.alpha(t), x)[:, None] * pictures).square().flatten(2).sum(2)
-        if role == "student":
-            return pictures[away.argmin(1)]
-        weights = torch.softmax(-away / (2 * schedule.sigma(t).float().square()[:, None]), 1)
-        return torch.einsum("bk,kchw->bchw", weights, pictures)
-
-    few = replace(pipeline.card, role="student", steps=(1, 2, 4), times=(1.0, 0.75, 0.5, 0.25), sampler="ancestral")
-    return Pipeline(pipeline.model, few if role == "student" else pipeline.card, denoise)
 
 
 def test_a_mixtures_exact_denoiser_is_not_few_step(tmp_path) -> None:

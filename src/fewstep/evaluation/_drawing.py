@@ -58,6 +58,8 @@ class Options:
     """Look at it with this sampler."""
     teacher: str = ""
     """A model to hold it against: its pictures, its parameters and its speed."""
+    data: str = ""
+    """A dataset to hold it against, by folder or name: its captions are drawn, and its real pictures looked at."""
     calls: Annotated[int, Range(1, 1000)] = 9
     """Calls of the network that are timed; the median is reported."""
 

@@ -25,8 +25,9 @@ from ..tensors import Media
 from ..version import __version__
 from . import genuine, pyramid
 from ._drawing import OWN, Drawing, Options, Setting, prompts_of, settings_of
+from .check_data import RealData
 from .jackknife import Interval
-from .ruler import FAR, Ruler, share
+from .ruler import FAR, Nearness, RealPictures, Ruler, share
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Row:
     """The same from what the first setting draws in as many steps; None for that one."""
     reference: Interval | None = None
     """The likeness to a teacher's pictures; None where there is none."""
+
+    data: Nearness | None = None
+    """The same beside real pictures; None where there are none."""
 
     @property
     def share(self) -> float:
@@ -82,6 +86,10 @@ class Report:
     teacher_cost: Cost | None
     spread: float
     """Mean distance between two of its best pictures of one prompt, in the unit of `Row.distance`."""
+    real: RealData | None
+    """The real pictures; None where there are none."""
+    teacher_data: Nearness | None
+    """The teacher's best beside them; None without both."""
     pictures: Mapping[tuple[str, int], Media] = field(repr=False, compare=False)
     """By setting and steps: of the first noise of every prompt."""
 
@@ -94,7 +102,9 @@ class Report:
             "needed_steps": e.needed, "asked": e.own_name, "held_against": e.usual_name, "usual_parameters": e.usual,
             "cost": asdict(self.cost), "teacher_cost": asdict(self.teacher_cost) if self.teacher_cost else None,
             "spread": self.spread, "others": {name: dict(of) for name, of in e.others.items()},
-            "rows": [asdict(row) | {"share": row.share} for row in self.rows],
+            "data": self.real.facts if self.real else None,
+            "teacher_beside_data": _facts(self.teacher_data),
+            "rows": [asdict(row) | {"share": row.share, "data": _facts(row.data)} for row in self.rows],
             "prompts": list(self.prompts), "noises": self.noises, "fewstep": __version__,
         }  # fmt: skip
         return facts
@@ -102,7 +112,7 @@ class Report:
     def cells(self) -> list[list[str]]:
         """The table of the rows, its heads first."""
         theirs = any(row.reference for row in self.rows)
-        heads = ["settings", "steps", "of its best", "likeness", "high frequencies", "edges", "distance", "change"]
+        heads = ["settings", "steps", "of its best", "likeness", *FAR.values(), "distance", "change"]
         lines = [[*heads, *[f"likeness to {self.evidence.usual_name}"] * theirs]]
         for row in self.rows:
             cells = [
@@ -116,6 +126,19 @@ class Report:
             lines.append(cells + ([_shown(row.reference)] if row.reference else []))
         return lines
 
+    def data_cells(self) -> list[list[str]]:
+        """The table of the rows beside real pictures, its heads first; empty where there are none."""
+        if self.real is None:
+            return []
+        lines = [["settings", "steps", f"of {self.real.name}", "likeness", *FAR.values()]]
+        found = [(row.setting, f"{row.steps}{'*' * row.off_card}", row.data) for row in self.rows]
+        teacher = (f"the teacher, {self.evidence.usual_name}", "best", self.teacher_data)
+        for setting, steps, data in [*found, teacher]:
+            if data is not None:
+                figures = [_shown(data.likeness), *(_shown(data.sharpness[name]) for name in FAR)]
+                lines.append([setting, steps, f"{max(0.0, data.share):.0%}", *figures])
+        return lines
+
     @property
     def explained(self) -> str:
         """What the figures mean, in sentences."""
@@ -125,6 +148,8 @@ class Report:
             f"over the prompts. Everything is held against its own {best} by its card's settings. A distance of 1 lies between "
             f"any two of those, {self.spread:.2f} between two of one prompt."
         )
+        if self.real is not None:
+            said += f" {self.real.explained}"
         if any(row.off_card for row in self.rows):
             said += (
                 " A star: its card does not list this count, and it has no times for it; it was drawn as any diffusion model "
@@ -134,11 +159,19 @@ class Report:
 
     def markdown(self) -> str:
         """The table, and the sentences that belong to it."""
-        heads, *rows = self.cells()
-        lines = [_cells(heads), _cells(["---", *["--:"] * (len(heads) - 1)]).replace(" ", ""), *map(_cells, rows)]
-        lines += ["", self.explained, _price(self.model, self.cost)]
+        tables = [_table(cells) for cells in (self.cells(), self.data_cells()) if cells]
+        lines = ["\n\n".join(tables), "", self.explained, _price(self.model, self.cost)]
         lines += [_price(self.evidence.usual_name, self.teacher_cost)] if self.teacher_cost else []
         return "\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    rule = _cells(["---", *["--:"] * (len(rows[0]) - 1)]).replace(" ", "")
+    return "\n".join([_cells(rows[0]), rule, *map(_cells, rows[1:])])
+
+
+def _facts(near: Nearness | None) -> dict[str, Any] | None:
+    return asdict(near) | {"share": near.share} if near is not None else None
 
 
 def _cells(cells: Sequence[str]) -> str:
@@ -194,55 +227,86 @@ def check(
     prompts: Sequence[str] = (),
     teacher: Pipeline | None = None,
     progress: Progress | None = None,
+    real: RealData | None = None,
 ) -> Report:
-    """Draw, measure, judge. Raises ValueError for settings that the model cannot be drawn with."""
+    """Draw, measure, judge; where there are ``real`` pictures, their captions are drawn.
+
+    Raises ValueError for settings that the model cannot be drawn with, and for pictures that are all alike.
+    """
     card = pipeline.card
     few, best, counts = plan(card, o)
     settings = settings_of(card, o)
     asked, usual = settings[0], next(s for s in settings if s.plain)
-    draw = Drawing(pipeline, prompts_of(pipeline, prompts, o.n), o.noises)
+    texts = real.prompts if real is not None else prompts_of(pipeline, prompts, o.n)
+    draw = Drawing(pipeline, texts, o.noises)
+    theirs = Drawing(teacher, texts, o.noises) if teacher is not None else None
+    photos = RealPictures(real.media) if real is not None else None
     jobs = [(s, n) for s in settings for n in counts if s is asked or n in {*o.wrong_steps, few, best}]
     drawn: dict[tuple[str, int], Media] = {}
     for done, (setting, n) in enumerate(jobs):
         drawn[setting.name, n] = draw(setting, n)
         if progress:
             progress("drawing", done + 1, len(jobs))
-    ruler = Ruler(drawn[usual.name, best], o.noises)
-    beside = None
-    if teacher is not None:
-        beside = Ruler(Drawing(teacher, draw.prompts, o.noises)(Setting(OWN), max(teacher.card.steps)), o.noises)
-    rows = [_row(card, s, n, drawn, asked, ruler, beside) for s, n in jobs]
+    top = drawn[usual.name, best]
+    taught = theirs(Setting(OWN), max(theirs.pipeline.card.steps)) if theirs is not None else None
+    rulers = Rulers(Ruler(top, o.noises), Ruler(taught, o.noises) if taught is not None else None, photos)
+    rows = [_row(card, s, n, drawn, asked, rulers) for s, n in jobs]
     mine, other = cost(pipeline, o.calls), cost(teacher, o.calls) if teacher is not None else None
     name, parameters = held_against(pipeline, teacher, other)
+    of_best = rulers.beside_data(top)
     evidence = genuine.Evidence(
-        card.role == "student",
-        few,
-        best,
-        {r.steps: r.share for r in rows if r.setting == asked.name},
-        "" if asked.plain else asked.name,
-        {
+        student=card.role == "student",
+        few=few,
+        best=best,
+        own={r.steps: r.share for r in rows if r.setting == asked.name},
+        own_name="" if asked.plain else asked.name,
+        others={
             s.name: {few: Ruler(drawn[s.name, best], o.noises).share(drawn[s.name, few])}
             for s in settings[1:]
             if not s.leading  # no model was made for those
         },
-        {r.steps: r.reference.value for r in rows if r.reference and r.setting == asked.name},
-        mine.parameters,
-        parameters,
-        name,
+        reference={r.steps: r.reference.value for r in rows if r.reference and r.setting == asked.name},
+        data=_figures(of_best) if of_best else {},
+        data_share=of_best.share if of_best else 1.0,
+        data_name=real.name if real is not None else "",
+        parameters=mine.parameters,
+        usual=parameters,
+        usual_name=name,
     )
     return Report(
-        card.name,
-        card,
-        tuple(rows),
-        mine,
-        evidence,
-        genuine.judge(evidence),
-        draw.prompts,
-        o.noises,
-        other,
-        float(pyramid.spread(ruler.best).mean()),
-        {key: media[:: o.noises] for key, media in drawn.items()},
+        model=card.name,
+        card=card,
+        rows=tuple(rows),
+        cost=mine,
+        evidence=evidence,
+        verdict=genuine.judge(evidence),
+        prompts=draw.prompts,
+        noises=o.noises,
+        teacher_cost=other,
+        spread=float(pyramid.spread(rulers.own.best).mean()),
+        real=real,
+        teacher_data=rulers.beside_data(taught) if taught is not None else None,
+        pictures={key: media[:: o.noises] for key, media in drawn.items()},
     )
+
+
+@dataclass(frozen=True)
+class Rulers:
+    """What every row is held against."""
+
+    own: Ruler
+    """The model's best."""
+    teacher: Ruler | None
+    real: RealPictures | None
+
+    def beside_data(self, media: Media) -> Nearness | None:
+        """How near they are to real pictures; None where there are none."""
+        return self.real.near(media.split(self.own.noises)) if self.real is not None else None
+
+
+def _figures(near: Nearness) -> dict[str, float]:
+    """By their names in words."""
+    return {"likeness": near.likeness.value, **{called: near.sharpness[name].value for name, called in FAR.items()}}
 
 
 def held_against(pipeline: Pipeline, teacher: Pipeline | None, other: Cost | None) -> tuple[str, int]:
@@ -253,10 +317,9 @@ def held_against(pipeline: Pipeline, teacher: Pipeline | None, other: Cost | Non
 
 
 def _row(
-    card: Card, setting: Setting, n: int, drawn: Mapping[tuple[str, int], Media], asked: Setting, ruler: Ruler,
-    beside: Ruler | None,
+    card: Card, setting: Setting, n: int, drawn: Mapping[tuple[str, int], Media], asked: Setting, rulers: Rulers
 ) -> Row:  # fmt: skip
-    media = drawn[setting.name, n]
+    media, ruler, teacher = drawn[setting.name, n], rulers.own, rulers.teacher
     seen = ruler.seen(media)
     before = max((m for name, m in drawn if name == setting.name and m < n), default=0)
     own = drawn.get((asked.name, n)) if setting is not asked else None
@@ -269,7 +332,8 @@ def _row(
         _mean(pyramid.paired(seen, ruler.best)),
         _mean(pyramid.paired(seen, ruler.seen(drawn[setting.name, before]))) if before else None,
         _mean(pyramid.paired(seen, ruler.seen(own))) if own is not None else None,
-        beside.likeness(beside.seen(media)) if beside is not None else None,
+        teacher.likeness(teacher.seen(media)) if teacher is not None else None,
+        rulers.beside_data(media),
     )
 
 

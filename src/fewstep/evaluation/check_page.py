@@ -18,6 +18,7 @@ def document(found: Report, command: str = "") -> str:
     e = found.evidence
     sections = [
         ("Quality against steps", _curves(found) + page.paragraph(found.explained, note=True)),
+        *([("Beside real pictures", _beside_data(found))] if found.real else []),
         ("One noise over the steps", _pictures(found)),
         ("What one picture costs", _costs(found)),
         ("Every figure", _figures(found)),
@@ -45,6 +46,22 @@ def _curves(found: Report) -> Html:
     return plot.lines(series, "steps", "share of its best", log_x=True, references=[level], title=found.model)
 
 
+def _beside_data(found: Report) -> Html:
+    """The share of real pictures, a curve a setting; the teacher's best as a line."""
+    series = [
+        plot.Series(name, [plot.Point(row.steps, max(0.0, row.data.share)) for row in rows if row.data is not None])
+        for name, rows in _by_setting(found.rows).items()
+    ]
+    levels = [plot.Reference("poor below", genuine.OF_DATA)]
+    if found.teacher_data is not None:
+        levels.append(plot.Reference(f"the best of {found.evidence.usual_name}", found.teacher_data.share))
+    drawn = plot.lines(
+        series, "steps", "share of the data", log_x=True, references=levels, title="Beside real pictures"
+    )
+    heads, *rows = found.data_cells()
+    return Html(drawn + page.table(heads, rows, "Beside real pictures"))
+
+
 def _pictures(found: Report) -> Html:
     """One prompt a row, one step count a column, a table a setting: first what was asked for, the others folded."""
     shown: list[Html] = []
@@ -56,6 +73,10 @@ def _pictures(found: Report) -> Html:
              for row in rows]
             for i, prompt in enumerate(prompts)
         ]  # fmt: skip
+        if found.real is not None and not shown:
+            heads.append("real")
+            for media, prompt, line in zip(found.real.media, prompts, grid):
+                line.append(page.picture(media[0].expand(3, -1, -1), f"{prompt}, a real picture"))
         table = page.grid(prompts, heads, grid, f"Pictures with {name}")
         shown.append(page.details(f"With {name}", table) if shown else Html(page.paragraph(f"With {name}:") + table))
     return Html("".join(shown))

@@ -69,6 +69,20 @@ def energies(x: Float[Tensor, "P S K"], y: Float[Tensor, "P S K"]) -> Float[Tens
     return torch.tensor([energy(a, b) for a, b in zip(x, y, strict=True)], dtype=torch.float64)
 
 
+def between(
+    x: Sequence[Float[Tensor, "_ K"]], y: Sequence[Float[Tensor, "_ K"]], themselves: bool = False
+) -> Float[Tensor, "P P"]:
+    """Mean distance of the pictures ``x`` of each prompt from the pictures ``y`` of each, whatever their numbers.
+
+    ``themselves``: x and y are the same, and no picture is held against itself; of a single one that is NaN.
+    """
+    found = torch.stack([torch.stack([torch.cdist(a, b).mean() for b in y]) for a in x]).double()
+    if themselves:
+        counts = torch.tensor([len(a) for a in x], dtype=torch.float64)
+        found.diagonal().mul_(counts / (counts - 1))
+    return found
+
+
 def paired(x: Float[Tensor, "P S K"], y: Float[Tensor, "P S K"]) -> Float[Tensor, " P"]:
     """Mean distance of the pictures of the same noise, prompt by prompt."""
     return (x - y).norm(dim=2).mean(1).double()

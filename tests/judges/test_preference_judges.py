@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from torch.nn import functional as F
 
-from fewstep.judges import hpsv2, kit
+from fewstep.judges import hpsv2, image_reward, kit
 from judge_helpers import PROMPTS, judged, pictures
 
 
@@ -60,3 +61,68 @@ def test_hpsv2_is_the_cosine_of_an_open_clip_with_its_own_weights(tmp_path: Path
         want.append(100 * F.cosine_similarity(x @ state["visual.proj"], text).item())
     assert np.std(want) > 1
     assert scores == pytest.approx(want, abs=1e-3)
+
+
+Weights = dict[str, torch.Tensor]
+
+
+def linear(w: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+def normed(w: Weights, name: str, x: torch.Tensor, eps: float) -> torch.Tensor:
+    return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps)
+
+
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Of two heads, over ``[words, width]``."""
+    q, k, v = (x.unflatten(1, (2, -1)).transpose(0, 1) for x in (query, key, value))
+    return ((q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1) @ v).transpose(0, 1).flatten(1)
+
+
+def test_image_reward_is_blips_first_word_through_lines_alone(tmp_path: Path) -> None:
+    given, folder = pictures(tmp_path), tmp_path / "weights"
+    scores = judged("image_reward", folder, given).scores
+    w = torch.load(folder / image_reward.FILE, weights_only=True)
+    words = (folder / "vocab.txt").read_text().split()
+    want = []
+    for path, prompt in zip(given, PROMPTS):
+        letters = [("##" if i else "") + letter for word in prompt.split() for i, letter in enumerate(word)]
+        tokens = [words.index(word) for word in ("[CLS]", *letters[:33], "[SEP]")]
+        picture = kit.rgb(str(path))
+        wide, high = (28 * length // min(picture.size) for length in picture.size)
+        left, top = round((wide - 28) / 2), round((high - 28) / 2)
+        picture = picture.resize((wide, high), Image.Resampling.BICUBIC).crop((left, top, left + 28, top + 28))
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (kit.CLIP_MEAN, kit.CLIP_STD))
+        pixels = (torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255 - mean) / std
+        at = "blip.visual_encoder."
+        patches = F.conv2d(pixels[None], w[at + "patch_embed.proj.weight"], w[at + "patch_embed.proj.bias"], 14)[0]
+        x = torch.cat([w[at + "cls_token"][0], patches.flatten(1).T]) + w[at + "pos_embed"][0]
+        for i in range(2):
+            block = f"{at}blocks.{i}."
+            three = linear(w, block + "attn.qkv", normed(w, block + "norm1", x, 1e-6)).chunk(3, 1)
+            x = x + linear(w, block + "attn.proj", attention(*three))
+            hidden = F.gelu(linear(w, block + "mlp.fc1", normed(w, block + "norm2", x, 1e-6)))
+            x = x + linear(w, block + "mlp.fc2", hidden)
+        seen = normed(w, at + "norm", x, 1e-6)
+        at = "blip.text_encoder."
+        x = w[at + "embeddings.word_embeddings.weight"][tokens]
+        x = normed(w, at + "embeddings.LayerNorm", x + w[at + "embeddings.position_embeddings.weight"][: len(x)], 1e-12)
+        for i in range(2):
+            layer = f"{at}encoder.layer.{i}."
+            for kind, source in (("attention", None), ("crossattention", seen)):
+                name = f"{layer}{kind}.self."
+                other = x if source is None else source
+                mixed = attention(
+                    linear(w, name + "query", x), linear(w, name + "key", other), linear(w, name + "value", other)
+                )
+                mixed = linear(w, f"{layer}{kind}.output.dense", mixed)
+                x = normed(w, f"{layer}{kind}.output.LayerNorm", x + mixed, 1e-12)
+            mixed = linear(w, layer + "output.dense", F.gelu(linear(w, layer + "intermediate.dense", x)))
+            x = normed(w, layer + "output.LayerNorm", x + mixed, 1e-12)
+        reward = x[0]
+        for i in (0, 2, 4, 6, 7):
+            reward = linear(w, f"mlp.layers.{i}", reward)
+        want.append((reward.item() - 0.16717362830052426) / 1.0333394966054072)
+    assert len({round(value, 4) for value in want}) == 4
+    assert scores == pytest.approx(want, abs=1e-5)

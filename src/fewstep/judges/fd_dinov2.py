@@ -48,7 +48,7 @@ class ClassToken:
         import torch
 
         for files, _ in kit.batches(pictures, prompts):
-            seen = kit.pixels(files, SIDE, kit.IMAGENET_MEAN, kit.IMAGENET_STD, crop=False)
+            seen = kit.pixels(files, SIDE, kit.IMAGENET_MEAN, kit.IMAGENET_STD)
             with torch.no_grad():
                 yield from self.model(seen.to(self.device)).pooler_output
 

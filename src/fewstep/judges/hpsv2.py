@@ -100,34 +100,20 @@ def tiny(folder: str) -> None:
     import torch
 
     words = kit.tiny_words(folder)
-    make = torch.Generator().manual_seed(0)
-
-    def draw(*shape: int) -> Any:
-        return torch.randn(shape, generator=make) * 0.1
-
-    def blocks(before: str, wide: int) -> dict[str, Any]:
-        made = {}
+    text, vision = 2 * HEAD_WIDTHS["text"], 2 * HEAD_WIDTHS["vision"]
+    shapes = {
+        "token_embedding.weight": (words, text), "positional_embedding": (77, text), "text_projection": (text, 8),
+        "visual.class_embedding": (vision,), "visual.positional_embedding": (5, vision), "logit_scale": (),
+        "visual.conv1.weight": (vision, 3, 14, 14), "visual.proj": (vision, 8),
+        **kit.norms(text, "ln_final"), **kit.norms(vision, "visual.ln_pre", "visual.ln_post"),
+    }  # fmt: skip
+    for before, wide in (("", text), ("visual.", vision)):
         for i in range(2):
             at = f"{before}transformer.resblocks.{i}."
-            for name, high in (("attn.out_proj", wide), ("mlp.c_fc", 4 * wide), ("mlp.c_proj", wide)):
-                made[f"{at}{name}.weight"] = draw(high, 4 * wide if name == "mlp.c_proj" else wide)
-                made[f"{at}{name}.bias"] = draw(high)
-            made |= {f"{at}attn.in_proj_weight": draw(3 * wide, wide), f"{at}attn.in_proj_bias": draw(3 * wide)}
-            made |= norms(wide, f"{at}ln_1", f"{at}ln_2")
-        return made
-
-    def norms(wide: int, *names: str) -> dict[str, Any]:
-        return {f"{name}.{part}": draw(wide) + (part == "weight") for name in names for part in ("weight", "bias")}
-
-    text, vision = 2 * HEAD_WIDTHS["text"], 2 * HEAD_WIDTHS["vision"]
-    state = {
-        **blocks("", text), **norms(text, "ln_final"), **blocks("visual.", vision),
-        **norms(vision, "visual.ln_pre", "visual.ln_post"), "token_embedding.weight": draw(words, text),
-        "positional_embedding": draw(77, text), "text_projection": draw(text, 8), "logit_scale": torch.tensor(4.6),
-        "visual.class_embedding": draw(vision), "visual.positional_embedding": draw(5, vision),
-        "visual.conv1.weight": draw(vision, 3, 14, 14), "visual.proj": draw(vision, 8),
-    }  # fmt: skip
-    torch.save({"state_dict": state}, f"{folder}/{FILE}")
+            shapes |= {f"{at}attn.in_proj_weight": (3 * wide, wide), f"{at}attn.in_proj_bias": (3 * wide,)}
+            shapes |= kit.linear(f"{at}attn.out_proj", wide, wide) | kit.norms(wide, f"{at}ln_1", f"{at}ln_2")
+            shapes |= kit.linear(f"{at}mlp.c_fc", wide, 4 * wide) | kit.linear(f"{at}mlp.c_proj", 4 * wide, wide)
+    torch.save({"state_dict": kit.drawn(shapes)}, f"{folder}/{FILE}")
 
 
 class Score(kit.Clip):

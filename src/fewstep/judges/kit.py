@@ -92,10 +92,12 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def pixels(files: Sequence[str], side: int, mean: Sequence[float], std: Sequence[float], crop: bool) -> Any:
+def pixels(files: Sequence[str], side: int, mean: Sequence[float], std: Sequence[float], crop: str = "") -> Any:
     """Pictures as a network wants them, ``[n, 3, side, side]``: resized by PIL's bicubic, in 8 bits, and standardised.
 
-    ``crop`` makes the shorter side fit and takes the middle, as CLIP does; else the picture is squeezed into the square.
+    ``crop`` makes the shorter side fit and takes the middle, as CLIP does; without it the picture is squeezed into the square.
+    Of an odd number of pixels too many, transformers (``"floor"``) cuts the smaller half first, torchvision (``"even"``) the
+    even one.
     """
     import numpy
     import torch
@@ -108,7 +110,9 @@ def pixels(files: Sequence[str], side: int, mean: Sequence[float], std: Sequence
             wide, high = picture.size
             short = min(wide, high)
             picture = picture.resize((int(side * wide / short), int(side * high / short)), Image.Resampling.BICUBIC)
-            left, top = (picture.size[0] - side) // 2, (picture.size[1] - side) // 2
+            left, top = (
+                (length - side) // 2 if crop == "floor" else round((length - side) / 2) for length in picture.size
+            )
             picture = picture.crop((left, top, left + side, top + side))
         else:
             picture = picture.resize((side, side), Image.Resampling.BICUBIC)
@@ -190,7 +194,7 @@ class Clip:
 
     def pixels(self, files: Sequence[str]) -> Any:
         """Pictures as the network wants them."""
-        return pixels(files, self.side, CLIP_MEAN, CLIP_STD, crop=True)
+        return pixels(files, self.side, CLIP_MEAN, CLIP_STD, "floor")
 
     def pictures(self, files: Sequence[str]) -> Any:
         """Embeddings of pictures."""
@@ -217,6 +221,27 @@ class Clip:
 def unit(rows: Any) -> Any:
     """Rows of length 1."""
     return rows / rows.norm(dim=1, keepdim=True)
+
+
+def drawn(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Small random weights of these shapes, the same every time; those of a normalisation, of one axis, about 1."""
+    import torch
+
+    make = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(tuple(shape), generator=make) * 0.1 + (name.endswith(".weight") and len(shape) == 1)
+        for name, shape in shapes.items()
+    }
+
+
+def linear(name: str, wide: int, high: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a linear layer's weights."""
+    return {f"{name}.weight": (high, wide), f"{name}.bias": (high,)}
+
+
+def norms(wide: int, *names: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights of layers that normalise."""
+    return {f"{name}.{part}": (wide,) for name in names for part in ("weight", "bias")}
 
 
 def tiny_words(folder: str) -> int:

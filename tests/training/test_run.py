@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pty
@@ -139,25 +140,48 @@ def test_phases_follow_each_other_and_a_finished_one_is_not_trained_again(tmp_pa
     assert [line["step"] for line in Journal.read(tmp_path / "two" / "journal.jsonl")] == [1, 2, 3]
 
 
-def test_a_phase_that_its_seconds_ended_is_not_trained_again_either(tmp_path):
-    def resumed(seconds: float, resume: bool = True) -> list[int]:
+def test_the_seconds_of_a_phase_count_over_all_its_parts(tmp_path):
+    """A step takes a second. Stopped and gone on with, it has as many as in one go; then no more, unless more are given."""
+
+    def steps(seconds: float, resume: bool = True, stop: int = 0) -> list[int]:
         game, taken = make_game(), []
 
         def build() -> tuple[Trainer, Callable[[int], Batch]]:
-            return Trainer(game.add, Options(steps=9, optimizers=optimizers())), lambda step: game.batch
+            return Trainer(game.add, Options(steps=20, optimizers=optimizers())), lambda step: game.batch
 
-        run_phases([Phase("one", 9, build, seconds)], Saving(tmp_path, resume=resume), lambda p, t, log: taken.append(log.step))
+        def watch(phase: Phase, trainer: Trainer, log: StepLog) -> None:
+            taken.append(log.step)
+            if log.step == stop:
+                signal.raise_signal(signal.SIGINT)
+
+        saving = Saving(tmp_path, resume=resume, every_seconds=1e9, timer=lambda: 100.0 + len(taken))
+        with contextlib.suppress(Stopped):
+            run_phases([Phase("one", 20, build, seconds)], saving, watch)
         students.append(game.student.denoiser)
         return taken
 
     students: list[Denoiser] = []
-    assert resumed(1e-9, resume=False) == [1]
-    state = checkpoint.load(tmp_path / "one" / "checkpoint")
-    assert resumed(1e-9) == []
-    assert same_weights(*students)
-    assert checkpoint.load(tmp_path / "one" / "checkpoint")["step"] == state["step"] == 1
-    assert resumed(2e-9) == [2], "with more time it goes on"
-    assert resumed(0.0) == [3, 4, 5, 6, 7, 8, 9], "and without a limit to the end"
+    assert steps(6.5, resume=False) == list(range(1, 9)), "the step that is over is told before it is counted"
+    assert steps(6.5, resume=False, stop=3) == [1, 2, 3]
+    assert steps(6.5) == list(range(4, 9))
+    assert same_weights(students[0], students[2])
+    assert steps(6.5) == []
+    assert same_weights(students[0], students[3])
+    assert checkpoint.load(tmp_path / "one" / "checkpoint")["spent"] == 8
+    assert steps(9.5) == [9, 10, 11], "with more time it goes on"
+    assert steps(0.0) == list(range(12, 21)), "and without a limit to the end"
+
+
+def test_a_state_of_an_older_version_that_its_seconds_ended_is_done(tmp_path):
+    one, batch = trainer(steps=3)
+    run(one, lambda step: batch, Saving(tmp_path))
+    state = one.state()
+    del state["spent"]
+    other, _ = trainer(steps=3)
+    other.load_state(state | {"ended_after": 60.0})
+    assert other.spent == 60.0
+    other.load_state(state)
+    assert other.spent == 0.0
 
 
 def in_phases(folder: Path, resume: bool = False, stop: int = 0, steps: int = 3, rate: float = 1e-3,

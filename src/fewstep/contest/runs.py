@@ -71,8 +71,6 @@ class Work:
     words: tuple[str, ...]
     pairs_of: Path | None = None
     """Where the teacher's trajectories of the same seed lie, perhaps."""
-    by_the_clock: bool = False
-    """Whether it ends after seconds. One that was stopped begins anew: it would have more of them otherwise."""
 
     @property
     def command(self) -> str:
@@ -137,7 +135,7 @@ def warm_work(plan: Plan, seed: int) -> Work:
 def work_of(plan: Plan, run: Run) -> Work:
     """One training."""
     source = plan.warm_folder(run.seed) if "warm" in plan.options.starts else None
-    return Work(f"{run.model}, seed {run.seed}", run.folder, plan.words(run), source, bool(run.budget.seconds))
+    return Work(f"{run.model}, seed {run.seed}", run.folder, plan.words(run), source)
 
 
 LOG = "training.log"
@@ -164,8 +162,6 @@ class Processes:
 
     def run(self, work: Work) -> Outcome:
         """Train to the end of the budget, to a failure, or until it is stopped; the outcome, with what it took before."""
-        if work.by_the_clock and work.folder.is_dir() and (work.folder / FILE).is_file():
-            shutil.rmtree(work.folder)
         before = work.outcome
         work.folder.mkdir(parents=True, exist_ok=True)
         lend_pairs(work)

@@ -43,7 +43,7 @@ class Saving:
     until: float = math.inf
     """When to stop cleanly, state saved, in seconds of the ``clock``; by itself it runs to the last step."""
     seconds: float = 0.0
-    """Seconds after which the run ends as if it were done; 0 sets no limit. Resumed with no more of them, it takes no step."""
+    """Seconds of training after which the run ends as if it were done, those before a resume counted; 0 sets no limit."""
     clock: Callable[[], float] = time.monotonic
     """What tells the seconds."""
     timer: Callable[[], float] | None = None
@@ -221,7 +221,12 @@ def run(
             health.check(first)
             watch(first)
         timer = saving.timer or saving.clock
-        started, saved = timer(), saving.clock()
+        started, saved = timer() - trainer.spent, saving.clock()
+
+        def save(last: bool = False) -> None:
+            trainer.spent = timer() - started
+            state.save(last)
+
         for log in trainer.steps(batches):
             over = bool(saving.seconds) and timer() - started > saving.seconds
             if probe and probe.due(log.step, over or log.step == trainer.options.steps):
@@ -234,20 +239,19 @@ def run(
                 raise state.go_back(str(alarm)) from None
             watch(log)
             if asked() or saving.clock() > saving.until:
-                state.save()
+                save()
                 raise Stopped(
                     f"stopped after step {trainer.step} of {trainer.options.steps}; "
                     f"the state is in {saving.checkpoint}: continue with --resume"
                 )
             if over:
-                trainer.ended_after = saving.seconds
                 break
             if (
                 saving.clock() - saved > saving.every_seconds and not log.skipped
             ):  # the cause of a bad step is not saved
-                state.save()
+                save()
                 saved = saving.clock()
-    state.save(last=True)
+        save(last=True)
 
 
 def begin(
@@ -259,9 +263,8 @@ def begin(
         trainer.save(saving.checkpoint)  # there is always a state to go back to, and a bad folder is told at once
         return []
     trainer.resume(saving.checkpoint)
-    if saving.seconds and trainer.ended_after >= saving.seconds:
+    if saving.seconds and trainer.spent >= saving.seconds:
         return None
-    trainer.ended_after = 0.0
     before = list(past(trainer.step)) if trainer.step else []
     if before:
         health.recall(before)

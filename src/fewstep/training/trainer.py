@@ -81,8 +81,8 @@ class Trainer:
         if options.device.startswith("cuda"):
             torch.backends.cudnn.benchmark = True  # a training asks for the same shapes all along
         self.method, self.options, self.step = method, options, 0
-        self.ended_after = 0.0
-        """The time limit, in seconds, that ended the run as if it were done; 0 while none has."""
+        self.spent = 0.0
+        """Seconds that the steps have taken, those of all parts of a run that was stopped and gone on with together."""
         self._names: dict[str, list[str]] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.averages: dict[str, EMA] = {}
@@ -208,7 +208,7 @@ class Trainer:
         return {
             "step": self.step,
             "seed": self.options.seed,
-            "ended_after": self.ended_after,
+            "spent": self.spent,
             "players": self.weights(),
             "optimizers": {n: checkpoint.optimizer_state(o, self._names[n]) for n, o in self.optimizers.items()},
             "averages": {n: {"updates": a.updates, "weights": a.average} for n, a in self.averages.items()},
@@ -244,7 +244,9 @@ class Trainer:
             saved = state["averages"][name]
             average.updates = int(saved["updates"])
             average.average = {k: v.clone() for k, v in _own(average.average, saved["weights"]).items()}
-        self.step, self.ended_after = int(state["step"]), float(state.get("ended_after", 0.0))
+        self.step = int(state["step"])
+        # older states know nothing but the limit that ended them
+        self.spent = float(state.get("spent", state.get("ended_after", 0.0)))
 
     def save(self, folder: Path, keep: Path | None = None) -> None:
         """Write ``state`` atomically; the state it replaces is kept at ``keep``, if that is given."""

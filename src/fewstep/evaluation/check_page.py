@@ -91,7 +91,7 @@ def _costs(found: Report) -> Html:
     if found.teacher_cost:
         rows.append(line(e.usual_name, found.teacher_cost))
     elif e.usual:
-        rows.append([f"{e.usual_name}, as its makers say", f"{e.usual / 1e6:,.0f} million", "-", "-"])
+        rows.append([f"{e.usual_name}, as published", f"{e.usual / 1e6:,.1f} million", "-", "-"])
     heads = ["model", "parameters", "operations an evaluation", "time an evaluation"]
     said = "Time is this machine's, at the load it had, and decides nothing."
     return Html(page.table(heads, rows, "Costs") + page.paragraph(said, note=True))

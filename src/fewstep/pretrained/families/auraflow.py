@@ -58,7 +58,7 @@ class AuraFlow(FlowFamily):
     title = "AuraFlow"
     targets = (*TARGETS, "linear_1", "linear_2", "out_projection")
     pipeline = "AuraFlowPipeline"
-    usual = ("AuraFlow", 6_800_000_000)
+    usual = ("AuraFlow", 6_833_439_744)
     networks = ("AuraFlowTransformer2DModel",)
     tokenizers = {"tokenizer": TOKENS}  # noqa: RUF012
 

@@ -71,7 +71,7 @@ class Chroma(PackedFlowFamily):
 
     title = "Chroma"
     pipeline = "ChromaPipeline"
-    usual = ("Chroma", 8_900_000_000)
+    usual = ("Chroma", 8_899_983_424)
     targets = (*TARGETS, "proj_mlp")
     networks = ("ChromaTransformer2DModel",)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012

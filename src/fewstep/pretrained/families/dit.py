@@ -39,7 +39,7 @@ class DiT(ModelFamily):
 
     title = "DiT"
     pipeline = "DiTPipeline"
-    usual = ("DiT-XL/2", 675_000_000)
+    usual = ("DiT-XL/2", 749_826_464)
     component = "transformer"
     networks = ("DiTTransformer2DModel",)
     guidance_scale = 4.0

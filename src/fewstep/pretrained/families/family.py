@@ -95,8 +95,8 @@ class ModelFamily:
     """Classifier-free guidance of a model that brings no card; 1 for one that was distilled to need none."""
 
     usual: tuple[str, int] = ("", 0)
-    """The model that people know of this family, and the parameters of its denoising network as its makers count them; ("", 0)
-    where no size is usual."""
+    """The model that people know of this family, and the parameters of its denoising network in the stock class, as its
+    published config builds it; ("", 0) where no size is usual."""
 
     def fits(self, configs: Configs) -> bool:
         """Whether a folder's model is of this family: exactly one must say so."""

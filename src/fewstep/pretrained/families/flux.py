@@ -94,7 +94,7 @@ class Flux(PackedFlowFamily):
 
     title = "FLUX.1"
     pipeline = "FluxPipeline"
-    usual = ("FLUX.1", 12_000_000_000)
+    usual = ("FLUX.1-dev", 11_901_408_320)
     targets = (*TARGETS, "proj_mlp")
     networks = ("FluxTransformer2DModel",)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012

@@ -113,7 +113,7 @@ class HunyuanDiT(ModelFamily):
 
     title = "Hunyuan-DiT"
     pipeline = "HunyuanDiTPipeline"
-    usual = ("Hunyuan-DiT", 1_500_000_000)
+    usual = ("Hunyuan-DiT", 1_516_534_048)
     component = "transformer"
     networks = ("HunyuanDiT2DModel",)
     optional = {  # noqa: RUF012

@@ -96,7 +96,7 @@ class Lumina2(RenoisedFlowFamily):
     title = "Lumina-Image 2.0"
     targets = (*TARGETS, "linear_1", "linear_2", "linear_3")
     pipeline = "Lumina2Pipeline"
-    usual = ("Lumina-Image 2.0", 2_600_000_000)
+    usual = ("Lumina-Image 2.0", 2_609_769_152)
     networks = ("Lumina2Transformer2DModel",)
     statistics = ("shift_factor",)
     tokenizers = {"tokenizer": TOKENS}  # noqa: RUF012

@@ -17,7 +17,7 @@ class PixArtAlpha(PixArt):
 
     title = "PixArt-alpha"
     pipeline = "PixArtAlphaPipeline"
-    usual = ("PixArt-alpha", 600_000_000)
+    usual = ("PixArt-alpha", 611_349_152)
     length = 120
     tokenizers = {"tokenizer": 120}  # noqa: RUF012
 

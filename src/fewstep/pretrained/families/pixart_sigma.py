@@ -11,7 +11,7 @@ class PixArtSigma(PixArt):
 
     title = "PixArt-sigma"
     pipeline = "PixArtSigmaPipeline"
-    usual = ("PixArt-Sigma", 600_000_000)
+    usual = ("PixArt-Sigma", 610_856_096)
     length = 300
     tokenizers = {"tokenizer": 300}  # noqa: RUF012
 

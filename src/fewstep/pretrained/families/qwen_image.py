@@ -123,7 +123,7 @@ class QwenImage(PackedFlowFamily):
 
     title = "Qwen-Image"
     pipeline = "QwenImagePipeline"
-    usual = ("Qwen-Image", 20_000_000_000)
+    usual = ("Qwen-Image", 20_430_401_088)
     targets = (*TARGETS, *(f"{stream}_mlp.net.{layer}" for stream in ("img", "txt") for layer in ("0.proj", "2")))
     networks = ("QwenImageTransformer2DModel",)
     statistics = ("latents_mean", "latents_std")

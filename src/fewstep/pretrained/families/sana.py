@@ -97,7 +97,7 @@ class Sana(FlowFamily):
 
     title = "Sana"
     pipeline = "SanaPipeline"
-    usual = ("SANA 1.6B", 1_600_000_000)
+    usual = ("SANA 1.6B", 1_604_462_752)
     networks = ("SanaTransformer2DModel",)
     tokenizers = {"tokenizer": None}  # noqa: RUF012
 

@@ -15,7 +15,7 @@ class StableDiffusion(UNetFamily):
 
     title = "Stable Diffusion 1 and 2"
     pipeline = "StableDiffusionPipeline"
-    usual = ("SD 1.5", 860_000_000)
+    usual = ("SD 1.5", 859_520_964)
     optional = {  # noqa: RUF012
         "feature_extractor": [None, None],
         "image_encoder": [None, None],

@@ -89,7 +89,7 @@ class StableDiffusion3(FlowFamily):
 
     title = "Stable Diffusion 3 and 3.5"
     pipeline = "StableDiffusion3Pipeline"
-    usual = ("SD3 Medium", 2_000_000_000)
+    usual = ("SD3 Medium", 2_028_328_000)
     networks = ("SD3Transformer2DModel",)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012
     statistics = ("shift_factor",)

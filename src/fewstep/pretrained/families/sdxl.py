@@ -81,7 +81,7 @@ class SDXL(UNetFamily):
 
     title = "SDXL"
     pipeline = "StableDiffusionXLPipeline"
-    usual = ("SDXL", 2_567_000_000)
+    usual = ("SDXL", 2_567_463_684)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012
     statistics = ("latents_mean", "latents_std")
 

@@ -80,7 +80,7 @@ class ZImage(RenoisedFlowFamily):
     title = "Z-Image"
     targets = (*TARGETS, "w1", "w2", "w3")
     pipeline = "ZImagePipeline"
-    usual = ("Z-Image", 6_000_000_000)
+    usual = ("Z-Image", 6_154_908_736)
     networks = ("ZImageTransformer2DModel",)
     statistics = ("shift_factor",)
     tokenizers = {"tokenizer": TOKENS}  # noqa: RUF012

@@ -84,6 +84,8 @@ WIDTHS = {"half": (16, 24, 48), "whole": (24, 48, 96), "double": (48, 96, 192)}
 trained here, alike, and briefly: the usual teacher had more updates than the widest could be given."""
 TEACHERS = {"teacher": ""} | {f"teacher_{width}": width for width in WIDTHS}
 EVERYWHERE: dict[str, Any] = {"regression_weight": 10.0, "regression_steps": 8}
+EXACT: dict[str, Any] = {"difference": 0.0, "target_decay": 0.0}
+"""Continuous-time methods as their papers have them."""
 
 ROWS: dict[str, Row] = {
     "add": Row(),
@@ -123,14 +125,14 @@ ROWS: dict[str, Row] = {
     "dmd2_forward_kl": Row({"divergence": "forward_kl", "loss": "softplus"}, method="dmd2"),
     "dmd2_decoupled": Row({"decoupled": True}, method="dmd2"),
     "dmd2_anchored": Row({"anchor": 1.0}, method="dmd2"),
-    "scm": Row({"warmup": 50}, method="scm"),
-    "regression_then_scm": Row({"warmup": 50}, method="scm", init="warm"),
-    "scm_by_differences": Row({"warmup": 50, "difference": 0.02}, method="scm"),
-    "regression_then_scm_by_differences": Row({"warmup": 50, "difference": 0.02}, method="scm", init="warm"),
-    "meanflow": Row(method="meanflow"),
-    "meanflow_by_differences": Row({"difference": 0.05}, method="meanflow"),
-    "regression_then_meanflow": Row(method="meanflow", init="warm"),
-    "regression_then_meanflow_by_differences": Row({"difference": 0.05}, method="meanflow", init="warm"),
+    "scm": Row({"warmup": 50} | EXACT, method="scm"),
+    "regression_then_scm": Row({"warmup": 50} | EXACT, method="scm", init="warm"),
+    "scm_by_differences": Row(method="scm"),
+    "regression_then_scm_by_differences": Row(method="scm", init="warm"),
+    "meanflow": Row(EXACT, method="meanflow"),
+    "meanflow_by_differences": Row(method="meanflow"),
+    "regression_then_meanflow": Row(EXACT, method="meanflow", init="warm"),
+    "regression_then_meanflow_by_differences": Row(method="meanflow", init="warm"),
     "progressive": Row({"halvings": 3, "each": 50}, method="progressive"),
     "drifting": Row(method="drifting"),
     "regression_then_drifting": Row(method="drifting", init="warm"),

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from fewstep.methods import tangents
-from fewstep.parts.denoiser import Student, Teacher, noise_to
+from fewstep.parts.denoiser import Teacher, noise_to
 from fewstep.recipes import digits
 from fewstep.rng import Rng
 from fewstep.tensors import Batch
@@ -26,14 +26,15 @@ LENGTHS = (1 / 1000, 1 / 200, 1 / 50, 1 / 20, 1 / 10)
 
 def sizes(teacher: Teacher, batch: Batch, at: float) -> str:
     """One line of the table."""
-    student = Student(teacher.denoiser, digits.STUDENT_TIMES)
     t = torch.full((len(batch),), at, dtype=torch.float64)
     x_t = noise_to(teacher.schedule, batch.x0, Rng.of(1).normal_like(batch.x0), t)
     here = tangents.scales(teacher.schedule, t, x_t)
     rows = []
-    for length in (0.0, *LENGTHS):
-        change = tangents.along(student, teacher, x_t, t, here, batch, length).dx0
-        rows.append(change.flatten(1))
+    x0, exact, _ = tangents.along(teacher.denoiser, teacher, x_t, t, here, batch)
+    rows.append(exact.flatten(1))
+    for length in LENGTHS:
+        under = tangents.below(teacher.denoiser, teacher, x_t, t, t - length, batch)
+        rows.append(((x0 - under) / length).flatten(1))
     said = []
     for change in rows:
         cosine = torch.nn.functional.cosine_similarity(change, rows[0]).mean()

@@ -53,7 +53,7 @@ def test_the_true_maps_average_velocity_is_its_own_target(schedule: NoiseSchedul
     teacher = Teacher(Gaussian(schedule, MEAN, STD, kind))
 
     def residual(denoiser: Denoiser) -> Tensor:
-        method = MeanFlow(Student(denoiser, (1.0,)), teacher)
+        method = MeanFlow(Student(denoiser, (1.0,)), teacher, Options(difference=0.0))
         with torch.no_grad():
             wanted = method.wanted(x_t, t, at, Batch(x_t, NOBODY, NOBODY))
             return meanflow.velocity(meanflow.path(at), x_t, denoiser(x_t, t, NOBODY)) - wanted
@@ -102,7 +102,8 @@ def test_a_map_that_is_off_is_drawn_to_where_trajectories_end() -> None:
     batch = Batch(MEAN + STD * Rng.of(0).normal((256, 1, 2), F64), NOBODY, NOBODY)
 
     def slope(denoiser: Map, w: float) -> float:
-        method = MeanFlow(Student(denoiser, (1.0, 0.5)), Teacher(Gaussian(Cosine(), MEAN, STD)), Options(power=0.0))
+        o, teacher = Options(power=0.0, difference=0.0), Teacher(Gaussian(Cosine(), MEAN, STD))
+        method = MeanFlow(Student(denoiser, (1.0, 0.5)), teacher, o)
         with torch.no_grad():
             denoiser.weight.fill_(w)
         loss = method.losses("student", batch, Rng.of(2))["consistency"]

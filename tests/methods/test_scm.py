@@ -27,6 +27,7 @@ from method_parts import built, trainer
 
 NOBODY, F64 = Conditioning(), torch.float64
 MEAN, STD = 0.5, 0.3
+EXACT = Options(difference=0.0, warmup=0)
 SCHEDULES = pytest.mark.parametrize(
     "schedule", [Cosine(), RectifiedFlow(), stable_diffusion()], ids=["cosine", "flow", "sd"]
 )
@@ -46,7 +47,7 @@ class Map(Denoiser):
 
 def found(schedule: NoiseSchedule, student: Denoiser, warmed: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Points, times, the student's estimates and g."""
-    method = ContinuousConsistency(Student(student, (1.0,)), Teacher(Gaussian(schedule, MEAN, STD)), Options(warmup=0))
+    method = ContinuousConsistency(Student(student, (1.0,)), Teacher(Gaussian(schedule, MEAN, STD)), EXACT)
     method.turns(0)
     if warmed < 1:
         method.options = replace(method.options, warmup=100)
@@ -90,7 +91,7 @@ def test_the_loss_moves_an_estimate_against_its_tangent() -> None:
     """A consistent student has no slope; one that is off by a constant w keeps it: only where trajectories end is it pulled
     to the data."""
     student = Student(Map(Cosine()), (1.0,))
-    method = ContinuousConsistency(student, Teacher(Gaussian(Cosine(), MEAN, STD)), Options(warmup=0, normalise=False))
+    method = ContinuousConsistency(student, Teacher(Gaussian(Cosine(), MEAN, STD)), replace(EXACT, normalise=False))
     batch = Batch(MEAN + STD * Rng.of(0).normal((256, 1, 2), F64), NOBODY, NOBODY)
     method.turns(0)
 
@@ -106,10 +107,12 @@ def test_the_loss_moves_an_estimate_against_its_tangent() -> None:
 
 
 def test_points_lie_at_the_students_own_times_too() -> None:
-    method = ContinuousConsistency(
-        Student(Map(Cosine()), (1.0, 0.5)), Teacher(Gaussian(Cosine(), MEAN, STD)), Options(times=(0.1, 0.3), own_times=0.5)
-    )
-    t = method.draw_times(2000, Rng.of(0))
+    """At pure noise the exact tangent is nothing; a difference is none."""
+    student, teacher = Student(Map(Cosine()), (1.0, 0.5)), Teacher(Gaussian(Cosine(), MEAN, STD))
+    o = Options(times=(0.1, 0.3), own_times=0.5)
+    t = ContinuousConsistency(student, teacher, o).draw_times(2000, Rng.of(0))
+    assert float((t == 1).double().mean()) == pytest.approx(0.25, abs=0.04)
+    t = ContinuousConsistency(student, teacher, replace(o, difference=0.0)).draw_times(2000, Rng.of(0))
     assert float((t == 0.5).double().mean()) == pytest.approx(0.5, abs=0.04)
     rest = t[t != 0.5]
     assert 0.1 <= float(rest.min()) < float(rest.max()) <= 0.3
@@ -122,7 +125,7 @@ def test_points_lie_at_the_students_own_times_too() -> None:
 
 def test_the_weight_of_a_time_learns_to_make_every_times_error_count_alike() -> None:
     """Least of ``e^w error - w`` is ``e^-w = E[error | t]``: the weighted error is 1 on average, wherever t lies."""
-    schedule, o = Cosine(), Options(learned_weight=True, warmup=0, normalise=False)
+    schedule, o = Cosine(), replace(EXACT, learned_weight=True, normalise=False)
     student = Student(Gaussian(schedule, MEAN, STD), (1.0,))
     student.denoiser.weight = torch.nn.Parameter(torch.zeros(()))
     method = ContinuousConsistency(student, Teacher(Gaussian(schedule, MEAN, STD)), o)

@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 
 from ..diffusion import losses, sampler
-from ..parts.denoiser import Student, Teacher, check_alike, noise_to
+from ..parts.denoiser import Denoiser, Student, Teacher, check_alike, noise_to
 from ..ranges import Range, Rate, Share
 from ..rng import Rng
-from ..tensors import Batch, match_dims
+from ..tensors import Batch
+from . import tangents
 from .method import OnePlayer, Parts, StudentOptions
 
 
@@ -50,9 +51,7 @@ class Options(StudentOptions):
 class Consistency(OnePlayer):
     """The student agrees with its own average, one step of the teacher further down."""
 
-    def __init__(
-        self, student: Student, teacher: Teacher, target: torch.nn.Module, options: Options = Options()
-    ) -> None:
+    def __init__(self, student: Student, teacher: Teacher, target: Denoiser, options: Options = Options()) -> None:
         """``target`` is a frozen copy of the student's denoiser. ValueError where the two schedules differ."""
         check_alike(student, teacher)
         super().__init__("student", student.denoiser, options.student_moves(beta1=0.9))
@@ -70,19 +69,15 @@ class Consistency(OnePlayer):
         t, r = (self.grid[p].to(batch.x0.device) for p in (place, place - 1))
         x_t = noise_to(schedule, batch.x0, rng.normal_like(batch.x0), t)
         with torch.no_grad():
-            x_r = sampler.ddim_step(schedule, x_t, self.teacher(x_t, t, batch.cond, batch.null), t, r)
-            estimate = self.target(x_r, r, batch.cond)
-            target = torch.where(match_dims(r, x_r) > 0, estimate, x_r)
+            target = tangents.below(self.target, self.teacher, x_t, t, r, batch)
         sample = self.student.denoiser(x_t, t, batch.cond)
         return {"consistency": losses.huber(sample, target, self.options.huber).mean()}
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Move the target a little towards the student."""
-        for own, now in zip(self.target.parameters(), self.student.denoiser.parameters(), strict=True):
-            own.lerp_(now, 1 - self.options.target_decay)
+        tangents.follow(self.target, self.student.denoiser, self.options.target_decay)
 
 
 def build(o: Options, parts: Parts) -> Consistency:
     """A consistency model of a run's parts; its target begins as the student."""
-    return Consistency(parts.student, parts.teacher, parts.follower(parts.student.denoiser), o)
+    return Consistency(parts.student, parts.teacher, tangents.average(parts), o)

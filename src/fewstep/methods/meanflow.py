@@ -8,6 +8,7 @@ z_t, t              ``x_t / (alpha + sigma)`` and ``tau = sigma / (alpha + sigma
 r                   0: the end of every interval
 u_theta(z, r, t)    ``(z - x0) / tau`` for the ``student``'s estimate: the average velocity from z to it
 v                   ``(z - x0) / tau`` for the guided ``teacher``'s estimate: the velocity at z
+alpha, theta^-      ``(tau_t - tau_s) / tau_t``, of times ``Options.difference`` apart; ``target``, the student's moving average
 du/dt               ``v du/dz + du/dt`` by `tangents.along`, one forward-mode derivative
 p, c                ``Options.power``, ``Options.c``: the adaptive weight ``1 / (||error||^2 + c)^p``
 ==================  ================================================================================
@@ -15,6 +16,11 @@ p, c                ``Options.power``, ``Options.c``: the adaptive weight ``1 / 
 ``L = ||u_theta - sg(u_tgt)||^2`` with ``u_tgt = v - (t - r) du/dt`` (Eq. 9 and 10): the average velocity over an interval follows
 from the one at its end and from how it changes. The paper takes v from data and noise and trains from nothing; here it is the
 teacher's, guided, so that nothing has to be averaged over the noises that a z may come from.
+
+The identity is the limit of a finite one (alpha-Flow, arXiv 2510.20771): ``u_tgt = alpha v + (1 - alpha) u_theta^-(z_s, r, s)``,
+a step with v from z to ``z_s``, and from there the student's own average velocity. It has no du/dt. That is the default here,
+with s ``difference`` below t: du/dt of a stock network is the slope of its fast waves of time (docs/log.md), and t - r multiplies
+it. ``--meanflow.difference 0 --meanflow.target-decay 0`` is the paper's.
 
 The paper's network is told r beside t. A stock network is told one time alone, so r stays 0, and the student is an ordinary
 denoiser that stock tools draw as it is: in one step from pure noise, or in several with fresh noise in between. What a
@@ -33,13 +39,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..diffusion import losses
-from ..parts.denoiser import Student, Teacher, check_alike, noise_to
+from ..parts.denoiser import Denoiser, Student, Teacher, check_alike, noise_to
 from ..ranges import Range
 from ..rng import Rng
 from ..tensors import Batch, Latents, Time, exactly, full_precision
 from . import tangents
 from .method import OnePlayer, Parts
-from .tangents import Scales, along, mixed_times, scales
+from .tangents import Scales, along, below, mixed_times, scales
 
 
 @dataclass(frozen=True)
@@ -94,12 +100,17 @@ def adaptive(error: Float[Tensor, " B"], power: float, c: float) -> Float[Tensor
 class MeanFlow(OnePlayer):
     """The student's average velocity down to clean data obeys MeanFlow's identity along the teacher's trajectories."""
 
-    def __init__(self, student: Student, teacher: Teacher, options: Options = Options()) -> None:
-        """ValueError where the two schedules differ."""
+    def __init__(
+        self, student: Student, teacher: Teacher, options: Options = Options(), target: Denoiser | None = None
+    ) -> None:
+        """``target``: a frozen copy of the student's denoiser, its average from now on; None is the student itself.
+        ValueError where the two schedules differ."""
         check(options)
         check_alike(student, teacher)
         super().__init__("student", student.denoiser, options.student_moves(beta1=0.9))
         self.student, self.teacher, self.options = student, teacher, options
+        self.target = student.denoiser if target is None else target
+        self.followers = {} if target is None else {"target": target}
         self._observed: dict[str, float] = {}
 
     def losses(self, player: str, batch: Batch, rng: Rng) -> dict[str, Tensor]:
@@ -124,9 +135,13 @@ class MeanFlow(OnePlayer):
         return mixed_times(low + (high - low) * t, list(self.student.times), o.own_times, rng)
 
     def wanted(self, x_t: Latents, t: Time, here: Scales, batch: Batch) -> Float[Tensor, " B *X"]:
-        """u_tgt for the student as it is."""
-        at = path(here)
-        x0, dx0, guided = along(self.student, self.teacher, x_t, t, here, batch, self.options.difference)
+        """u_tgt: alpha-Flow's, which is the way from z to the target's estimate a ``difference`` down; or MeanFlow's."""
+        at, o = path(here), self.options
+        if o.difference:
+            with full_precision(x_t):
+                r = (t - o.difference).clamp(min=0)
+                return velocity(at, x_t, below(self.target, self.teacher, x_t, t, r, batch))
+        x0, dx0, guided = along(self.target, self.teacher, x_t, t, here, batch)
         with full_precision(x_t):
             u, v = velocity(at, x_t, x0), velocity(at, x_t, guided)
             du = (v - u - dx0 / at.slope) / at.tau  # of (z - x0) / tau, along dz/dtau = v
@@ -136,7 +151,13 @@ class MeanFlow(OnePlayer):
         """``error``: the squared error before it is weighed, which its loss hides."""
         return self._observed
 
+    def after_step(self, step: int) -> None:
+        """Move the target, if there is one, a little towards the student."""
+        for target in self.followers.values():
+            tangents.follow(target, self.student.denoiser, self.options.target_decay)
+
 
 def build(o: Options, parts: Parts) -> MeanFlow:
     """A MeanFlow student of a run's parts."""
-    return MeanFlow(parts.student, parts.teacher, o)
+    target = tangents.average(parts) if o.target_decay else None
+    return MeanFlow(parts.student, parts.teacher, o, target)

@@ -6,13 +6,14 @@ paper               here
 f_theta(x_t, t)     ``student``'s estimate of x0, which is what TrigFlow's ``cos x - sin F`` is
 F_theta, dx/dt      `velocity` of the student's estimate, and of the guided teacher's
 t, cos t, sin t     the angle ``atan(sigma / alpha)`` of a time; both scales over ``sqrt(alpha^2 + sigma^2)``
+t', theta^-         a time ``Options.difference`` below; ``target``, the student's moving average
 df/dt               `Denoiser.tangent` along the teacher's trajectory, by one forward-mode derivative
 g, r, c             the tangent, its warm-up, and what normalises it: ``g / (||g|| + c)``
 w_phi(t)            ``weight``: a `TimeWeight` of the angle, a player of its own, ``Options.learned_weight``
 lambda, f_fake      ``Options.score_weight`` and ``fake_score`` (rCM)
 ==================  ================================================================================
 
-A consistent student gives the same estimate all along a trajectory, ``df/dt = 0``. The loss is
+A consistent student gives the same estimate all along a trajectory, ``df/dt = 0``. The paper's loss is
 ``||F_theta - sg(F_theta + g)||^2`` with ``g = -cos^2 (F_theta - dx/dt) - r (cos sin x_t + cos sin dF_theta/dt)`` (Eq. 8 and
 Algorithm 1), which is ``cos df/dt`` where r = 1. It needs no neighbouring time and no target network. The paper weighs each time
 by ``exp(w_phi(t))``, with ``-w_phi(t)`` beside it in the loss: ``--scm.learned-weight``.
@@ -21,8 +22,11 @@ rCM (arXiv 2510.08431) puts the gradient of a reverse divergence beside it, as D
 roll-out: consistency covers what the teacher draws, and the second score takes the blur off: ``--scm.score-weight``.
 
 The derivative is as good as the network is smooth in its time. The paper changes the network's time embedding for that; stock
-networks embed the timestep of a thousand in fast waves, whose slope drowns the rest. A difference does not hear them
-(``--scm.difference``), and still most short trainings on digits came apart (docs/log.md): try it beside ``lcm`` first.
+networks embed the timestep of a thousand in fast waves, whose slope drowns the rest, and their students came apart
+(docs/log.md). So the default here is what the paper takes the limit of, the discrete consistency loss of consistency models
+(arXiv 2303.01469), in TrigFlow's terms: ``||F_theta - F*||^2``, where F* leads from x_t to the target's estimate after one step
+of the teacher, down to t'. The target is a moving average of the student, without which small batches come apart.
+``--scm.difference 0 --scm.target-decay 0`` is the paper's, for networks that are smooth in their time.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ from ..tensors import Batch, Latents, Time, exactly, full_precision, match_dims
 from . import scores, tangents
 from .method import UNKNOWN, Defaults, Facts, Optimizer, Parts, Player, Turn
 from .scores import check_rising
-from .tangents import Scales, along, mixed_times, scales
+from .tangents import Scales, along, below, mixed_times, scales
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,10 @@ class Options(tangents.Options):
     """How a continuous-time consistency model is distilled."""
 
     normalise: bool = True
-    """Divide the tangent by its root mean square and ``c``: a tangent that is large somewhere then breaks nothing."""
+    """Divide the tangent by its root mean square and ``c``: a tangent that is large somewhere then breaks nothing. Of the exact
+    derivative only (``difference`` 0), as the two that follow."""
     c: Annotated[float, Range(0, above=True)] = 0.1
-    """What is added to it. Of ``normalise`` only."""
+    """What is added to it."""
     warmup: Limit = 100
     """Steps in which r rises from 0 to 1: the tangent's second part is the unstable one. The paper's 10,000 are of long runs."""
     learned_weight: bool = False
@@ -131,15 +136,23 @@ class ContinuousConsistency(Defaults):
     learns the student's samples, if asked."""
 
     def __init__(
-        self, student: Student, teacher: Teacher, options: Options = Options(), fake_score: Denoiser | None = None
+        self,
+        student: Student,
+        teacher: Teacher,
+        options: Options = Options(),
+        fake_score: Denoiser | None = None,
+        target: Denoiser | None = None,
     ) -> None:
-        """``fake_score`` is a trainable denoiser of its own, best a copy of the teacher's; ValueError where ``score_weight`` asks
-        for one and there is none, or where the two schedules differ."""
+        """``fake_score`` is a trainable denoiser of its own, best a copy of the teacher's; ``target`` a frozen copy of the
+        student's, its average from now on, and None the student itself. ValueError where ``score_weight`` asks for a fake score
+        and there is none, or where the two schedules differ."""
         check(options)
         check_alike(student, teacher)
         if options.score_weight and fake_score is None:
             raise ValueError("rCM's regulariser needs a fake score: give one, or set score_weight to 0")
         self.student, self.teacher, self.options = student, teacher, options
+        self.target = student.denoiser if target is None else target
+        self.followers = {} if target is None else {"target": target}
         self.fake_score = fake_score if options.score_weight else None
         self.weight = TimeWeight().to(next(student.denoiser.parameters()).device) if options.learned_weight else None
         self.input = StudentInput(student, backward=1.0)
@@ -186,23 +199,34 @@ class ContinuousConsistency(Defaults):
         return out
 
     def errors(self, batch: Batch, rng: Rng) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-        """``||F - sg(F + g)||^2`` of each sample, a mean over elements; and its angle."""
+        """``||F - sg(F*)||^2`` of each sample, a mean over elements; and its angle."""
         t = self.draw_times(len(batch), rng).to(batch.x0.device)
         schedule = self.student.denoiser.schedule
         x_t = noise_to(schedule, batch.x0, rng.normal_like(batch.x0), t)
         here = scales(schedule, t, x_t)
         at = angle(here)
         with torch.no_grad():
-            x0, g = self.tangent(x_t, t, here, batch)
-            size = g.pow(2).flatten(1).mean(1).sqrt()
-            self._observed = {"tangent": float(size.mean())}
-            if self.options.normalise:
-                g = g / match_dims(size + self.options.c, g)
-            wanted = velocity(at, x_t, x0) + g
+            wanted = self.wanted(x_t, t, here, batch)
         with full_precision(x_t):
             own = velocity(at, x_t, self.student.denoiser(x_t, t, batch.cond))
-        x = torch.atan2(schedule.sigma(t), schedule.alpha(t)).float()
-        return losses.squared(own, wanted), x
+            error = losses.squared(own, wanted)
+        self._observed |= {"error": float(error.detach().mean())}
+        return error, torch.atan2(schedule.sigma(t), schedule.alpha(t)).float()
+
+    def wanted(self, x_t: Latents, t: Time, here: Scales, batch: Batch) -> Float[Tensor, " B *X"]:
+        """F*: the way from x_t to the target's estimate a ``difference`` down; by the exact derivative F + g."""
+        at, o = angle(here), self.options
+        self._observed = {}
+        if o.difference:
+            with full_precision(x_t):
+                r = (t - o.difference).clamp(min=0)
+                return velocity(at, x_t, below(self.target, self.teacher, x_t, t, r, batch))
+        x0, g = self.tangent(x_t, t, here, batch)
+        size = g.pow(2).flatten(1).mean(1).sqrt()
+        self._observed = {"tangent": float(size.mean())}
+        if o.normalise:
+            g = g / match_dims(size + o.c, g)
+        return velocity(at, x_t, x0) + g
 
     def _weighing(self, batch: Batch) -> dict[str, Tensor]:
         """``e^w error - w``, which is least where e^-w is the mean error at that time."""
@@ -231,28 +255,35 @@ class ContinuousConsistency(Defaults):
         return scores.moved(sample, gradient)
 
     def draw_times(self, n: int, rng: Rng) -> Time:
-        """Uniform times, and the student's own below 1: at 1 the tangent is nothing, for cos is."""
-        t = exactly(rng.uniform((n,), *self.options.times))
-        return mixed_times(t, [own for own in self.student.times if own < 1], self.options.own_times, rng)
+        """Uniform times, and the student's own; by the exact derivative only those below 1, where the tangent is nothing, for cos
+        is."""
+        o = self.options
+        t = exactly(rng.uniform((n,), *o.times))
+        return mixed_times(t, [own for own in self.student.times if own < 1 or o.difference], o.own_times, rng)
 
     def tangent(self, x_t: Latents, t: Time, here: Scales, batch: Batch) -> tuple[Latents, Float[Tensor, " B *X"]]:
-        """The student's estimate, and g along the teacher's trajectory."""
+        """The target's estimate, and g along the teacher's trajectory."""
         at = angle(here)
-        x0, dx0, guided = along(self.student, self.teacher, x_t, t, here, batch, self.options.difference)
+        x0, dx0, guided = along(self.target, self.teacher, x_t, t, here, batch)
         with full_precision(x_t):
             whole = at.cos * dx0 / at.slope
             first = -(at.cos**2) * (velocity(at, x_t, x0) - velocity(at, x_t, guided))
         return x0, first + self._warmed * (whole - first)
 
     def observations(self) -> dict[str, float]:
-        """``tangent``: its root mean square before it is normalised; ``score_difference`` as DMD2's; ``least``, ``most``: w."""
+        """``error``: the squared error before it is weighed; ``tangent``: the exact one's root mean square before it is
+        normalised; ``score_difference`` as DMD2's; ``least``, ``most``: w."""
         return self._observed
 
     def after_step(self, step: int) -> None:
-        """Forget the errors: the next step has its own."""
+        """Forget the errors: the next step has its own. Move the target, if there is one, a little towards the student."""
         self._seen = []
+        for target in self.followers.values():
+            tangents.follow(target, self.student.denoiser, self.options.target_decay)
 
 
 def build(o: Options, parts: Parts) -> ContinuousConsistency:
     """A continuous-time consistency model of a run's parts."""
-    return ContinuousConsistency(parts.student, parts.teacher, o, parts.denoiser() if o.score_weight else None)
+    fake_score = parts.denoiser() if o.score_weight else None
+    target = tangents.average(parts) if o.target_decay else None
+    return ContinuousConsistency(parts.student, parts.teacher, o, fake_score, target)

@@ -29,11 +29,11 @@ THROUGH = "--features efficientnet-lite0 --heads.no-image"
 ENTRIES = {
     "add": f"--method add {THROUGH}",
     "gan": f"--method gan {THROUGH}",
-    "lcm": "--method lcm",
     "regression": "--method regression",
     "drifting_adversary": f"--method drifting --drifting.positives teacher --drifting.adversarial-weight 1 {THROUGH}",
-    "dmd2": "--method dmd2",
     "add_regression": f"--method add --add.distillation-weight 0.5 --add.regression-weight 1 {THROUGH}",
+    "lcm": "--method lcm",
+    "dmd2": "--method dmd2",
     "sida": "--method sida",
     "drifting": "--method drifting",
     "progressive": "--method progressive --progressive.halvings 3 --progressive.each 300",

@@ -107,7 +107,7 @@ def test_a_method_and_a_judge_from_outside_are_trained_compared_and_judged(lab, 
     judges = {r["features"].split("@")[0] for r in found["records"] if r["features"]}
     assert judges == {"lab.colours", "pixels"}
     rows = {(r["model"], r["steps"]) for r in found["records"]}
-    students = {(f"{name} (warm, 3-updates)", steps) for name in ("mean", "lcm") for steps in (1, 2)}
+    students = {(f"{name} (warm, 3-updates)", steps) for name in ("mean", "lcm", "warm start") for steps in (1, 2)}
     assert rows == students | {("teacher", 25), ("teacher", 1), ("real", 0)}
     beside = [c for c in found["comparisons"] if c["entry"].startswith("mean")]
     assert {(c["judge"], c["steps"], c["trainings"], c["prompts"]) for c in beside if c["metric"] == "fd"} == {
@@ -116,13 +116,15 @@ def test_a_method_and_a_judge_from_outside_are_trained_compared_and_judged(lab, 
     # both trainings of a seed went on from one warm start, with one file of the teacher's trajectories
     cards = [Card.read(out / "warm-3-updates" / f"{e}-0" / "bundle") for e in ("mean", "lcm")]
     assert {card.training["options"]["init"] for card in cards} == {str(Path("contest/warm-start/0/bundle"))}
+    (start,) = found["warm_starts"]
+    assert (start["bundle"], start["seed"]) == ("warm-start/0/bundle", 0)
     text = (out / "contest.md").read_text()
     assert "this method goes no further" in text
     assert "### In pairs against lcm" in text
     page = (out / "contest.html").read_text()
     for axis in ("network evaluations a picture", "variety, as a share of", "milliseconds a picture", "processor seconds of a"):
         assert page.count(axis) >= 2, "a plot for each judge"
-    assert page.count("<img") == 2 * 2 * 4, "two prompts, two step counts, two entries beside the teacher twice"
+    assert page.count("<img") == 2 * 2 * 5, "two prompts, two step counts, two entries beside their start and the teacher twice"
     assert not re.search(r"(?:src|href)=.(?!data:)", page), "it opens offline"
     # its folder opens in the arena: one student of every entry
     assert pictures.opened_up(["contest,2", "emoji-64"]) == [

@@ -43,25 +43,32 @@ def run(o: Options, command: str, progress: Progress, say: Callable[..., None]) 
     machine = Pipeline.open(teacher).machine
     records = measuring.teacher()
     done: dict[Run, Trained] = {}
+    starts: dict[Run, Trained] = {}
 
     def found() -> Found:
         ended = {run: Outcome.read(run.folder) for run in plan.runs}
         failed = [(run, outcome) for run, outcome in ended.items() if outcome is not None and outcome.failed]
         trained = [done[run] for run in plan.runs if run in done]
-        return Found(plan, records, trained, failed, machine, command, measuring.shown, measuring.exhaustive)
+        before = list(starts.values())
+        return Found(plan, records, trained, failed, machine, command, measuring.shown, measuring.exhaustive, before)
 
-    def finished(run: Run) -> None:
+    def judged(run: Run) -> Trained:
         outcome = Outcome.read(run.folder)
         assert outcome is not None, "it was written when the training ended"
+        return Trained(run, outcome, tuple(measuring.student(run)))
+
+    def finished(run: Run) -> None:
         new = not (run.folder / "records.json").is_file()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnreadWarning)  # told of the teacher, once; and so is this:
             warnings.filterwarnings("ignore", "no watermark")
-            done[run] = Trained(run, outcome, tuple(measuring.student(run)))
+            done[run] = judged(run)
+            if (begun := plan.begun(run)) and begun not in starts:
+                starts[begun] = judged(begun)
         if new:
             write(found())
             fd = ", ".join(f"{r.value:.3g}" for r in done[run].records if r.metric == "fd")
-            say(f"{run.model}, seed {run.seed}: FD {fd}; {outcome.cpu_s:,.0f} s of processor time")
+            say(f"{run.model}, seed {run.seed}: FD {fd}; {done[run].outcome.cpu_s:,.0f} s of processor time")
 
     def told(name: str, at: int, of: int) -> None:
         progress(f"trainings: {name}", at, of)

@@ -69,7 +69,7 @@ class Measuring:
         """A student's rows."""
         o, file = self.plan.options, run.folder / RECORDS
         if file.is_file():
-            return read_records(file)
+            return [replace(r, model=run.model) for r in read_records(file)]  # a warm start is one of several budgets
         pipeline = Pipeline.open(run.bundle)
         found: list[MetricRecord] = []
         for steps in o.steps:

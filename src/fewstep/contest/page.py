@@ -37,7 +37,7 @@ def page_of(found: Found) -> str:
         table = page.table(nearest_heads(found), first, "who is nearest")
         sections.append(("Who is nearest", table + paragraph(NEAREST, note=True)))
     for start, budget in found.groups:
-        own = [one for one in found.trained if (one.run.start, one.run.budget.name) == (start, budget)]
+        own = found.of(start, budget)
         sections += [(titled(start, budget), _group(found, own, f"({start}, {budget})"))]
     ended = [f"{run.model}, seed {run.seed}: {outcome.failed}" for run, outcome in found.failed]
     ended += [f"{name} was left out: {why}" for name, why in plan.left_out]

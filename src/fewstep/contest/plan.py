@@ -112,6 +112,8 @@ class Budget:
         return ("--steps", str(MOST), "--seconds", "0", f"{self.seconds:g}")
 
 
+WARM = "warm start"
+"""What the common warm start is called among entries; no entry's name has a space."""
 MOST = 10**6
 """Updates of a training that ends by the clock."""
 
@@ -200,6 +202,12 @@ class Plan:
             for start in self.options.starts
             for entry in self.entries
         )
+
+    def begun(self, run: Run) -> Run | None:
+        """The common warm start that a training goes on from, as if it were an entry of its start and budget."""
+        if run.start != "warm":
+            return None
+        return Run(Entry(WARM, ()), run.start, run.budget, run.seed, self.warm_folder(run.seed))
 
     def warm_folder(self, seed: int) -> Path:
         """Where the warm start of a seed lies."""

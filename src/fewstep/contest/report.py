@@ -35,16 +35,27 @@ class Found:
     """Those whose pictures are shown."""
     exhaustive: bool = False
     """Whether all prompts that there are were drawn: then they are no sample of others."""
+    starts: Sequence[Trained] = ()
+    """Common warm starts, each once for every budget."""
+
+    @property
+    def judged(self) -> list[Trained]:
+        """Every training, and the warm starts before them."""
+        return [*self.starts, *self.trained]
+
+    def of(self, start: str, budget: str) -> list[Trained]:
+        """What was trained from one start with one budget, and the warm starts before it."""
+        return [one for one in self.judged if (one.run.start, one.run.budget.name) == (start, budget)]
 
     @property
     def pairings(self) -> list[Pairing]:
         """Every entry beside ``--against``."""
-        return pairings(self.trained, self.plan.options.against, exhaustive=self.exhaustive)
+        return pairings(self.judged, self.plan.options.against, exhaustive=self.exhaustive)
 
     @property
     def rows(self) -> list[MetricRecord]:
         """The mean of every entry, the teacher and real pictures."""
-        return [*self.teacher, *means(self.trained)]
+        return [*self.teacher, *means(self.judged)]
 
     @property
     def groups(self) -> list[tuple[str, str]]:
@@ -72,19 +83,21 @@ def as_json(found: Found) -> dict[str, Any]:
         "budgets": [budget.name for budget in plan.budgets],
         "starts": list(plan.options.starts),
         "records": [entry(r) for r in found.rows],
-        "runs": [
-            {
-                "entry": one.run.entry.name, "start": one.run.start, "budget": one.run.budget.name, "seed": one.run.seed,
-                "updates": one.outcome.updates, "cpu_s": one.outcome.cpu_s, "wall_s": one.outcome.wall_s,
-                "memory_mib": one.outcome.memory_mib, "command": one.outcome.command,
-                "bundle": one.run.bundle.relative_to(plan.options.out).as_posix(),
-                "records": [entry(r) for r in one.records],
-            }
-            for one in found.trained
-        ],
+        "runs": [_as_json(one, plan) for one in found.trained],
+        "warm_starts": [_as_json(one, plan) for one in found.starts],
         "failed": [{"run": f"{run.model}, seed {run.seed}", "why": outcome.failed, "command": outcome.command}
                    for run, outcome in found.failed],
         "comparisons": [dict(facts(p)) for p in found.pairings],
+    }  # fmt: skip
+
+
+def _as_json(one: Trained, plan: Plan) -> dict[str, Any]:
+    return {
+        "entry": one.run.entry.name, "start": one.run.start, "budget": one.run.budget.name, "seed": one.run.seed,
+        "updates": one.outcome.updates, "cpu_s": one.outcome.cpu_s, "wall_s": one.outcome.wall_s,
+        "memory_mib": one.outcome.memory_mib, "command": one.outcome.command,
+        "bundle": one.run.bundle.relative_to(plan.options.out).as_posix(),
+        "records": [entry(r) for r in one.records],
     }  # fmt: skip
 
 
@@ -95,7 +108,7 @@ def as_markdown(found: Found) -> str:
     first = nearest_rows(found)
     lines += ["## Who is nearest", "", *markdown(nearest_heads(found), first), "", NEAREST, ""] if first else []
     for start, budget in found.groups:
-        own = [one for one in found.trained if (one.run.start, one.run.budget.name) == (start, budget)]
+        own = found.of(start, budget)
         beside = [p for p in pairs if p.entry.endswith(f"({start}, {budget})")]
         glance = markdown(glance_heads(found), glance_rows(found, own))
         lines += [f"## {titled(start, budget)}", "", *glance, "", *_tables(found, own), *_paired(beside), *_costs(own)]
@@ -156,7 +169,7 @@ def nearest_heads(found: Found) -> list[str]:
 def nearest_rows(found: Found) -> list[list[str]]:
     """A line a start, budget, judge and step count: who is nearest, and what can be said of it."""
     rows = []
-    for one in nearest(found.plan, found.trained, found.pairings):
+    for one in nearest(found.plan, found.judged, found.pairings):
         models = [r.model.partition(" (")[0] for r in (one.first, one.second)]
         values = [compare.shown(r.value, "fd") for r in (one.first, one.second)]
         beside = ["-", "-", "-"]

@@ -105,7 +105,7 @@ styles"""
 GROWN = {
     "--teacher-lora",
     "--method", "--heads.noise-level", "--student-optimizer", "--gradient-accumulation", "--further-ema", "--add.ramp",
-    "--add.ramp-start",
+    "--add.ramp-start", "--noise-mean", "--noise-spread",
 }  # fmt: skip
 """What has come since. A run of before that knows nothing of an option is not asked about it."""
 

@@ -22,6 +22,7 @@ from fewstep.diffusion.schedule import (
     RectifiedFlow,
     VariancePreserving,
     add_noise,
+    time_of,
 )
 from fewstep.diffusion.weighting import WEIGHTINGS
 from fewstep.pretrained.schedules import schedule_of, settled
@@ -243,3 +244,14 @@ def test_a_shift_by_the_size_is_that_of_the_stock_pipeline(kind: str, tokens: in
 def test_a_shift_that_is_none_is_refused(shift: object) -> None:
     with pytest.raises(ValueError, match="give a number above 0, 1 for none"):
         schedule_of({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift})
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_time_of_a_ratio_of_noise_to_signal_is_found(name: str) -> None:
+    """On every schedule; on a flow, whose sigma is the time and alpha the rest, it is the ratio's logistic."""
+    schedule, ratio = SCHEDULES[name], torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.0], dtype=F64)
+    t = time_of(schedule, ratio)
+    torch.testing.assert_close((schedule.sigma(t) / schedule.alpha(t)).log(), ratio, rtol=1e-6, atol=1e-6)
+    if name == "flow":
+        torch.testing.assert_close(t, ratio.sigmoid(), rtol=0, atol=1e-9)
+    assert float(time_of(schedule, torch.tensor([-50.0], dtype=F64))) < 1e-4

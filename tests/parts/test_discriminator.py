@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fewstep.data.dataset import spread
+from fewstep.diffusion.schedule import Cosine, NoiseSchedule, RectifiedFlow
 from fewstep.methods import add
 from fewstep.parts.augment import AUGMENTATIONS, Augment
 from fewstep.parts.denoiser import Student, Teacher, freeze
@@ -21,6 +23,7 @@ from fewstep.parts.features.classifier import ConvClassifier
 from fewstep.parts.features.efficientnet import ImageNetFeatures
 from fewstep.parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
 from fewstep.parts.features.teacher import TeacherFeatures
+from fewstep.parts.features.teacher import load as load_teacher
 from fewstep.recipes import assembly, digits
 from fewstep.rng import Rng
 from fewstep.tensors import Conditioning, Features
@@ -275,6 +278,26 @@ def test_the_teachers_own_features_carry_their_noise_level(axes: int) -> None:
     assert seen.t is not None
     assert len(seen.t.unique()) == 4
     assert seen.levels[1].shape[2:] == SIZES[axes]
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=["cosine", "flow"])
+def test_the_noise_in_front_of_the_teacher_is_told_by_its_ratio_to_the_signal(schedule: NoiseSchedule) -> None:
+    """On latents of 128 x 128 it is LADD's logit-normal time of a flow; a quarter of the side takes a quarter of it."""
+
+    def ratios(side: int, o: feature.Options) -> Tensor:
+        x = torch.zeros(1, 2, side, side).expand(400, -1, -1, -1)
+        cond = make_batch(4, 2).cond[torch.zeros(400, dtype=torch.long)]
+        with torch.no_grad():
+            t = load_teacher(o, ConvDenoiser(2, schedule=schedule))(x, cond, Rng.of(0)).t
+        assert t is not None
+        return (schedule.sigma(t) / schedule.alpha(t)).log()
+
+    told = feature.Options(noise_mean=0.5, noise_spread=0.7)
+    small, tiny = ratios(32, told), ratios(8, told)
+    assert float(small.mean()) == pytest.approx(0.5 - math.log(4), abs=0.12)
+    assert float(small.std()) == pytest.approx(0.7, abs=0.08)
+    torch.testing.assert_close(small - tiny, torch.full_like(small, math.log(4)), rtol=0, atol=1e-6)
+    assert feature.Options().noise_mean == feature.Options().noise_spread == 1, "LADD's"
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

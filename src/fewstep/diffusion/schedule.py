@@ -40,6 +40,16 @@ def knot(schedule: NoiseSchedule, t: float) -> float:
     return own(t)
 
 
+def time_of(schedule: NoiseSchedule, ratio: Float[Tensor, " B"]) -> Time:
+    """The times at which ``ln(sigma / alpha)`` is this, between 0 and 1, by bisection: noise grows with the time."""
+    low, high = torch.zeros_like(ratio), torch.ones_like(ratio)
+    for _ in range(40):
+        t = (low + high) / 2
+        more = schedule.sigma(t) > schedule.alpha(t) * ratio.exp()
+        low, high = torch.where(more, low, t), torch.where(more, t, high)
+    return (low + high) / 2
+
+
 def add_noise(schedule: NoiseSchedule, x0: Latents, noise: Latents, t: Time) -> Latents:
     """Diffuse: ``x_t = alpha(t) x0 + sigma(t) noise`` (DDPM, arXiv 2006.11239, Eq. 4)."""
     return match_dims(schedule.alpha(t), x0) * x0 + match_dims(schedule.sigma(t), x0) * noise

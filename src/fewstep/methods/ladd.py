@@ -7,7 +7,7 @@ theta, phi           ``student``, the ``adversary``'s heads
 F                    the teacher's own features of re-noised latents (parts/features/teacher.py)
 x_s, s               ``x_t, t`` from ``StudentInput``: latents noised to a student time, pure noise at the last
 x^_theta(x_s, s)     ``sample``
-t                    noise level of the features, ``sigmoid(mean + std n)``; the heads are told it
+t                    noise level of the features, by ``noise_mean`` and ``noise_spread``; the heads are told it
 L_adv                ``adversarial`` (parts/adversary.py)
 ===================  =======================================================================================
 
@@ -36,9 +36,9 @@ class Options(adversarial.Options):
     features: Annotated[Literal["teacher"], SHARED] = "teacher"
     """What the discriminator looks through: the teacher itself, at a noise level drawn for each sample."""
     heads: Annotated[discriminator.Options, SHARED] = field(
-        default_factory=lambda: discriminator.Options(image=False, noise_level=True)
+        default_factory=lambda: discriminator.Options(norm="group", image=False, noise_level=True)
     )
-    """The discriminator's heads; they are told the noise level."""
+    """The discriminator's heads. They are told the noise level, and normalise each sample by itself: groups mix the levels."""
     reals: Reals = "data"
     """What stands for real: the data, or the paper's guided samples of the teacher (``--warm.pairs``, ``--guidance-scale``)."""
 

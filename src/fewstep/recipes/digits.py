@@ -26,7 +26,7 @@ from ..parts.discriminator import Discriminator
 from ..parts.features import feature
 from ..parts.features.classifier import ConvClassifier
 from ..parts.features.feature import FeatureNetwork, MediaFeatures, Standardised
-from ..parts.features.teacher import TeacherFeatures
+from ..parts.features.teacher import load as load_teacher
 from ..pretrained import UNetDenoiser, schedule_of
 from ..rng import Rng
 from ..tensors import Conditioning, Media
@@ -47,6 +47,7 @@ BETAS: Mapping[str, Any] = {
 GUIDANCE_SCALE = 1.5
 STUDENT_TIMES = (1.0, 0.75, 0.5, 0.25)
 HEADS = discriminator.Options()
+LOOKS = feature.Options()
 
 
 def unet(channels: tuple[int, ...] = (24, 48, 96), size: int = 16, classes: int = 10) -> Any:
@@ -125,9 +126,9 @@ def classifier(media: torch.Tensor, labels: torch.Tensor, seed: int, width: int 
         return ConvClassifier(1, len(CLASSES), width).fit(media, labels, Rng.of(seed, "classifier"))
 
 
-def features_of(network: ConvClassifier | Denoiser, data: TrainingSet) -> FeatureNetwork:
+def features_of(network: ConvClassifier | Denoiser, data: TrainingSet, o: feature.Options = LOOKS) -> FeatureNetwork:
     """A classifier's features, or those of the teacher's denoiser of re-noised digits (LADD), standardised over real digits."""
-    inner: FeatureNetwork = TeacherFeatures(network) if isinstance(network, Denoiser) else MediaFeatures(network)
+    inner: FeatureNetwork = load_teacher(o, network) if isinstance(network, Denoiser) else MediaFeatures(network)
     real = [data.rows(rows) for rows in spread_chunks(512, len(data), 64)]
     return Standardised.fit(inner, [(b.x0, b.cond) for b in real], Rng.of(0, "fit"))
 
@@ -150,7 +151,7 @@ def add_method(
     heads: discriminator.Options = HEADS,
 ) -> add.ADD:
     """ADD on pixels: heads over a frozen network's features."""
-    features = features_of(network, data)
+    features = features_of(network, data, options)
     adversary = Adversary(codec(), features, heads_over(features, data, heads), options)
     return add.ADD(student, teacher, codec(), adversary, options)
 
@@ -167,7 +168,7 @@ class Parts:
 
     def features(self, o: feature.Options) -> FeatureNetwork:
         """The classifier's, or the teacher's own where the method asks for those."""
-        return features_of(self.teacher.denoiser if o.features == "teacher" else self.network, self.data)
+        return features_of(self.teacher.denoiser if o.features == "teacher" else self.network, self.data, o)
 
     def heads(self, features: FeatureNetwork, o: discriminator.Options) -> Discriminator:
         """Fresh heads."""

@@ -53,6 +53,12 @@ class Options:
     """Give every channel of the features zero mean and unit variance over real data. Off, as in the paper, R1 is measured
     in the features' own units: raw EfficientNet-Lite0 takes 15 times the weight for the same pressure."""
 
+    noise_mean: Annotated[float, Range(-10, 10), SHARED] = 1.0
+    """Of ``--features teacher``: mean of ``ln(sigma / alpha)`` at which it sees latents of 128 x 128. Smaller ones hold less and
+    are drowned sooner: theirs is lower by the logarithm of how much smaller their side is."""
+    noise_spread: Annotated[float, Range(0, 10), SHARED] = 1.0
+    """Its standard deviation."""
+
     @property
     def used(self) -> bool:
         """Are features needed at all?"""

@@ -148,7 +148,7 @@ def test_a_method_and_a_judge_from_outside_are_trained_compared_and_judged(lab, 
 def test_a_contest_that_is_stopped_goes_on_to_the_same_students(lab):
     """SIGTERM while a training runs: its process saves its state; the same command again ends where an unstopped one does."""
     words = [*WORDS, "--updates", "40", "--against", "mean"]
-    words[words.index("--entries") + 1 : words.index("--against")] = ["mean=--method lab.mean"]
+    words[words.index("--entries") + 1 : words.index("--against")] = ["mean=--method lab.mean", "waits=--method lab.mean"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     once = subprocess.Popen([sys.executable, "-m", "fewstep.cli", *words], env=environment, stderr=subprocess.PIPE, text=True)
     journal = lab / "contest" / "warm-40-updates" / "mean-0" / "mean" / "journal.jsonl"
@@ -160,6 +160,8 @@ def test_a_contest_that_is_stopped_goes_on_to_the_same_students(lab):
     said = once.communicate(timeout=240)[1]
     assert once.returncode == 130, said
     assert "give the same command again to go on" in " ".join(said.split())
+    assert not (lab / "contest" / "warm-40-updates" / "waits-0").exists()
+    words.remove("waits=--method lab.mean")
     cli.main(words)
     stopped = json.loads((lab / "contest" / "contest.json").read_text())
     assert {run["updates"] for run in stopped["runs"]} == {40}

@@ -163,6 +163,8 @@ class Processes:
     def run(self, work: Work) -> Outcome:
         """Train to the end of the budget, to a failure, or until it is stopped; the outcome, with what it took before."""
         before = work.outcome
+        if self._leaving:  # one that waited in line leaves no folder, and no copy of the trajectories
+            return before
         work.folder.mkdir(parents=True, exist_ok=True)
         lend_pairs(work)
         began = time.monotonic()

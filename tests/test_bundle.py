@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bundles import tiny_bundle
 from fewstep import bundle, pretrained
@@ -207,6 +208,29 @@ def test_bad_requests_get_one_sentence(student, request_, sentence):
 def test_a_missing_bundle_lists_what_there_is():
     with pytest.raises(ValueError, match="there is no bundle 'nothing'"):
         bundle.locate("nothing")
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("adapter_config.json", "a folder with a LoRA, which is a part of a model"),
+        ("pytorch_lora_weights.safetensors", "--lora FILE"),
+        ("dataset.json", "'{}', a dataset: give a folder with model_index.json"),
+        ("bundle/model_index.json", "a run (its model is {}/bundle)"),
+        ("cat.png", "a folder without a model"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_called_what_it_is(tmp_path: Path, file: str, said: str) -> None:
+    (tmp_path / "it" / file).parent.mkdir(parents=True)
+    (tmp_path / "it" / file).touch()
+    with pytest.raises(ValueError, match=re.escape(said.format(tmp_path / "it"))):
+        bundle.locate(tmp_path / "it")
+
+
+def test_a_lora_in_one_file_is_called_one(tmp_path: Path) -> None:
+    save_file({"unet.up.lora_A.weight": torch.zeros(1)}, tmp_path / "cat.safetensors")
+    with pytest.raises(ValueError, match=r"cat\.safetensors is a LoRA, which is a part of a model: `fewstep adopt"):
+        bundle.locate(tmp_path / "cat.safetensors")
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(math.nan, torch.float32), (-math.inf, torch.bfloat16), (1e5, torch.float16)])

@@ -477,10 +477,22 @@ def found(name: str | Path) -> Path:
         inside = shipped()
         if str(name) not in inside:
             raise ValueError(
-                f"there is no bundle {str(name)!r}: give a folder with model_index.json, or one of {', '.join(inside)}"
+                f"there is no bundle {str(name)!r}{_what(folder)}: give a folder with model_index.json, or one of "
+                f"{', '.join(inside)}"
             )
         folder = inside[str(name)]
     return folder
+
+
+def _what(folder: Path) -> str:
+    """What a folder is that is no model, in words; "" where there is no folder, or nothing is known of it."""
+    if not folder.is_dir():
+        return ""
+    if (folder / "bundle" / "model_index.json").is_file():
+        return f", a run (its model is {folder / 'bundle'})"
+    if (folder / "adapter_config.json").is_file() or any(folder.glob("*lora*.safetensors")):
+        return f", a folder with a LoRA, which is a part of a model ({pretrained.LORA_IS_A_PART})"
+    return ", a dataset" if (folder / "dataset.json").is_file() else ", a folder without a model"
 
 
 HUB = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")

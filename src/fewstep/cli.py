@@ -849,10 +849,16 @@ def check(
     from .arena.prompts import read
     from .evaluation import check as looking
     from .evaluation.check_data import chosen
+    from .evaluation.record import check_output
     from .inference.pipeline import Pipeline
     from .training.data import open_dataset
 
     texts = [prompt.text for prompt in read(prompts)] if prompts is not None else []
+    written = [path for path in (output, page) if path is not None]
+    if len({path.resolve() for path in written}) < len(written):
+        raise ValueError(f"--output and --page are one file, {page}: give two, the page is no JSON")
+    for path in written:
+        check_output(path)
     opened = [Pipeline.open(bundle.locate(name), placement.device, placement.dtype)
               for name in (model, options.teacher) if name]  # fmt: skip
     styles = tuple(opened[0].card.training.get("options", {}).get("styles", ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,6 +99,29 @@ def test_cost_counts_parameters_and_operations(tmp_path) -> None:
     assert found.parameters == sum(p.numel() for p in pipeline.model.denoiser.network.parameters())
 
 
+def test_one_prompt_has_no_interval_and_its_json_is_json(tmp_path) -> None:
+    found = check.check(known(tmp_path, "student"), replace(QUICK, n=1))
+    facts = json.loads(json.dumps(found.table(), allow_nan=False))
+    assert facts["rows"][0]["likeness"]["low"] is None
+    assert "inf" not in found.markdown()
+
+
+def test_a_teacher_of_another_size_is_refused_before_anything_is_drawn(tmp_path) -> None:
+    pipeline = known(tmp_path, "student")
+    halved = replace(pipeline.card, native_size=(8, 8))
+
+    def never(*_) -> None:
+        raise AssertionError("nothing is drawn yet")
+
+    class Half(Pipeline):
+        def latent_shape(self, size=None):
+            channels, *sides = super().latent_shape(size)
+            return (channels, *(side // 2 for side in sides))
+
+    with pytest.raises(ValueError, match=r"draws 16x16 and --teacher .* 8x8, with 3 and 3 channels"):
+        check.check(Pipeline(pipeline.model, pipeline.card, never), QUICK, teacher=Half(pipeline.model, halved))
+
+
 @pytest.mark.parametrize("steps", [1, 3, 4, 50])
 def test_leading_times_are_the_stock_ones(steps: int) -> None:
     from diffusers import DDIMScheduler
@@ -183,10 +207,14 @@ def test_bad_input_is_one_sentence(tmp_path, capsys) -> None:
     folder = tiny_bundle(tmp_path, "teacher")
     capsys.readouterr()
     for words, said in (
-        (["--steps", "1"], "1 steps alone show no difference: give two of --steps or more, such as 1 50"),
+        (["--steps", "1"], "one step alone shows no difference: give two of --steps or more, such as 1 50"),
         (["--noises", "1"], "--noises 1 is out of range: use from 2 to 64"),
         (["--prompts", str(tmp_path / "none.txt")], "none.txt"),
         (["--teacher", "nobody"], "nobody"),
+        (["--data", "nobody"], "there is no dataset 'nobody'"),
+        (["--data", str(tmp_path)], "is a folder, but no dataset: build one of its pictures with `fewstep data folder"),
+        (["--page", str(tmp_path)], "a folder stands where a file is needed"),
+        (["-o", str(tmp_path / "x"), "--page", str(tmp_path / "y/../x")], "--output and --page are one file"),
     ):
         with pytest.raises(SystemExit) as ended:
             cli.main(["check", str(folder), *words])

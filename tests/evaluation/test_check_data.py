@@ -111,7 +111,7 @@ def test_data_that_nothing_can_be_held_against_are_refused(tmp_path) -> None:
     two = [("a",), ("b",)]
     good = dataset(tmp_path / "good", noise(1, 2), two)
     for data, given, said in (
-        (dataset(tmp_path / "grey", noise(1, 2)[:, :1], two), (), "16x16 in 1 channels, and the model draws 16x16 in 3"),
+        (dataset(tmp_path / "grey", noise(1, 2)[:, :1], two), (), "16x16 in 1 channel, and the model draws 16x16 in 3 channels"),
         (dataset(tmp_path / "wide", noise(1, 2)[..., :8, :], two), (), "16x8 in 3 channels"),
         (dataset(tmp_path / "mute", noise(1, 2), [(), ()]), (), "own have no captions"),
         (dataset(tmp_path / "one", noise(1, 2), [("a",), ("a",)]), (), "one caption"),

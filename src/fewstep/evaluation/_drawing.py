@@ -132,6 +132,13 @@ def prompts_of(pipeline: Pipeline, given: Sequence[str], n: int) -> list[str]:
     return [every[i] for i in spread(n, len(every))]
 
 
+def drawn_shape(pipeline: Pipeline) -> tuple[int, ...]:
+    """Shape ``(C, *S)`` of what a model draws, from one call of its codec."""
+    latents = torch.zeros((1, *pipeline.latent_shape()), device=pipeline.device)
+    with torch.inference_mode():
+        return tuple(pipeline.model.codec.decode(latents).shape[1:])
+
+
 class Drawing:
     """Draws a model under any setting, always from the same noises."""
 

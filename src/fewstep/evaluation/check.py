@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -21,10 +22,11 @@ from ..bundle import Card
 from ..data.dataset import Progress
 from ..diffusion.sampler import at
 from ..inference.pipeline import Pipeline
+from ..sizes import spoken
 from ..tensors import Media
 from ..version import __version__
 from . import genuine, pyramid
-from ._drawing import OWN, Drawing, Options, Setting, prompts_of, settings_of
+from ._drawing import OWN, Drawing, Options, Setting, drawn_shape, prompts_of, settings_of
 from .check_data import RealData
 from .jackknife import Interval
 from .ruler import FAR, Nearness, RealPictures, Ruler, share
@@ -88,6 +90,8 @@ class Report:
     """Mean distance between two of its best pictures of one prompt, in the unit of `Row.distance`."""
     real: RealData | None
     """The real pictures; None where there are none."""
+    teacher_role: str
+    """What the card of the model says that it is held against; "" where there is none."""
     teacher_data: Nearness | None
     """The teacher's best beside them; None without both."""
     pictures: Mapping[tuple[str, int], Media] = field(repr=False, compare=False)
@@ -107,7 +111,7 @@ class Report:
             "rows": [asdict(row) | {"share": row.share, "data": _facts(row.data)} for row in self.rows],
             "prompts": list(self.prompts), "noises": self.noises, "fewstep": __version__,
         }  # fmt: skip
-        return facts
+        return dict(_bounded(facts))
 
     def cells(self) -> list[list[str]]:
         """The table of the rows, its heads first."""
@@ -148,6 +152,8 @@ class Report:
             f"over the prompts. Everything is held against its own {best} by its card's settings. A distance of 1 lies between "
             f"any two of those, {self.spread:.2f} between two of one prompt."
         )
+        if self.teacher_role == "student":
+            said += f" {self.evidence.usual_name} is a student by its card: the most steps that it lists stand for it."
         if self.real is not None:
             said += f" {self.real.explained}"
         if any(row.off_card for row in self.rows):
@@ -179,7 +185,17 @@ def _cells(cells: Sequence[str]) -> str:
 
 
 def _shown(at: Interval) -> str:
-    return f"{at.value:.2f} [{at.low:.2f}, {at.high:.2f}]"
+    """With its interval, where there is one."""
+    return f"{at.value:.2f} [{at.low:.2f}, {at.high:.2f}]" if isfinite(at.low) else f"{at.value:.2f}"
+
+
+def _bounded(facts: Any) -> Any:
+    """The same with None in the place of a bound that there is none of: JSON has no infinity."""
+    if isinstance(facts, Mapping):
+        return {key: _bounded(value) for key, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [_bounded(value) for value in facts]
+    return None if isinstance(facts, float) and not isfinite(facts) else facts
 
 
 def _price(name: str, cost: Cost) -> str:
@@ -217,7 +233,8 @@ def plan(card: Card, o: Options) -> tuple[int, int, tuple[int, ...]]:
     few = min(promised, default=counts[0])
     best = max(promised) if promised and max(promised) > few else counts[-1]
     if best == few:
-        raise ValueError(f"{few} steps alone show no difference: give two of --steps or more, such as 1 50")
+        shows = f"{genuine.counted(few)} alone show{'s' * (few == 1)}"
+        raise ValueError(f"{shows} no difference: give two of --steps or more, such as 1 50")
     return few, best, counts
 
 
@@ -239,7 +256,7 @@ def check(
     asked, usual = settings[0], next(s for s in settings if s.plain)
     texts = real.prompts if real is not None else prompts_of(pipeline, prompts, o.n)
     draw = Drawing(pipeline, texts, o.noises)
-    theirs = Drawing(teacher, texts, o.noises) if teacher is not None else None
+    theirs = _teacher_of(pipeline, teacher, texts, o.noises) if teacher is not None else None
     photos = RealPictures(real.media) if real is not None else None
     jobs = [(s, n) for s in settings for n in counts if s is asked or n in {*o.wrong_steps, few, best}]
     drawn: dict[tuple[str, int], Media] = {}
@@ -285,9 +302,21 @@ def check(
         teacher_cost=other,
         spread=float(pyramid.spread(rulers.own.best).mean()),
         real=real,
+        teacher_role=teacher.card.role if teacher is not None else "",
         teacher_data=rulers.beside_data(taught) if taught is not None else None,
         pictures={key: media[:: o.noises] for key, media in drawn.items()},
     )
+
+
+def _teacher_of(pipeline: Pipeline, teacher: Pipeline, texts: Sequence[str], noises: int) -> Drawing:
+    """Draws the teacher. Raises ValueError where it draws pictures of another size, or does not know a prompt."""
+    own, its = drawn_shape(pipeline), drawn_shape(teacher)
+    if own != its:
+        raise ValueError(
+            f"{pipeline.card.name} draws {spoken(own[1:])} and --teacher {teacher.card.name} {spoken(its[1:])}, with {own[0]} "
+            f"and {its[0]} channels: pictures of two sizes are not held against each other; name its own teacher"
+        )
+    return Drawing(teacher, texts, noises)
 
 
 @dataclass(frozen=True)

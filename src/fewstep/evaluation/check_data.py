@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from ..data.dataset import Dataset, Item, spread
 from ..inference.pipeline import Pipeline
 from ..parts.conditioner import ClassConditioner
 from ..sizes import spoken
+from ._drawing import drawn_shape
 from .suite import of_size
 
 MOST = 64
@@ -101,12 +101,15 @@ def caption_of(item: Item, names: Sequence[str]) -> str:
 def _check_shape(train: Dataset, pipeline: Pipeline) -> None:
     if not len(train):
         raise ValueError(f"{train.name} has no pictures of the train split: there is nothing to hold a model against")
-    codec, latents = pipeline.model.codec, torch.zeros((1, *pipeline.latent_shape()), device=pipeline.device)
-    with torch.inference_mode():
-        channels, *size = codec.decode(latents).shape[1:]
+    channels, *size = drawn_shape(pipeline)
     if (channels, *size) != train.shape:
         has, *sides = train.shape
         raise ValueError(
-            f"the pictures of {train.name} are {spoken(sides)} in {has} channels, and the model draws {spoken(size)} in "
-            f"{channels}: give data of that size"
+            f"the pictures of {train.name} are {spoken(sides)} in {counted(has)}, and the model draws {spoken(size)} in "
+            f"{counted(channels)}: give data of that size"
         )
+
+
+def counted(channels: int) -> str:
+    """``1 channel``, ``3 channels``."""
+    return f"{channels} channel{'s' * (channels != 1)}"

@@ -59,7 +59,8 @@ def _beside_data(found: Report) -> Html:
         series, "steps", "share of the data", log_x=True, references=levels, title="Beside real pictures"
     )
     heads, *rows = found.data_cells()
-    return Html(drawn + page.table(heads, rows, "Beside real pictures"))
+    said = "The lowest of three: how alike the pictures are to the real ones, and how near their sharpness is, from either side."
+    return Html(page.paragraph(said) + drawn + page.table(heads, rows, "Beside real pictures"))
 
 
 def _pictures(found: Report) -> Html:
@@ -67,10 +68,10 @@ def _pictures(found: Report) -> Html:
     shown: list[Html] = []
     prompts = [prompt or "no prompt" for prompt in found.prompts[:SHOWN]]
     for name, rows in _by_setting(found.rows).items():
-        heads = [f"{row.steps}{'*' * row.off_card}" for row in rows]
+        heads = [f"{genuine.counted(row.steps)}{'*' * row.off_card}" for row in rows]
         grid = [
-            [page.picture(found.pictures[name, row.steps][i].expand(3, -1, -1), f"{prompt}, {row.steps} steps, {name}")
-             for row in rows]
+            [page.picture(found.pictures[name, row.steps][i].expand(3, -1, -1), f"{prompt}, {head}, {name}")
+             for row, head in zip(rows, heads)]
             for i, prompt in enumerate(prompts)
         ]  # fmt: skip
         if found.real is not None and not shown:

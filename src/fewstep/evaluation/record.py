@@ -179,7 +179,7 @@ def check_output(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file (but a device or a pipe), and cannot hold results: give another --output")
+        raise ValueError(f"{path} is no file (but a device or a pipe), and cannot hold results: give another path")
     with suppress(_Tried), whole(path) as draft:
         draft.write_bytes(bytes(2**16))
         raise _Tried

@@ -32,13 +32,14 @@ from .text import (
     sentence_encoder_folder,
     text_conditioner,
 )
-from .unpacked import unpack, unpacked_at, usual_configs
+from .unpacked import LORA_IS_A_PART, unpack, unpacked_at, usual_configs
 from .weights import stored_dtype, weight_files
 
 __all__ = [
     "BETA_KEYS",
     "FAMILIES",
     "KNOWN",
+    "LORA_IS_A_PART",
     "PREDICTION_TYPES",
     "RESEARCH_ONLY",
     "SENTENCE_FORM",

@@ -39,6 +39,10 @@ KNOWN = {
 """The hub's folder whose configs fit a single file, by names that are in it."""
 
 
+LORA_IS_A_PART = "`fewstep adopt BASE --lora FILE --as KIND --out FOLDER` puts it into its base"
+"""What to do with a LoRA where a model is asked for."""
+
+
 def usual_configs(file: Path) -> str:
     """The model on the hub whose configs fit a single file, by the names of its weights; they alone are read.
 
@@ -53,6 +57,8 @@ def usual_configs(file: Path) -> str:
             names = list(found.keys())
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} cannot be read ({error}): fetch it again") from None
+    if any("lora_" in name or name.endswith(".lora.up.weight") for name in names):
+        raise ValueError(f"{file} is a LoRA, which is a part of a model: {LORA_IS_A_PART}")
     if not any(name.startswith("model.diffusion_model.input_blocks.") for name in names):
         raise ValueError(f"{file} holds no UNet of Stable Diffusion or SDXL: give a diffusers folder of its model")
     for start, name in KNOWN.items():

@@ -265,6 +265,11 @@ def open_dataset(name: str, styles: tuple[str, ...] = ()) -> Dataset:
     folder = Path(name)
     if not (folder / "dataset.json").is_file():
         folder = cache_dir() / "data" / name
+    if not (folder / "dataset.json").is_file() and Path(name).is_dir():
+        raise ValueError(
+            f"{name} is a folder, but no dataset: build one of its pictures with `fewstep data folder --source {name} --out "
+            "FOLDER`, and give that"
+        )
     if not (folder / "dataset.json").is_file():
         raise ValueError(f"there is no dataset {name!r}: build it with `fewstep data {name}`, or give its folder")
     dataset = Dataset.open(folder)

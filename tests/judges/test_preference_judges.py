@@ -7,9 +7,10 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from fewstep.judges import hpsv2, image_reward, kit
+from fewstep.judges import hpsv2, hpsv3, image_reward, kit
 from judge_helpers import PROMPTS, judged, pictures
 
 
@@ -125,4 +126,28 @@ def test_image_reward_is_blips_first_word_through_lines_alone(tmp_path: Path) ->
             reward = linear(w, f"mlp.layers.{i}", reward)
         want.append((reward.item() - 0.16717362830052426) / 1.0333394966054072)
     assert len({round(value, 4) for value in want}) == 4
+    assert scores == pytest.approx(want, abs=1e-5)
+
+
+def test_hpsv3_is_the_first_number_of_the_head_at_the_word_for_the_reward(tmp_path: Path) -> None:
+    given, folder = pictures(tmp_path), tmp_path / "weights"
+    scores = judged("hpsv3", folder, given).scores
+    state = load_file(folder / hpsv3.FILE)
+    model = transformers.Qwen2VLModel(transformers.Qwen2VLConfig.from_pretrained(folder)).eval()
+    model.load_state_dict({k.replace("model.", "language_model."): v for k, v in state.items() if "rm_head" not in k})
+    letters = [*map(chr, range(32, 127)), "\n"]
+    start, end, before, place, after, _, reward = range(len(letters), len(letters) + 7)
+    processor = transformers.Qwen2VLImageProcessorPil(min_pixels=448 * 448, max_pixels=448 * 448)
+    want = []
+    for path, prompt in zip(given, PROMPTS):
+        seen = processor([kit.rgb(str(path))], return_tensors="pt")
+        room = [place] * int(seen["image_grid_thw"].prod() // 4)
+        words = [letters.index(letter) for letter in f"Rate {prompt} now: "]
+        ids = [start, before, *room, after, *words, reward, *(letters.index(letter) for letter in " end"), end]
+        count = torch.arange(len(ids)).expand(3, 1, -1)
+        with torch.no_grad():
+            x = model(input_ids=torch.tensor([ids]), position_ids=count, **seen).last_hidden_state[0, ids.index(reward)]
+        x = linear(state, "rm_head.3", linear(state, "rm_head.0", x).relu()).relu()
+        want.append(linear(state, "rm_head.5", x)[0].item())
+    assert np.std(want) > 1e-3
     assert scores == pytest.approx(want, abs=1e-5)

@@ -106,6 +106,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "clip_score": ("CLIP score", "↑"),
     "pickscore": ("PickScore", "↑"),
     "hpsv2": ("HPSv2.1", "↑"),
+    "hpsv3": ("HPSv3", "↑"),
     "image_reward": ("ImageReward", "↑"),
     "fd_infinity": ("FD∞-{judge}", "↓"),
     "fid_infinity": ("FID∞", "↓"),

@@ -121,20 +121,27 @@ def pixels(files: Sequence[str], side: int, mean: Sequence[float], std: Sequence
     return (torch.stack(found) - scale[0]) / scale[1]
 
 
-def pretrained(kind: str, folder: str, device: str, safe: bool = True) -> Any:
-    """A frozen model of transformers' class ``kind`` from a folder, in float32.
+def pretrained(
+    kind: str, folder: str, device: str, safe: bool = True, state: Mapping[str, Any] | None = None, config: Any = None
+) -> Any:
+    """A frozen model of transformers' class ``kind`` from a folder, in float32; or from a ``state`` of weights, in theirs.
 
     Raises ValueError where a weight of its own is missing, unknown or of another shape: it would be random without a word.
-    Without ``safe`` weights are a pickle, of which torch reads numbers alone.
+    Without ``safe`` weights are a pickle, of which torch reads numbers alone. A ``state`` needs a ``config``, and ``folder``
+    only says where it came from.
     """
     import torch
     import transformers
 
     made = getattr(transformers, kind)
-    how = {"local_files_only": True, "use_safetensors": safe, "output_loading_info": True, "torch_dtype": torch.float32}
+    how: dict[str, Any] = {"output_loading_info": True}
+    if state is None:
+        how |= {"local_files_only": True, "use_safetensors": safe, "dtype": torch.float32}
+    else:
+        how |= {"state_dict": dict(state), "config": config, "dtype": next(iter(state.values())).dtype}
     if not safe:
         how["weights_only"] = True
-    model, found = made.from_pretrained(folder, **how)
+    model, found = made.from_pretrained(None if state is not None else folder, **how)
     buffers = ("position_ids",)  # older files hold them; they are counted, not learned
     wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in map(str, found[kind])]
     _refuse([key for key in wrong if not key.endswith(buffers)], kind, folder)

@@ -97,7 +97,7 @@ def test_a_canonical_judge_on_random_weights_is_recorded_as_such(
     with pytest.raises(SystemExit):
         main(run)
     said = " ".join(capsys.readouterr().err.split())
-    assert "the weights of clip_score are not in" in said
+    assert "the weights of clip_score are not here: there is no folder" in said
     assert "hf download openai/clip-vit-large-patch14 --revision" in said
     (tmp_path / "weights").mkdir()
     kit.tiny_clip("weights")

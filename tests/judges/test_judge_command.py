@@ -1,6 +1,7 @@
 """``fewstep judge``: figures equal those of this process, records that pair, environments, and names that nobody borrows."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -118,11 +119,17 @@ def test_every_judge_says_what_it_is_and_the_table_lists_it(capsys: pytest.Captu
         assert judge.weights is None or judge.has_tiny, "its self-test needs weights"
 
 
+UV = shutil.which("uv")
+
+
+@pytest.mark.parametrize(
+    "tool", ["venv", pytest.param("uv", marks=pytest.mark.skipif(UV is None, reason="uv is not installed"))]
+)
 def test_setup_makes_an_environment_whole_and_tests_the_judge_in_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tool: str
 ) -> None:
-    monkeypatch.setenv("PATH", "")  # and so without uv
-    lab = tmp_path / "lab_alone"
+    monkeypatch.setenv("PATH", str(Path(UV).parent) if UV and tool == "uv" else "")
+    lab = tmp_path / (alone := f"lab_alone_{tool}")
     lab.mkdir()
     # packages above a judge are not run in its process
     (lab / "__init__.py").write_text("import sys\nassert 'fewstep.cli' in sys.modules\n")
@@ -134,24 +141,25 @@ def test_setup_makes_an_environment_whole_and_tests_the_judge_in_it(
     )
     (lab / "judge.py").write_text(text)
     with pytest.raises(SystemExit):
-        main(["judge", "lab_alone.judge", ".", "--against", "."])
-    assert "has no environment yet: fewstep judge lab_alone.judge --setup" in capsys.readouterr().err
-    main(["judge", "lab_alone.judge", "--setup"])
+        main(["judge", f"{alone}.judge", ".", "--against", "."])
+    assert f"has no environment yet: fewstep judge {alone}.judge --setup" in capsys.readouterr().err
+    main(["judge", f"{alone}.judge", "--setup"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "lab_alone.judge answers" in said
-    judge = find("lab_alone.judge")
+    assert f"{alone}.judge answers" in said
+    judge = find(f"{alone}.judge")
     python = environment.python_of(judge)
     assert python is not None
     assert python.parent.parent == environment.folder(judge) != Path(sys.prefix)
+    assert ("uv = " in (environment.folder(judge) / "pyvenv.cfg").read_text()) == (tool == "uv")
     assert json.loads((environment.folder(judge) / "pins.json").read_text()) == []
     # a judge of the same pins shares it; one of others has none yet, and one that cannot be made leaves nothing behind
     (lab / "twin.py").write_text(text)
-    assert environment.python_of(find("lab_alone.twin")) == python
+    assert environment.python_of(find(f"{alone}.twin")) == python
     (lab / "greedy.py").write_text(text.replace("PINS = ()", "PINS = ('no such package==1',)"))
     with pytest.raises(SystemExit):
-        main(["judge", "lab_alone.greedy", "--setup"])
+        main(["judge", f"{alone}.greedy", "--setup"])
     assert "could not be made (" in capsys.readouterr().err
-    assert not environment.folder(find("lab_alone.greedy")).exists()
+    assert not environment.folder(find(f"{alone}.greedy")).exists()
     assert list(environment.folder(judge).parent.iterdir()) == [environment.folder(judge)]
 
 

@@ -151,3 +151,19 @@ def test_hpsv3_is_the_first_number_of_the_head_at_the_word_for_the_reward(tmp_pa
         want.append(linear(state, "rm_head.5", x)[0].item())
     assert np.std(want) > 1e-3
     assert scores == pytest.approx(want, abs=1e-5)
+
+
+def test_a_file_of_something_else_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    for make in (hpsv2.tiny, hpsv3.tiny, image_reward.tiny):
+        make(str(tmp_path))
+    (tmp_path / image_reward.FILE).write_bytes((tmp_path / hpsv2.FILE).read_bytes())
+    (tmp_path / hpsv2.FILE).write_bytes(b"hello")
+    (tmp_path / hpsv3.WHEEL).write_bytes(b"hello")
+    for module, words in (
+        (hpsv2, "is no file of weights that torch reads without running code"),
+        (hpsv3, "holds no instruction of HPSv3"),
+        (image_reward, "holds no weights of blip.visual_encoder"),
+    ):
+        with pytest.raises(ValueError, match=words) as said:
+            module.load(kit.Asked("any", str(tmp_path)))
+        assert "\n" not in str(said.value)

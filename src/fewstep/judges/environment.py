@@ -112,7 +112,8 @@ def missing(judge: Judge, given: Path | None = None) -> str:
     at = given or usual_folder(judge)
     lacking = [name for name in (*judge.weights.files, *judge.weights.beside) if not (at / name).is_file()]
     fetch = judge.weights.fetch.format(folder=at)
-    return f"the weights of {judge.name} are not in {at} ({', '.join(lacking)}): {fetch}" if lacking else ""
+    where = f"not in {at} ({', '.join(lacking)})" if at.is_dir() else f"not here: there is no folder {at}"
+    return f"the weights of {judge.name} are {where}; to get them, type: {fetch}" if lacking else ""
 
 
 def weights(judge: Judge, given: Path | None = None) -> Found:

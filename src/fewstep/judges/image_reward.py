@@ -63,7 +63,7 @@ def below(state: Mapping[str, Any], place: str) -> dict[str, Any]:
     """The weights of one part. Raises ValueError where there are none."""
     found = {key[len(place) :]: value for key, value in state.items() if key.startswith(place)}
     if not found:
-        raise ValueError(f"{FILE} holds no weights of {place[:-1]}")
+        raise ValueError(f"{FILE} holds no weights of {place[:-1]}: it is not that of ImageReward-v1.0, fetch it again")
     return {key: value for key, value in found.items() if not key.endswith("position_ids")}
 
 

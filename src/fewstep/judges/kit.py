@@ -159,8 +159,9 @@ def tensors(path: str) -> Any:
         held = torch.load(path, map_location="cpu", weights_only=True)
         return {key: value.float() for key, value in held.get("state_dict", held).items()}
     except Exception as error:  # torch has no class of its own for what it does not read
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} holds no weights that torch reads without running code: {said[:200]}") from None
+        raise ValueError(
+            f"{path} is no file of weights that torch reads without running code ({type(error).__name__}): fetch it again"
+        ) from None
 
 
 def filled(model: Any, state: Mapping[str, Any], source: str, device: str) -> Any:

@@ -21,9 +21,10 @@ def shortened(text: str) -> str:
 def slim(found: dict[str, Any]) -> dict[str, Any]:
     """``contest.json`` without what only pairs new entries with old ones; of single trainings the figures of `KEPT`."""
     found["comparisons"] = [c for c in found["comparisons"] if c["metric"] in KEPT]
-    for run in found["runs"] + found["warm_starts"]:
+    trained = found["runs"] + found.get("warm_starts", [])
+    for run in trained:
         run["records"] = [r for r in run["records"] if r["metric"] in KEPT]
-    for row in [found["records"], *(run["records"] for run in found["runs"] + found["warm_starts"])]:
+    for row in [found["records"], *(run["records"] for run in trained)]:
         for record in row:
             for name in ("left_out", "command", "device"):
                 record.pop(name, None)

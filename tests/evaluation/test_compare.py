@@ -118,6 +118,10 @@ def test_a_row_is_named_as_one_would_guess(results: Path) -> None:
     bare.write_text("{}")
     assert compare.row(str(one))[1] == compare.row(f"{two}:add,1")[1] == compare.row("add,1", two)[1]
     assert compare.row(f"{two}:teacher")[1][0].steps == 50
+    named = "add (warm, 20-seconds)"  # as a contest calls its rows
+    write_records(results / "contest.json", [record(values(), model=named), record(values(), model=named, steps=4)])
+    assert compare.row(f"{results / 'contest.json'}:{named},4")[1][0].steps == 4
+    assert compare.row(f"{results / 'contest.json'}:,1")[1][0].model == named
     for said, problem in (
         (f"{two}", "has 3 rows: say which as FILE:MODEL,STEPS; there are teacher,50, add,1, add,4"),
         (f"{two}:add", "has 2 rows 'add'"),

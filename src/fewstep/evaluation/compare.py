@@ -153,8 +153,8 @@ def row(said: str, file: Path | None = None) -> tuple[Path, list[MetricRecord]]:
     for record in read_records(path):
         if record.model != REAL:
             rows.setdefault((record.model, str(record.steps)), []).append(record)
-    model, _, steps = which.partition(",")
-    found = [key for key in rows if model in ("", key[0]) and steps in ("", key[1])]
+    # a model's name has commas, too: "lcm (warm, 20-seconds)"
+    found = [key for key in rows if which in ("", key[0], f"{key[0]},", f",{key[1]}", ",".join(key))]
     if len(found) != 1:
         known = ", ".join(",".join(key) for key in rows) or "none"
         problem = f"has no row {which!r}" if not found else f"has {len(found)} rows" + f" {which!r}" * bool(which)

@@ -36,6 +36,9 @@ STANDING_OUT = """[...document.querySelectorAll("body *")].filter(e => {
     return box.width && e.checkVisibility() && (box.left < -0.5 || box.right > document.documentElement.clientWidth + 0.5);
 }).map(e => e.id || e.outerHTML.slice(0, 80))"""
 """What reaches over the page's edge; a page that cuts it off does not scroll, and would hide it from `scrollWidth`."""
+AXE = ROOT / ".venv" / "node" / "node_modules" / "axe-core" / "axe.min.js"
+OFFLINE_SIZES = ((320, 568), (390, 844), (1280, 800))
+"""Widths and heights that pages which open offline are looked at in."""
 LIVE = ("ready", "busy", "shed", "over")
 
 
@@ -260,3 +263,18 @@ def studio_in(browser: Any, name: str, **options: Any) -> Iterator[Studio]:
     finally:
         studio.screen(name)
         context.close()
+
+
+def unfit_for(tab: Studio) -> list[str]:
+    """What a page is no good for at every size: what axe-core finds, where it is installed, and scrolling sideways."""
+    found: list[str] = []
+    if AXE.exists():
+        tab.get(AXE.read_text())
+    for width, height in OFFLINE_SIZES:
+        tab.page.set_viewport_size({"width": width, "height": height})
+        if AXE.exists():
+            for rule in tab.get("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)"):
+                found += [f"{width}: {rule['id']}: {n['target']} {n['failureSummary']}" for n in rule["nodes"]]
+        if tab.get("document.documentElement.scrollWidth > innerWidth"):
+            found.append(f"{width}: scrolls sideways: {tab.get(STANDING_OUT)}")
+    return found

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from concept_lists import NAMES, far_and_near, with_list
-from page.studio import ROOT, STANDING_OUT, Host, Studio, free_port, studio_in
+from page.studio import AXE, STANDING_OUT, Host, Studio, free_port, studio_in
 
-AXE = ROOT / ".venv" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 TABS = ("draw", "camera", "type")
 WIDTHS = ((360, 740), (768, 1024), (1366, 650), (1920, 1080))
 

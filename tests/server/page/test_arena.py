@@ -20,9 +20,8 @@ from fewstep.data.dataset import no_progress
 from fewstep.ranges import USUAL
 from fewstep.server.access import address
 from fewstep.server.app import listen, server
-from page.studio import ROOT, STANDING_OUT, Studio, studio_in
+from page.studio import AXE, STANDING_OUT, Studio, studio_in
 
-AXE = ROOT / ".venv" / "node" / "node_modules" / "axe-core" / "axe.min.js"
 SIZES = ((320, 568), (390, 844), (640, 360), (1280, 800))
 JUDGED = """() => {
     const of = id => {

@@ -10,10 +10,7 @@ import pytest
 from fewstep.evaluation import _drawing, check, check_page
 from fewstep.evaluation.check_data import RealData
 from known_models import four, known
-from page.studio import STANDING_OUT, studio_in
-from page.test_arena import AXE
-
-SIZES = ((320, 568), (390, 844), (1280, 800))
+from page.studio import studio_in, unfit_for
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +31,4 @@ def test_the_page_of_a_check_is_for_everybody(own_browser: Any, document: Path, 
         assert tab.get("document.querySelectorAll('svg.curves').length") == 2
         assert tab.get("[...document.images].every(image => image.naturalWidth > 0)")
         tab.get("document.querySelectorAll('details').forEach(one => one.open = true)")
-        if AXE.exists():
-            tab.get(AXE.read_text())
-        found: list[str] = []
-        for width, height in SIZES:
-            tab.page.set_viewport_size({"width": width, "height": height})
-            if AXE.exists():
-                for rule in tab.get("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)"):
-                    found += [f"{width}: {rule['id']}: {n['target']} {n['failureSummary']}" for n in rule["nodes"]]
-            if tab.get("document.documentElement.scrollWidth > innerWidth"):
-                found.append(f"{width}: scrolls sideways: {tab.get(STANDING_OUT)}")
-        assert found == []
+        assert unfit_for(tab) == []

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from fewstep.provenance import content_credentials
-from page.studio import STANDING_OUT, Studio, studio_in
-from page.test_accessibility import AXE, TARGETS
+from page.studio import AXE, STANDING_OUT, Studio, studio_in
+from page.test_accessibility import TARGETS
 from serving_helpers import SIZE
 
 

@@ -11,10 +11,8 @@ import pytest
 import torch
 
 from fewstep.training import calls, drawn, page
-from page.studio import STANDING_OUT, studio_in
-from page.test_arena import AXE
+from page.studio import studio_in, unfit_for
 
-SIZES = ((320, 568), (390, 844), (1280, 800))
 SHOWN = "[...document.querySelectorAll('.frames figure')].filter(f => f.checkVisibility()).map(f => f.textContent)"
 BRIGHTNESS = """() => {
     const image = document.querySelector(".frames figure:not([hidden]) img"), c = new OffscreenCanvas(1, 1).getContext("2d");
@@ -57,17 +55,7 @@ def test_the_slider_moves_through_training_and_axe_finds_nothing(own_browser: An
             seen.append(tab.get(BRIGHTNESS))
         assert seen == sorted(seen, reverse=True)
         assert len(set(seen)) == 4
-        found: list[str] = []
-        if AXE.exists():
-            tab.get(AXE.read_text())
-        for width, height in SIZES:
-            tab.page.set_viewport_size({"width": width, "height": height})
-            if AXE.exists():
-                for rule in tab.get("axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)"):
-                    found += [f"{width}: {rule['id']}: {n['target']} {n['failureSummary']}" for n in rule["nodes"]]
-            if tab.get("document.documentElement.scrollWidth > innerWidth"):
-                found.append(f"{width}: scrolls sideways: {tab.get(STANDING_OUT)}")
-        assert found == []
+        assert unfit_for(tab) == []
 
 
 def test_the_command_is_copied_or_selected(own_browser: Any, run: Path):

@@ -22,6 +22,7 @@ from fewstep import cli
 from fewstep.bundle import Card
 from fewstep.methods.method import Method
 from fewstep.parts import adversary
+from fewstep.parts.denoiser import StudentInput
 from fewstep.recipes import distillation
 from fewstep.recipes.distillation import METHODS
 from fewstep.rng import Rng
@@ -62,6 +63,36 @@ def test_only_the_player_at_its_turn_gets_a_gradient(name: str, axes: int) -> No
     method.after_step(0)
     assert "student" in networks
     assert {turn.player for turn in method.turns(0)} == set(networks), "every player moves"
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("add", {}), ("gan", {}), ("ladd", {}), ("ladd", {"reals": "teacher"}), ("drifting", {})],
+    ids=["add", "gan", "ladd", "ladd on the teacher's samples", "drifting"],
+)
+@pytest.mark.parametrize("steps", [0, 2])
+def test_regression_beside_an_adversary_is_the_same_in_every_method(name: str, own: dict[str, Any], steps: int) -> None:
+    """Weighted, and written out: from the trajectory's own noise onto its end, or from what the student was shown onto where
+    the teacher carries that."""
+    method, parts = built(name, regression_weight=0.5, regression_steps=steps, **own)
+    batch, rng = parts.data(0), Rng.of(3)
+    found = method.losses("student", batch, rng)["regression"]
+    shown = batch.pairs if own else batch
+    assert shown is not None
+    if steps:
+        x, t, _ = StudentInput(parts.student)(shown.x0, shown.cond, Rng.of(3))
+        end, cond = parts.teacher.refine(x, t, shown.cond, shown.null, steps), shown.cond
+    else:
+        pairs = batch.pairs
+        assert pairs is not None, "it asked for trajectories"
+        assert pairs.noise is not None
+        x, t, end, cond = pairs.noise, torch.ones(len(pairs)), pairs.x0, pairs.cond
+    with torch.no_grad():
+        apart = parts.student.denoiser(x, t, cond) - end
+    wanted = 0.5 * ((apart.square().flatten(1).mean(1) + 0.01).sqrt() - 0.1).mean()
+    torch.testing.assert_close(found.detach(), wanted)
+    with pytest.raises(ValueError, match="regression_weight is 0: give it a weight"):
+        METHODS.load(name).check(METHODS.load(name).Options(regression_weight=0.0, regression_steps=2))
 
 
 @each_method

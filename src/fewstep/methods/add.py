@@ -24,18 +24,18 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ..diffusion import losses, sampler
+from ..diffusion import losses
 from ..diffusion.schedule import add_noise
 from ..diffusion.weighting import WEIGHTINGS
 from ..options import CHANGEABLE, SHARED
 from ..parts.adversary import Adversary
 from ..parts.codec import Codec
-from ..parts.denoiser import BEND, Student, Teacher, check_alike, to_trajectories
+from ..parts.denoiser import Student, Teacher
 from ..ranges import Range, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Latents, Time, exactly, match_dims
 from . import adversarial
-from .adversarial import Adversarial, adversary_of
+from .adversarial import Adversarial, adversary_of, followed
 from .method import UNKNOWN, Facts, Parts
 
 
@@ -45,13 +45,6 @@ class Options(adversarial.Options):
 
     distillation_weight: Annotated[Weight, CHANGEABLE] = 2.5
     """The paper's lambda, here on a mean over elements; 0 leaves the adversarial loss only."""
-    regression_weight: Annotated[Weight, CHANGEABLE] = 0.0
-    """Weight of regression onto the teacher's trajectories, beside the adversary (DMD's, arXiv 2311.18828): it keeps the variety
-    that a warm start brought and the adversary alone gives away. Needs noise-to-sample pairs, or ``regression_steps``."""
-    regression_steps: Annotated[int, Range(0, 1000)] = 0
-    """Regress at every student time, from whatever the student is shown onto where this many DDIM steps of the teacher carry
-    it: no pairs, never the same trajectory twice, so many more teacher evaluations a sample. It keeps rare modes at two and four
-    steps too, where pairs keep them at one (docs/variety.md): 8, with a regression weight of 10. 0 takes pairs."""
     weighting: Literal["exponential", "sds", "nfsd"] = "exponential"
     """c(t). The paper's final models use nfsd; its ablations, and the best diversity, exponential."""
     space: Literal["latents", "media"] = "latents"
@@ -78,10 +71,6 @@ def check(o: Options, facts: Facts = UNKNOWN) -> None:
         )
     if o.teacher_times[0] > o.teacher_times[1]:
         raise ValueError(f"teacher times {o.teacher_times} must rise: give the earlier one, nearer to 0, first")
-    if o.regression_steps and not o.regression_weight:
-        raise ValueError(
-            f"regression_steps {o.regression_steps} says how to regress, but regression_weight is 0: give it a weight (10)"
-        )
     if o.distillation_weight and o.weighting == "nfsd" and o.teacher_steps > 1:
         raise ValueError(
             f"nfsd asks the teacher for one direction, not for {o.teacher_steps} steps: set teacher_steps to 1, or take "
@@ -91,9 +80,9 @@ def check(o: Options, facts: Facts = UNKNOWN) -> None:
 
 def build(o: Options, parts: Parts) -> ADD:
     """ADD of a run's parts."""
-    teacher = parts.teacher if o.distillation_weight or o.regression_steps else None
-    if o.regression_weight and not o.regression_steps:
-        parts.pairs()
+    teacher = followed(o, parts)
+    if o.distillation_weight:
+        teacher = parts.teacher
     negative = parts.encode(o.negative) if o.negative else None
     return ADD(parts.student, teacher, parts.codec, adversary_of(o, parts), o, negative)
 
@@ -125,15 +114,9 @@ class ADD(Adversarial):
         check(options)
         if options.distillation_weight and teacher is None:
             raise ValueError("the distillation loss needs a teacher: give one, or set distillation_weight to 0")
-        if options.regression_steps:
-            if teacher is None:
-                raise ValueError(
-                    "regression at every student time needs a teacher: give one, or set regression_steps to 0"
-                )
-            check_alike(student, teacher)
-        super().__init__(student, adversary, options)
+        super().__init__(student, adversary, options, teacher=teacher)
         self.options: Options = options
-        self.teacher, self.codec, self.negative = teacher, codec, negative
+        self.codec, self.negative = codec, negative
 
     def beside(self, sample: Latents, shown: tuple[Latents, Time], batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """``distillation`` and ``regression``."""
@@ -142,9 +125,7 @@ class ADD(Adversarial):
             out["distillation"] = o.distillation_weight * self.distillation(
                 self.tap(sample, "distillation"), batch, rng
             )
-        if o.regression_weight:
-            out["regression"] = o.regression_weight * self.regression(sample, shown, batch, rng)
-        return out
+        return out | super().beside(sample, shown, batch, rng)
 
     def distillation(self, sample: Latents, batch: Batch, rng: Rng) -> Tensor:
         """``E c(t) d(x^_theta, x^_psi(sg(x^_theta,t); t))`` (Eq. 4): the teacher's target is a constant."""
@@ -160,25 +141,6 @@ class ADD(Adversarial):
                 target = self.codec.decode(target)
             sample = self.codec.decode(sample)
         return (weight * losses.squared(sample, target)).mean()
-
-    def regression(self, sample: Latents, shown: tuple[Latents, Time], batch: Batch, rng: Rng) -> Tensor:
-        """Pseudo-Huber distance to the ends of the teacher's trajectories: of the stored ones from pure noise, or of those that
-        go on from ``shown = (x_s, s)``, whatever the student time s. ValueError where pairs are needed and missing.
-
-        On data noised to s it makes the student the map from x_s to *one* sample, as sampling with fresh noise in between
-        needs it, where denoising would make it the mean of all that x_s may come from: the mean leaves rare modes out.
-        """
-        if self.options.regression_steps:
-            assert self.teacher is not None, "checked in __init__"
-            x_s, s = shown
-            end = self.teacher.refine(x_s, s, batch.cond, batch.null, self.options.regression_steps)
-            return losses.huber(self.tap(sample, "regression"), end, BEND).mean()
-        if batch.pairs is None:
-            raise ValueError(
-                "regression beside the adversary needs the teacher's trajectories: give batches with pairs"
-            )
-        start = sampler.at(1.0, batch.pairs.x0)
-        return to_trajectories(self.student, batch.pairs, start, rng)
 
     def target(self, sample: Latents, x_t: Latents, t: Time, batch: Batch) -> Latents:
         """The teacher's estimate; under nfsd the noise-free direction instead (Katzir et al., arXiv 2310.17590).

@@ -1,22 +1,24 @@
 """What methods with one student and one adversary have in common: two players, who moves when, what is observed.
 
-Not a method itself: ADD, LADD and GAN stand on it, and each says what else the student minimises. Methods with more players
-(DMD2) hold an `Adversary` of their own.
+Not a method itself: ADD, LADD and GAN stand on it. Each may regress onto the teacher's trajectories beside the adversary, and
+ADD says what else its student minimises. Methods with more players (DMD2) hold an `Adversary` of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
+from ..diffusion import losses, sampler
+from ..options import CHANGEABLE
 from ..parts import adversary
 from ..parts.adversary import Adversary
-from ..parts.denoiser import Student, StudentInput
-from ..ranges import Count, Share
+from ..parts.denoiser import BEND, Student, StudentInput, Teacher, check_alike, to_trajectories
+from ..ranges import Count, Range, Share, Weight
 from ..rng import Rng
 from ..tensors import Batch, Latents, Time
 from .method import UNKNOWN, Defaults, Facts, Optimizer, Parts, Player, StudentOptions, Turn
@@ -27,7 +29,7 @@ Reals = Literal["data", "teacher"]
 
 @dataclass(frozen=True)
 class Options(StudentOptions, adversary.Options):
-    """The adversary, and how the two players take turns."""
+    """The adversary, how the two players take turns, and the regression beside them."""
 
     backward: Share = 0.0
     """Share of batches that start from the student's own roll-out (DMD2's backward simulation)."""
@@ -35,11 +37,22 @@ class Options(StudentOptions, adversary.Options):
     """Discriminator updates a step (two-time-scale updates); each has its own real samples, noise and fakes."""
     student_every: Count = 1
     """The student moves every this many steps."""
+    regression_weight: Annotated[Weight, CHANGEABLE] = 0.0
+    """Weight of regression onto the teacher's trajectories, beside the adversary (DMD's, arXiv 2311.18828): it keeps the variety
+    that a warm start brought and the adversary alone gives away. Needs noise-to-sample pairs, or ``regression_steps``."""
+    regression_steps: Annotated[int, Range(0, 1000)] = 0
+    """Regress at every student time, from whatever the student is shown onto where this many DDIM steps of the teacher carry
+    it: no pairs, never the same trajectory twice, so many more teacher evaluations a sample. It keeps rare modes at two and four
+    steps too, where pairs keep them at one (docs/variety.md): 8, with a regression weight of 10. 0 takes pairs."""
 
 
 def check(o: Options, facts: Facts = UNKNOWN) -> None:
     """Refuse what cannot be trained. Raises ValueError with the fix."""
     adversary.check(o, facts.batch_size, facts.concepts)
+    if o.regression_steps and not o.regression_weight:
+        raise ValueError(
+            f"regression_steps {o.regression_steps} says how to regress, but regression_weight is 0: give it a weight (10)"
+        )
 
 
 def adversary_of(o: adversary.Options, parts: Parts) -> Adversary | None:
@@ -66,16 +79,41 @@ def teacher_made(batch: Batch) -> Batch:
     return batch.pairs
 
 
+def followed(o: Options, parts: Parts, reals: Reals = "data") -> Teacher | None:
+    """The teacher, where the student follows it at every student time; else None. Asks for pairs where they are needed."""
+    if reals == "teacher" or (o.regression_weight and not o.regression_steps):
+        parts.pairs()
+    return parts.teacher if o.regression_steps else None
+
+
+def adversarial_of(o: Options, parts: Parts, reals: Reals = "data") -> Adversarial:
+    """A student and its adversary, of a run's parts, with nothing else to minimise than regression, if that is asked."""
+    teacher = followed(o, parts, reals)
+    return Adversarial(parts.student, adversary_of(o, parts), o, reals, teacher)
+
+
 class Adversarial(Defaults):
     """A student against an adversary. A method says in `beside` what else its student minimises."""
 
-    def __init__(self, student: Student, adversary: Adversary | None, options: Options, reals: Reals = "data") -> None:
-        """``adversary`` may be None where ``adversarial_weight`` is 0. ``reals``: what stands for data."""
+    def __init__(
+        self,
+        student: Student,
+        adversary: Adversary | None,
+        options: Options,
+        reals: Reals = "data",
+        teacher: Teacher | None = None,
+    ) -> None:
+        """``adversary`` may be None where ``adversarial_weight`` is 0, ``teacher`` where ``regression_steps`` is.
+
+        ``reals``: what stands for data.
+        """
         if options.adversarial_weight and adversary is None:
             raise ValueError(
                 "the adversarial loss needs features and a discriminator: give an adversary, or set adversarial_weight to 0"
             )
-        self.student, self.options, self.reals = student, options, reals
+        if options.regression_steps:
+            check_alike(student, teacher)
+        self.student, self.options, self.reals, self.teacher = student, options, reals, teacher
         self.adversary = adversary if options.adversarial_weight else None
         self.input = StudentInput(student, options.backward)
         self._observed: dict[str, float] = {}
@@ -108,8 +146,28 @@ class Adversarial(Defaults):
 
     def beside(self, sample: Latents, shown: tuple[Latents, Time], batch: Batch, rng: Rng) -> dict[str, Tensor]:
         """What the student minimises beside the adversarial loss, weighted and named. ``sample`` was drawn from ``shown``,
-        which is ``(x_s, s)``."""
-        return {}
+        which is ``(x_s, s)``. Here: ``regression``, where it is asked for."""
+        weight = self.options.regression_weight
+        return {"regression": weight * self.regression(sample, shown, batch, rng)} if weight else {}
+
+    def regression(self, sample: Latents, shown: tuple[Latents, Time], batch: Batch, rng: Rng) -> Tensor:
+        """Pseudo-Huber distance to the ends of the teacher's trajectories: of the stored ones from pure noise, or of those that
+        go on from ``shown = (x_s, s)``, whatever the student time s. ValueError where pairs are needed and missing.
+
+        On data noised to s it makes the student the map from x_s to *one* sample, as sampling with fresh noise in between
+        needs it, where denoising would make it the mean of all that x_s may come from: the mean leaves rare modes out.
+        """
+        if self.options.regression_steps:
+            assert self.teacher is not None, "checked in __init__"
+            x_s, s = shown
+            end = self.teacher.refine(x_s, s, batch.cond, batch.null, self.options.regression_steps)
+            return losses.huber(self.tap(sample, "regression"), end, BEND).mean()
+        pairs = batch.trajectories
+        if pairs is None:
+            raise ValueError(
+                "regression beside the adversary needs the teacher's trajectories: give batches with pairs"
+            )
+        return to_trajectories(self.student, pairs, sampler.at(1.0, pairs.x0), rng)
 
     def observations(self) -> dict[str, float]:
         """Logits, and the norm of each loss's gradient at the student's sample (read after the backward pass)."""

@@ -34,13 +34,13 @@ from ..options import CHANGEABLE, SHARED
 from ..parts import discriminator
 from ..parts.adversary import Adversary
 from ..parts.codec import Codec
-from ..parts.denoiser import Denoiser, Student, to_trajectories
+from ..parts.denoiser import Denoiser, Student, Teacher
 from ..parts.features.feature import FeatureNetwork, Space
 from ..ranges import Range, Weight
 from ..rng import Rng
 from ..tensors import Batch, Conditioning, Features, Latents, Time, full_precision
 from . import adversarial
-from .adversarial import Adversarial, Reals, adversary_of
+from .adversarial import Adversarial, Reals, adversary_of, followed
 from .method import UNKNOWN, Facts, Parts
 
 WINDOW = 4
@@ -68,7 +68,8 @@ class Options(adversarial.Options):
     noise_level: Annotated[float, Range(0, 1)] = 0.1
     """Time that samples are noised to before the teacher sees them, 0 clean and 1 pure noise. Of ``through teacher`` only."""
     regression_weight: Annotated[Weight, CHANGEABLE] = 1.0
-    """Weight of the anchor: regression onto the teacher's trajectories, which keeps every mode. 0 needs no trajectories."""
+    """Weight of the anchor: regression onto the teacher's trajectories, which keeps every mode. 0 needs no trajectories.
+    ``regression_steps`` makes it one at every student time."""
     adversarial_weight: Annotated[Weight, CHANGEABLE] = 0.0
     """Weight of an adversarial loss beside it; 0 leaves the adversary out."""
     heads: Annotated[discriminator.Options, SHARED] = field(default_factory=lambda: discriminator.Options(image=False))
@@ -169,10 +170,11 @@ class Drifting(Adversarial):
         codec: Codec,
         adversary: Adversary | None,
         options: Options = Options(),
+        teacher: Teacher | None = None,
     ) -> None:
-        """``see`` is the network that distances are measured in."""
+        """``see`` is the network that distances are measured in. ``teacher`` may be None where ``regression_steps`` is 0."""
         check(options)
-        super().__init__(student, adversary, options, options.positives)
+        super().__init__(student, adversary, options, options.positives, teacher)
         self.options: Options = options
         self.see, self.codec = see, codec
 
@@ -180,13 +182,7 @@ class Drifting(Adversarial):
         """``drift`` and ``regression``."""
         o = self.options
         out = {"drift": o.drift_weight * self.drift(self.tap(sample, "drift"), batch, rng)}
-        if o.regression_weight:
-            pairs = batch.trajectories
-            assert pairs is not None, "build() asked for pairs"
-            out["regression"] = o.regression_weight * to_trajectories(
-                self.student, pairs, sampler.at(1.0, pairs.x0), rng
-            )
-        return out
+        return out | super().beside(sample, shown, batch, rng)
 
     def drift(self, sample: Latents, batch: Batch, rng: Rng) -> Tensor:
         """``sum over levels of mean ||phi(x) - sg(phi(x) + V)||^2``, in full precision; distances are divided by their mean."""
@@ -218,9 +214,8 @@ class Drifting(Adversarial):
 def build(o: Options, parts: Parts) -> Drifting:
     """Drifting of a run's parts, in groups of one condition."""
     parts.group(o.group)
-    if o.regression_weight or o.positives == "teacher":
-        parts.pairs()
+    teacher = followed(o, parts, o.positives)
     see: FeatureNetwork = NoisedFeatures(parts.teacher.denoiser, o.noise_level)
     if o.through == "features":
         see = parts.features(o)
-    return Drifting(parts.student, see, parts.codec, adversary_of(o, parts), o)
+    return Drifting(parts.student, see, parts.codec, adversary_of(o, parts), o, teacher)

@@ -12,6 +12,7 @@ L_adv                ``adversarial`` (parts/adversary.py)
 
 ``L = L_adv``: hinge or softplus (Goodfellow et al., arXiv 1406.2661), or relativistic (arXiv 1807.00734), with R1 on the
 heads' inputs. It needs no teacher while it is trained; the student's weights, and its knowledge, are the teacher's.
+``--gan.regression-weight`` puts the teacher's trajectories beside the adversary.
 
 Two relatives are this method with options. GDD-I (arXiv 2405.20750) keeps the convolutions inside the blocks as the teacher has
 them: ``--student freeze``. APT (arXiv 2501.08316) has its R1 without a second backward, and no other: ``--gan.r1 0
@@ -23,7 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import adversarial
-from .adversarial import Adversarial, adversary_of
+from .adversarial import Adversarial, adversarial_of
 from .method import Parts
 
 check = adversarial.check
@@ -36,4 +37,4 @@ class Options(adversarial.Options):
 
 def build(o: Options, parts: Parts) -> Adversarial:
     """A student and its adversary, of a run's parts."""
-    return Adversarial(parts.student, adversary_of(o, parts), o)
+    return adversarial_of(o, parts)

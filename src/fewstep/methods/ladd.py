@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 from ..options import SHARED
 from ..parts import discriminator
 from . import adversarial
-from .adversarial import Adversarial, Reals, adversary_of
+from .adversarial import Adversarial, Reals, adversarial_of
 from .method import Parts
 
 check = adversarial.check
@@ -45,6 +45,4 @@ class Options(adversarial.Options):
 
 def build(o: Options, parts: Parts) -> Adversarial:
     """A student and its adversary, of a run's parts."""
-    if o.reals == "teacher":
-        parts.pairs()
-    return Adversarial(parts.student, adversary_of(o, parts), o, o.reals)
+    return adversarial_of(o, parts, o.reals)

@@ -44,10 +44,6 @@ class Regression(OnePlayer):
     def __init__(self, student: Student, options: Options = Options(), teacher: Teacher | None = None) -> None:
         super().__init__("student", student.denoiser, options.student_moves(beta1=0.9))
         if options.regression_steps:
-            if teacher is None:
-                raise ValueError(
-                    "regression at every student time needs a teacher: give one, or set regression_steps to 0"
-                )
             check_alike(student, teacher)
         self.student, self.options, self.teacher = student, options, teacher if options.regression_steps else None
 

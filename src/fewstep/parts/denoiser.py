@@ -227,8 +227,11 @@ def to_trajectories(
     return huber(student.denoiser(noised, t, pairs.cond), end, bend).mean()
 
 
-def check_alike(student: Student, teacher: Teacher) -> None:
-    """Refuse a teacher that cannot go on from where the student is: its noise is scaled otherwise at a student time."""
+def check_alike(student: Student, teacher: Teacher | None) -> None:
+    """Refuse a teacher that is missing, or that cannot go on from where the student is: its noise is scaled otherwise at a
+    student time. Raises ValueError."""
+    if teacher is None:
+        raise ValueError("regression at every student time needs a teacher: give one, or set regression_steps to 0")
     times, own, theirs = torch.tensor(student.times), student.denoiser.schedule, teacher.schedule
     apart = torch.stack([f(times) - g(times) for f, g in ((own.alpha, theirs.alpha), (own.sigma, theirs.sigma))])
     if float(apart.abs().max()) > 1e-5:

@@ -8,7 +8,10 @@ the digits' models was looked at: a classifier that took no part in any training
 few-step where its Fréchet distance is nearer (in logarithms) to that of the teacher's 25 steps than to that of the teacher's one.
 A student that is not is undertrained. One that is, and is not as it was asked to draw, is broken. Narrow teachers are small.
 
-Every model that is finished is kept in ``--runs`` and every case in ``--out``: stop and continue at will.
+The line of ``--data`` has a trial of its own: every model of digits in each of its step counts. What is true is said by the same
+classifier, here at that step count; the line is chosen on one half of the models and tested on the other.
+
+Every model that is finished is kept in ``--runs`` and every case in ``--out`` and ``--data-out``: stop and continue at will.
 """
 
 from __future__ import annotations
@@ -32,14 +35,17 @@ from ablation import ROWS, Bench, Row
 
 from fewstep import bundle
 from fewstep.evaluation import check, genuine
-from fewstep.evaluation._drawing import Options
+from fewstep.evaluation._drawing import OWN, Options
+from fewstep.evaluation.check_data import RealData
+from fewstep.evaluation.check_data import chosen as real_pictures
 from fewstep.evaluation.genuine import Evidence
 from fewstep.inference.pipeline import Pipeline
 from fewstep.methods.denoising import Denoising
-from fewstep.parts.denoiser import Student
+from fewstep.parts.denoiser import Denoiser, Student, Teacher
 from fewstep.pretrained.families import unet
 from fewstep.recipes import digits
 from fewstep.rng import Rng
+from fewstep.training.data import open_dataset
 from fewstep.training.trainer import Trainer
 
 HOUSE = Path(__file__).resolve().parent.parent
@@ -165,6 +171,16 @@ class Truth:
 
         return self.distance(draw)
 
+    def drawn(self, denoiser: Denoiser, steps: int, student: bool) -> float:
+        """The Fréchet distance of ``steps`` steps, as its card says that it is drawn."""
+        null = digits.conditioner().null
+        if student:
+            few = Student(denoiser, digits.STUDENT_TIMES)
+            found = self.bench.measure("model", lambda cond, noise, rng: few.draw(noise, cond, steps, rng), steps)
+            return next(record.value for record in found if record.metric == "fd")
+        teacher = Teacher(denoiser, digits.GUIDANCE_SCALE)
+        return self.distance(lambda cond, noise: teacher.draw(noise, cond, null(len(noise)), steps))
+
     def few(self, distance: float) -> bool:
         return distance < math.sqrt(self.ends[0] * self.ends[1])
 
@@ -202,6 +218,48 @@ def looked_at(case: Case, models: Models, truth: Truth) -> dict[str, Any]:
     kept = {"student": e.student, "few": e.few, "best": e.best, "own": e.own, "own_name": e.own_name, "others": e.others,
             "reference": e.reference, "parameters": e.parameters, "usual": e.usual, "usual_name": e.usual_name}  # fmt: skip
     return {"case": case.name, "truth": said, "fd_one_step": distance, "evidence": kept}
+
+
+BESIDE = Options(steps=(1, 2, 4, 25), wrong_steps=(), n=10, noises=4, calls=1)
+
+
+def beside_data(name: str, models: Models, truth: Truth, real: RealData) -> list[dict[str, Any]]:
+    """Lines of the trial of ``--data``: the share of real digits in each step count, and the classifier's distance there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = Pipeline.open(models.folder(name))
+        student = pipeline.card.role == "student"
+        found = check.check(pipeline, replace(BESIDE, steps=BESIDE.steps[: 3 if student else 4]), real=real)
+    lines = []
+    for row in found.rows:
+        if row.setting == OWN and row.data is not None:
+            distance = truth.drawn(pipeline.model.denoiser, row.steps, student)
+            lines.append({"model": name, "steps": row.steps, "share": row.data.share, "fd": distance})
+    return lines
+
+
+def line_of_data(lines: list[dict[str, Any]], ends: tuple[float, float]) -> dict[str, Any]:
+    """How often a share tells what is near real digits from what is not: the line chosen on one half, tested on the other."""
+    names = sorted({line["model"] for line in lines})
+    first = {names[i] for i in Rng.of(0, "halves of data").uniform((len(names),)).argsort().tolist()[: len(names) // 2]}
+    near = math.sqrt(ends[0] * ends[1])
+    one, other = ([x for x in lines if (x["model"] in first) == own] for own in (True, False))
+
+    def right(of: list[dict[str, Any]], line: float) -> int:
+        return sum((x["share"] >= line) == (x["fd"] < near) for x in of)
+
+    grid = [n / 100 for n in range(30, 100)]
+    scores = [right(one, line) for line in grid]
+    best = [line for line, score in zip(grid, scores) if score == max(scores)]
+    figures = {
+        "models": len(names), "cases": len(lines), "near": sum(x["fd"] < near for x in lines), "first_half": len(one),
+        "second_half": len(other), "lowest_best": best[0], "highest_best": best[-1], "right_on_first": max(scores),
+        "right_on_second_lowest": right(other, best[0]), "right_on_second_highest": right(other, best[-1]),
+        "line": genuine.OF_DATA, "line_right_on_first": right(one, genuine.OF_DATA),
+        "line_right_on_second": right(other, genuine.OF_DATA), "fd_one_step": ends[0], "fd_25_steps": ends[1],
+    }  # fmt: skip
+    told = [{**x, "half": "first" if x["model"] in first else "second", "near": x["fd"] < near} for x in lines]
+    return {"figures": figures, "cases": told}
 
 
 def evidence_of(line: dict[str, Any]) -> Evidence:
@@ -278,6 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/check"), help="where models are kept")
     parser.add_argument("--out", type=Path, default=HOUSE / "docs" / "results" / "check.json")
+    parser.add_argument("--data-out", type=Path, default=HOUSE / "docs" / "results" / "check_data.json")
     o = parser.parse_args()
     torch.set_num_threads(1)
     lines = json.loads(o.out.read_text())["cases"] if o.out.exists() else []
@@ -287,13 +346,28 @@ def main() -> None:
     for case in todo(lines):
         began = time.process_time()
         lines = [*lines, looked_at(case, models, truth)]
-        draft = o.out.with_suffix(".part")
-        draft.write_text(json.dumps(judged(lines), indent=1, allow_nan=False) + "\n")
-        os.replace(draft, o.out)
+        write(o.out, judged(lines))
         line = json.loads(o.out.read_text())["cases"][-1]
         distance = f"FD {line['fd_one_step']:.2f}" if line["fd_one_step"] is not None else ""
         print(f"{case.name}: true {line['truth']}, said {line['verdict']} ({line['reached']:.0%}) {distance} "
               f"{time.process_time() - began:.0f} s", flush=True)  # fmt: skip
+    seen = json.loads(o.data_out.read_text())["cases"] if o.data_out.exists() else []
+    real = None
+    for name in dict.fromkeys(case.model for case in cases() if not case.model.startswith("emoji")):
+        if name not in {line["model"] for line in seen}:
+            real = real or real_pictures(open_dataset("digits"), Pipeline.open(models.folder("teacher")), BESIDE.n)
+            seen = [*seen, *beside_data(name, models, truth, real)]
+            write(o.data_out, line_of_data(seen, truth.ends))
+            shown = ", ".join(f"{x['share']:.0%} (FD {x['fd']:.2f})" for x in seen if x["model"] == name)
+            print(f"{name} beside the data: {shown}", flush=True)
+    print(json.dumps(json.loads(o.data_out.read_text())["figures"]), flush=True)
+
+
+def write(file: Path, found: dict[str, Any]) -> None:
+    """All of it or nothing."""
+    draft = file.with_suffix(".part")
+    draft.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+    os.replace(draft, file)
 
 
 if __name__ == "__main__":

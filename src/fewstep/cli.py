@@ -29,7 +29,6 @@ from .console import (
     PIPE_CLOSED,
     TrainingDisplay,
     console,
-    counted,
     encodable,
     note,
     progress_bars,
@@ -42,7 +41,7 @@ from .options import as_typed
 from .options import words as words_of
 from .ranges import USUAL, NewPath, Place, Placement, Range, Seed, Weight, checked, path_options
 from .sizes import OwnSize, pair, shape_of, spoken
-from .text import heard, plain
+from .text import counted, heard, plain
 from .training.health import Options as HealthOptions
 from .training.health import Unhealthy
 from .training.log import STOPS, Stopped, ignored, leave_terminal

@@ -100,11 +100,6 @@ def note(text: object) -> None:
     console.print(Text("note: ", "yellow").append(str(text), "default"), highlight=False, soft_wrap=True)
 
 
-def counted(n: int, thing: str) -> str:
-    """``1 picture``, ``2,000 pictures``."""
-    return f"{n:,} {thing}{'s' * (n != 1)}"
-
-
 def _width(rows: list[list[str]]) -> int:
     """Characters of a table's line, with two between its columns."""
     return sum(max(map(len, column)) + 2 for column in zip(*rows))

@@ -31,6 +31,11 @@ def plain(value: object, most: int | None = None, keep: str = "") -> str:
     return text[:head] + CUT + text[len(text) - (most - len(CUT) - head) :]
 
 
+def counted(n: int, thing: str) -> str:
+    """``1 picture``, ``2,000 pictures``."""
+    return f"{n:,} {thing}{'s' * (n != 1)}"
+
+
 def heard(argument: str) -> str:
     """A text of the command line, read as UTF-8 where Python knew no better and handed its bytes on as lone surrogates."""
     try:

@@ -128,3 +128,12 @@ def test_the_page_names_every_judge_with_its_licence() -> None:
     for name in FAMILY.names:
         (row,) = [line for line in rows if f"`{name}`" in line.split("|")[1]]
         assert find(name).licence in row
+
+
+def test_pins_of_judges_are_what_the_tests_run_them_with() -> None:
+    """A pin that constraints.txt holds too is the same there: else `kit.NETWORK` claims a test that nobody made."""
+    lines = (Path(__file__).parents[2] / "constraints.txt").read_text("utf-8").splitlines()
+    held = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    pinned = dict(pin.split("==") for pin in kit.NETWORK)
+    assert {"torch", "transformers", "numpy", "pillow", "safetensors"} <= set(held)
+    assert {name: held.get(name, pin) for name, pin in pinned.items()} == pinned

@@ -18,6 +18,7 @@ from .. import provenance as marks
 from ..data.dataset import Progress
 from ..inference.pipeline import Pipeline, Request
 from ..ranges import Placement
+from ..text import counted
 from .plan import CATCHES, Entry, Kind
 
 AT_ONCE = 8
@@ -101,7 +102,7 @@ def of_folders(given: Sequence[Contender], prompts: Sequence[str]) -> tuple[list
     stems = sorted(first[1])
     if prompts and len(prompts) != len(stems):
         raise ValueError(
-            f"there are {len(stems)} pictures and {len(prompts)} prompts: give one prompt for each picture"
+            f"there are {counted(len(stems), 'picture')} and {counted(len(prompts), 'prompt')}: give one prompt for each picture"
         )
     for pictures in held.values():
         for path in pictures.values():

@@ -12,6 +12,7 @@ from typing import Any
 from ..files import whole
 from ..report import page as html
 from ..report.page import escape
+from ..text import counted
 from .plan import Plan
 from .results import CAREFUL, DOUBT, FEWEST, results
 from .votes import FILE, Vote, VoteStore
@@ -83,7 +84,7 @@ def _vote_rows(plan: Plan, votes: Sequence[Vote]) -> list[dict[str, Any]]:
 def table(found: dict[str, Any], question: str) -> str:
     """The ratings by one question, best first, in Markdown."""
     part = found["questions"][question]
-    lines = [f"{TITLES[question]} ({part['votes']} votes on {part['prompts']} prompts, {part['ties']:.0%} ties)", ""]
+    lines = [f"{TITLES[question]} ({_votes(part)}, {part['ties']:.0%} ties)", ""]
     lines += ["| model | rating (95%) | Elo, K = 1 | win rate (95%) |", "|---|--:|--:|--:|"]
     for row in sorted(part["models"], key=lambda row: -row["rating"]):
         lines.append(
@@ -154,8 +155,8 @@ def page(folder: Path, plan: Plan, found: dict[str, Any]) -> str:
         if found["left_out"]
         else ""
     )
-    many = "s" * (len(found["raters"]) != 1)
-    lead = f"""{found["votes"]} votes of {len(found["raters"])} rater{many} on {found["prompts"]} prompts. Pairs were shown
+    raters_of, prompts = counted(len(found["raters"]), "rater"), counted(found["prompts"], "prompt")
+    lead = f"""{counted(found["votes"], "vote")} of {raters_of} on {prompts}. Pairs were shown
 without names; sides and order were random."""
     careful = f"""A careful rater is right in {CAREFUL:.0%} of the catch pairs or more. Whoever is right so seldom that such a
 rater would be with a probability under {DOUBT:.0%}, in {FEWEST} of them at least, is called careless."""
@@ -173,6 +174,10 @@ more mean ten wins for one loss. Elo is the paper's (K = 1, start 1000, mean ove
 tie half. Intervals are 95%, by a bootstrap that draws prompts, for votes on one prompt go together; each holds for itself, not
 for all at once. The votes that are missing are those after which a difference as large as the one seen shows in four cases of
 five. Repeated pairs and catch pairs do not count in any rating."""
+
+
+def _votes(part: dict[str, Any]) -> str:
+    return f"{counted(part['votes'], 'vote')} on {counted(part['prompts'], 'prompt')}"
 
 
 def _question(found: dict[str, Any], question: str) -> str:
@@ -202,7 +207,7 @@ def _question(found: dict[str, Any], question: str) -> str:
     if agreed["alpha"] is not None:
         both = f"{agreed['alpha']:.2f} ({agreed['alpha_interval']:.2f} with ties between the sides)"
         alpha = f" Raters agree with alpha {both} over {agreed['shared']} shared pairs."
-    said = f"{part['votes']} votes on {part['prompts']} prompts, {part['ties']:.0%} ties.{alpha}"
+    said = f"{_votes(part)}, {part['ties']:.0%} ties.{alpha}"
     title = TITLES[question]
     ratings = html.framed(("Model", "Rating", "", "Elo", "Win rate"), body, f"Ratings: {title}")
     sides = html.framed(("Pair", "Won : tied : lost", "Share of the first", "Verdict"), pairs, f"Pairs: {title}")

@@ -13,6 +13,7 @@ from ..data.dataset import Dataset, Item, spread
 from ..inference.pipeline import Pipeline
 from ..parts.conditioner import ClassConditioner
 from ..sizes import spoken
+from ..text import counted
 from ._drawing import drawn_shape
 from .suite import of_size
 
@@ -105,11 +106,6 @@ def _check_shape(train: Dataset, pipeline: Pipeline) -> None:
     if (channels, *size) != train.shape:
         has, *sides = train.shape
         raise ValueError(
-            f"the pictures of {train.name} are {spoken(sides)} in {counted(has)}, and the model draws {spoken(size)} in "
-            f"{counted(channels)}: give data of that size"
+            f"the pictures of {train.name} are {spoken(sides)} in {counted(has, 'channel')}, and the model draws "
+            f"{spoken(size)} in {counted(channels, 'channel')}: give data of that size"
         )
-
-
-def counted(channels: int) -> str:
-    """``1 channel``, ``3 channels``."""
-    return f"{channels} channel{'s' * (channels != 1)}"

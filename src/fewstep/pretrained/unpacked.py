@@ -39,6 +39,8 @@ KNOWN = {
 """The hub's folder whose configs fit a single file, by names that are in it."""
 
 
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+"""How the names of files end that hold pickles."""
 LORA_IS_A_PART = "`fewstep adopt BASE --lora FILE --as KIND --out FOLDER` puts it into its base"
 """What to do with a LoRA where a model is asked for."""
 
@@ -49,8 +51,12 @@ def usual_configs(file: Path) -> str:
     Raises ValueError with the fix for a file that is no whole model of Stable Diffusion or SDXL.
     """
     if file.suffix != ".safetensors":
+        if file.suffix in PICKLED:
+            raise ValueError(
+                f"{file} is a pickle, which can run code when it is read: convert it to .safetensors first"
+            )
         raise ValueError(
-            f"{file} is no .safetensors file; a pickle (.ckpt) can run code when it is read: convert it first"
+            f"{file} is no model: give a bundle's name, a folder with model_index.json, or a .safetensors file"
         )
     try:
         with safe_open(file, "pt") as found:

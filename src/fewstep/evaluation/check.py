@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..bundle import Card
 from ..data.dataset import Progress
@@ -29,6 +28,7 @@ from . import genuine, pyramid
 from ._drawing import OWN, Drawing, Options, Setting, drawn_shape, prompts_of, settings_of
 from .check_data import RealData
 from .jackknife import Interval
+from .operations import operations
 from .ruler import FAR, Nearness, RealPictures, Ruler, share
 
 
@@ -206,20 +206,18 @@ def _price(name: str, cost: Cost) -> str:
 
 
 def cost(pipeline: Pipeline, calls: int) -> Cost:
-    """Parameters, operations (a multiplication and an addition are two) and time of one evaluation for one picture."""
+    """Parameters, `operations` and time of one evaluation for one picture."""
     model, cond = pipeline.model, pipeline.encode([prompts_of(pipeline, (), 1)[0]])
     x = torch.zeros((1, *pipeline.latent_shape()), device=pipeline.device)
     t = at(1.0, x)
+    flops, times = operations(lambda: pipeline.denoise(x, t, cond)), []
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            pipeline.denoise(x, t, cond)
-        times = []
         for _ in range(calls + 1):
             began = time.perf_counter()
             pipeline.denoise(x, t, cond).cpu()  # and only then is a GPU done
             times.append((time.perf_counter() - began) * 1000)
     parameters = sum(p.numel() for p in model.denoiser.parameters())
-    return Cost(parameters, counter.get_total_flops(), median(times[1:]))
+    return Cost(parameters, flops, median(times[1:]))
 
 
 def plan(card: Card, o: Options) -> tuple[int, int, tuple[int, ...]]:

@@ -17,7 +17,7 @@ from fewstep.evaluation.genuine import Evidence
 from fewstep.evaluation.jackknife import Interval
 from fewstep.evaluation.ruler import Ruler, share
 from fewstep.inference.pipeline import Pipeline
-from fewstep.pretrained.families import Configs, family_of
+from fewstep.pretrained.families import Configs, Usual, family_of
 from fewstep.rng import Rng
 from known_models import known
 
@@ -97,6 +97,24 @@ def test_cost_counts_parameters_and_operations(tmp_path) -> None:
     found = check.cost(convolving, 1)
     assert found.flops == 2 * 5 * 3 * 3 * 3 * 16 * 16
     assert found.parameters == sum(p.numel() for p in pipeline.model.denoiser.network.parameters())
+
+
+def test_a_model_without_a_teacher_stands_beside_what_is_usual_in_its_family(tmp_path, monkeypatch) -> None:
+    pipeline, quick = known(tmp_path, "student"), replace(QUICK, n=1)
+    unknown = check.check(pipeline, quick)
+    assert (unknown.table()["usual_flops"], unknown.table()["usual_size"]) == (0, [])
+    assert "usual" not in unknown.markdown() + check_page.document(unknown)
+    monkeypatch.setattr(pipeline.model.family, "usual", Usual("Big", 1_500_000, 2_250_000_000, (256, 512)))
+    found = check.check(pipeline, quick)
+    assert (found.table()["usual_flops"], found.table()["usual_size"]) == (2_250_000_000, [256, 512])
+    said = "Big, its family's usual: 1.5 million parameters, 2.25 GFLOP a picture and network evaluation at 512x256."
+    assert found.markdown().endswith(said)
+    page = check_page.document(found)
+    assert all(cell in page for cell in ("Big, as published, at 512x256", "2.25 GFLOP", "not measured here"))
+    taught = check.check(pipeline, quick, teacher=known(tmp_path / "t", "teacher"))
+    assert taught.table()["usual_flops"] == taught.teacher_cost.flops
+    assert taught.table()["usual_size"] == [16, 16]
+    assert "Big" not in taught.markdown() + check_page.document(taught)
 
 
 def test_one_prompt_has_no_interval_and_its_json_is_json(tmp_path) -> None:
@@ -225,4 +243,4 @@ def test_bad_input_is_one_sentence(tmp_path, capsys) -> None:
 
 
 def test_a_family_of_small_folders_has_a_usual_size(tmp_path) -> None:
-    assert family_of(Configs.read(tiny_bundle(tmp_path, "teacher"))).usual[0] == "SD 1.5"
+    assert family_of(Configs.read(tiny_bundle(tmp_path, "teacher"))).usual.name == "SD 1.5"

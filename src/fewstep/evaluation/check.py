@@ -21,6 +21,7 @@ from ..bundle import Card
 from ..data.dataset import Progress
 from ..diffusion.sampler import at
 from ..inference.pipeline import Pipeline
+from ..pretrained.families import Usual
 from ..sizes import spoken
 from ..tensors import Media
 from ..version import __version__
@@ -80,6 +81,8 @@ class Report:
     card: Card
     rows: tuple[Row, ...]
     cost: Cost
+    usual: Usual
+    """What its size is held against: the named teacher, or what is usual in its family; empty without either."""
     evidence: genuine.Evidence
     verdict: genuine.Verdict
     prompts: tuple[str, ...]
@@ -104,6 +107,7 @@ class Report:
             "model": self.model, "verdict": v.kind, "headline": v.headline, "paragraph": v.paragraph,
             "role": self.card.role, "fewest_steps": e.few, "best_steps": e.best, "reached": e.reached,
             "needed_steps": e.needed, "asked": e.own_name, "held_against": e.usual_name, "usual_parameters": e.usual,
+            "usual_flops": self.usual.flops, "usual_size": list(self.usual.size),
             "cost": asdict(self.cost), "teacher_cost": asdict(self.teacher_cost) if self.teacher_cost else None,
             "spread": self.spread, "others": {name: dict(of) for name, of in e.others.items()},
             "data": self.real.facts if self.real else None,
@@ -167,7 +171,11 @@ class Report:
         """The table, and the sentences that belong to it."""
         tables = [_table(cells) for cells in (self.cells(), self.data_cells()) if cells]
         lines = ["\n\n".join(tables), "", self.explained, _price(self.model, self.cost)]
-        lines += [_price(self.evidence.usual_name, self.teacher_cost)] if self.teacher_cost else []
+        if self.teacher_cost:
+            lines.append(_price(self.usual.name, self.teacher_cost))
+        elif self.usual.name:
+            at = f"a picture and network evaluation at {spoken(self.usual.size)}"
+            lines.append(f"{self.usual.name}, its family's usual: {_work(self.usual)} {at}.")
         return "\n".join(lines)
 
 
@@ -199,10 +207,11 @@ def _bounded(facts: Any) -> Any:
 
 
 def _price(name: str, cost: Cost) -> str:
-    return (
-        f"{name}: {cost.parameters / 1e6:,.1f} million parameters, {cost.flops / 1e9:,.2f} GFLOP and {cost.ms:,.1f} ms a "
-        "picture and network evaluation."
-    )
+    return f"{name}: {_work(cost)} and {cost.ms:,.1f} ms a picture and network evaluation."
+
+
+def _work(of: Cost | Usual) -> str:
+    return f"{of.parameters / 1e6:,.1f} million parameters, {of.flops / 1e9:,.2f} GFLOP"
 
 
 def cost(pipeline: Pipeline, calls: int) -> Cost:
@@ -267,7 +276,7 @@ def check(
     rulers = Rulers(Ruler(top, o.noises), Ruler(taught, o.noises) if taught is not None else None, photos)
     rows = [_row(card, s, n, drawn, asked, rulers) for s, n in jobs]
     mine, other = cost(pipeline, o.calls), cost(teacher, o.calls) if teacher is not None else None
-    name, parameters = held_against(pipeline, teacher, other)
+    beside = held_against(pipeline, teacher, other)
     of_best = rulers.beside_data(top)
     evidence = genuine.Evidence(
         student=card.role == "student",
@@ -285,14 +294,15 @@ def check(
         data_share=of_best.share if of_best else 1.0,
         data_name=real.name if real is not None else "",
         parameters=mine.parameters,
-        usual=parameters,
-        usual_name=name,
+        usual=beside.parameters,
+        usual_name=beside.name,
     )
     return Report(
         model=card.name,
         card=card,
         rows=tuple(rows),
         cost=mine,
+        usual=beside,
         evidence=evidence,
         verdict=genuine.judge(evidence),
         prompts=draw.prompts,
@@ -336,10 +346,10 @@ def _figures(near: Nearness) -> dict[str, float]:
     return {"likeness": near.likeness.value, **{called: near.sharpness[name].value for name, called in FAR.items()}}
 
 
-def held_against(pipeline: Pipeline, teacher: Pipeline | None, other: Cost | None) -> tuple[str, int]:
-    """Whose parameters it is held against: a named teacher's, or what its family's best known model has; "" and 0 for none."""
+def held_against(pipeline: Pipeline, teacher: Pipeline | None, other: Cost | None) -> Usual:
+    """Whose size it is held against: a named teacher's, or that of its family's best known model; empty for none."""
     if teacher is not None and other is not None:
-        return teacher.card.name, other.parameters
+        return Usual(teacher.card.name, other.parameters, other.flops, teacher.card.native_size)
     return pipeline.model.family.usual
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..pretrained.families import Usual
 from ..report import page, plot
 from ..report.page import Html
+from ..sizes import spoken
 from . import genuine
 from .check import Cost, Report, Row
 
@@ -84,15 +86,15 @@ def _pictures(found: Report) -> Html:
 
 
 def _costs(found: Report) -> Html:
-    def line(name: str, cost: Cost) -> list[str]:
-        return [name, f"{cost.parameters / 1e6:,.1f} million", f"{cost.flops / 1e9:,.2f} GFLOP", f"{cost.ms:,.1f} ms"]
+    def line(name: str, of: Cost | Usual, time: str) -> list[str]:
+        return [name, f"{of.parameters / 1e6:,.1f} million", f"{of.flops / 1e9:,.2f} GFLOP", time]
 
-    e = found.evidence
-    rows = [line(found.model, found.cost)]
-    if found.teacher_cost:
-        rows.append(line(e.usual_name, found.teacher_cost))
-    elif e.usual:
-        rows.append([f"{e.usual_name}, as published", f"{e.usual / 1e6:,.1f} million", "-", "-"])
+    rows = [line(found.model, found.cost, f"{found.cost.ms:,.1f} ms")]
+    usual, theirs = found.usual, found.teacher_cost
+    if theirs:
+        rows.append(line(usual.name, theirs, f"{theirs.ms:,.1f} ms"))
+    elif usual.name:
+        rows.append(line(f"{usual.name}, as published, at {spoken(usual.size)}", usual, "not measured here"))
     heads = ["model", "parameters", "operations an evaluation", "time an evaluation"]
     said = "Time is this machine's, at the load it had, and decides nothing."
     return Html(page.table(heads, rows, "Costs") + page.paragraph(said, note=True))

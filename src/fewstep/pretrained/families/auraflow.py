@@ -16,7 +16,7 @@ from ..reading import Parts
 from ..trainable import TARGETS
 from ._flow import FlowFamily, unless_1024
 from ._language import LanguageConditioner
-from .family import check_width
+from .family import Usual, check_width
 
 TOKENS = 256
 """How many tokens the stock pipeline gives T5."""
@@ -58,7 +58,7 @@ class AuraFlow(FlowFamily):
     title = "AuraFlow"
     targets = (*TARGETS, "linear_1", "linear_2", "out_projection")
     pipeline = "AuraFlowPipeline"
-    usual = ("AuraFlow", 6_833_439_744)
+    usual = Usual("AuraFlow", 6_833_439_744, 11_243_874_680_832, (512, 512))
     networks = ("AuraFlowTransformer2DModel",)
     tokenizers = {"tokenizer": TOKENS}  # noqa: RUF012
 

@@ -16,6 +16,7 @@ from ..reading import Parts
 from ..text import PretrainedConditioner, tokenized
 from ..trainable import TARGETS
 from ._flow import PackedFlowFamily, TwoStreamDenoiser, packed, unpacked
+from .family import Usual
 
 T5_TOKENS = 512
 """How many tokens the stock pipeline gives T5."""
@@ -71,7 +72,7 @@ class Chroma(PackedFlowFamily):
 
     title = "Chroma"
     pipeline = "ChromaPipeline"
-    usual = ("Chroma", 8_899_983_424)
+    usual = Usual("Chroma", 8_899_983_424, 74_569_497_968_640, (1024, 1024))
     targets = (*TARGETS, "proj_mlp")
     networks = ("ChromaTransformer2DModel",)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012

@@ -13,7 +13,7 @@ from ..networks import NetworkDenoiser, TransformerDenoiser
 from ..reading import Parts
 from ..schedules import schedule_of
 from ._classes import class_conditioner, without_scaling
-from .family import Configs, ModelFamily
+from .family import Configs, ModelFamily, Usual
 
 NULL = 1000
 """The class that the stock pipeline calls none: ImageNet's thousand end before it."""
@@ -39,7 +39,7 @@ class DiT(ModelFamily):
 
     title = "DiT"
     pipeline = "DiTPipeline"
-    usual = ("DiT-XL/2", 749_826_464)
+    usual = Usual("DiT-XL/2", 749_826_464, 237_333_676_032, (256, 256))
     component = "transformer"
     networks = ("DiTTransformer2DModel",)
     guidance_scale = 4.0

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -68,6 +68,21 @@ class Configs:
         return read_config(self.folder / part / "config.json") if self.has(part) else {}
 
 
+class Usual(NamedTuple):
+    """What a model is held against that comes without a teacher: the denoising network of the one that people know best.
+
+    Counted in the stock class by its published config, without weights (``tests/pretrained/test_usual_sizes.py``).
+    """
+
+    name: str
+    parameters: int
+    flops: int
+    """Operations of one evaluation for one picture, with the longest caption that its stock pipeline reads; a multiplication and
+    an addition are two."""
+    size: tuple[int, ...]
+    """Of that picture, ``S`` in pixels: the native one."""
+
+
 class ModelFamily:
     """One kind of model. A subclass says in what it differs from Stable Diffusion's ways; its file offers one as ``FAMILY``."""
 
@@ -94,9 +109,8 @@ class ModelFamily:
     guidance_scale: float = 7.5
     """Classifier-free guidance of a model that brings no card; 1 for one that was distilled to need none."""
 
-    usual: tuple[str, int] = ("", 0)
-    """The model that people know of this family, and the parameters of its denoising network in the stock class, as its
-    published config builds it; ("", 0) where no size is usual."""
+    usual: Usual = Usual("", 0, 0, ())
+    """The model that people know of this family; empty where no size is usual."""
 
     def fits(self, configs: Configs) -> bool:
         """Whether a folder's model is of this family: exactly one must say so."""

@@ -20,7 +20,7 @@ from ..reading import Parts
 from ..text import PretrainedConditioner, tokenized
 from ..trainable import TARGETS
 from ._flow import PackedFlowFamily, TwoStreamDenoiser, packed, unpacked
-from .family import Configs
+from .family import Configs, Usual
 
 T5_TOKENS = 512
 """How many tokens the stock pipeline gives T5."""
@@ -94,7 +94,7 @@ class Flux(PackedFlowFamily):
 
     title = "FLUX.1"
     pipeline = "FluxPipeline"
-    usual = ("FLUX.1-dev", 11_901_408_320)
+    usual = Usual("FLUX.1-dev", 11_901_408_320, 74_384_653_418_496, (1024, 1024))
     targets = (*TARGETS, "proj_mlp")
     networks = ("FluxTransformer2DModel",)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012

@@ -15,7 +15,7 @@ from ...tensors import Conditioning, Latents, Time
 from ..networks import NetworkDenoiser, TransformerDenoiser
 from ..reading import Parts
 from ..text import PretrainedConditioner, tokenized
-from .family import Configs, ModelFamily
+from .family import Configs, ModelFamily, Usual
 
 BERT_TOKENS, T5_TOKENS = 77, 256
 """How many tokens the stock pipeline gives either encoder."""
@@ -113,7 +113,7 @@ class HunyuanDiT(ModelFamily):
 
     title = "Hunyuan-DiT"
     pipeline = "HunyuanDiTPipeline"
-    usual = ("Hunyuan-DiT", 1_516_534_048)
+    usual = Usual("Hunyuan-DiT", 1_516_534_048, 14_365_834_125_312, (1024, 1024))
     component = "transformer"
     networks = ("HunyuanDiT2DModel",)
     optional = {  # noqa: RUF012

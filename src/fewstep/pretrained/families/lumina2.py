@@ -20,7 +20,7 @@ from ..text import Written
 from ..trainable import TARGETS
 from ._flow import RenoisedFlowFamily
 from ._language import LanguageConditioner
-from .family import Configs
+from .family import Configs, Usual
 
 TOKENS = 256
 """How many of Gemma's tokens the network is given."""
@@ -96,7 +96,7 @@ class Lumina2(RenoisedFlowFamily):
     title = "Lumina-Image 2.0"
     targets = (*TARGETS, "linear_1", "linear_2", "linear_3")
     pipeline = "Lumina2Pipeline"
-    usual = ("Lumina-Image 2.0", 2_609_769_152)
+    usual = Usual("Lumina-Image 2.0", 2_609_769_152, 23_829_123_432_448, (1024, 1024))
     networks = ("Lumina2Transformer2DModel",)
     statistics = ("shift_factor",)
     tokenizers = {"tokenizer": TOKENS}  # noqa: RUF012

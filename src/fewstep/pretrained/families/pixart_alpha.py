@@ -9,7 +9,7 @@ from ...diffusion.schedule import NoiseSchedule
 from ..schedules import schedule_of
 from ._classes import without_scaling
 from ._pixart import PixArt
-from .family import Configs
+from .family import Configs, Usual
 
 
 class PixArtAlpha(PixArt):
@@ -17,7 +17,7 @@ class PixArtAlpha(PixArt):
 
     title = "PixArt-alpha"
     pipeline = "PixArtAlphaPipeline"
-    usual = ("PixArt-alpha", 611_349_152)
+    usual = Usual("PixArt-alpha", 611_349_152, 6_509_523_566_592, (1024, 1024))
     length = 120
     tokenizers = {"tokenizer": 120}  # noqa: RUF012
 

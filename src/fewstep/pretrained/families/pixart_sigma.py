@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._pixart import PixArt
-from .family import Configs
+from .family import Configs, Usual
 
 
 class PixArtSigma(PixArt):
@@ -11,7 +11,7 @@ class PixArtSigma(PixArt):
 
     title = "PixArt-sigma"
     pipeline = "PixArtSigmaPipeline"
-    usual = ("PixArt-Sigma", 610_856_096)
+    usual = Usual("PixArt-Sigma", 610_856_096, 6_633_579_773_952, (1024, 1024))
     length = 300
     tokenizers = {"tokenizer": 300}  # noqa: RUF012
 

@@ -19,7 +19,7 @@ from ..reading import Parts
 from ..text import PretrainedConditioner, Written, check_prompts
 from ..trainable import TARGETS
 from ._flow import PackedDenoiser, PackedFlowFamily, packed, unpacked
-from .family import Configs
+from .family import Configs, Usual
 
 
 class QwenImageDenoiser(PackedDenoiser):
@@ -123,7 +123,7 @@ class QwenImage(PackedFlowFamily):
 
     title = "Qwen-Image"
     pipeline = "QwenImagePipeline"
-    usual = ("Qwen-Image", 20_430_401_088)
+    usual = Usual("Qwen-Image", 20_430_401_088, 78_303_922_225_152, (1024, 1024))
     targets = (*TARGETS, *(f"{stream}_mlp.net.{layer}" for stream in ("img", "txt") for layer in ("0.proj", "2")))
     networks = ("QwenImageTransformer2DModel",)
     statistics = ("latents_mean", "latents_std")

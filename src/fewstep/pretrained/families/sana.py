@@ -17,7 +17,7 @@ from ..reading import Parts
 from ..text import Written
 from ._flow import FlowFamily, unless_1024
 from ._language import LanguageConditioner, masked
-from .family import Configs
+from .family import Configs, Usual
 
 TOKENS = 300
 """How many of Gemma's tokens the network is given."""
@@ -97,7 +97,7 @@ class Sana(FlowFamily):
 
     title = "Sana"
     pipeline = "SanaPipeline"
-    usual = ("SANA 1.6B", 1_604_462_752)
+    usual = Usual("SANA 1.6B", 1_604_462_752, 2_966_661_160_960, (1024, 1024))
     networks = ("SanaTransformer2DModel",)
     tokenizers = {"tokenizer": None}  # noqa: RUF012
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..reading import Parts
 from ..text import TextConditioner
 from ._unet import UNetFamily
-from .family import Configs, check_width
+from .family import Configs, Usual, check_width
 
 
 class StableDiffusion(UNetFamily):
@@ -15,7 +15,7 @@ class StableDiffusion(UNetFamily):
 
     title = "Stable Diffusion 1 and 2"
     pipeline = "StableDiffusionPipeline"
-    usual = ("SD 1.5", 859_520_964)
+    usual = Usual("SD 1.5", 859_520_964, 803_273_441_280, (512, 512))
     optional = {  # noqa: RUF012
         "feature_extractor": [None, None],
         "image_encoder": [None, None],

@@ -17,7 +17,7 @@ from ..networks import NetworkDenoiser, TransformerDenoiser
 from ..reading import Parts
 from ..text import PretrainedConditioner, penultimate, tokenized
 from ._flow import FlowFamily
-from .family import Configs
+from .family import Configs, Usual
 
 T5_TOKENS = 256
 """How many tokens the stock pipeline gives T5."""
@@ -89,7 +89,7 @@ class StableDiffusion3(FlowFamily):
 
     title = "Stable Diffusion 3 and 3.5"
     pipeline = "StableDiffusion3Pipeline"
-    usual = ("SD3 Medium", 2_028_328_000)
+    usual = Usual("SD3 Medium", 2_028_328_000, 8_904_337_539_072, (1024, 1024))
     networks = ("SD3Transformer2DModel",)
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012
     statistics = ("shift_factor",)

@@ -15,7 +15,7 @@ from ..networks import NetworkDenoiser, UNetDenoiser, VaeCodec
 from ..reading import Parts
 from ..text import PretrainedConditioner, penultimate
 from ._unet import UNetFamily
-from .family import Configs, check_width
+from .family import Configs, Usual, check_width
 
 
 class SDXLDenoiser(UNetDenoiser):
@@ -81,7 +81,7 @@ class SDXL(UNetFamily):
 
     title = "SDXL"
     pipeline = "StableDiffusionXLPipeline"
-    usual = ("SDXL", 2_567_463_684)
+    usual = Usual("SDXL", 2_567_463_684, 6_761_236_398_080, (1024, 1024))
     optional = {"feature_extractor": [None, None], "image_encoder": [None, None]}  # noqa: RUF012
     statistics = ("latents_mean", "latents_std")
 

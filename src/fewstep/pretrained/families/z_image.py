@@ -18,7 +18,7 @@ from ..text import Written
 from ..trainable import TARGETS
 from ._flow import RenoisedFlowFamily, unless_1024
 from ._language import LanguageConditioner
-from .family import Configs
+from .family import Configs, Usual
 
 TOKENS = 512
 """How many tokens of the chat Qwen3 is given."""
@@ -80,7 +80,7 @@ class ZImage(RenoisedFlowFamily):
     title = "Z-Image"
     targets = (*TARGETS, "w1", "w2", "w3")
     pipeline = "ZImagePipeline"
-    usual = ("Z-Image", 6_154_908_736)
+    usual = Usual("Z-Image", 6_154_908_736, 62_506_373_349_376, (1024, 1024))
     networks = ("ZImageTransformer2DModel",)
     statistics = ("shift_factor",)
     tokenizers = {"tokenizer": TOKENS}  # noqa: RUF012

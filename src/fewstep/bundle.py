@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,24 @@ class Card:
         return replace(self, steps=tuple(n for n in self.steps if n in step_counts(self.times)))
 
     @property
+    def trainings(self) -> tuple[dict[str, Any], ...]:
+        """How it came to be: its own training, or those of all the students that it was merged from."""
+        parts = self.training.get("merged")
+        return tuple(part["training"] for part in _unmerged(parts)) if parts else (self.training,)
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Styles of the data that it was trained on, where it was on some alone and all of its trainings say the same."""
+        found = {tuple(training.get("options", {}).get("styles", ())) for training in self.trainings}
+        return found.pop() if len(found) == 1 else ()
+
+    @property
+    def discriminators(self) -> tuple[str, ...]:
+        """Feature networks that it was trained against, each once; the teacher's own features are none."""
+        features = [training.get("options", {}).get("features") for training in self.trainings]
+        return tuple(dict.fromkeys(name for name in features if isinstance(name, str) and name not in ("", "teacher")))
+
+    @property
     def fingerprint(self) -> str:
         """64 hex digits that stand for exactly these weights."""
         return hashlib.sha256(json.dumps(self.hashes, sort_keys=True).encode()).hexdigest()
@@ -159,6 +177,12 @@ class Card:
                 f"{self.name} was trained at {', '.join(map(spoken, own))}, not {spoken(size)}: expect worse pictures",
                 stacklevel=3,
             )
+
+
+def _unmerged(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Students that were merged, those of a merged one in its place."""
+    inner = ([part] if "merged" not in part["training"] else _unmerged(part["training"]["merged"]) for part in parts)
+    return [one for found in inner for one in found]
 
 
 def card_file(folder: Path) -> Path | None:

@@ -64,6 +64,10 @@ def flat(options: type) -> Any:
     return Annotated[options, FLAT]
 
 
+Stored = Literal["auto", "fp32", "bf16", "fp16"]
+"""Numbers that weights are stored in."""
+
+
 @dataclass(frozen=True)
 class Running:
     """How a training goes about it."""
@@ -82,7 +86,7 @@ class Running:
     """Where steps and evaluations are logged beside the journal: tensorboard, wandb, trackio, or a dotted path to your own."""
     thin: bool = False
     """Leave the text encoder out of the bundle; it is added from its package when the bundle is opened."""
-    save_dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    save_dtype: Stored = "auto"
     """Numbers that the bundle's weights are stored in; auto is the teacher's own for a student, fp32 for a teacher."""
     health: HealthOptions = field(default_factory=HealthOptions)
     """When a rule speaks that watches over the run."""
@@ -96,10 +100,14 @@ class Running:
     @property
     def stored(self) -> Any:
         """``save_dtype`` as torch's own; None for auto."""
-        import torch
+        return dtype_of(self.save_dtype)
 
-        names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        return names.get(self.save_dtype)
+
+def dtype_of(name: Stored) -> Any:
+    """The numbers of that name as torch's own; None for auto."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
 
 
 def data() -> None:
@@ -638,6 +646,26 @@ def adopt(
     say(f"card: {path}", path)
 
 
+def merge(
+    models: Annotated[tuple[str, ...], tyro.conf.Positional],
+    out: NewPath,
+    save_dtype: Stored = "auto",
+) -> None:
+    """Average students of one teacher into one (a model soup, arXiv 2203.05482): it often has the better of each.
+
+    Args:
+        models: Students, as MODEL or MODEL=WEIGHT; the weights are made to add up to 1. Without weights all count alike.
+        out: Folder of the new bundle.
+        save_dtype: Numbers that its weights are stored in; auto is what the first model's are.
+    """
+    from .recipes.merging import merge as average
+
+    card = average(models, out, dtype_of(save_dtype))
+    parts = ", ".join(f"{part['weight']:.0%} {part['name']}" for part in card.training["merged"])
+    say(f"{card.name}: {parts}; {', '.join(map(str, card.steps))} steps of {card.sampler}")
+    say(f"bundle: {out}", out)
+
+
 def export(
     model: Annotated[str, tyro.conf.Positional],
     output: Annotated[NewPath, tyro.conf.arg(aliases=["-o"])],
@@ -679,6 +707,8 @@ def made(card: Card) -> dict[str, str]:
     if options := card.training.get("options"):
         command = "distill" if card.role == "student" else "teach"
         told["made with"] = shlex.join(["fewstep", command, *words_of(options, usual(command, options))])
+    if parts := card.training.get("merged"):
+        told["merged of"] = "; ".join(f"{part['weight']:.0%} {part['name']} ({part['method']})" for part in parts)
     if decoder := card.training.get("decoder"):
         usually = as_typed(options_of(*OPTIONS["teach"][1:], "decoder")())
         told["its decoder"] = shlex.join(["fewstep", "teach", *words_of(decoder["options"], usually)])
@@ -689,7 +719,7 @@ def made(card: Card) -> dict[str, str]:
             for name, values in change.items()
             if name.startswith("--")
         )
-    kept = ("before", "made with", "changed", "ended", "then", "its decoder", "machine")
+    kept = ("merged of", "before", "made with", "changed", "ended", "then", "its decoder", "machine")
     return {key: str(told[key]) for key in kept if key in told}
 
 
@@ -746,7 +776,7 @@ def evaluate(
     from .training.data import open_dataset
 
     pipeline = Pipeline.open(bundle.locate(model), placement.device, placement.dtype)
-    styles = tuple(pipeline.card.training.get("options", {}).get("styles", ()))
+    styles = pipeline.card.styles
     for n in steps:
         pipeline.card.check_use(n)
     check_judge(options, pipeline.card)
@@ -860,7 +890,7 @@ def check(
         check_output(path)
     opened = [Pipeline.open(bundle.locate(name), placement.device, placement.dtype)
               for name in (model, options.teacher) if name]  # fmt: skip
-    styles = tuple(opened[0].card.training.get("options", {}).get("styles", ()))
+    styles = opened[0].card.styles
     real = chosen(open_dataset(options.data, styles), opened[0], options.n, texts) if options.data else None
     with nullcontext() if json else progress_bars() as report:
         found = looking.check(opened[0], options, texts, opened[1] if len(opened) > 1 else None, report, real)
@@ -951,7 +981,7 @@ def commands(wanted: str, words: Sequence[str] = ()) -> dict[str, Callable[..., 
     takes seconds to say which commands there are.
     """
     making = (demo, data, teach, distill, draw, evaluate, judge, compare, check, contest, arena, report)
-    every = (*making, adopt, info, export, verify, serve, budget, docs, completion)
+    every = (*making, adopt, merge, info, export, verify, serve, budget, docs, completion)
     known = {command.__name__: command for command in every}
     if wanted in OPTIONS:
         argument, *place = OPTIONS[wanted]

@@ -268,8 +268,8 @@ def test_a_model_is_drawn_once_and_an_arena_is_judged_as_it_stands(tmp_path: Pat
 
 
 def test_a_judge_that_sees_like_the_discriminator_is_told_of_and_the_discriminators_own_refused() -> None:
-    assert kindred(find("fd_dinov2"), "dinov2")
-    assert not kindred(find("fd_dinov2"), "efficientnet-lite0")
-    assert not kindred(find("pixels"), None)
+    assert kindred(find("fd_dinov2"), ["efficientnet-lite0", "dinov2"])
+    assert not kindred(find("fd_dinov2"), ["efficientnet-lite0"])
+    assert not kindred(find("pixels"), [])
     with pytest.raises(ValueError, match="was the discriminator's network"):
-        kindred(find("efficientnet-lite2"), "efficientnet-lite2")
+        kindred(find("efficientnet-lite2"), ["dinov2", "efficientnet-lite2"])

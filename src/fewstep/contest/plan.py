@@ -244,12 +244,13 @@ class Plan:
         for run in first.values():
             o = parsed(self.words(run), f"entry {run.entry.name}")
             for judge in self.options.judging.judge:
-                suite.check_impartial(judge, suite.discriminator_of({"options": {"features": features(o)}}))
+                suite.check_impartial(judge, features(o))
 
 
 def features(o: Any) -> str | None:
-    """The feature network that a method looks through, where it looks through one."""
-    return getattr(o.own, "features", None)
+    """The feature network that a method looks through, where it looks through one; the teacher itself is none."""
+    found = getattr(o.own, "features", None)
+    return found if found != "teacher" else None
 
 
 def parsed(words: Sequence[str], whose: str) -> distillation.Options:

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import nn
@@ -256,13 +256,8 @@ class Evaluator:
 def check_judge(options: Options, card: Card) -> None:
     """Raise ValueError where this model was trained to please one of these judges."""
     for judge in options.judge:
-        check_impartial(judge, discriminator_of(card.training))
-
-
-def discriminator_of(training: dict[str, Any]) -> str | None:
-    """The feature network a student was trained against, from its card."""
-    features = training.get("options", {}).get("features")
-    return features if isinstance(features, str) and features != "teacher" else None
+        for discriminator in card.discriminators:
+            check_impartial(judge, discriminator)
 
 
 def latency(pipeline: Pipeline, steps: int, prompt: str, calls: int) -> Sequence[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -160,8 +160,8 @@ def gathered(
     texts = [prompt.text for prompt in lists.read(o.prompts)] if o.prompts else []
     cards = {one.name: card_of(one) for one in models}
     card = next(iter(cards.values()), None)
-    kin = [name for name, own in cards.items() if kindred(judge, suite.discriminator_of(own.training))]
-    styles = tuple(card.training.get("options", {}).get("styles", ())) if card else ()
+    kin = [name for name, own in cards.items() if kindred(judge, own.discriminators)]
+    styles = card.styles if card else ()
     keep = o.output.parent / f"{o.output.stem}-pictures"
     rows = {one.name: rows_of for one in arenas for rows_of in [of_arena(Path(one.place))]}
     rows |= {one.name: [row] for one, row in zip(folders, of_pictures(folders, texts) if folders else ())}
@@ -189,7 +189,8 @@ def gathered(
     return ordered, real, [said] if kin else []
 
 
-def kindred(judge: Judge, discriminator: str | None) -> bool:
-    """Whether the judge sees like the network that a student was trained to please. Raises ValueError where it is that one."""
-    suite.check_impartial(judge.name, discriminator)
-    return bool(judge.sees_like) and judge.sees_like == discriminator
+def kindred(judge: Judge, discriminators: Sequence[str]) -> bool:
+    """Whether the judge sees like a network that a student was trained to please. Raises ValueError where it is that one."""
+    for discriminator in discriminators:
+        suite.check_impartial(judge.name, discriminator)
+    return bool(judge.sees_like) and judge.sees_like in discriminators

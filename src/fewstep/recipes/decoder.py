@@ -221,13 +221,13 @@ def check_same_latents(source: Path, other: Path) -> None:
 
     Raises ValueError that names the first weight that differs.
     """
-    own, theirs = ({**vae_weights(folder)} for folder in (source, other))
+    own, theirs = (stored(folder / "vae") for folder in (source, other))
     name, of = bundle.name_of(other), bundle.name_of(source)
     if not theirs:
         raise ValueError(f"{name} has no VAE, so no decoder of {of} fits it: give a student of this teacher")
     for key in sorted({*own, *theirs}, key=lambda key: (key.startswith(DECODING), key)):
         decodes = key.startswith(DECODING)
-        if key not in own or key not in theirs or not _alike(own[key], theirs[key], in_shape=decodes):
+        if key not in own or key not in theirs or not alike(own[key], theirs[key], in_shape=decodes):
             what = "a decoder of another shape" if decodes else "other latents"
             raise ValueError(f"{name} has {what} than {of} (first at vae/{key}): give a student of this teacher")
     configs = [pretrained.read_config(folder / "vae" / "config.json") for folder in (source, other)]
@@ -238,7 +238,7 @@ def check_same_latents(source: Path, other: Path) -> None:
             )
 
 
-def _alike(a: Tensor, b: Tensor, in_shape: bool) -> bool:
+def alike(a: Tensor, b: Tensor, in_shape: bool = False) -> bool:
     """Are two stored weights the same, in the coarser of their numbers? Or, ``in_shape``, of one shape at least?"""
     if in_shape or a.shape != b.shape or not a.is_floating_point():
         return a.shape == b.shape and (in_shape or torch.equal(a, b))
@@ -246,9 +246,9 @@ def _alike(a: Tensor, b: Tensor, in_shape: bool) -> bool:
     return torch.equal(a.to(coarse), b.to(coarse))
 
 
-def vae_weights(folder: Path) -> dict[str, Tensor]:
-    """All weights of a bundle's VAE as they are stored; none where it has no VAE."""
-    return {key: value for path in pretrained.weight_files(folder / "vae")[1] for key, value in read(path).items()}
+def stored(part: Path) -> dict[str, Tensor]:
+    """All weights of a part of a bundle, such as its ``vae`` folder, as they are stored; none where it has no such part."""
+    return {key: value for path in pretrained.weight_files(part)[1] for key, value in read(path).items()}
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
-"""Quality against variety: every model of a results file beside its teacher, as one picture.
+r"""Quality against variety: models of a results file beside their teacher, as one picture; all of them, or those that are named.
 
     python benchmarks/front.py docs/results/emoji64_winner.json docs/pictures/winner_front.svg
+    python benchmarks/front.py docs/results/emoji64_means.json docs/pictures/means_front.svg shipped_before regression drifting \
+        mean_of_three mean_of_four
 
 Both axes are ratios to the teacher's figure at its 50 steps, with paired 95% intervals. A model's points, one a number of
 steps, are joined in the order of the steps.
@@ -25,10 +27,10 @@ def of(records: list[MetricRecord], model: str, steps: int, metric: str) -> Metr
 
 
 def main() -> None:
-    results, picture = map(Path, sys.argv[1:])
+    results, picture = map(Path, sys.argv[1:3])
     records = read_records(results)
     series = []
-    for model in dict.fromkeys(r.model for r in records if r.model not in ("teacher", "real")):
+    for model in sys.argv[3:] or dict.fromkeys(r.model for r in records if r.model not in ("teacher", "real")):
         points = []
         for steps in sorted({r.steps for r in records if r.model == model}):
             across, up = (

@@ -159,7 +159,7 @@ def test_the_shipped_cards_say_what_the_files_say(tmp_path: Path):
         card = bundle.Card.read(tmp_path / "models" / name)
         assert card.fingerprint == replace(card, metrics=[]).fingerprint
         assert set(card.steps) - {3} <= {r.steps for r in of_card(folder)}
-        assert {r.model for r in of_card(folder)} == {"add" if card.role == "student" else "teacher"}
+        assert {r.model for r in of_card(folder)} == {"student" if card.role == "student" else "teacher"}
 
 
 def blocks(page: str, language: str) -> list[str]:

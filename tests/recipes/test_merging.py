@@ -56,7 +56,7 @@ def test_every_weight_is_the_mean(students: tuple[Path, Path], tmp_path: Path) -
     assert [part["weight"] for part in card.training["merged"]] == [0.25, 0.75]
     assert (card.name, card.method, card.steps, card.licence) == (
         "soup",
-        "add + drifting",
+        "merge",
         Card.read(first).steps,
         "MIT",
     )

@@ -20,6 +20,8 @@ from ..bundle import Card
 from ..pretrained.reading import Parts
 from .decoder import alike, stored
 
+METHOD = "merge"
+"""What a card calls the method of such a student; its ``training`` names those of the parts."""
 DRAWN = ("times", "sampler", "guidance_scale", "native_size", "times_by_steps", "unit_start", "embedded_guidance")
 """What cards have to agree on: how a student is drawn."""
 
@@ -184,12 +186,13 @@ def card_of(shares: Sequence[Share], out: Path) -> Card:
     return replace(
         cards[0],
         name=bundle.name_of(out),
-        method=joined("method", " + "),
+        method=METHOD,
         steps=tuple(n for n in cards[0].steps if all(n in card.steps for card in cards)),
         teacher=joined("teacher", "; "),
         licence=joined("licence", "; "),
         data=joined("data", "; "),
-        training={"merged": merged},
+        training={"merged": merged} | {key: cards[0].training[key] for key in ("decoder",) if key in cards[0].training},
         metrics=[],
         recognised="",
+        text_encoder="",
     )

@@ -118,6 +118,9 @@ ROWS: dict[str, Row] = {
     "regression_then_dmd2": Row(method="dmd2", init="warm"),
     "ladd_on_the_teachers_samples": Row({"reals": "teacher"}, method="ladd"),
     "regression_then_ladd_on_the_teachers_samples": Row({"reals": "teacher"}, method="ladd", init="warm"),
+    "regression_then_ladd_and_regression": Row(
+        {"regression_weight": 1.0, "ramp_start": 50, "ramp": 50}, method="ladd", init="warm"
+    ),
     "regression_then_add_ramped": Row({"ramp_start": 50, "ramp": 50}, init="warm"),
     "sida": Row(method="sida"),
     "regression_then_sida": Row(method="sida", init="warm"),
@@ -310,7 +313,7 @@ class Bench:
 
         options = EvaluateOptions(seeds=tuple(range(self.o.pictures)), batch=100)
         concepts = list(range(len(self.names)))
-        guidance = digits.GUIDANCE_SCALE if model.startswith("teacher") else 1.0
+        guidance = digits.GUIDANCE_SCALE if model in TEACHERS else 1.0
         subject = MeasuredModel(model, steps, guidance, self.o.command)
         for judge, _ in self.references:
             check_impartial(judge.name, f"{self.o.data}-eyes")

@@ -20,7 +20,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import time
 import warnings
 from argparse import Namespace
@@ -39,6 +38,7 @@ from fewstep.evaluation._drawing import OWN, Options
 from fewstep.evaluation.check_data import RealData
 from fewstep.evaluation.check_data import chosen as real_pictures
 from fewstep.evaluation.genuine import Evidence
+from fewstep.files import whole
 from fewstep.inference.pipeline import Pipeline
 from fewstep.methods.denoising import Denoising
 from fewstep.parts.denoiser import Denoiser, Student, Teacher
@@ -365,9 +365,8 @@ def main() -> None:
 
 def write(file: Path, found: dict[str, Any]) -> None:
     """All of it or nothing."""
-    draft = file.with_suffix(".part")
-    draft.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
-    os.replace(draft, file)
+    with whole(file) as draft:
+        draft.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

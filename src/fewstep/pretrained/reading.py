@@ -30,11 +30,15 @@ def read_config(path: Path) -> dict[str, Any]:
     return found
 
 
+PICKLES = (".bin", ".pt", ".ckpt", ".pkl", ".pth")
+"""How the names of files end that hold pickles."""
+
+
 def refuse_pickles(folder: Path) -> None:
     """Only safetensors are read: a folder whose weights are pickles is refused, since loading one runs its code."""
     for part in ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
         sub = folder / part
-        pickles = [*sub.glob("*.bin"), *sub.glob("*.pt"), *sub.glob("*.ckpt"), *sub.glob("*.pkl")]
+        pickles = [path for suffix in PICKLES for path in sub.glob(f"*{suffix}")]
         if pickles and not list(sub.glob("*.safetensors")):
             raise ValueError(
                 f"{pickles[0]} is a pickle, which can run code when it is read: save the pipeline again with "

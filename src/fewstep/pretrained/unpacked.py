@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from ..files import replaced
 from .families import Configs
 from .quiet import quiet
+from .reading import PICKLES
 from .schedules import kind_of
 from .single_file import SDXL, check_single_file, single_file
 
@@ -39,8 +40,6 @@ KNOWN = {
 """The hub's folder whose configs fit a single file, by names that are in it."""
 
 
-PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-"""How the names of files end that hold pickles."""
 LORA_IS_A_PART = "`fewstep adopt BASE --lora FILE --as KIND --out FOLDER` puts it into its base"
 """What to do with a LoRA where a model is asked for."""
 
@@ -51,7 +50,7 @@ def usual_configs(file: Path) -> str:
     Raises ValueError with the fix for a file that is no whole model of Stable Diffusion or SDXL.
     """
     if file.suffix != ".safetensors":
-        if file.suffix in PICKLED:
+        if file.suffix in PICKLES:
             raise ValueError(
                 f"{file} is a pickle, which can run code when it is read: convert it to .safetensors first"
             )

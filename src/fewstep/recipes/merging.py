@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import bundle, pretrained
 from ..bundle import Card
-from ..pretrained.reading import Parts
+from ..pretrained.reading import Parts, has_part
 from .decoder import alike, stored
 
 METHOD = "merge"
@@ -47,7 +47,8 @@ def merge(given: Sequence[str], out: Path, dtype: torch.dtype | None = None) -> 
     check_alike(shares)
     first = shares[0].folder
     model = pretrained.load(first)
-    model.denoiser.network.load_state_dict(mean_of(shares, model.family.component))
+    network = model.denoiser.network
+    network.load_state_dict(mean_of(network.state_dict(), shares, model.family.component))
     import diffusers
 
     configs = pretrained.Configs.read(first)
@@ -56,7 +57,7 @@ def merge(given: Sequence[str], out: Path, dtype: torch.dtype | None = None) -> 
         out,
         card_of(shares, out),
         family=model.family,
-        network=model.denoiser.network,
+        network=network,
         vae=model.codec.vae if isinstance(model.codec, pretrained.VaeCodec) else None,
         scheduler=scheduler,
         text=first if "text_encoder" in configs.index else None,
@@ -110,8 +111,8 @@ def check_alike(shares: Sequence[Share]) -> None:
                     f"{pair}: {name.replace('_', ' ')} {_shown(a)} and {_shown(b)}; give students that are drawn alike"
                 )
         one, two = (pretrained.Configs.read(share.folder) for share in (first, other))
-        parts = sorted(name for name, value in one.index.items() if isinstance(value, list) and value[1])
-        if parts != sorted(name for name, value in two.index.items() if isinstance(value, list) and value[1]):
+        parts, theirs = (sorted(name for name in of.index if has_part(of.index, name)) for of in (one, two))
+        if parts != theirs:
             raise ValueError(f"{pair}: they are pipelines of other parts; give students of one teacher")
         component = pretrained.family_of(one).component
         for part in parts:
@@ -122,11 +123,8 @@ def check_alike(shares: Sequence[Share]) -> None:
 
 
 def _shown(value: Any) -> str:
-    return (
-        ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
-        if isinstance(value, tuple)
-        else str(value)
-    )
+    values = value if isinstance(value, tuple) else (value,)
+    return ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -150,24 +148,23 @@ def _same_weights(a: Path, b: Path) -> bool:
     return own.keys() == theirs.keys() and all(alike(own[key], theirs[key]) for key in own)
 
 
-def mean_of(shares: Sequence[Share], component: str) -> dict[str, Tensor]:
+def mean_of(first: Mapping[str, Tensor], shares: Sequence[Share], component: str) -> dict[str, Tensor]:
     """The weighted mean of the networks' weights, in float32; what is no floating-point number stays the first's.
 
-    One network is read at a time. Raises ValueError where weights have other names or shapes.
+    ``first`` are the weights of the first share; the other networks are read one at a time. Raises ValueError where weights
+    have other names or shapes.
     """
-    total: dict[str, Tensor] = {}
-    for share in shares:
+    own, *others = shares
+    total = {key: value * own.weight if value.is_floating_point() else value for key, value in first.items()}
+    for share in others:
         configs = pretrained.Configs.read(share.folder)
         with pretrained.quiet():
             state = Parts(share.folder, dict(configs.index), torch.float32)(component).state_dict()
         for key, value in state.items():
-            part = value * share.weight if value.is_floating_point() else value
-            if share is shares[0]:
-                total[key] = part
-            elif key not in total or total[key].shape != value.shape:
+            if key not in total or total[key].shape != value.shape:
                 raise ValueError(f"{share.card.name} ({share.folder}) has another {key}: give students of one teacher")
-            elif value.is_floating_point():
-                total[key] += part
+            if value.is_floating_point():
+                total[key] += value * share.weight
     return total
 
 

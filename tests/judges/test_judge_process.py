@@ -4,12 +4,14 @@ import json
 import os
 import re
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fewstep.judges import environment, trial
+from fewstep.judges import environment, running, trial
 from fewstep.judges.judge import Judge, find
 from fewstep.judges.running import features
 from serving_helpers import until
@@ -97,6 +99,36 @@ def test_a_program_that_answers_nonsense_is_refused(written: Write, tmp_path: Pa
     with pytest.raises(ValueError, match=re.escape(PROGRAMS[line])) as said:
         judged(written("yield", rest=program(line)), tmp_path)
     assert len(str(said.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("import sys; sys.exit('the weights are torn')", "exit code 1 before it was done: the weights are torn ("),
+        ("pass", "exit code 0 before it was done ("),
+    ],
+)
+def test_the_last_words_are_told_however_late_they_are_read(
+    written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    keep = running._keep
+
+    def late(*told: Any) -> None:
+        time.sleep(0.3)
+        keep(*told)
+
+    monkeypatch.setattr(running, "_keep", late)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        judged(written("yield", rest=program(line)), tmp_path)
+
+
+def test_a_judge_that_closes_its_output_and_runs_on_is_stopped(
+    written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "GRACE_S", 0.2)
+    judge = written("yield", rest=program("import os, time; os.close(1); time.sleep(10000)"))
+    with pytest.raises(ValueError, match="closed its output and runs on; it was stopped"):
+        judged(judge, tmp_path)
 
 
 def test_a_judge_that_hangs_is_stopped_with_all_that_it_started(written: Write, tmp_path: Path) -> None:

@@ -87,14 +87,16 @@ def ask(
     refuses or answers what cannot be right; its own words are in ``log``.
     """
     telling = Telling(judge, request, log)
-    with process(words(judge, python), told, log) as (lines, running):
+    with process(words(judge, python), told, log) as (lines, running, keeper):
         while not telling.done:
             try:
                 line = lines.get(timeout=timeout)
             except queue.Empty:
                 telling.fail(f"said nothing for {timeout:g} seconds and was stopped: --timeout gives it longer")
             if line is None:
-                running.wait(GRACE_S)
+                with suppress(subprocess.TimeoutExpired):
+                    running.wait(GRACE_S)
+                    keeper.join(GRACE_S)  # its last words may still be on their way
                 telling.fail(ended(running.returncode, log))
             telling.hear(line)
             if progress:
@@ -187,24 +189,26 @@ def features(path: Path, n: int) -> Tensor:
 
 def ended(code: int | None, log: Path) -> str:
     """How a process ended that should not have, with its last words."""
-    with suppress(OSError):
-        said = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-        last = f": {plain(said[-1][:300])}" if said else ""
-        if code is None:
-            return f"closed its output and runs on; it was stopped{last}"
-        if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
-            return f"was killed by {name}{last}"
-        return f"ended with exit code {code} before it was done{last}"
-    return f"ended with exit code {code}"
+    said = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
+    last = f": {plain(said[-1][:300])}" if said else ""
+    if code is None:
+        return f"closed its output and runs on; it was stopped{last}"
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+        return f"was killed by {name}{last}"
+    return f"ended with exit code {code} before it was done{last}"
 
 
 @contextmanager
 def process(
     command: Sequence[str], told: Path, log: Path
-) -> Iterator[tuple[queue.Queue[bytes | None], subprocess.Popen[bytes]]]:
-    """A judge's process with the lines that it answers, None at their end. It and all that it started are killed afterwards."""
+) -> Iterator[tuple[queue.Queue[bytes | None], subprocess.Popen[bytes], threading.Thread]]:
+    """A judge's process, the lines that it answers with None at their end, and the thread that keeps its words in ``log``.
+
+    It and all that it started are killed afterwards.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")  # nothing of an earlier time, however soon it is read
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
     with open(told, "rb") as stdin:
         try:
@@ -219,14 +223,12 @@ def process(
     assert running.stdout is not None
     assert running.stderr is not None
     lines: queue.Queue[bytes | None] = queue.Queue(maxsize=1000)
-    readers = [
-        threading.Thread(target=_answers, args=(running.stdout, lines), daemon=True),
-        threading.Thread(target=_keep, args=(running.stderr, log), daemon=True),
-    ]
+    keeper = threading.Thread(target=_keep, args=(running.stderr, log), daemon=True)
+    readers = (threading.Thread(target=_answers, args=(running.stdout, lines), daemon=True), keeper)
     for reader in readers:
         reader.start()
     try:
-        yield lines, running
+        yield lines, running, keeper
         with suppress(subprocess.TimeoutExpired):
             running.wait(GRACE_S)
     finally:

@@ -28,18 +28,18 @@ THROUGH = "--features efficientnet-lite0 --heads.no-image"
 """What every adversary of pictures looks through; it knows the prompt, and no picture's embedding."""
 ENTRIES = {
     "add": f"--method add {THROUGH}",
+    "scm": "--method scm",
     "gan": f"--method gan {THROUGH}",
+    "lcm": "--method lcm",
     "regression": "--method regression",
     "drifting_adversary": f"--method drifting --drifting.positives teacher --drifting.adversarial-weight 1 {THROUGH}",
-    "add_regression": f"--method add --add.distillation-weight 0.5 --add.regression-weight 1 {THROUGH}",
-    "lcm": "--method lcm",
+    "progressive": "--method progressive --progressive.halvings 3 --progressive.each 300",
+    "drifting": "--method drifting",
     "dmd2": "--method dmd2",
     "sida": "--method sida",
-    "drifting": "--method drifting",
-    "progressive": "--method progressive --progressive.halvings 3 --progressive.each 300",
+    "add_regression": f"--method add --add.distillation-weight 0.5 --add.regression-weight 1 {THROUGH}",
     "ladd": "--method ladd",
     "meanflow": "--method meanflow",
-    "scm": "--method scm",
 }
 """Every method, the most asked for first: a contest that was stopped compares those."""
 

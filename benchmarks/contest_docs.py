@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
+
+from fewstep.contest import report
+from fewstep.contest.command import SAME
+from fewstep.contest.plan import FLAT, Entry, Options, Plan, Run
+from fewstep.contest.results import Pairing, Trained, mean_gain, pairings
+from fewstep.contest.runs import Outcome
+from fewstep.evaluation import jackknife
+from fewstep.evaluation.jackknife import Interval
+from fewstep.evaluation.record import REAL, MetricRecord, of_entry
 
 HOUSE = Path(__file__).resolve().parent.parent
 KEPT = ("fd", "pairwise_distance", "retrieval_top1")
+ELSEWHERE = (
+    "The trainings were made on {n} machines, those of one seed on one: a pair never crosses from one to another. Where a seed's "
+    "figures were kept without what pairs them prompt by prompt anew, its error over prompts is added as if it were the same "
+    "prompts' in every training, which can only widen the interval."
+)
 
 
 def shortened(text: str) -> str:
@@ -19,23 +38,139 @@ def shortened(text: str) -> str:
 
 
 def slim(found: dict[str, Any]) -> dict[str, Any]:
-    """``contest.json`` without what only pairs new entries with old ones; of single trainings the figures of `KEPT`."""
+    """``contest.json`` with what pairs entries, and with single trainings, by the figures of `KEPT` alone."""
     found["comparisons"] = [c for c in found["comparisons"] if c["metric"] in KEPT]
     trained = found["runs"] + found.get("warm_starts", [])
     for run in trained:
         run["records"] = [r for r in run["records"] if r["metric"] in KEPT]
     for row in [found["records"], *(run["records"] for run in trained)]:
         for record in row:
-            for name in ("left_out", "command", "device"):
-                record.pop(name, None)
+            record.pop("device", None)
             record["command"] = ""
+            if row is found["records"]:
+                record.pop("left_out", None)
+            elif left := record.get("left_out"):
+                record["left_out"] = [float(f"{x:.6g}") for x in left]
     return found
 
 
+@dataclass(frozen=True)
+class Joined(report.Found):
+    """Trainings of one contest on several machines, each with its own seeds."""
+
+    paired_before: tuple[Pairing, ...] = ()
+    """Entries in pairs, of trainings whose figures were kept without what pairs them anew: one training each."""
+
+    @property
+    def pairings(self) -> list[Pairing]:
+        """Every entry beside ``--against``, over all trainings."""
+        whole = [replace(one, records=tuple(r for r in one.records if r.left_out)) for one in self.judged]
+        now = pairings([one for one in whole if one.records], self.plan.options.against, exhaustive=self.exhaustive)
+        before = {_key(p): p for p in self.paired_before}
+        return [together(p, before[_key(p)]) if _key(p) in before else p for p in now] + [
+            p for key, p in before.items() if key not in set(map(_key, now))
+        ]
+
+
+def _key(p: Pairing) -> tuple[str, str, str, int]:
+    return p.entry, p.metric, p.judge, p.steps
+
+
+def together(a: Pairing, b: Pairing) -> Pairing:
+    """Two pairings of one training each as one of two.
+
+    The error over prompts of a mean is at most the mean of both errors, which it is where prompts err alike in both trainings.
+    Raises ValueError where they are of more trainings, of other prompts, or of prompts that are all there are.
+    """
+    if {a.trainings, b.trainings} != {1} or a.prompts != b.prompts or a.prompts < 2:
+        raise ValueError(f"{a.entry}: only two pairings of one training each over the same prompts can be put together")
+    t = jackknife.student_t(jackknife.LEVEL, a.prompts - 1)
+    errors = [(p.gain.high - p.gain.low) / 2 / t for p in (a, b)]
+    gain = mean_gain([a.gain.value, b.gain.value], sum(errors) / 2, a.prompts)
+    return replace(a, trainings=2, mean=(a.mean + b.mean) / 2, other=(a.other + b.other) / 2, gain=gain)
+
+
+def _figure(r: MetricRecord) -> tuple[str, int, str]:
+    return r.metric, r.steps, r.features
+
+
+def options_of(facts: dict[str, Any]) -> Options:
+    """The options that a contest was started with."""
+    words = shlex.split(facts["command"])
+    return tyro.cli(Annotated[Options, FLAT], args=words[words.index("contest") + 1 :])
+
+
+def read(facts: dict[str, Any], out: Path) -> Joined:
+    """What ``contest.json``, whole or `slim`, says, as it was before it was written."""
+    plan = Plan.of(replace(options_of(facts), out=out))
+    budgets = {budget.name: budget for budget in plan.budgets}
+
+    every = [of_entry(r) for r in facts["records"]]
+    once = len({run["seed"] for run in facts["runs"]}) == 1  # then an entry's mean is its only training's
+
+    def trained(run: dict[str, Any]) -> Trained:
+        words = tuple(facts["entries"].get(run["entry"], ()))
+        at = out / Path(run["bundle"]).parent
+        one = Run(Entry(run["entry"], words), run["start"], budgets[run["budget"]], run["seed"], at)
+        outcome = Outcome(run["command"], run["cpu_s"], run["wall_s"], run["memory_mib"], run["updates"], done=True)
+        own = {_figure(r): r for r in every if once and r.model == one.model}
+        return Trained(one, outcome, tuple((own | {_figure(r): r for r in map(of_entry, run["records"])}).values()))
+
+    teacher = [r for r in every if r.model in ("teacher", REAL)]
+    before = tuple(
+        Pairing(c["entry"], c["against"], c["metric"], c["judge"], c["steps"], c["trainings"], c["prompts"], c["mean"],
+                c["other"], Interval(c["gain"], c["low"], c["high"]), c["margin"])
+        for c in facts["comparisons"]
+    )  # fmt: skip
+    whole = any(r.get("left_out") for run in facts["runs"] for r in run["records"])
+    return Joined(
+        plan, teacher, [trained(run) for run in facts["runs"]], [], facts["machine"], facts["command"],
+        exhaustive=bool(before) and not any(p.prompts for p in before),
+        starts=[trained(run) for run in facts.get("warm_starts", [])], paired_before=() if whole else before,
+    )  # fmt: skip
+
+
+def joined(now: Joined, before: Joined) -> Joined:
+    """Both, with the seeds of both. Raises ValueError where they are not one contest, or share a training."""
+    ours, theirs = now.plan.options, before.plan.options
+    if other := [name for name in SAME if getattr(ours, name) != getattr(theirs, name)]:
+        raise ValueError(f"the results of before are another contest's: {', '.join(other)}")
+    seeds = sorted({one.run.seed for one in (*now.trained, *before.trained)})
+    if {one.run.seed for one in now.trained} & {one.run.seed for one in before.trained}:
+        raise ValueError("both hold trainings of one seed: which of them count?")
+    options = replace(ours, first_seed=seeds[0], trainings=len(seeds))
+    sides = [[r.metric for one in side.trained for r in one.records] for side in (now, before)]
+    both = set(sides[0]) & set(sides[1])  # a mean is one of all trainings
+
+    def alike(trained: Iterable[Trained]) -> list[Trained]:
+        return [replace(one, records=tuple(r for r in one.records if r.metric in both)) for one in trained]
+
+    words = re.sub(r" --(first-seed|trainings|jobs) \d+", "", now.command)
+    return replace(
+        now, plan=Plan.of(options), command=f"{words} --trainings {len(seeds)}", trained=alike([*before.trained, *now.trained]),
+        starts=alike([*before.starts, *now.starts]), paired_before=(*before.paired_before, *now.paired_before),
+    )  # fmt: skip
+
+
 def write(name: str, title: str, out: Path) -> None:
-    """``docs/contest_NAME.md`` and ``docs/results/contest_NAME.json`` from the folder of a contest."""
-    found, text = json.loads((out / "contest.json").read_text("utf-8")), (out / "contest.md").read_text("utf-8")
-    page = shortened(text).replace("# Contest", f"<!-- written by benchmarks/{name}_contest.py -->\n# {title}", 1)
-    (HOUSE / "docs" / f"contest_{name}.md").write_text(page, "utf-8")
-    made = json.dumps(slim(found), ensure_ascii=False, allow_nan=False)
-    (HOUSE / "docs" / "results" / f"contest_{name}.json").write_text(made + "\n", "utf-8")
+    """``docs/contest_NAME.md`` and ``docs/results/contest_NAME.json`` from the folder of a contest.
+
+    Trainings that the results file holds and the folder does not are kept: they were made on another machine.
+    """
+    page, results = HOUSE / "docs" / f"contest_{name}.md", HOUSE / "docs" / "results" / f"contest_{name}.json"
+    facts, text = json.loads((out / "contest.json").read_text("utf-8")), (out / "contest.md").read_text("utf-8")
+    machines = 1
+    if results.is_file():
+        before = json.loads(results.read_text("utf-8"))
+        here = {run["seed"] for run in facts["runs"]}
+        others = [run for run in before["runs"] if run["seed"] not in here]
+        if others:
+            found = joined(read(facts, out), read(before | {"runs": others}, out))
+            facts, text, machines = report.as_json(found), report.as_markdown(found), before.get("machines", 1) + 1
+            text = text.replace(
+                f"Machine: {found.machine}.", f"Machine: {found.machine}. {ELSEWHERE.format(n=machines)}", 1
+            )
+            facts |= {"machines": machines}
+    text = shortened(text).replace("# Contest", f"<!-- written by benchmarks/{name}_contest.py -->\n# {title}", 1)
+    page.write_text(text, "utf-8")
+    results.write_text(json.dumps(slim(facts), ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

@@ -130,19 +130,22 @@ def paired(
         gains.append(one.gain.value)
         ours, theirs = (_gain(torch.tensor(r.left_out, dtype=torch.float64), r.metric) for r in (a, b))
         lefts.append(ours - theirs)
-    first = pairs[0][0]
-    value, prompts = fmean(gains), len(lefts[0])
+    first, prompts = pairs[0][0], len(lefts[0])
     by_training = exhaustive and len(gains) > 1
     over_prompts = 0.0 if by_training else jackknife.standard_error(torch.stack(lefts).mean(0))
-    over_trainings = math.sqrt(variance(gains) / len(gains)) if len(gains) > 1 else 0.0
-    error = math.hypot(over_prompts, over_trainings)
-    half = jackknife.student_t(jackknife.LEVEL, _freedom(over_prompts, prompts, over_trainings, len(gains))) * error
     mean, other = (fmean(r.value for r in column) for column in zip(*pairs))
     return Pairing(
         entry, against, first.metric, first.features.split("@")[0], first.steps, len(gains),
-        0 if by_training else prompts, mean, other,
-        Interval(value, value - half, value + half), margin,
+        0 if by_training else prompts, mean, other, mean_gain(gains, over_prompts, prompts), margin,
     )  # fmt: skip
+
+
+def mean_gain(gains: Sequence[float], over_prompts: float, prompts: int) -> Interval:
+    """The mean of ``gains``, a training each, with its 95% interval; ``over_prompts``: its standard error over prompts."""
+    over_trainings = math.sqrt(variance(gains) / len(gains)) if len(gains) > 1 else 0.0
+    error, value = math.hypot(over_prompts, over_trainings), fmean(gains)
+    half = jackknife.student_t(jackknife.LEVEL, _freedom(over_prompts, prompts, over_trainings, len(gains))) * error
+    return Interval(value, value - half, value + half)
 
 
 def _gain(values: torch.Tensor, metric: str) -> torch.Tensor:

@@ -3,9 +3,9 @@
     python benchmarks/table1.py [--seeds 0 1 2] [--page-only]
 
 The rows are those of ablation.py, judged by a classifier that took part in no training and by pixels, which are no network.
-Every training goes into ``docs/results/table1_digits.json`` (``table1_sizes.json`` where students and teachers differ in
-size, ``table1_longer.json`` for a row that is trained longer) as soon as it ends, so stop and continue at will. Then
-``docs/table1.md`` and ``docs/table1_offline.html`` are written from what stands there.
+Every training goes into ``docs/results/table1_digits.json`` as soon as it ends (``table1_sizes.json`` where students and
+teachers differ in size, ``table1_longer.json`` and ``table1_sizes_longer.json`` for rows that are trained longer), so stop and
+continue at will. Then ``docs/table1.md`` and ``docs/table1_offline.html`` are written from what stands there.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ def main() -> None:
         ablation.main([*COMMON.format(75).split(), *sizes, "--out", str(RESULTS / "table1_sizes.json")], bench)
         longer = ["--rows", "distillation_only", "--seeds", seed, "--out", str(RESULTS / "table1_longer.json")]
         ablation.main([*COMMON.format(table1_page.LONGER).split(), *longer], bench)
+        longer = ["--rows", *table1_page.SIZED, "--seeds", seed, "--sizes", "200"]
+        longer += ["--out", str(RESULTS / "table1_sizes_longer.json")]
+        ablation.main([*COMMON.format(table1_page.SIZED_LONGER).split(), *longer], bench)
     made = table1_page.sheet(RESULTS, ["python benchmarks/table1.py"])
     pages = {"table1.md": made.markdown(), "table1_offline.html": made.html()}
     for name, text in pages.items():

@@ -6,7 +6,7 @@ import { TakeBack } from "./takeback.js";
 const IDEAS = ["a red heart", "a sunflower", "a frog", "a panda", "a rainbow", "a hamburger"];
 const DICE_MS = 900;
 const LARGEST = 2 ** 31 - 1;
-/** The page's own prompts, used until the person types or chooses one. The camera's picture changes this one most (benchmarks/follow.py).
+/** The page's own prompts, used until the person types or chooses one. The camera's picture changes no other more but a clown (benchmarks/follow.py).
  * @type {Record<string, string>} */
 const PROPOSED = { camera: "a robot" };
 

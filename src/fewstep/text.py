@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 
 JOINERS = "\u200c\u200d"
 """Format characters that steer nothing: Persian words and many emoji are written with them."""
@@ -34,6 +35,11 @@ def plain(value: object, most: int | None = None, keep: str = "") -> str:
 def counted(n: int, thing: str) -> str:
     """``1 picture``, ``2,000 pictures``."""
     return f"{n:,} {thing}{'s' * (n != 1)}"
+
+
+def spoken(log: Path) -> list[str]:
+    """The lines of a log that say something, without the blanks around them; what is no UTF-8 stands as U+FFFD."""
+    return [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
 
 
 def heard(argument: str) -> str:

@@ -15,6 +15,7 @@ from fewstep import bundle, cli
 from fewstep.bundle import Card
 from fewstep.evaluation import suite
 from fewstep.inference.pipeline import Pipeline, Request
+from fewstep.recipes import merging
 from fewstep.recipes.merging import merge
 from fewstep.rng import Rng
 
@@ -96,6 +97,15 @@ def test_a_copy_in_half_precision_has_the_same_latents(students: tuple[Path, Pat
     merge([str(students[0]), str(half)], tmp_path / "soup")
     found, own = (load_file(folder / VAE) for folder in (tmp_path / "soup", students[0]))
     assert all(torch.equal(found[key], value) for key, value in own.items())
+
+
+def test_files_that_are_alike_byte_for_byte_are_not_opened(
+    students: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A T5 twice in memory would be the dearest part of a mean."""
+    monkeypatch.setattr(merging, "stored", lambda part: pytest.fail(f"{part} was read"))
+    merge(list(map(str, students)), tmp_path / "soup")
+    assert (tmp_path / "soup" / VAE).read_bytes() == (students[1] / VAE).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -22,6 +21,7 @@ from typing import Any
 from ..bundle import Card
 from ..files import whole
 from ..recipes.warm import pairs_in
+from ..text import spoken
 from .plan import Plan, Run
 
 FILE = "contest-run.json"
@@ -210,8 +210,8 @@ def lend_pairs(work: Work) -> None:
 
 def last_words(log: Path, code: int) -> str:
     """What a training that failed said last, or the number of its signal."""
-    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    spoken = [re.sub(r"^fewstep: ", "", line) for line in lines if line.startswith("fewstep: ")]
+    said = spoken(log)
+    own = [line.removeprefix("fewstep: ") for line in said if line.startswith("fewstep: ")]
     if code < 0:
         return f"it was killed by {signal.Signals(-code).name}"
-    return (spoken or lines or [f"it ended with {code} and said nothing"])[-1]
+    return (own or said or [f"it ended with {code} and said nothing"])[-1]

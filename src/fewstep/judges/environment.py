@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .. import extras, files
 from ..provenance.identity import home
-from ..text import plain
+from ..text import plain, spoken
 from .judge import Judge
 
 PYTHON = Path("Scripts/python.exe") if os.name == "nt" else Path("bin/python")
@@ -72,7 +72,7 @@ def make(judge: Judge, say: Callable[[str], None]) -> Path:
         for command in installing(judge.pins or (), draft):
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, check=False)
             if done.returncode:
-                last = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()][-1:]
+                last = spoken(log)[-1:]
                 raise ValueError(
                     f"the environment of {judge.name} could not be made ({plain(last[0][:300]) if last else 'no word why'}); "
                     f"nothing was left behind; all that was said: {log}"

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..data.dataset import Progress
-from ..text import plain
+from ..text import plain, spoken
 from .judge import Judge
 
 MOST_LINE = 2**16
@@ -189,8 +189,7 @@ def features(path: Path, n: int) -> Tensor:
 
 def ended(code: int | None, log: Path) -> str:
     """How a process ended that should not have, with its last words."""
-    said = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
-    last = f": {plain(said[-1][:300])}" if said else ""
+    last = "".join(f": {plain(line[:300])}" for line in spoken(log)[-1:])
     if code is None:
         return f"closed its output and runs on; it was stopped{last}"
     if code < 0:

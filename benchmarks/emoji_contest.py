@@ -32,16 +32,16 @@ ENTRIES = {
     "gan": f"--method gan {THROUGH}",
     "lcm": "--method lcm",
     "regression": "--method regression",
-    "drifting_adversary": f"--method drifting --drifting.positives teacher --drifting.adversarial-weight 1 {THROUGH}",
     "progressive": "--method progressive --progressive.halvings 3 --progressive.each 300",
     "drifting": "--method drifting",
     "dmd2": "--method dmd2",
     "sida": "--method sida",
-    "add_regression": f"--method add --add.distillation-weight 0.5 --add.regression-weight 1 {THROUGH}",
     "ladd": "--method ladd",
     "meanflow": "--method meanflow",
+    "drifting_adversary": f"--method drifting --drifting.positives teacher --drifting.adversarial-weight 1 {THROUGH}",
+    "add_regression": f"--method add --add.distillation-weight 0.5 --add.regression-weight 1 {THROUGH}",
 }
-"""Every method, the most asked for first: a contest that was stopped compares those."""
+"""Every method, the most asked for first, then two that are mixtures: a contest that was stopped compares the first ones."""
 
 if __name__ == "__main__":
     entries = [f"{name}={words}" for name, words in ENTRIES.items()]

@@ -154,17 +154,17 @@ class Truth:
         self.bench = models.bench
         teacher = self.bench.teacher
         null = digits.conditioner().null
-        most = self.distance(lambda cond, noise: teacher.draw(noise, cond, null(len(noise)), 25))
+        most = self.distance(lambda cond, noise, rng: teacher.draw(noise, cond, null(len(noise)), 25))
         self.ends = self.one_step(teacher.denoiser, digits.GUIDANCE_SCALE), most
 
-    def distance(self, draw: Any) -> float:
-        found = self.bench.measure("model", lambda cond, noise, rng: draw(cond, noise), 1)
+    def distance(self, draw: Any, steps: int = 1) -> float:
+        found = self.bench.measure("model", draw, steps)
         return next(record.value for record in found if record.metric == "fd")
 
     def one_step(self, denoiser: Any, scale: float) -> float:
         """The Fréchet distance of one step, whatever the sampler: they all end with the first estimate."""
 
-        def draw(cond: Any, noise: torch.Tensor) -> torch.Tensor:
+        def draw(cond: Any, noise: torch.Tensor, _: Rng) -> torch.Tensor:
             t = torch.ones(len(noise), dtype=torch.float64)
             null = digits.conditioner().null(len(noise))
             return denoiser.guide(noise, t, denoiser(noise, t, cond), denoiser(noise, t, null), scale)
@@ -176,10 +176,9 @@ class Truth:
         null = digits.conditioner().null
         if student:
             few = Student(denoiser, digits.STUDENT_TIMES)
-            found = self.bench.measure("model", lambda cond, noise, rng: few.draw(noise, cond, steps, rng), steps)
-            return next(record.value for record in found if record.metric == "fd")
+            return self.distance(lambda cond, noise, rng: few.draw(noise, cond, steps, rng), steps)
         teacher = Teacher(denoiser, digits.GUIDANCE_SCALE)
-        return self.distance(lambda cond, noise: teacher.draw(noise, cond, null(len(noise)), steps))
+        return self.distance(lambda cond, noise, rng: teacher.draw(noise, cond, null(len(noise)), steps), steps)
 
     def few(self, distance: float) -> bool:
         return distance < math.sqrt(self.ends[0] * self.ends[1])

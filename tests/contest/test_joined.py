@@ -56,6 +56,15 @@ def test_a_contest_reads_as_it_was_written(tmp_path: Path) -> None:
         assert one == other
 
 
+def test_an_entry_with_fewer_trainings_is_named(tmp_path: Path) -> None:
+    docs = benchmark("contest_docs")
+    facts = facts_of((0, 1))
+    assert "Fewer" not in report.as_markdown(docs.read(facts, tmp_path))
+    facts["runs"] = [run for run in facts["runs"] if (run["entry"], run["seed"]) != ("lcm", 1)]
+    text = report.as_markdown(docs.read(facts, tmp_path))
+    assert "3 of 4 trainings have ended well, 0 failed. Fewer than of others: lcm (1 of 2)." in text
+
+
 def test_seeds_of_two_machines_are_what_one_machine_would_have_found(tmp_path: Path) -> None:
     docs = benchmark("contest_docs")
     found = docs.joined(docs.read(facts_of((1,)), tmp_path), docs.read(docs.slim(facts_of((0,))), tmp_path))

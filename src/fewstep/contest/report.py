@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +130,22 @@ def introduction(found: Found) -> list[str]:
     )
     return [
         f"{len(plan.entries)} entries on {o.teacher} and {o.data}, {runs}; every figure is of {n}, all models from the same "
-        f"noises. {len(found.trained)} of {len(plan.runs)} trainings have ended well, {len(found.failed)} failed.",
+        f"noises. {len(found.trained)} of {len(plan.runs)} trainings have ended well, {len(found.failed)} failed.{_fewer(found)}",
         "",
         f"    {found.command}",
         "",
         f"Machine: {found.machine}.",
     ]  # fmt: skip
+
+
+def _fewer(found: Found) -> str:
+    """Which entries have fewer trainings than others; "" where all have as many."""
+    ended = Counter(one.run.entry.name for one in found.trained)
+    asked = Counter(run.entry.name for run in found.plan.runs)
+    fewer = [
+        f"{name} ({ended[name]} of {n})" for name, n in asked.items() if ended[name] < max(ended.values(), default=0)
+    ]
+    return f" Fewer than of others: {', '.join(fewer)}." if fewer else ""
 
 
 def titled(start: str, budget: str) -> str:

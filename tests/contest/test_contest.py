@@ -161,10 +161,17 @@ def test_a_contest_that_is_stopped_goes_on_to_the_same_students(lab):
     assert once.returncode == 130, said
     assert "give the same command again to go on" in " ".join(said.split())
     assert not (lab / "contest" / "warm-40-updates" / "waits-0").exists()
+    before = runs.Outcome.read(lab / "contest" / "warm-40-updates" / "mean-0")
+    assert before is not None, "what it took is written down by whoever stops it"
+    assert (before.done, before.failed) == (False, "")
+    assert before.cpu_s > 0
     words.remove("waits=--method lab.mean")
     cli.main(words)
     stopped = json.loads((lab / "contest" / "contest.json").read_text())
     assert {run["updates"] for run in stopped["runs"]} == {40}
+    (run,) = stopped["runs"]
+    assert run["cpu_s"] > before.cpu_s
+    assert run["wall_s"] > before.wall_s
     cli.main([*words[: words.index("--out")], "--out", "whole", *words[words.index("--out") + 2 :]])
     folders = [lab / out / "warm-40-updates" / "mean-0" for out in ("contest", "whole")]
     ours, theirs = (Card.read(folder / "bundle") for folder in folders)

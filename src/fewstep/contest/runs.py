@@ -94,7 +94,7 @@ def train(plan: Plan, told: Callable[[str, int, int], None], finished: Callable[
             warm = warm_work(plan, seed)
             if "warm" in o.starts and not warm.outcome.done:
                 told(warm.name, len(_ended(plan)), len(plan.runs))
-                _kept(warm, processes.run(warm))
+                _go_on(processes.run(warm))
                 if why := warm.outcome.failed:
                     raise ValueError(
                         f"the common warm start failed: {why}; its log is {warm.folder / LOG}, and it can be tried alone: "
@@ -110,14 +110,14 @@ def train(plan: Plan, told: Callable[[str, int, int], None], finished: Callable[
                         left[pool.submit(processes.run, work)] = (run, work)
             for one in as_completed(left):
                 run, work = left[one]
-                _kept(work, one.result())
+                _go_on(one.result())
                 told(run.model, len(_ended(plan)), len(plan.runs))
                 if work.outcome.done:
                     finished(run)
 
 
-def _kept(work: Work, outcome: Outcome) -> None:
-    outcome.write(work.folder)
+def _go_on(outcome: Outcome) -> None:
+    """Raise KeyboardInterrupt where a training was stopped before its end."""
     if not (outcome.done or outcome.failed):
         raise KeyboardInterrupt
 
@@ -161,7 +161,10 @@ class Processes:
                         process.send_signal(signal.SIGTERM)
 
     def run(self, work: Work) -> Outcome:
-        """Train to the end of the budget, to a failure, or until it is stopped; the outcome, with what it took before."""
+        """Train to the end of the budget, to a failure, or until it is stopped; the outcome, with what it took before.
+
+        It is in the training's folder when this returns, whoever stopped what.
+        """
         before = work.outcome
         if self._leaving:  # one that waited in line leaves no folder, and no copy of the trajectories
             return before
@@ -190,12 +193,18 @@ class Processes:
             wall_s=round(before.wall_s + time.monotonic() - began, 2),
             memory_mib=round(max(before.memory_mib, used.ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)), 1),
         )
-        if process.returncode == 0:
-            taken = Card.read(work.folder / "bundle").training.get("taken", {})
+        outcome = self._ended(spent, work.folder, process.returncode)
+        outcome.write(work.folder)
+        return outcome
+
+    def _ended(self, spent: Outcome, folder: Path, code: int) -> Outcome:
+        """What became of a training whose process ended with ``code``."""
+        if code == 0:
+            taken = Card.read(folder / "bundle").training.get("taken", {})
             return replace(spent, done=True, updates=int([*taken.values()][-1]) if taken else 0)
-        if process.returncode == STOPPED or self._leaving:
+        if code == STOPPED or self._leaving:
             return spent
-        return replace(spent, failed=last_words(work.folder / LOG, process.returncode))
+        return replace(spent, failed=last_words(folder / LOG, code))
 
 
 def lend_pairs(work: Work) -> None:

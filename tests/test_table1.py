@@ -81,6 +81,28 @@ def test_the_claim_is_judged_by_pairs_of_trainings(tmp_path: Path):
     assert cells == [["FD, classifier", "1", "2.33 (3)", "2.33 (3)", "2.64 (3)", "+0.00 [-2.15, 2.15]", "+0.31 [0.29, 0.33]"]]
 
 
+def test_the_claim_is_read_from_a_contests_own_pairs(tmp_path: Path):
+    """The contest says by how much others are better than ADD; the page says by how much ADD is."""
+    gains = {("fd", "gan"): (-5.0, -7.0, -3.0), ("fd", "lcm"): (2.0, 1.0, 3.0),
+             ("retrieval_top1", "gan"): (-0.1, -0.3, 0.1), ("retrieval_top1", "lcm"): (-0.2, -0.3, -0.1)}  # fmt: skip
+    pairs = [
+        {"entry": f"{name} (warm, 9-seconds)", "metric": metric, "judge": "network", "steps": 1, "trainings": 2,
+         "mean": 4.0, "other": 3.0, "gain": gain, "low": low, "high": high}
+        for (metric, name), (gain, low, high) in gains.items()
+    ]  # fmt: skip
+    file = tmp_path / "contest.json"
+    file.write_text(json.dumps({"against": "add", "comparisons": pairs[::-1]}))
+    _, cells, said = page.claim_of_pairs(file)
+    assert said == [
+        "**ADD against GAN** (2 trainings): better beyond chance in 1 of 2 figures, worse in 0, open in 1.",
+        "**ADD against LCM** (2 trainings): better beyond chance in 1 of 2 figures, worse in 1, open in 0.",
+    ]
+    assert [row[0] for row in cells] == ["FD, network", "retrieval top 1, network"]
+    assert cells[0][2:] == ["3.00 (2)", "4.00 (2)", "4.00 (2)", "+5.00 [3.00, 7.00]", "-2.00 [-3.00, -1.00]"]
+    file.write_text(json.dumps({"against": "lcm", "comparisons": pairs}))
+    assert page.claim_of_pairs(file)[1] == page.claim_of_pairs(tmp_path / "none.json")[1] == []
+
+
 def test_an_interval_over_trainings_is_students():
     found = over_trainings([1.0, 2.0, 6.0])
     assert (found.value, found.high) == (3.0, pytest.approx(3 + 4.302653 * (7 / 3) ** 0.5, abs=1e-4))

@@ -221,6 +221,18 @@ def test_every_method_there_is_takes_part_where_none_is_named():
     assert words[words.index("--clock") + 1] == "processor"
 
 
+def test_trainings_of_another_machine_are_taken_as_they_lie(tmp_path, monkeypatch):
+    """Folders of a seed, its warm start's too, copied into a contest: nothing of it is trained again."""
+    plan = Plan.of(Options(methods=("add", "lcm"), trainings=2, out=tmp_path))
+    for folder in (*(run.folder for run in plan.runs), *map(plan.warm_folder, plan.seeds)):
+        folder.mkdir(parents=True)
+        runs.Outcome("fewstep distill", cpu_s=5, done=True).write(folder)
+    monkeypatch.setattr(runs.subprocess, "Popen", lambda *_, **__: pytest.fail("a training began"))
+    ended = []
+    runs.train(plan, lambda *_: None, ended.append)
+    assert ended == list(plan.runs)
+
+
 def test_the_last_words_of_a_training_that_failed(tmp_path):
     log = tmp_path / "log"
     log.write_text("note: all is well\nfewstep: give --batch-size 8\n\n")

@@ -24,9 +24,9 @@ from fewstep.evaluation.record import REAL, MetricRecord, of_entry
 HOUSE = Path(__file__).resolve().parent.parent
 KEPT = ("fd", "pairwise_distance", "retrieval_top1")
 ELSEWHERE = (
-    "The trainings were made on {n} machines, those of one seed on one: a pair never crosses from one to another. Where a seed's "
-    "figures were kept without what pairs them prompt by prompt anew, its error over prompts is added as if it were the same "
-    "prompts' in every training, which can only widen the interval."
+    "Trainings of seed {seeds} were made on another machine than the others: nothing is paired across machines. Where figures "
+    "were kept without what pairs them prompt by prompt anew, their error over prompts is added as if prompts erred alike in "
+    "every training, which can only widen the interval."
 )
 
 
@@ -37,20 +37,22 @@ def shortened(text: str) -> str:
     return "\n\n".join([head.rstrip(), *kept]) + "\n"
 
 
-def slim(found: dict[str, Any]) -> dict[str, Any]:
-    """``contest.json`` with what pairs entries, and with single trainings, by the figures of `KEPT` alone."""
-    found["comparisons"] = [c for c in found["comparisons"] if c["metric"] in KEPT]
+def slim(found: dict[str, Any], every: bool = False) -> dict[str, Any]:
+    """``contest.json`` with what pairs entries by the figures of `KEPT` alone; of single trainings, too, unless ``every``."""
+    for name in ("comparisons", "paired_before"):
+        if name in found:
+            found[name] = [c for c in found[name] if c["metric"] in KEPT]
     trained = found["runs"] + found.get("warm_starts", [])
     for run in trained:
-        run["records"] = [r for r in run["records"] if r["metric"] in KEPT]
-    for row in [found["records"], *(run["records"] for run in trained)]:
-        for record in row:
-            record.pop("device", None)
-            record["command"] = ""
-            if row is found["records"]:
-                record.pop("left_out", None)
-            elif left := record.get("left_out"):
-                record["left_out"] = [float(f"{x:.6g}") for x in left]
+        run["records"] = [r for r in run["records"] if every or r["metric"] in KEPT]
+    for record in [*found["records"], *(record for run in trained for record in run["records"])]:
+        record.pop("device", None)
+        record["command"] = ""
+        left = record.pop("left_out", [])
+        if left and record["metric"] in KEPT:
+            record["left_out"] = [float(f"{x:.6g}") for x in left]
+    for record in found["records"]:
+        record.pop("left_out", None)
     return found
 
 
@@ -101,7 +103,9 @@ def options_of(facts: dict[str, Any]) -> Options:
 
 
 def read(facts: dict[str, Any], out: Path) -> Joined:
-    """What ``contest.json``, whole or `slim`, says, as it was before it was written."""
+    """What ``contest.json``, whole or `slim`, says, as it was before it was written. Raises ValueError for failed trainings."""
+    if facts["failed"]:
+        raise ValueError(f"trainings failed: {facts['failed'][0]['run']}; train them again, with --redo")
     plan = Plan.of(replace(options_of(facts), out=out))
     budgets = {budget.name: budget for budget in plan.budgets}
 
@@ -120,13 +124,14 @@ def read(facts: dict[str, Any], out: Path) -> Joined:
     before = tuple(
         Pairing(c["entry"], c["against"], c["metric"], c["judge"], c["steps"], c["trainings"], c["prompts"], c["mean"],
                 c["other"], Interval(c["gain"], c["low"], c["high"]), c["margin"])
-        for c in facts["comparisons"]
+        for c in facts.get("paired_before", facts["comparisons"])
     )  # fmt: skip
-    whole = any(r.get("left_out") for run in facts["runs"] for r in run["records"])
+    if "paired_before" not in facts and any(r.get("left_out") for run in facts["runs"] for r in run["records"]):
+        before = ()  # they are paired anew
     return Joined(
         plan, teacher, [trained(run) for run in facts["runs"]], [], facts["machine"], facts["command"],
-        exhaustive=bool(before) and not any(p.prompts for p in before),
-        starts=[trained(run) for run in facts.get("warm_starts", [])], paired_before=() if whole else before,
+        exhaustive=bool(facts["comparisons"]) and not any(c["prompts"] for c in facts["comparisons"]),
+        starts=[trained(run) for run in facts.get("warm_starts", [])], paired_before=before,
     )  # fmt: skip
 
 
@@ -159,18 +164,17 @@ def write(name: str, title: str, out: Path) -> None:
     """
     page, results = HOUSE / "docs" / f"contest_{name}.md", HOUSE / "docs" / "results" / f"contest_{name}.json"
     facts, text = json.loads((out / "contest.json").read_text("utf-8")), (out / "contest.md").read_text("utf-8")
-    machines = 1
-    if results.is_file():
-        before = json.loads(results.read_text("utf-8"))
-        here = {run["seed"] for run in facts["runs"]}
-        others = [run for run in before["runs"] if run["seed"] not in here]
-        if others:
-            found = joined(read(facts, out), read(before | {"runs": others}, out))
-            facts, text, machines = report.as_json(found), report.as_markdown(found), before.get("machines", 1) + 1
-            text = text.replace(
-                f"Machine: {found.machine}.", f"Machine: {found.machine}. {ELSEWHERE.format(n=machines)}", 1
-            )
-            facts |= {"machines": machines}
+    known = json.loads(results.read_text("utf-8")) if results.is_file() else {"runs": []}
+    elsewhere = sorted({run["seed"] for run in known["runs"]} - {run["seed"] for run in facts["runs"]})
+    if elsewhere:
+        before = read(known, out)
+        kept = [[one for one in ones if one.run.seed in elsewhere] for ones in (before.trained, before.starts)]
+        found = joined(read(facts, out), replace(before, trained=kept[0], starts=kept[1]))
+        facts, text = report.as_json(found), report.as_markdown(found)
+        said = ELSEWHERE.format(seeds=", ".join(map(str, elsewhere)))
+        text = text.replace(f"Machine: {found.machine}.", f"Machine: {found.machine}. {said}", 1)
+        facts["paired_before"] = [dict(report.facts(p)) for p in found.paired_before]
     text = shortened(text).replace("# Contest", f"<!-- written by benchmarks/{name}_contest.py -->\n# {title}", 1)
     page.write_text(text, "utf-8")
-    results.write_text(json.dumps(slim(facts), ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    made = slim(facts, every=bool(elsewhere))
+    results.write_text(json.dumps(made, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

@@ -109,6 +109,8 @@ def test_what_is_no_one_contest_is_not_put_together(tmp_path: Path) -> None:
     other["command"] += " --recipe=--batch-size=8"
     with pytest.raises(ValueError, match="another contest's: recipe"):
         docs.joined(now, docs.read(other, tmp_path))
+    with pytest.raises(ValueError, match="trainings failed: lcm, seed 0; train them again"):
+        docs.read(facts_of((0,)) | {"failed": [{"run": "lcm, seed 0", "why": "no memory"}]}, tmp_path)
 
 
 def test_trainings_of_another_machine_stay_in_the_documentation(
@@ -126,8 +128,10 @@ def test_trainings_of_another_machine_stay_in_the_documentation(
         page = (tmp_path / "docs" / "contest_made_up.md").read_text()
         found = json.loads((tmp_path / "docs" / "results" / "contest_made_up.json").read_text())
         assert {run["seed"] for run in found["runs"]} == set(range(seed + 1))
-        assert ("made on 2 machines" in page) == (seed == 1)
+        assert ("Trainings of seed 0 were made on another machine" in page) == (seed == 1)
         assert f"{2 * (seed + 1)} of {2 * (seed + 1)} trainings have ended well" in page
+        docs.write("made_up", "A contest", out)  # once more, from a file that holds both
+        assert found == json.loads((tmp_path / "docs" / "results" / "contest_made_up.json").read_text())
     (row,) = (r for r in found["records"] if r["metric"] == "kid" and r["model"].startswith("lcm"))
     assert row["runs"] == 2
     assert not math.isnan(row["value"])

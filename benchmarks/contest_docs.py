@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from PIL import Image, ImageDraw, ImageFont
 
 from fewstep.contest import report
 from fewstep.contest.command import SAME
+from fewstep.contest.measuring import TEACHER, picture
 from fewstep.contest.plan import FLAT, Entry, Options, Plan, Run
 from fewstep.contest.results import Pairing, Trained, mean_gain, pairings
 from fewstep.contest.runs import Outcome
@@ -28,6 +30,7 @@ ELSEWHERE = (
     "were kept without what pairs them prompt by prompt anew, their error over prompts is added as if prompts erred alike in "
     "every training, which can only widen the interval."
 )
+SHOWN = "Eight prompts, a row each; the teacher's most steps first, then an entry a column: above in one step, below in four"
 
 
 def shortened(text: str) -> str:
@@ -157,10 +160,40 @@ def joined(now: Joined, before: Joined) -> Joined:
     )  # fmt: skip
 
 
+SIDE = 64
+"""Of a picture on the sheet, in pixels."""
+
+
+def sheet(found: report.Found, counts: Sequence[int]) -> Image.Image | None:
+    """A prompt a row, an entry a column, all from the same noises, a block a step count; None where no picture is."""
+    out, most = found.plan.options.out, max((r.steps for r in found.teacher), default=1)
+    folders = {f"teacher, {most}": out / TEACHER}
+    for one in found.trained:
+        if picture(one.run.folder, counts[0], 0).is_file():
+            folders.setdefault(one.run.entry.name.replace("_", " "), one.run.folder)
+    rows = sum(picture(out / TEACHER, most, i).is_file() for i in range(100))
+    if len(folders) < 2 or not rows:
+        return None
+    font, head, cell = ImageFont.load_default(10), 40, SIDE + 4
+    made = Image.new("RGB", (len(folders) * cell, len(counts) * (head + rows * cell)), "white")
+    draw = ImageDraw.Draw(made)
+    for block, steps in enumerate(counts):
+        top = block * (head + rows * cell)
+        for column, (name, folder) in enumerate(folders.items()):
+            said = name.replace(" ", "\n") if column else f"{name}\nothers: {steps}"
+            draw.multiline_text((column * cell + cell / 2, top + head - 4), said, "black", font, "md", align="center")
+            for i in range(rows):
+                with Image.open(picture(folder, steps if column else most, i)) as one:
+                    small = one.convert("RGB").resize((SIDE, SIDE))
+                made.paste(small, (column * cell + 2, top + head + i * cell + 2))
+    return made
+
+
 def write(name: str, title: str, out: Path) -> None:
     """``docs/contest_NAME.md`` and ``docs/results/contest_NAME.json`` from the folder of a contest.
 
-    Trainings that the results file holds and the folder does not are kept: they were made on another machine.
+    Where it has pictures, ``docs/pictures/contest_NAME.webp`` shows them. Trainings that the results file holds and the folder
+    does not are kept: they were made on another machine.
     """
     page, results = HOUSE / "docs" / f"contest_{name}.md", HOUSE / "docs" / "results" / f"contest_{name}.json"
     facts, text = json.loads((out / "contest.json").read_text("utf-8")), (out / "contest.md").read_text("utf-8")
@@ -175,6 +208,10 @@ def write(name: str, title: str, out: Path) -> None:
         text = text.replace(f"Machine: {found.machine}.", f"Machine: {found.machine}. {said}", 1)
         facts["paired_before"] = [dict(report.facts(p)) for p in found.paired_before]
     text = shortened(text).replace("# Contest", f"<!-- written by benchmarks/{name}_contest.py -->\n# {title}", 1)
+    if shown := sheet(read(facts, out), (1, 4)):
+        (HOUSE / "docs" / "pictures").mkdir(exist_ok=True)
+        shown.save(HOUSE / "docs" / "pictures" / f"contest_{name}.webp", quality=90, method=6)
+        text += f"\n## Pictures from the same noises\n\n![{SHOWN}](pictures/contest_{name}.webp)\n"
     page.write_text(text, "utf-8")
     made = slim(facts, every=bool(elsewhere))
     results.write_text(json.dumps(made, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from fewstep.contest import report
+from fewstep.contest import measuring, report
 from fewstep.contest.plan import Options, Plan
 from fewstep.contest.results import Trained, pairings
 from fewstep.contest.runs import Outcome
@@ -111,6 +112,32 @@ def test_what_is_no_one_contest_is_not_put_together(tmp_path: Path) -> None:
         docs.joined(now, docs.read(other, tmp_path))
     with pytest.raises(ValueError, match="trainings failed: lcm, seed 0; train them again"):
         docs.read(facts_of((0,)) | {"failed": [{"run": "lcm, seed 0", "why": "no memory"}]}, tmp_path)
+
+
+def test_the_page_shows_pictures_from_the_same_noises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = benchmark("contest_docs")
+    monkeypatch.setattr(docs, "HOUSE", tmp_path)
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    out = tmp_path / "contest"
+    found = docs.read(facts_of((0,)), out)
+    colours = dict(zip([out / "teacher", *(one.run.folder for one in found.trained)], ("red", "lime", "blue")))
+    for folder, colour in colours.items():
+        for steps in (1, 4):
+            for i in range(2):
+                place = measuring.picture(folder, steps, i)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (16, 16), colour).save(place)
+    report.write(found, out)
+    docs.write("made_up", "A contest", out)
+    assert "(pictures/contest_made_up.webp)" in (tmp_path / "docs" / "contest_made_up.md").read_text()
+    with Image.open(tmp_path / "docs" / "pictures" / "contest_made_up.webp") as shown:
+        seen = shown.convert("RGB")
+    cell, height = docs.SIDE + 4, seen.height // 2
+    assert seen.width == 3 * cell
+    for block in (0, 1):
+        for column, strongest in enumerate((0, 1, 2)):
+            pixel = seen.getpixel((column * cell + cell // 2, (block + 1) * height - cell // 2))
+            assert max(range(3), key=lambda c: pixel[c]) == strongest
 
 
 def test_trainings_of_another_machine_stay_in_the_documentation(

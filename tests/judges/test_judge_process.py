@@ -111,13 +111,13 @@ def test_a_program_that_answers_nonsense_is_refused(written: Write, tmp_path: Pa
 def test_the_last_words_are_told_however_late_they_are_read(
     written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, said: str
 ) -> None:
-    keep = running._keep
+    keep = running.keep_words
 
     def late(*told: Any) -> None:
         time.sleep(0.3)
         keep(*told)
 
-    monkeypatch.setattr(running, "_keep", late)
+    monkeypatch.setattr(running, "keep_words", late)
     with pytest.raises(ValueError, match=re.escape(said)):
         judged(written("yield", rest=program(line)), tmp_path)
 

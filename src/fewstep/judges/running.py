@@ -222,7 +222,7 @@ def process(
     assert running.stdout is not None
     assert running.stderr is not None
     lines: queue.Queue[bytes | None] = queue.Queue(maxsize=1000)
-    keeper = threading.Thread(target=_keep, args=(running.stderr, log), daemon=True)
+    keeper = threading.Thread(target=keep_words, args=(running.stderr, log), daemon=True)
     readers = (threading.Thread(target=_answers, args=(running.stdout, lines), daemon=True), keeper)
     for reader in readers:
         reader.start()
@@ -257,7 +257,7 @@ def _answers(stdout: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
     lines.put(None)
 
 
-def _keep(stderr: IO[bytes], log: Path) -> None:
+def keep_words(stderr: IO[bytes], log: Path) -> None:
     """Write what a judge says into its log, as far as there is room."""
     room = MOST_LOG
     with open(log, "wb") as file:
